@@ -46,11 +46,10 @@ class ClusterApi(Protocol):
     """
 
     def submit(self, spec: JobSpec, caller: Caller, key: str | None = None) -> tuple[JobRecord, bool]:
-        """Submit a job; it is on disk when this returns.
+        """Submit a job. The store has the job on disk when this returns.
 
         Returns:
-            The job, and True if it is new. If this caller has used the key before, it is the job that was submitted
-            then.
+            The job, and True if it is new. A key that this caller has used before returns the job of that request.
 
         Raises:
             Refused: The key was used for a different spec, or the job can never run on this cluster.
@@ -65,7 +64,7 @@ class ClusterApi(Protocol):
         after: str | None = None,
         limit: int = 100,
     ) -> Page[JobRecord]:
-        """List jobs, newest first. For the next page, ask again with `after` set to the answer's `next`."""
+        """List jobs, newest first. To get the next page, set `after` to the value of `next` in this answer."""
 
     def job(self, job_id: str) -> JobDetail:
         """Show one job."""
@@ -83,13 +82,13 @@ class ClusterApi(Protocol):
         """Explain why a job has the GPUs and the clock that it has, and which other configurations it could have."""
 
     def log(self, job_id: str, *, rank: str | None = None, offset: int = 0, limit: int = 65536) -> LogChunk:
-        """Show part of a job's log. For the next part, ask again with the answer's `offset`."""
+        """Show part of a job's log. To get the next part, set `offset` to the offset in this answer."""
 
     def decisions(self, job_id: str, *, after: int = 0, limit: int = 100) -> NumberedPage[DecisionRecord]:
-        """List the decisions on a job, oldest first, each with the completion time and energy that were expected."""
+        """List the decisions about a job, oldest first, each with the predicted completion time and energy."""
 
     def events(self, *, after: int = 0, job_id: str | None = None, limit: int = 100) -> NumberedPage[EventRecord]:
-        """List events of the cluster, oldest first. For later events, ask again with the answer's `after`."""
+        """List events of the cluster, oldest first. To get later events, set `after` to the `after` of this answer."""
 
     def nodes(self) -> Sequence[NodeRecord]:
         """List nodes and their GPUs."""
@@ -128,13 +127,13 @@ class ClusterApi(Protocol):
         """
 
     def drop_budget(self, project: str, caller: Caller) -> BudgetRecord:
-        """Remove the energy budget of a project, or the cluster's budget if the project is ""."""
+        """Remove the energy budget of a project. With the project "", remove the cluster's budget."""
 
     def signals(self) -> Sequence[SignalRecord]:
-        """List signals: the cost and the emissions of a kWh over time, and the value used where the series has none."""
+        """List signals, each with its present value and the value that is used for times without data."""
 
     def set_signal(self, order: SignalOrder, caller: Caller) -> SignalRecord:
-        """Set a signal by exactly one of `csv`, `url` and `constant`. It replaces the previous signal of its kind."""
+        """Set a signal from exactly one of `csv`, `url` and `constant`. It replaces the previous signal of its kind."""
 
     def drop_signal(self, kind: Kind, caller: Caller) -> SignalRecord:
         """Remove a signal."""
@@ -152,7 +151,7 @@ class ClusterApi(Protocol):
         """
 
     def lift_cap(self, scope: str, caller: Caller) -> Sequence[CapRecord]:
-        """End the power caps that hold now for a part of the cluster (`scope`), and remove its future ones."""
+        """End the present power caps of a part of the cluster (`scope`), and remove its future caps."""
 
     def audit(self, *, after: int = 0, limit: int = 100) -> NumberedPage[AuditRecord]:
         """List the changes that users have made: who changed what, when and from which address, oldest first.

@@ -1,7 +1,7 @@
-"""Define what operators set (stages, budgets, power caps, signals), its present state, and the audit of these changes.
+"""Define the stages, budgets, power caps and signals that operators set, and the audit of these changes.
 
-The service checks requests with pydantic, by the constraints of their fields. Records are plain data. Units are those
-of `powerflow.api.records`.
+The service checks requests with pydantic, by the constraints of their fields. Records are plain data. The units are
+those of `powerflow.api.records`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class AuditRecord:
 def audited(
     caller: Caller, now_s: float, action: str, target: str, fields: Mapping[str, Any] | None = None
 ) -> AuditRecord:
-    """Return an audit entry for an action of a caller. Its number is 0 until the store gives it one."""
+    """Return an audit entry for an action of a caller. The entry has the number 0 until the store gives it one."""
     return AuditRecord(0, now_s, caller.user, caller.address, action, target, fields or {})
 
 
@@ -62,8 +62,8 @@ class CapRecord:
         scope: The part of the cluster: ``cluster``, ``rack:…``, ``row:…`` or ``nodes:…``.
         watts: Most power that the scope may draw.
         state: announced, in force or over.
-        start_s, end_s, deadline_s, ramp_w_per_s: The cap as an operator set it. Without an end it holds until it is
-            lifted.
+        start_s, end_s, deadline_s, ramp_w_per_s: The cap as an operator set it. Without an end, the cap holds until an
+            operator lifts it.
         by, set_s: Who set the cap, and when.
         power_w: Power that the scope draws now.
         under_after_s: Seconds from the time when the cap had to be met until power was at or below the cap.
@@ -103,10 +103,10 @@ class CapOrder:
         watts: Most power that the scope may draw.
         share: Most power that the scope may draw, as a share of its present power.
         scope: The part of the cluster: ``cluster``, ``rack:NAME``, ``row:RACK,RACK`` or ``nodes:NODE,NODE``.
-        start_s, end_s: When the cap begins and ends. Without a start it begins now; without an end it holds until it is
-            lifted.
+        start_s, end_s: When the cap begins and ends. Without a start, the cap begins now. Without an end, it holds
+            until an operator lifts it.
         deadline_s: When the cap must be met, if that is later than the start. Until then, power is lowered.
-        ramp_w_per_s: How fast power may change; None for at once.
+        ramp_w_per_s: How fast power may change, in watts per second; None for no limit.
     """
 
     __pydantic_config__ = _NOTHING_ELSE
@@ -187,7 +187,7 @@ class BudgetRecord:
         project: The project whose budget this is; "" for the cluster.
         amount_j, period, zone: The budget as an operator set it.
         window, start_s, end_s: The present day or month, its start and its end.
-        spent_j, share: Energy used in the window, and the same as a share of the budget.
+        spent_j, share: Energy used in the window, in joules and as a share of the budget.
         forecast_j: Energy that is expected to be used until the end of the window.
         price: λ_E that the budget sets, in seconds per joule. The price of a project is added to that of the cluster.
         limit_w: Power that the budget allows now: the energy that is left, divided by the time until the window ends
@@ -228,7 +228,7 @@ class SignalOrder:
     Attributes:
         kind: tariff (money per kWh) or carbon (g CO2 per kWh).
         source: Name that is shown for a series given as CSV.
-        fallback: Value for times for which the series has none; None takes the mean of the series.
+        fallback: Value for times for which the series has none; None for the mean of the series.
         max_age_s: How many seconds a value of the series is valid.
         weight: How much the signal changes the price of a joule. With 0 it is used in accounts only.
     """

@@ -1,4 +1,4 @@
-r"""Read the forms in which a user writes on how many GPUs a job can run.
+r"""Read the GPU counts that a job can use, in each form in which users may write them.
 
 ::
 
@@ -28,7 +28,7 @@ _LIST_KEYS = {"counts", "type"}
 
 
 class NoCounts(ValueError):
-    """The text or value gives no counts; says what is wrong, and what would be right."""
+    """Error: a text or value does not give GPU counts. The message says what is wrong and how to correct it."""
 
     def __init__(self, what: str, fix: str = FIX) -> None:
         super().__init__(what)
@@ -36,7 +36,7 @@ class NoCounts(ValueError):
 
 
 class Counts(NamedTuple):
-    """Counts of GPUs: any from ``least`` to ``most``, or only those listed; of a type, if one is named."""
+    """GPU counts: any count from ``least`` to ``most``, or only the listed counts; and the GPU type, if named."""
 
     least: int
     most: int
@@ -45,14 +45,15 @@ class Counts(NamedTuple):
 
 
 def read_counts(value: object, shown: str) -> Counts | None:
-    """Read any of the forms; None for another kind of value, which the pydantic model then refuses.
+    """Read GPU counts in any form of this module. Return None for values of other types; pydantic then refuses the
+    value.
 
     Args:
-        value: As YAML or JSON has it.
-        shown: How it is shown where it is wrong.
+        value: The value, as a YAML or JSON parser returns it.
+        shown: The value as text, for error messages.
 
     Raises:
-        NoCounts: It is one of the forms, and says nothing that can be.
+        NoCounts: The value has one of the forms, but gives no possible GPU counts.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)[:99]
@@ -71,7 +72,7 @@ def read_counts(value: object, shown: str) -> Counts | None:
 
 
 def said(counts: Counts) -> str:
-    """Write counts in the shortest form."""
+    """Return GPU counts as text, in the shortest form."""
     least, most, gpu_type, listed = counts
     if listed is not None and len(listed) > 1:
         step = listed[1] - listed[0]

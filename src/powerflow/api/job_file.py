@@ -1,7 +1,7 @@
-"""Read ``job.yaml``; an error names the line and the field that is wrong.
+"""Read ``job.yaml``. An error message names the line and the field that are wrong.
 
-YAML is read as its newer version has it, so that nothing changes its meaning on the way: ``yes`` and ``on`` are words,
-``1:30`` and ``010`` are no numbers, a date is text. Anchors and tags are refused.
+YAML is read by the rules of version 1.2: ``yes`` and ``on`` are words, ``1:30`` and ``010`` are not numbers, a date is
+text. Anchors and tags are refused.
 """
 
 from __future__ import annotations
@@ -66,15 +66,17 @@ Lines = dict[tuple[str, ...], int]
 
 
 def read_spec(path: str | Path, over: Mapping[str, Any] | None = None) -> JobSpec:
-    """Read a job from a YAML file. A relative ``directory`` is taken from the file's folder, ``~`` in it and in
-    ``checkpoint.dir`` is the home of who reads.
+    """Read a job from a YAML file.
+
+    A relative ``directory`` is relative to the file's folder. ``~`` is the home directory of the user who runs this
+    code.
 
     Args:
         path: The file.
-        over: Keys that win over those of the file, such as flags of a command line.
+        over: Values that replace those of the file, such as flags of a command line.
 
     Raises:
-        InputError: The file cannot be read, is not YAML, or says something that means nothing; with ``file:line``.
+        InputError: The file cannot be read, is not YAML, or has an invalid value. The message has ``file:line``.
     """
     path = Path(path)
     where = printable(str(path))
@@ -88,10 +90,10 @@ def spec_of_text(
     folder: Path | None = None,
     over: Mapping[str, Any] | None = None,
 ) -> JobSpec:
-    """Read a job from YAML text; a relative ``directory`` is taken from ``folder`` (None: from the current one).
+    """Read a job from YAML text. A relative ``directory`` is relative to ``folder`` (None: to the current folder).
 
     Raises:
-        InputError: As `read_spec`.
+        InputError: As in `read_spec`.
     """
     root = _compose(decode(text, where, "a job"), where)
     lines: Lines = {}
@@ -111,15 +113,15 @@ def spec_of_text(
 
 
 def spec_from(mapping: Mapping[str, Any], where: str = "", lines: Lines | None = None) -> JobSpec:
-    """Make a job from plain values, as YAML or JSON has them.
+    """Make a job from plain values, as a YAML or JSON parser returns them.
 
     Args:
-        mapping: Keys as in job.yaml.
-        where: What it came from, for people.
-        lines: On which line each key stands, by its path; None where there are no lines.
+        mapping: Values by their keys in job.yaml.
+        where: Name of the source of the values, for error messages.
+        lines: Line of each key, by the key's path; None if the source has no lines.
 
     Raises:
-        InputError: The first thing that is wrong.
+        InputError: A value is invalid. The message describes the first invalid value.
     """
     try:
         return JobSpec.model_validate(dict(mapping))

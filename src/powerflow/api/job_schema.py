@@ -1,7 +1,7 @@
 """Make the JSON Schema of ``job.yaml`` for editors; ``python -m powerflow.api.job_schema`` prints it.
 
-The schema says which values each field can have. Rules about several fields (for example, a range of GPU counts needs a
-way to rescale) are checked only by PowerFlow itself.
+The schema says which values each field can have. Only PowerFlow itself checks rules about several fields, for example
+that a range of GPU counts needs a rescale mode.
 """
 
 from __future__ import annotations

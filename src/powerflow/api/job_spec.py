@@ -1,4 +1,4 @@
-r"""The definition of a job, for ``job.yaml``, the body of a request, and the flags of ``powerflow submit``.
+r"""Define and check the fields of a job, for ``job.yaml``, the API's requests and the flags of ``powerflow submit``.
 
 ::
 
@@ -74,7 +74,9 @@ _RESERVED = "POWERFLOW_"
 
 
 def broken(what: str, fix: str, field: str = "") -> PydanticCustomError:
-    """Make a validation error: what is wrong, what would be right and, for rules over several fields, which field."""
+    """Return a validation error: what is wrong, how to correct it and, for a rule about several fields, the field to
+    name.
+    """
     return PydanticCustomError("rule", "{what}; {fix}", {"what": what, "fix": fix, "field": field})
 
 
@@ -88,7 +90,9 @@ class _Part(BaseModel):
 
 
 class Gpus(_Part):
-    """How many GPUs a job can use, in any form of `powerflow.api.gpu_counts`: any of a range, or the counts listed."""
+    """GPU counts that a job can use, in any form of `powerflow.api.gpu_counts`: each count of a range, or only listed
+    counts.
+    """
 
     least: int = Field(ge=1, le=MOST_GPUS)
     most: int = Field(ge=1, le=MOST_GPUS)
@@ -99,7 +103,7 @@ class Gpus(_Part):
         return said(Counts(self.least, self.most, self.gpu_type, self.counts))
 
     def runs_on(self, gpus: int) -> bool:
-        """Return whether the job may run on this number of GPUs."""
+        """Return True if the job can run on this number of GPUs."""
         return gpus in self.counts if self.counts is not None else self.least <= gpus <= self.most
 
     @model_validator(mode="after")
@@ -231,14 +235,14 @@ Value = Annotated[str, Field(max_length=32_768, pattern=NO_NUL)]
 
 
 class Batch(_Part):
-    """Samples per step over all GPUs, and the most that one pass on one GPU can hold."""
+    """Samples per step over all GPUs, and the largest number of samples of one pass on one GPU."""
 
     global_batch: int = Field(alias="global", ge=1, le=10**9)
     local_max: int | None = Field(default=None, ge=1, le=10**9)
 
 
 class Energy(_Part):
-    """What may be done to the job to save energy: at most so much slower than as it was submitted."""
+    """How much longer each step of the job may take to save energy, compared with the job as it was submitted."""
 
     max_slowdown: Share | None = None
 
@@ -246,8 +250,8 @@ class Energy(_Part):
 class Checkpoint(_Part):
     """Where and how the job saves its state.
 
-    ``grace`` is how long it may take between SIGTERM and SIGKILL. An in-place job saves ``every`` so many seconds; 0:
-    only when all ranks must leave.
+    ``grace`` is the time in seconds between SIGTERM and SIGKILL. ``every`` is the time between two checkpoints of an
+    in-place job; with 0 the job saves a checkpoint only when all ranks must leave.
     """
 
     dir: Annotated[Path, Field(pattern=NO_HOME)] | None = None
@@ -256,15 +260,17 @@ class Checkpoint(_Part):
 
 
 class Work(_Part):
-    """How much there is to do, if it is known before the job runs."""
+    """The amount of work of the job, if the owner knows the amount before the job runs."""
 
     iterations: Number
 
 
 class ProcessLimits(_Part):
-    """Most that one of the job's processes, with all it starts, may use; what is not given is not limited.
+    """Limits of each process of the job, together with all processes that it starts. A limit that is not set does not
+    apply.
 
-    ``between_steps`` is how long one may do something else than steps (evaluate, save) before it is taken for hung.
+    ``between_steps`` is the longest time between two steps, for example to evaluate or save. After this time the
+    process counts as hung.
     """
 
     memory: Size | None = None
@@ -273,7 +279,7 @@ class ProcessLimits(_Part):
 
 
 class JobSpec(_Part):
-    """A job as its owner submits it; see the module for an example."""
+    """A job as its owner submits it. The docstring of this module has an example."""
 
     run: str = Field(min_length=1, max_length=65536, pattern=NO_NUL)
     name: Name = ""
@@ -296,7 +302,7 @@ class JobSpec(_Part):
 
     @property
     def most_slowdown(self) -> float | None:
-        """The share by which the job may be slowed: as it asks, 0 where it is protected; None: by any."""
+        """Largest share by which a step may become slower: 0 for a protected job, None for no limit."""
         if self.energy.max_slowdown is not None:
             return self.energy.max_slowdown
         return 0.0 if self.priority == "protected" else None

@@ -1,11 +1,12 @@
-"""Find launchers in a job's ``run`` line: torchrun and accelerate, which start the ranks of a node themselves.
+"""Find torchrun or accelerate in a job's ``run`` line. These launchers start the ranks of a node themselves.
 
 A job with ``rescale: restart`` is normally started as one process per GPU. A launcher in its ``run`` line would then be
-started once per GPU, and each launcher would run the whole job. So PowerFlow parses the line. It starts a launcher once
+started once per GPU, and each launcher would run the whole job. So PowerFlow parses the line, starts a launcher once
 per node, and replaces the options for the number of processes and for their meeting point by values for the job's GPUs.
 A line that cannot be parsed with certainty is refused, and the error says what to write instead.
 
-Options after `torch.distributed.run.get_args_parser` (torch 2.13) and `accelerate.commands.launch` (accelerate 1.15).
+Source of the options: `torch.distributed.run.get_args_parser` (torch 2.13) and `accelerate.commands.launch` (accelerate
+1.15).
 """
 
 from __future__ import annotations
@@ -219,7 +220,7 @@ def _launcher_at(run: str, pieces: list[tuple[str, int, int]]) -> Launcher | Non
 
 
 def check_launcher(run: str, rescale: str, least: int, most: int) -> Launcher | None:
-    """Return the launcher in a ``run`` line, after checking that it fits the job; None if there is none to set up.
+    """Return the launcher in a ``run`` line if it fits the job; None if PowerFlow must set no number of processes.
 
     Args:
         run: The line.

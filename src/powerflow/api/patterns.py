@@ -1,7 +1,7 @@
 """Check regular expressions that users write, with the engine RE2, whose time is linear in the length of the text.
 
 Python's own `re` tries alternatives one after the other, and a pattern such as ``(a+)+$`` can keep it busy almost for
-ever. RE2 has no look-around and no back-references, because these would need such trying.
+ever. RE2 therefore has no look-around and no back-references.
 """
 
 from __future__ import annotations

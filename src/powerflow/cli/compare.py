@@ -61,9 +61,9 @@ def compare(
     picture: Annotated[Path | None, typer.Option(help="Write the frontiers to this file, as an SVG picture.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Compare policies on the same jobs at equal energy: each one's frontier, and the table at each level.
+    """Compare policies on the same jobs at equal energy. Print the frontier of each policy, and a table for each level.
 
-    The first seed is --seed; results do not depend on --processes.
+    --seed sets the first seed. Results do not depend on --processes.
     """
     from powerflow.cost.costs_file import read_costs
     from powerflow.report.html import render_comparison

@@ -63,9 +63,9 @@ def demo(
 ) -> None:
     """Run a cluster of eight emulated A100s on this machine, and ten small PyTorch jobs on it.
 
-    Processes, training and rescaling are real; GPUs are emulated: steps last, and draw, what a hidden model says. At
-    the end the same jobs are simulated as they ran, and under FIFO at maximum clock. Ctrl-C ends everything that was
-    started.
+    Processes, training and rescaling are real. GPUs are emulated: a model computes the time and the watts of each step.
+    At the end the same jobs are simulated twice: as they ran, and under FIFO at maximum clock. Ctrl-C ends everything
+    that was started.
     """
     from powerflow.demo.jobs import arrivals, warm_up
 

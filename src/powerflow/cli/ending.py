@@ -66,12 +66,12 @@ class Ending:
             faulthandler.dump_traceback_later(self._force_s + more_s + LIMIT_S - FORCE_S, exit=True)
 
     def now(self, what: str) -> None:
-        """Change the text that says what the ending process waits for. The time limit does not change."""
+        """Change the text that says which part of the end the process waits for. The time limit does not change."""
         with self._changed:
             self._what = what
 
     def done(self) -> None:
-        """Cancel the time limit for the end of this process, because the process has ended in order or goes on."""
+        """Cancel the time limit, because the process has ended normally or continues."""
         with self._changed:
             self._over = True
             self._changed.notify_all()

@@ -21,10 +21,11 @@ def fit(
     plot: Annotated[Path | None, typer.Option("--plot", help="Where to draw fit against points; beside MODEL.")] = None,
     json: Json = False,
 ) -> None:
-    """Fit what jobs cost to measured points; write the models, and a page that draws them against the points.
+    """Fit cost models to measured points. Write the models, and a page that shows them with the points.
 
-    Every model is fitted to its own points on its own GPU type. A family of the catalogue serves as prior for a model
-    of its name; any other name starts from broad guesses, and scaling that no point shows is taken to be perfect.
+    Each model is fitted to its own points on its own GPU type. If the catalogue has a family of the model's name, the
+    fit begins with the values of this family, and otherwise with rough guesses. Without points for other GPU counts,
+    the model assumes perfect scaling.
     """
     from powerflow.cost.costs_file import catalogue_prior, grouped
     from powerflow.cost.fit import fit as fit_points

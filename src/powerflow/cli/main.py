@@ -1,4 +1,4 @@
-"""Run the command line: find the requested command, run it, and return an exit code for every result and error.
+"""Run the command line: find the requested command, run it, and return an exit code.
 
 Exit codes: 0 ok, 1 failed, 2 wrong usage, 3 not found, 4 refused, 5 unreachable, 130 interrupted.
 """

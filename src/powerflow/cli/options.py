@@ -43,7 +43,7 @@ Processes = Annotated[int | None, typer.Option(help="Processes to use; by defaul
 class WorkloadOf:
     """Function from a seed to its workload.
 
-    It can be sent to other processes. With n traces, seed s takes trace s mod n.
+    Other processes can receive this object. With n traces, seed s takes trace number s mod n.
     """
 
     traces: Sequence[Trace]

@@ -1,4 +1,4 @@
-"""Write the output of commands: JSON, text for terminals, progress, and files that are either complete or absent."""
+"""Write the output of commands: JSON, text for terminals, progress, and complete files."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def to_json(kind: str, payload: Mapping[str, Any] | object) -> str:
 
 
 def json_line(kind: str, payload: Mapping[str, Any] | object) -> str:
-    """Return a JSON document in one line, for commands whose output is read line by line while they run."""
+    """Return a JSON document in one line, for commands that print one document after another."""
     return json.dumps(_document(kind, payload), allow_nan=False)
 
 

@@ -1,4 +1,4 @@
-"""``powerflow replay``: reproduce your own log, and estimate what PowerFlow would have saved."""
+"""``powerflow replay``: simulate your own log, and estimate what PowerFlow would have saved."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def replay(
     report: Report = None,
     quiet: Quiet = False,
 ) -> None:
-    """Reproduce your log, then say what PowerFlow would have saved: energy, money, CO2, hours.
+    """Simulate your log as it was, then estimate what PowerFlow would have saved: energy, money, CO2, hours.
 
-    Ends with code 4, and claims nothing, where the log is not reproduced within 10 %.
+    If the simulated times differ from those of the log by more than 10 %, print no savings and end with exit code 4.
     """
     from powerflow.cost.costs_file import read_costs
     from powerflow.report.replay import Rates, render_replay

@@ -21,7 +21,7 @@ def visible(text: str) -> str:
 
 
 class LogText:
-    """Makes the control characters of a log visible, piece by piece. A carriage return becomes a line break."""
+    """Replaces control characters in a log by visible text, piece by piece. A carriage return becomes a line break."""
 
     def __init__(self) -> None:
         self._held = ""

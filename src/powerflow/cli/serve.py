@@ -38,7 +38,7 @@ PLAIN_S = 10.0
 
 
 class OnExit(StrEnum):
-    """What happens to running jobs when the controller ends."""
+    """What the controller does with running jobs when it ends."""
 
     LEAVE = "leave"
     DRAIN = "drain"
@@ -94,8 +94,8 @@ def serve(
 ) -> None:
     """Run the controller of a live cluster on this machine, until SIGTERM or Ctrl-C.
 
-    Ranks run in processes of their own: they live on when the controller ends or is killed, and the next one takes
-    them over. Nothing listens beyond this machine unless --host says so.
+    Jobs run in separate processes. They continue when the controller ends or is killed, and the next controller takes
+    them over. Without --host, the API accepts connections only from this machine.
     """
     from powerflow.cli.ending import ending
     from powerflow.cli.settings import load
@@ -173,10 +173,10 @@ def run_controller(
     open_metrics: bool = False,
     proxies: Sequence[Network] = (),
 ) -> None:
-    """Start the controller and serve the API until a signal arrives. ``watch`` limits the time that the end may take.
+    """Start the controller and serve the API until a signal arrives. ``watch`` limits the duration of the end.
 
     Raises:
-        LostClaim: Another controller has taken over the store; this one has changed nothing since.
+        LostClaim: Another controller has taken over the store. This controller has changed nothing since then.
     """
     from powerflow import __version__
     from powerflow.engine.protocol import EngineError
@@ -248,7 +248,7 @@ def run_controller(
 
 
 def stage_said(stages: Stages, first: Stage) -> str:
-    """Return a sentence that says that an earlier stage applies instead of ``--mode``; "" if ``--mode`` applies."""
+    """Return a sentence if a stage that was set earlier applies instead of ``--mode``; otherwise ""."""
     now = stages.stored_for_all()
     if now is None or now.stage is first:
         return ""
@@ -257,7 +257,7 @@ def stage_said(stages: Stages, first: Stage) -> str:
 
 @contextmanager
 def waking() -> Iterator[tuple[Callable[[], object], Callable[[], object]]]:
-    """Yield two functions: one waits for SIGTERM, SIGINT or a wake-up, the other one causes a wake-up.
+    """Yield two functions. One waits for SIGTERM, SIGINT or a wake-up; the other causes a wake-up.
 
     This must be called in the main thread.
     """
@@ -278,7 +278,7 @@ def waking() -> Iterator[tuple[Callable[[], object], Callable[[], object]]]:
 def own_tokens(state: Path) -> Tokens:
     """Load the controller's tokens.
 
-    At the first start, a token with role operator is made for the user who starts it.
+    The first start of a controller makes a token with the role operator for the user who starts the controller.
     """
     from powerflow.api.records import Role
     from powerflow.service.tokens import Tokens, create_token

@@ -28,7 +28,7 @@ def create(
     state_dir: StateDir = None,
     json: Json = False,
 ) -> None:
-    """Make a token and print it, once: only its hash is kept. A running controller accepts it at once."""
+    """Make a token and print it. It cannot be printed again. A running controller accepts the token at once."""
     from powerflow.service.tokens import create_token
 
     token = create_token(_file(state_dir), user, _role(role))
@@ -52,7 +52,7 @@ def revoke(
     state_dir: StateDir = None,
     json: Json = False,
 ) -> None:
-    """Revoke tokens, and list them. A running controller refuses them at once; jobs run on."""
+    """Revoke tokens, and list them. A running controller refuses them at once. Running jobs continue."""
     from powerflow.service.tokens import revoke_tokens
 
     _print(revoke_tokens(_file(state_dir), whose), json)

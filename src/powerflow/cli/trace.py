@@ -33,7 +33,7 @@ _SHOWN_SKIPPED = 1000  # lines listed one by one in --json; all are counted
 
 @app.command()
 def info(file: File, format: FormatName = None, tz: Zone = None, json: Json = False) -> None:
-    """Show what a log contains, and which lines could not be used."""
+    """Show the content of a log, and the lines that could not be used."""
     trace = _read(file, format, tz)
     if json:
         print_json("trace", _document(trace))
@@ -43,7 +43,7 @@ def info(file: File, format: FormatName = None, tz: Zone = None, json: Json = Fa
 
 @app.command()
 def convert(file: File, output: Output, format: FormatName = None, tz: Zone = None, json: Json = False) -> None:
-    """Write a log as our own CSV."""
+    """Write a log as a CSV file in PowerFlow's own format."""
     trace = _read(file, format, tz)
     _write(trace, output)
     _report(trace, output, json)
@@ -62,7 +62,7 @@ def generate(
     profile: Annotated[str, typer.Option(help="What kind of cluster: philly, helios or itp.")] = "philly",
     json: Json = False,
 ) -> None:
-    """Generate a log of jobs that resembles a real cluster's."""
+    """Generate a log of jobs that resembles the log of a real cluster."""
     from powerflow.trace.synthetic import generate as draw
 
     if jobs is None and load is None:

@@ -26,7 +26,7 @@ def show(
     json: bool,
     every_s: float | None,
 ) -> None:
-    """Read an answer from the controller and show it; with ``every_s``, repeat this until the user interrupts.
+    """Read an answer from the controller and show it. With ``every_s``, repeat this until the user interrupts.
 
     On a terminal, each new table replaces the previous one. In a pipe and with ``--json``, each is printed after the
     previous one. While the controller cannot be reached, a line under the last table says so.

@@ -52,7 +52,7 @@ def past(text: str, where: str, now_s: float) -> float:
 def stamp(unix_s: float) -> str:
     """Format a time to the second. A time beyond the last year of the calendar is given in words.
 
-    Such times occur: a job may be submitted with 10¹⁵ steps, and its end is predicted.
+    Such times occur: the predicted end of a job with 10¹⁵ steps is one.
     """
     if not abs(unix_s) < _CALENDAR_S:
         return "a time that no calendar reaches"

@@ -81,7 +81,7 @@ def consolidate(occupancy: Occupancy, jobs: Sequence[Spread], pause_gpu_s: Float
 def who_leaves(
     pool: PackedPool, owner: int, gpus: int, pause_gpu_s: FloatArray, affordable: float, leavers: IntArray
 ) -> int:
-    """Find smaller jobs that must leave a node so that a given job fits there, and that fit on other nodes themselves.
+    """Find smaller jobs that can move to other nodes, so that a given job fits on their node.
 
     Nodes that lack the fewest GPUs are tried first. On a node, the largest jobs that fit into the missing number leave
     first.

@@ -33,8 +33,8 @@ Placement = tuple[NodeShare, ...]
 class Occupancy:
     """Current placement in one pool: the owner of each GPU, and the status of each node.
 
-    An owner is the row of a job in the scheduler's ledger. The same state always places the next owner in the same way,
-    regardless of history. ``copy.deepcopy`` and pickle work.
+    An owner is the row of a job in the scheduler's ledger. The place of the next owner depends only on the present
+    state, not on earlier states. ``copy.deepcopy`` and pickle work.
 
     A node is *up*, *asleep* (empty and switched off), *drained* (takes no new owners; present ones may stay) or
     *failed*. A node drained while asleep stays asleep when it recovers, because nothing has switched it on. Owners keep
@@ -99,7 +99,7 @@ class Occupancy:
         return self.nodes_in_use() - int(self._fewest[self.held])
 
     def room(self) -> IntArray:
-        """Return for each node the number of its GPUs that no job holds, whatever the node's status."""
+        """Return for each node the number of its GPUs that no job holds, for nodes of any status."""
         return self._pool.room.astype(np.int64)
 
     @property

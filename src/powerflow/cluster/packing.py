@@ -1,4 +1,4 @@
-"""Choose nodes for jobs by best fit, using as few nodes, then as few racks, as possible. Kernels over a `PackedPool`.
+"""Choose nodes for jobs by best fit, on as few nodes, then as few racks, as possible, in compiled code.
 
 The rows of a pool list its nodes by their number of free GPUs. A search through the rows, upwards from the size of a
 job, finds the best fit, and it fills nodes in use before it takes an empty one. The result depends only on the current
@@ -33,7 +33,7 @@ IMPOSSIBLE, TOO_MANY, HOLDS_ALREADY = 1, 2, 3
 
 @kernel
 def refusal(held: I32, owners: I64, gpus: I64, free: int) -> int:
-    """Check that owners can be placed, and return 0 or the reason why not: `IMPOSSIBLE`, `TOO_MANY` or `HOLDS_ALREADY`.
+    """Check that owners can be placed. Return 0, or the reason why not: `IMPOSSIBLE`, `TOO_MANY` or `HOLDS_ALREADY`.
 
     Each owner must be given only once and hold no GPUs, each count must be at least 1, and the sum must be free.
     """

@@ -26,7 +26,7 @@ def rooms(pool: PackedPool) -> IntArray:
 def home(pool: PackedPool, room: IntArray, gpus: int, may_open: bool) -> int:
     """Return the node for a job of ``gpus`` GPUs: the node in use with the smallest sufficient number of free GPUs.
 
-    If there is none, it is the smallest sufficient empty node, provided that ``may_open`` is True; else -1. ``room`` is
+    If there is none and ``may_open`` is True: the smallest empty node that is large enough. Otherwise -1. ``room`` is
     the number of free GPUs of each node, from `rooms`, after the moves planned so far.
     """
     best, best_open = -1, -1

@@ -1,1 +1,1 @@
-"""Predict what a job costs: models of step time and power, their fitting, measured points, and the GPU catalogue."""
+"""Predict the costs of jobs: models of step time and power, their fitting, measured points, and the GPU catalogue."""

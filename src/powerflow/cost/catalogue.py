@@ -1,4 +1,4 @@
-"""List what is known without any measurement: GPU types, and model families with their default models.
+"""List GPU types and model families, with values that are known without any measurement.
 
 The values and their sources are in ``data/*.toml``. A family measured on the requested GPU type has origin "measured".
 A family whose parameters were derived from other hardware or from another network has origin "modelled".

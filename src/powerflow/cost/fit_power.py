@@ -4,9 +4,9 @@ With z = (P_act − P_idle)·(1 − h_1 − h_3, h_1, h_3, s), the watts of `gpu
 
     P_gpu − P_idle = busy^r · [u·(z_0 + z_1·x + z_3·x³) + (1 − u)·z_s]          x = f/f_max
 
-Here busy is the busy share of a pass, u the share of the step time spent computing, f the clock, and the other letters
-are parameters of `PowerModel`. So for each exponent r the best z ≥ 0 is found exactly by least squares, and only r
-needs a search.
+Here busy is the busy share of a pass, u the share of the step time in which the GPU computes, f the clock, and all
+other letters are parameters of `PowerModel`. So for each exponent r the best z ≥ 0 is found exactly by least squares,
+and only r needs a search.
 """
 
 from __future__ import annotations

@@ -66,8 +66,7 @@ def fit_throughput(
     Returns:
         The model, and the names of the parameters kept from the prior because no point determines them. Without a prior
         these parameters are optimistic: no synchronising time where none was measured, and no additional time for
-            crossing
-        nodes.
+        crossing nodes.
     """
     from scipy.optimize import least_squares
 

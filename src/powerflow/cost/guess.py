@@ -90,7 +90,7 @@ def guessed_type(name: str, limits: CardLimits, told_by: str = "the driver") -> 
 
 
 def in_words(card: GpuType) -> str:
-    """Return one line about a guessed GPU type: what is known and what is guessed."""
+    """Return one line about a guessed GPU type: its known and its guessed values."""
     return (
         f"{card.name} is not in the catalogue: {card.clock_min_mhz:.0f} to {card.clock_max_mhz:.0f} MHz, "
         f"{card.limit_w:.0f} W, {card.memory_gib:.0f} GiB ({card.sources['limits']}); job costs start from "

@@ -73,7 +73,7 @@ class Learner:
     def observe(self, cost_class: str, gpu_type: str, observations: Sequence[Observation]) -> bool:
         """Add measurements of a class; return True if the cost table should be computed again.
 
-        This is so for the 1st, 2nd, 4th, 8th … measurement of a configuration.
+        The result is True for the 1st, 2nd, 4th, 8th … measurement of a configuration.
         """
         known = self._classes[cost_class, gpu_type]
         configurations, news = len(known.seen), False

@@ -1,4 +1,4 @@
-"""Compute watts and step times under a power limit, where a GPU lowers its own clock.
+"""Compute watts and step times of a GPU that lowers its own clock to stay within a power limit.
 
 Watts stop at the limit, and the step time is that of the clock at which the GPU then runs:
 

@@ -18,10 +18,10 @@ from powerflow.errors import InputError
 def tabulate(model: JobModel, axes: Axes, global_batch: int, measured: Sequence[Observation] = ()) -> CostTable:
     """Return the cost table of one job at its global batch, from its model and its measured points.
 
-    On n GPUs a pass has ⌈B / (n·s)⌉ samples, where B is the global batch. s, the number of accumulated passes, is the
-    smallest for which a pass fits into memory. Fewer passes are always better: s passes compute for
-    ((s·α)^p + (β·B/n)^p)^(1/p), which grows with s (α, β and p as in `ThroughputModel`), and a shorter last pass hides
-    less of the synchronising. If n > B, a GPU would have no sample: the time is ``inf``.
+    On n GPUs a pass has ⌈B / (n·s)⌉ samples, where B is the global batch. The number of accumulated passes, s, is the
+    smallest one with which a pass fits into memory. Fewer passes are always better: s passes compute for ((s·α)^p +
+    (β·B/n)^p)^(1/p), which grows with s (α, β and p as in `ThroughputModel`), and a shorter last pass hides less of the
+    synchronising. If n > B, a GPU would have no sample: the time is ``inf``.
 
     A measured point replaces the model in its own cell of the table: same n, clock, local batch and accumulation, and
     as many nodes as the GPU count needs (packed) or more (spread). Repeated points are combined by their geometric

@@ -1,4 +1,4 @@
-"""Vary a family's cost model, so that the costs of every simulated job differ a little and are unknown beforehand."""
+"""Change a family's cost model at random, so that the costs of simulated jobs differ and are not known in advance."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The demo: an emulated cluster on this machine trains ten small models, and reports what it saved."""
+"""Run the demo: an emulated cluster on this machine trains ten small models, and reports the savings."""

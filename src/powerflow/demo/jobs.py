@@ -1,4 +1,4 @@
-"""The demo's ten jobs: small models of four kinds, and when each is submitted."""
+"""Define the demo's ten jobs: small models of four kinds, each with its submission time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TRAIN = Path(__file__).with_name("train.py")
 
 
 class Arrival(NamedTuple):
-    """A job, and its submission in seconds after the first one."""
+    """A job, and the seconds from the first submission to its submission."""
 
     after_s: float
     spec: JobSpec
@@ -42,8 +42,8 @@ def arrivals() -> list[Arrival]:
 def warm_up() -> list[JobSpec]:
     """Return one job of each kind of network, with two steps on two GPUs, to warm up the machine.
 
-    They read and compile files, and start and connect processes, which takes longer the first time. Each project has
-    one, so that no project starts with a smaller share than the others.
+    The first time, reading and compiling files and starting processes take longer. Each project has one of these jobs,
+    so that all projects start with equal shares.
     """
     kinds = ("vision", "conv"), ("speech", "lstm"), ("language", "attention"), ("ranking", "mlp")
     return [_spec(f"{project}-warm-up", kind, "imagenet", 64, 1, 2, "2") for project, kind in kinds]

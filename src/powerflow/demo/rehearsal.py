@@ -1,7 +1,8 @@
-"""Simulate the demo's jobs again: as they ran, and as FIFO at maximum clock would have run them.
+"""Simulate the demo's jobs again: once as they ran, and once under FIFO at maximum clock.
 
-The simulations use the costs that the live run **recorded**: measured points where there are any, and a fit elsewhere.
-The first shows how well simulator and live cluster agree, the second what was saved. Both are labelled simulated.
+The simulations use the costs that the live run **recorded**: measured points where they exist, and a fit elsewhere. The
+first simulation shows how well simulator and live cluster agree. The second shows the savings. Both are labelled
+simulated.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class RunOutcome:
 
     Attributes:
         name: Name of the run.
-        jct_s: Mean completion time.
+        jct_s: Mean completion time, seconds.
         energy_j: Joules of all GPUs, including idle ones.
         jobs_j: Joules of the jobs.
     """
@@ -83,10 +84,11 @@ class Recorded:
 
 
 class AsLive(Oracle):
-    """Learns as the live scheduler did: starts from priors, tries clocks, and measures the recorded costs.
+    """Belief that learns as the live scheduler did: it starts from priors, tries clocks, and measures the recorded
+    costs.
 
-    Trying clocks is simulated as a pause of the extra time that these steps take compared with the chosen clock. All
-    clocks are known at its end.
+    Trying clocks is simulated as a pause of the extra time that these steps take compared with the chosen clock. At the
+    end of this pause, the costs at all clocks are known.
     """
 
     name = "as live"
@@ -111,7 +113,7 @@ class AsLive(Oracle):
         )
 
     def observe(self, job: Job, change: Change, ran_s: float) -> Sequence[CostLearned]:
-        """Measure the configuration, and return what is learnt from it."""
+        """Measure the configuration, and return the cost tables that change."""
         clocks = dict.fromkeys((change.clock_mhz, *self._to_try(job, change)))
         return self._learning.observe(job.cost_class, [self._point(job, change, clock) for clock in clocks])
 
@@ -160,10 +162,10 @@ def rehearse(recorded: Recorded, policy: Policy, energy_price: float, *, learn: 
 
 
 def side_by_side(recorded: Recorded, live: Live, idle_w: float) -> list[RunOutcome]:
-    """Return the results of the live run, of the same run simulated, and of FIFO at maximum clock simulated.
+    """Return three results: the live run, the same run simulated, and FIFO at maximum clock simulated.
 
-    Energy counts from the first submission to the end of the longest of the three; a cluster that is finished earlier
-    idles until then, at ``idle_w``.
+    Energy counts from the first submission to the end of the longest run. A cluster whose run ends earlier draws
+    ``idle_w`` watts until then.
     """
     ruled = with_rules(load(recorded.policy), interval_s=recorded.interval_s)
     same = rehearse(recorded, ruled, recorded.energy_price, learn=True)

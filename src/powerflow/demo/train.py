@@ -1,4 +1,4 @@
-"""The training script of the demo's jobs: trains a small PyTorch model on random data, and can be rescaled."""
+"""Train a small PyTorch model on random data. This script of the demo's jobs can be rescaled."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Recurrent(nn.Module):
         self.head = nn.Linear(16, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, T, 8]`` → ``[B, classes]``."""
+        """Return class scores ``[B, classes]`` for sequences ``[B, T, 8]``."""
         states, _ = self.lstm(x)
         scores: Tensor = self.head(states[:, -1])
         return scores
@@ -35,13 +35,13 @@ class Attention(nn.Module):
         self.head = nn.Linear(8, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, T, 8]`` → ``[B, classes]``."""
+        """Return class scores ``[B, classes]`` for sequences ``[B, T, 8]``."""
         scores: Tensor = self.head(self.layer(x).mean(dim=1))
         return scores
 
 
 def model_of(kind: str, classes: int) -> nn.Module:
-    """Return a model of a kind; all take ``[B, 8, 8]``."""
+    """Return a new model of a kind. All models take an input of shape ``[B, 8, 8]``."""
     match kind:
         case "conv":
             return nn.Sequential(

@@ -28,7 +28,7 @@ WAIT_S = 5.0
 
 
 class GpuClaims:
-    """Locks of some GPUs: this process alone may control them until `close` is called or the process ends.
+    """File locks of some GPUs. Only this process may control these GPUs, until it calls `close` or ends.
 
     Args:
         uuids: UUIDs of the GPUs.

@@ -3,7 +3,7 @@
 A driver that is stuck blocks the thread that called it, for seconds or for ever, and the call cannot be cancelled. So
 one thread per GPU calls the driver, and callers wait for the answer of that thread until a deadline. While a call is
 stuck, further calls for the same GPU fail at once; calls for other GPUs are not affected. A stuck call may still take
-effect when the driver continues. For this reason clocks are read back after they were set.
+effect when the driver continues. So clocks are read after they were set.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ READ_S, CHANGE_S, OPEN_S, INIT_S = 2.0, 5.0, 10.0, 60.0
 
 
 class NotAnswering(DeviceError):
-    """The driver has not returned from a call in time."""
+    """Error: the driver has not returned from a call in time."""
 
 
 class Call:

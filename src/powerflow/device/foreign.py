@@ -1,4 +1,4 @@
-"""Find processes on a GPU that belong to no job. A job's processes descend from a rank or from its shim."""
+"""Find processes on a GPU that belong to no job. The processes of a job are descendants of a rank or its shim."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def strangers(pids: Iterable[int], ours: Collection[int], *, spare_containers: b
 
 
 def _is_contained(pid: int) -> bool:
-    """Return whether a process runs in a container other than the container of this process."""
+    """Return True if a process runs in a container other than the container of this process."""
     group = _group(pid)
     return bool(_CONTAINER.search(group)) and group != _group("self")
 

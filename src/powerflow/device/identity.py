@@ -1,9 +1,7 @@
-"""Find the GPU type of an NVIDIA card.
+"""Find the GPU type of an NVIDIA card: a type of the catalogue, or a new type with the limits from the driver.
 
-It is a type of the catalogue, or a new type with the limits that the driver reports.
-
-A card gets a type of the catalogue only if the name says so and the limits agree. Other products with the same chip
-(PCIe, NVL, laptop, Max-Q, a virtual GPU, another memory size) have other limits, so each of them gets its own type.
+A card gets a type of the catalogue only if the name and the limits agree. Other products with the same chip (PCIe, NVL,
+laptop, Max-Q, a virtual GPU, another memory size) have other limits, so each of them gets its own type.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ FORMS = frozenset({"sxm", "sxm2", "sxm4", "sxm5", "hbm3", "collectors", "edition
 
 
 def catalogue_name(vendor_name: str) -> str:
-    """Return the name that the catalogue has for a card; the vendor's name if the card is not in the catalogue.
+    """Return the catalogue's name of a card; the vendor's name if the catalogue does not have the card.
 
     For example, "NVIDIA A100-SXM4-80GB" is A100.
     """

@@ -1,4 +1,4 @@
-"""Borrow GPU clocks: change them for a limited time (the lease), after which they are restored.
+"""Change GPU clocks for a limited time (the lease), and restore them afterwards.
 
 Before the first change of a GPU's clock, its old setting is written to disk. The device directory holds::
 
@@ -37,7 +37,7 @@ LEASE_S = 30.0
 
 
 class Clocks:
-    """Sets the clocks of some GPUs, and restores them. Only one thread may use it.
+    """Set the clocks of some GPUs, and restore them. Only one thread may use it.
 
     A clock is *borrowed* from the first change until it is restored. Clocks that an earlier `Clocks` object of the same
     directory has set and not restored stay borrowed.
@@ -101,7 +101,7 @@ class Clocks:
         return after
 
     def refuses(self, uuid: str) -> bool:
-        """Return whether an earlier attempt has shown that the clock of this GPU cannot be set."""
+        """Return True if an earlier attempt has shown that the clock of this GPU cannot be set."""
         return uuid in self._refused
 
     def renew(self) -> frozenset[str]:

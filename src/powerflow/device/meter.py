@@ -218,7 +218,7 @@ class Meter:
     Args:
         gpus: The GPUs. A GPU that does not answer yet is metered from its first answer on.
         state: Result of `state` of an earlier meter, stored together with the energy that this meter returned. Energy
-            since then goes to the owners at that time. None for a first meter: energy before it goes to nobody.
+            since then goes to the owners at that time. None for a first meter, which starts without earlier energy.
 
     Attributes:
         readings: Last reading by UUID, of each GPU that answered.

@@ -60,7 +60,7 @@ NEAR_MHZ, NEAR_SHARE = 30.0, 0.03
 
 
 def is_above(clock_mhz: float, asked_mhz: float) -> bool:
-    """Return whether a GPU runs faster than the requested clock, beyond a tolerance; False if ``clock_mhz`` is nan."""
+    """Return True if a GPU runs faster than the requested clock, beyond a tolerance; False if ``clock_mhz`` is nan."""
     return clock_mhz > asked_mhz + max(NEAR_MHZ, NEAR_SHARE * asked_mhz)
 
 
@@ -69,8 +69,8 @@ def discover(node: str, say: Callable[[str], None] | None = None) -> list[NvmlGp
 
     Args:
         node: Name of this machine.
-        say: Function that is called with the reason for each GPU that is left out, and with the reason if there are
-            none. The reason is the driver's message and the name of the driver's function that failed.
+        say: Function that is called for each GPU that cannot be used, and if there is no GPU. Its argument is the
+            reason: the driver's message and the name of the driver's function that failed.
     """
     tell = say or (lambda reason: None)
     try:
@@ -89,7 +89,7 @@ def discover(node: str, say: Callable[[str], None] | None = None) -> list[NvmlGp
 
 
 def find(uuid: str, node: str) -> NvmlGpu:
-    """Return the GPU with this UUID, whatever number it has now.
+    """Return the GPU with this UUID. Its number may have changed.
 
     Raises:
         Unsupported: There is no driver, or the GPU is split by MIG.
@@ -284,7 +284,7 @@ class NvmlGpu:
         self._own.call(change, CHANGE_S)
 
     def split_by_mig(self) -> bool:
-        """Return whether this GPU is split into instances by MIG.
+        """Return True if this GPU is split into instances by MIG.
 
         Then all instances share one power, energy and clock reading.
         """
@@ -299,7 +299,7 @@ class NvmlGpu:
         return bool(current == self._nvml.NVML_DEVICE_MIG_ENABLE)
 
     def takes_programs(self) -> bool:
-        """Return whether programs may use this GPU; False after ``nvidia-smi -c PROHIBITED``."""
+        """Return True if programs may use this GPU; False after ``nvidia-smi -c PROHIBITED``."""
         mode = self._own.call(lambda: self._may_tell(self._nvml.nvmlDeviceGetComputeMode, self._handle), CHANGE_S)
         return bool(mode != self._nvml.NVML_COMPUTEMODE_PROHIBITED)
 

@@ -12,22 +12,22 @@ Place = tuple[str, int]
 
 
 class DeviceError(RuntimeError):
-    """A GPU could not carry out a request."""
+    """Error: a GPU could not carry out a request."""
 
 
 class NotPermitted(DeviceError):
-    """The system does not permit the request. Reading a GPU may be permitted although setting its clock is not."""
+    """Error: the system does not permit the request. It may permit reading a GPU but not setting its clock."""
 
 
 class Unsupported(DeviceError):
-    """The GPU does not support the request.
+    """Error: the GPU does not support the request.
 
     Examples: it is split by MIG, has no energy counter, or has no clocks to lock.
     """
 
 
 class DeviceLost(DeviceError):
-    """The GPU cannot be reached any more: it has fallen off the bus, or its driver was unloaded."""
+    """Error: the GPU cannot be reached any more. It has fallen off the bus, or its driver was unloaded."""
 
 
 @dataclass(frozen=True, slots=True)

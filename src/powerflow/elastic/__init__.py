@@ -1,4 +1,4 @@
-"""The library for training scripts that PowerFlow can rescale while they run.
+"""Let training scripts run as elastic jobs, which PowerFlow can rescale while they run.
 
 The module `mailbox` is for the communication between the controller and the ranks; it needs only the standard library.
 All other modules import torch, and are imported when `init` is called.

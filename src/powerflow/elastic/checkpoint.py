@@ -44,7 +44,7 @@ class CheckpointWriter:
         self._saved_s = -1e9 if self._training.position.step > saved_step else time.monotonic()
 
     def due(self, every_s: float) -> bool:
-        """Return whether a checkpoint is due: ``every_s`` seconds have passed since the last checkpoint.
+        """Return True if a checkpoint is due: ``every_s`` seconds have passed since the last checkpoint.
 
         No checkpoint is due if ``every_s`` is 0, or while a checkpoint is being written.
         """

@@ -1,8 +1,9 @@
 """Compare the parameters of all ranks bit by bit, when a group of ranks is formed and regularly afterwards.
 
 Data-parallel ranks start with the same parameters and apply the same gradients, so their parameters stay equal to the
-last bit. If they differ, the ranks no longer train one model. Then the script updates with something that is not equal
-on all ranks (a random number, a local gradient, a learning rate that counts passes), or hardware computes wrongly.
+last bit. If they differ, the ranks no longer train one model. There are two causes. The script updates with something
+that is not equal on all ranks (a random number, a local gradient, a learning rate that counts passes). Or hardware
+computes wrongly.
 
 The checksum of a parameter is the sum of its bits as 64-bit integers. It does not depend on the order of summation.
 Buffers may differ between ranks (each rank has its own BatchNorm statistics). Parameters that DDP ignores may differ,
@@ -50,7 +51,7 @@ class RankComparison:
 
     @property
     def has_news(self) -> bool:
-        """Whether a step was trained since the last comparison of parameters. The answer is the same on all ranks."""
+        """True if a step was trained since the last comparison of parameters. The answer is the same on all ranks."""
         return self._since is None or self._training.position.step > self._since[0]
 
     def compare(self, rank: int, ranks: int, *, formed: bool = False) -> None:

@@ -57,7 +57,7 @@ def place_in(target: Target, name: str) -> RankPlace | None:
 
 
 def first_place(mailbox: Mailbox | None, name: str) -> RankPlace:
-    """Return the number that this rank will have in its first group, with the number of all ranks.
+    """Return the number that this rank will have in its first group, and the number of all ranks.
 
     If PowerFlow did not start the script, the numbers come from torchrun's environment variables.
 

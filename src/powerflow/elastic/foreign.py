@@ -102,7 +102,7 @@ def own_group(said: str = "") -> InputError:
 
 
 def meant_own_group(error: BaseException, trace: TracebackType | None) -> bool:
-    """Return whether the script caused an error because it opened a process group itself, or used a group too early."""
+    """Return True if an error has this cause: the script opened a process group itself, or used a group too early."""
     frames = traceback.extract_tb(trace)
     if any("/deepspeed/" in frame.filename for frame in frames):
         return True

@@ -1,4 +1,4 @@
-"""Make a rank a member of its gang: join new generations, lead the gang to new generations, and leave.
+"""Make a rank a member of its gang: it joins new generations, leads the gang to new generations, and leaves.
 
 A generation of a gang is one set of ranks that train together. `powerflow.elastic.mailbox` describes the messages
 between ranks and controller.
@@ -162,7 +162,7 @@ class GangMember:
     # -- outside a whole group ---------------------------------------------------------------------------------------
 
     def lose(self, note: str) -> None:
-        """Leave the process group because a rank was lost. So all other ranks notice the loss, too."""
+        """Leave the process group because a rank was lost, so that all other ranks notice the loss."""
         self._let_go()
         self.idle()
         self.reporter.tell(Phase.BROKEN if self.training.joined else Phase.READY, note=note.splitlines()[0][:300])
@@ -212,7 +212,7 @@ class GangMember:
         return None
 
     def _concerns_us(self, target: Target) -> bool:
-        """Return whether this rank must react to a target.
+        """Return True if this rank must react to a target.
 
         It must if the target is newer than the last target that this rank tried, and was not posted before this rank
         started.
@@ -222,7 +222,7 @@ class GangMember:
         return self._listed and target.generation > self._tried
 
     def _comes_too_late(self, going_to: Target | None = None) -> bool:
-        """Return whether this rank is new, and the other ranks have trained all training epochs without it."""
+        """Return True if this rank is new, and the other ranks have trained all training epochs without it."""
         return not self.training.joined and self._peers.all_done(self._wanted if going_to is None else going_to)
 
     # -- going over --------------------------------------------------------------------------------------------------

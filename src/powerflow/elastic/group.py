@@ -1,8 +1,8 @@
 """Form and close torch's process group of one generation (the ranks that train together).
 
-If another rank may have died, no wait for it is longer than `PATIENCE_S`, with two exceptions. The wait until all
-members have arrived may be longer, but each member can give up. The wait of gloo (torch's CPU communication) for
-connections follows `CONNECT_S`.
+No wait for another rank is longer than `PATIENCE_S` if that rank may have died. There are two exceptions. The wait
+until all members have arrived may be longer, but each member can give up. The wait of gloo (torch's CPU communication)
+for connections follows `CONNECT_S`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class GaveUp(Exception):
 
 
 def lost_peer(error: RuntimeError) -> bool:
-    """Return whether an error of torch means that another rank was lost.
+    """Return True if an error of torch means that another rank was lost.
 
     Errors of gloo (torch's CPU communication) can be recognised by their text only.
     """
@@ -52,7 +52,7 @@ def lost_peer(error: RuntimeError) -> bool:
 
 
 def lost_in(act: Callable[[], None]) -> str:
-    """Call ``act``, which does something together with other ranks, and return whether a rank was lost, as text.
+    """Call ``act``, a function that communicates with other ranks, and report if a rank was lost.
 
     Returns:
         Torch's message if a rank was lost during the call; otherwise "".
@@ -123,7 +123,7 @@ def form(store: Store, rank: int, ranks: int, *, cuda: bool) -> None:
 
 
 def settle(outside_s: float = 0.0) -> None:
-    """Allow long waits for other ranks from now on. The process group works, so a rank that takes long is only slow.
+    """Allow long waits for other ranks from now on. The process group works, so a silent rank is slow, not lost.
 
     Args:
         outside_s: Seconds that a rank may do something else while the others wait for it in their next step.
@@ -146,9 +146,9 @@ def close() -> None:
     """Close torch's default process group, so that ranks that wait for this rank notice that it has left.
 
     torch's group object is kept until the next group has formed or the process ends. Otherwise DDP's reducer, which
-    holds the group too, would often be the last to let it go. The reducer then waits for the threads of gloo while it
-    holds Python's global lock; a thread that still has to free a tensor of the last exchange waits for that lock, and
-    the process hangs. From Python, torch lets a group go without the lock.
+    refers to the group too, would often be the last to release it. The reducer then waits for the threads of gloo while
+    it holds Python's global lock; a thread that still has to free a tensor of the last exchange waits for that lock,
+    and the process hangs. If Python code releases the group last, torch does not hold the lock.
     """
     peer_sockets.cut()
     if dist.is_initialized():

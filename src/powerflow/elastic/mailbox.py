@@ -3,11 +3,10 @@
 Each file is replaced as a whole. The files remain if the controller or a rank is killed. A new controller finds the
 state of the job in them, and ranks without a controller continue to train. Each file has one writer::
 
-    target.json         controller → ranks    the generation that the gang shall become, and its members in order
-    switch.json         leader → ranks        the generation that all ranks go over to, and at which step
-    ranks/NAME.json     each rank → all       state of the rank
-    rendezvous-G.json   member 0 of generation G → its members    where to meet
-    checkpoint.pt       rank 0                the saved state (may be elsewhere)
+    target.json controller → ranks the generation that the gang shall become, and its members in order switch.json
+        leader → ranks the generation to which all ranks change, and at which step ranks/NAME.json each rank → all state
+        of the rank rendezvous-G.json member 0 of generation G → its members where to meet checkpoint.pt rank 0 the
+        saved state (may be elsewhere)
 
 All ranks of a gang must see the same directory: on one machine, or on a shared file system.
 
@@ -236,14 +235,14 @@ class Mailbox:
 
 
 class FileWatch:
-    """Finds out whether a file was replaced since the last check, with a single call of `os.stat`."""
+    """Detects if a file was replaced since the last check, with a single call of `os.stat`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.seen: tuple[int, int] | None = None
 
     def come(self) -> bool:
-        """Return whether the file was created or replaced since the last call of this method."""
+        """Return True if the file was created or replaced since the last call of this method."""
         try:
             status = os.stat(self.path)
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""End a refused script with a one-line message, and report to the controller that it would be refused again.
+"""End a refused script with a message of one line, and report the refusal to the controller.
 
 A refusal is an `InputError` about what the script does. The controller then ends the job with this message as the
 reason, and does not try the job again, as it would after a crash. Other errors end the script as usual.
@@ -50,7 +50,7 @@ def install(reporter: Reporter, explain: Callable[[BaseException], InputError | 
 
 
 def is_script(path: str) -> bool:
-    """Return whether a source file belongs to the script, and not to a library."""
+    """Return True if a source file belongs to the script and not to a library."""
     return not path.startswith((*_LIBRARIES, "<"))
 
 

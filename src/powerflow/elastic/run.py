@@ -64,12 +64,12 @@ class Run:
 
     @property
     def rank(self) -> int:
-        """Number of this rank. Before the first training epoch: the number that the rank will have when it begins."""
+        """Number of this rank. Before the first training epoch: the number that this rank will have in that epoch."""
         return self._place().rank
 
     @property
     def ranks(self) -> int:
-        """Number of ranks. Before the first training epoch: the number of ranks when it begins."""
+        """Number of ranks. Before the first training epoch: the number of ranks in that epoch."""
         return self._place().ranks
 
     @property
@@ -84,7 +84,7 @@ class Run:
 
     @property
     def updates(self) -> bool:
-        """Whether ``optimizer.step()`` takes effect now.
+        """True if ``optimizer.step()`` takes effect now.
 
         Inside a step, the call takes effect only in the step's last pass.
         """

@@ -46,8 +46,7 @@ class Training:
         options: Options for DDP.
         things: Model, optimiser and all other objects that the script gave to ``run.wrap``.
         position: Steps, epoch and samples that the run has trained.
-        in_parallel_trained: For each parameter, whether it was trained (not frozen) when the model was last wrapped by
-            DDP.
+        in_parallel_trained: For each parameter: True if it was trained (not frozen) when DDP last wrapped the model.
         streams: Base numbers from which the run's random numbers are seeded; None before the run has begun.
         joined: True if this state belongs to the run. The state of a new rank does not belong to the run until the rank
             has received the run's state.
@@ -63,11 +62,11 @@ class Training:
         self.streams: Bases | None = None
 
     def on_cuda(self) -> bool:
-        """Return whether a parameter of the model is on a CUDA device."""
+        """Return True if a parameter of the model is on a CUDA device."""
         return any(parameter.is_cuda for parameter in self.model.parameters())
 
     def optimizes(self) -> bool:
-        """Return whether the script gave an optimiser (of any class) to ``run.wrap``."""
+        """Return True if the script gave an optimiser (of any class) to ``run.wrap``."""
         return any(hasattr(thing, "step") and hasattr(thing, "zero_grad") for thing in self.things)
 
     def fewest_samples(self) -> int:
@@ -75,11 +74,11 @@ class Training:
         return 2 if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.model.modules()) else 1
 
     def trained(self) -> list[bool]:
-        """Return for each parameter whether it is trained (True) or frozen (False)."""
+        """Return for each parameter True if it is trained, False if it is frozen."""
         return [parameter.requires_grad for parameter in self.model.parameters()]
 
     def in_parallel(self) -> DistributedDataParallel:
-        """Return the model wrapped by DDP for the default group. The ranks must have equal parameters already."""
+        """Return the model wrapped by DDP for torch's default group. The ranks must already have equal parameters."""
         self.in_parallel_trained = self.trained()
         return DistributedDataParallel(self.model, init_sync=False, **self.options)
 
@@ -140,11 +139,11 @@ class Training:
         self.joined = True
 
     def save(self, path: Path) -> None:
-        """Save the state of the run to a file, unless the file has a state with the same number of steps or more."""
+        """Save the state of the run to a file, unless the file already has a state of this step or a later one."""
         self.keep(path, self.position.step, lambda file: torch.save(self.state(), file))
 
     def keep(self, path: Path, step: int, write: Callable[[BinaryIO], object]) -> None:
-        """Replace a checkpoint file by a state, unless the file has a state with the same number of steps or more.
+        """Replace a checkpoint file by a state, unless the file already has a state of this step or a later one.
 
         Args:
             path: The file.
@@ -211,7 +210,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def copied(state: State) -> Callable[[], State]:
-    """Copy a state to CPU memory; return a function that makes a state from the copy."""
+    """Copy a state to CPU memory. Return a function that makes a state from this copy."""
     file = io.BytesIO()
     pickler = _Pickler(file)
     pickler.dump(state)

@@ -1,7 +1,4 @@
-"""The gang of a script that PowerFlow did not start: a single rank, or the ranks of torchrun.
-
-This gang never changes.
-"""
+"""Replace the gang in a script that PowerFlow did not start. Its ranks (one, or those of torchrun) never change."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from powerflow.elastic.training import streams
 
 
 class StaticGang:
-    """Replaces `powerflow.elastic.gang.GangMember` in a script that PowerFlow did not start. Its ranks never change."""
+    """Replaces `powerflow.elastic.gang.GangMember` in a script that PowerFlow did not start."""
 
     def __init__(self, training: Training) -> None:
         self.training = training
@@ -47,7 +44,7 @@ class StaticGang:
         self.training.draw_own_numbers(self.rank)
 
     def between_steps(self) -> bool:
-        """Compare the parameters of all ranks if a comparison is due. Return False, because the ranks never change."""
+        """Compare the parameters of all ranks if a comparison is due. Return False: the ranks never change."""
         if self.ranks > 1 and self.training.position.step >= self._comparison.due:
             self._comparison.compare(self.rank, self.ranks)
         return False

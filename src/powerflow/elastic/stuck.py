@@ -33,7 +33,7 @@ class StuckWatch:
         self._since: tuple[object, float] | None = None
 
     def look(self) -> None:
-        """Check once whether the script waits in a collective that other ranks do not join. If so, end this process.
+        """End this process if its script waits in a collective that the other ranks do not join.
 
         Call this about once a second, from a thread other than the script's.
         """

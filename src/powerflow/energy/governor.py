@@ -3,8 +3,8 @@
 1. Recent days are replayed at several prices. This gives the energy that jobs need at each price
    (`powerflow.energy.response`). The curve is scaled by the ratio of metered to forecast energy so far.
 2. The price is the lowest one at which the rest of the budget is enough for the rest of the window. So errors are
-   corrected over all the time that is left, never within minutes: following a power target closely costs up to 19 % of
-   the mean completion time (docs/budgets.md).
+   corrected slowly, over all the time that is left. To follow a power target closely would cost up to 19 % of the mean
+   completion time (docs/budgets.md).
 3. If there is so much work that no price is high enough, a limit in watts keeps the budget, late in the window.
 """
 

@@ -1,7 +1,7 @@
-"""Describe how the energy of a day's work falls with the price of energy. A governor sets its price from this curve.
+"""Describe how the energy of a day's jobs falls as the energy price rises. A governor sets its price from this curve.
 
-Recent days are replayed in the simulator at a few prices. Each replay runs until its last job has ended; otherwise a
-high price would look cheap by leaving work undone.
+Recent days are replayed in the simulator at a few prices. Each replay runs until its last job has ended. Otherwise a
+high price would seem to save energy by leaving work undone.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Response:
         return between(self.prices, self.joules, price)
 
     def of_whole_day(self, share: float) -> Response:
-        """Return the response of a whole day, scaled up from this one, of which only a share was replayed."""
+        """Return the response of a whole day. This response is of a part of the day, and is scaled up."""
         joules, under_way_j = (tuple(j / share for j in joules) for joules in (self.joules, self.under_way_j))
         return replace(self, joules=joules, under_way_j=under_way_j)
 

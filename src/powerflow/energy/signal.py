@@ -1,7 +1,7 @@
 """Read and evaluate price signals: electricity tariffs and carbon intensities over time, as step functions.
 
 A value is valid from its time until the next one, but not longer than ``max_age_s``. After that, and before the first
-value, a given fallback is used. Every result says how much of it comes from the fallback.
+value, a given fallback is used. Every result says how much of the time the fallback was used.
 """
 
 from __future__ import annotations

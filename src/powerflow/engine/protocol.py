@@ -36,7 +36,7 @@ class RankName(NamedTuple):
 
 
 class RankState(StrEnum):
-    """What a rank does: it runs, it has ended, or it is lost (the engine cannot find out how it ended)."""
+    """State of a rank: it runs, has ended, or is lost (the engine cannot find out how it ended)."""
 
     RUNNING = "running"
     EXITED = "exited"
@@ -79,7 +79,7 @@ class RankStatus:
     Attributes:
         name: Name of the rank.
         node: Name of the node on which the rank runs or ran.
-        state: Whether the rank runs, has ended or is lost.
+        state: State of the rank: it runs, has ended or is lost.
         pid: Process number of the rank on its node; 0 if the engine has no process numbers.
         code: Exit code; −N if signal N ended the rank (as in `subprocess`). None while the rank runs or if it is lost.
         started_s, ended_s: Start and end of the rank, Unix seconds; ``ended_s`` is nan while the rank runs.
@@ -106,7 +106,7 @@ class EngineNode:
 
 
 class EngineError(RuntimeError):
-    """The engine could not carry out a request. If ``retry`` is True, the same request may succeed later."""
+    """Error: the engine could not carry out a request. If ``retry`` is True, the same request may succeed later."""
 
     def __init__(self, what: str, *, retry: bool = False) -> None:
         super().__init__(what)
@@ -114,7 +114,7 @@ class EngineError(RuntimeError):
 
 
 class Fenced(EngineError):
-    """The engine refused a launch, because the epoch of the launch is lower than the fence of its gang."""
+    """Error: the engine refused a launch, because its epoch is lower than the fence of the gang."""
 
 
 class Engine(Protocol):

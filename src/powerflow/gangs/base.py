@@ -2,10 +2,10 @@
 
 A turn:
 
-1. Do what the gang record says and an earlier turn left undone.
-2. Look at the ranks, and find a `Trigger` (what happened or was asked for). `powerflow.gangs.machine.TABLE` gives the
-   transition for this trigger; take it, which changes the record. Repeat until no trigger is found.
-3. Save the record, then do what it says: post a target, launch ranks, ask ranks to leave.
+1. Complete the actions of the gang record that an earlier turn did not complete.
+2. Look at the ranks, and find a `Trigger` (an event or a request). `powerflow.gangs.machine.TABLE` has the transition
+   for this trigger. Take this transition, which changes the record. Repeat until no trigger is found.
+3. Save the record, then carry out its actions: post a target, launch ranks, ask ranks to leave.
 
 Every action may be repeated safely. A turn may be cut short at any point: the next turn completes it, even if another
 controller runs that turn.
@@ -38,12 +38,12 @@ class Gang(ABC):
 
     Attributes:
         state: State of the gang in the table of `powerflow.gangs.machine`.
-        since_s: When the gang came to this state.
+        since_s: When the gang entered this state.
         wanted: GPUs that the gang shall have.
-        seen: What is known of the gang's ranks in this turn.
-        events: Events that the controller has not been told yet.
+        seen: View of the gang's ranks in this turn.
+        events: Events that the controller has not received yet.
         due_s: When the next turn of this gang is due.
-        trouble: What could not be done in the last turn; "" for nothing.
+        trouble: The action that failed in the last turn, with the reason; "" for none.
         reading: True while the last lines of the job's log are still being read. Until then, no end of a rank is
             handled.
         stops: The ranks that were asked to leave.
@@ -79,7 +79,7 @@ class Gang(ABC):
     # What the controller asks for.
 
     def take(self, desired: DesiredState) -> None:
-        """Take a desired state if its epoch is higher than that of the last one; ignore it otherwise."""
+        """Accept a desired state if its epoch is higher than that of the last one; otherwise ignore it."""
         if desired.epoch <= self.record.epoch:
             return
         self.desired = desired
@@ -138,9 +138,9 @@ class Gang(ABC):
         self.soon()
 
     def collapse(self, why: str) -> None:
-        """Fail the job because a defect of PowerFlow broke off the gang's turn; kill its ranks if it cannot be failed.
+        """Fail the job, because a defect of PowerFlow ended the gang's turn. If this fails too, kill the gang's ranks.
 
-        The next turn does what cannot be done now.
+        The next turn repeats actions that fail now.
 
         Args:
             why: The reason, for the job's owner.
@@ -162,37 +162,41 @@ class Gang(ABC):
     # What the kinds of gangs differ in: the methods below, and those named after the actions of the table.
 
     def view(self) -> GangView:
-        """Return what is known of the gang's ranks now."""
+        """Return the present view of the gang's ranks."""
         statuses = self.context.statuses.setdefault(self.job_id, {})
         return GangView(self.record, statuses, self.wanted)
 
     @abstractmethod
     def look(self) -> None:
-        """Look at what the gang's ranks do, and report their progress to the controller."""
+        """Read the state of the gang's ranks, and report their progress to the controller."""
 
     @abstractmethod
     def find(self) -> Trigger | GangFailure | None:
-        """Return what has changed for a gang that has ranks; None if nothing has changed."""
+        """Return the trigger for a change of a gang that has ranks; None if nothing has changed."""
 
     def watch(self) -> None:  # noqa: B027 - a kind may have nothing to do
-        """Ask ranks to stop if they hang or wait in vain. Each turn calls this method after all its transitions."""
+        """Ask ranks to stop if they hang or wait for ranks that will not come. Each turn calls this after its
+        transitions.
+        """
 
     def post(self) -> None:  # noqa: B027 - a kind may have nothing to do
         """Post the target (which ranks shall train together) in the job's mailbox, if it was not posted yet."""
 
     @abstractmethod
     def plans(self) -> Sequence[StartPlan]:
-        """Return how each member of the gang is started; if that cannot be done, fail the job and return nothing."""
+        """Return for each member of the gang how its process is started. If this fails, fail the job and return
+        nothing.
+        """
 
     def forgive(self) -> None:  # noqa: B027 - a kind may have nothing to do
         """Forget all earlier losses of ranks, because there is a new desired state."""
 
     def safe_steps(self) -> int | None:
-        """Return how many trained steps are not lost if all ranks end now; None if only the script knows."""
+        """Return the number of steps that a checkpoint holds; None if only the script knows this number."""
         return None
 
     def has_room(self, slots: Sequence[Place]) -> bool:
-        """Return whether ranks may be launched on these GPUs now: no process is on any of these GPUs."""
+        """Return True if ranks may be launched on these GPUs now: no process is on any of these GPUs."""
         return not any(slot in self.context.owners for slot in slots)
 
     # What they share.
@@ -208,7 +212,7 @@ class Gang(ABC):
 
     @property
     def quiet(self) -> bool:
-        """True if nothing will happen in this gang until the controller asks for something."""
+        """True if this gang does nothing until the controller asks for something."""
         return self.state in ENDED and self._saved and not self.record.ranks and not self.view().running
 
     @property
@@ -222,7 +226,7 @@ class Gang(ABC):
         self.soon()
 
     def soon(self) -> None:
-        """Make the next turn of this gang come soon, because something is under way."""
+        """Make the next turn of this gang come soon, because a change is not complete yet."""
         self.due_s = min(self.due_s, self.context.clock() + self.context.limits.transit_poll_s)
 
     def name_ranks(self, places: Sequence[tuple[str, tuple[int, ...]]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Hold what all gangs of a cluster share: the engine's last answer, each GPU's owner, and how a rank is started."""
+"""Define the data that all gangs of a cluster share: the state of all ranks, the owner of each GPU, and the engine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ GPUS = "POWERFLOW_GPUS"
 
 
 class GangContext:
-    """Hold what all gangs of a cluster share; `powerflow.gangs.manager.Gangs` describes the arguments.
+    """The data that all gangs of a cluster share; `powerflow.gangs.manager.Gangs` describes the arguments.
 
     Attributes:
         statuses: State of each rank in the engine's last answer, by job id and rank name.
@@ -160,7 +160,7 @@ def prepare(mailbox: Mailbox, user: str) -> None:
 
 @contextlib.contextmanager
 def spoiling() -> Iterator[None]:
-    """Return a context in which errors from a mailbox that its user has damaged are raised as `EngineError`.
+    """Return a context that raises an `EngineError` for errors from a mailbox that its user has damaged.
 
     This error fails the job.
 
@@ -177,7 +177,7 @@ def spoiling() -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_folder(path: Path) -> Iterator[int]:
-    """Open a folder, but refuse a link: a job's user may replace the folder by a link to any place at any moment.
+    """Open a folder, but refuse a link, because a job's user may replace the folder by a link at any moment.
 
     Raises:
         OSError: The path does not exist, or is no folder.

@@ -8,9 +8,9 @@ Each rank says in its report what it does. There are three cases:
   separate limit (``limits.between_steps`` of the job). Each pass of an evaluation restarts the time for this limit.
 - The rank **waits** for the other ranks. If all ranks wait inside the same all-reduce, no rank will ever go on.
 
-A process that was stopped as a whole (SIGSTOP) reports nothing and uses no CPU time. So a rank without CPU time is
-found whatever its last report says. CPU time is used for nothing else, because a rank that waits in an all-reduce of
-NCCL is busy all the time.
+A process that was stopped as a whole (SIGSTOP) reports nothing and uses no CPU time. So a rank without CPU time hangs,
+even if its last report looks normal. CPU time shows nothing else, because a rank that waits in an all-reduce of NCCL is
+busy all the time.
 
 Times are taken on the clock of this process, from when a rank was first seen to do something. So no rank is ended
 because a wall clock jumps.
@@ -66,7 +66,7 @@ class _Doing(NamedTuple):
 
 @dataclass(slots=True)
 class HangDetector:
-    """Find ranks that hang, by remembering for each rank how long it has done the same thing.
+    """Find ranks that hang. For this, remember for each rank how long it has done the same thing.
 
     Attributes:
         limits: How long a rank may do the same thing.
@@ -78,12 +78,12 @@ class HangDetector:
     _doing: dict[str, _Doing] = field(default_factory=dict)
 
     def hung(self, members: Reports, now_s: float, between_s: float | None = None) -> dict[str, str]:
-        """Return the members of a gang that hang, with a text for each that says what it did.
+        """Return the members of a gang that hang, each with a text about its last activity.
 
         Args:
             members: Last report of each living member, in order; None for a member that has not reported yet.
             now_s: The present time.
-            between_s: Most seconds outside a step; None: the value in ``limits``.
+            between_s: Most seconds outside a step; None for the value in ``limits``.
         """
         between_s = self.limits.between_s if between_s is None else between_s
         self._doing = {name: self._see(name, report, now_s) for name, report in members.items()}

@@ -1,4 +1,5 @@
-"""Run a gang whose ranks live on when it changes: one rank per GPU, guided by targets in the job's mailbox.
+"""Run a gang whose ranks continue when it changes. There is one rank per GPU, and targets in the mailbox guide the
+ranks.
 
 When the placement changes, a rank on a GPU of the new placement stays, and stands first in the target. The other ranks
 are not in the new target. They leave when the gang switches to this target. New ranks are named in a target as soon as
@@ -40,7 +41,7 @@ _NEVER_JOINED = "its script never joined: see docs/elastic.md, or submit it with
 
 
 class InPlace(Gang):
-    """Run a gang whose ranks live on when its GPUs change."""
+    """Run a gang whose ranks continue when its GPUs change."""
 
     told_by_mail = True
     seen: InPlaceView
@@ -66,20 +67,21 @@ class InPlace(Gang):
         self._grow_s = 0.0
 
     def safe_steps(self) -> int:
-        """Return how many steps the job's checkpoint holds."""
+        """Return the number of steps in the job's checkpoint."""
         return self.record.steps_safe
 
     def leave_s(self) -> float:
-        """Return the seconds that a rank gets to leave: its owner's time for saving, or three steps if that is longer.
+        """Return the seconds that a rank gets to leave: the owner's time for saving, or three steps if they take
+        longer.
 
-        The administrator's limit holds for both.
+        The result is never above the administrator's limit.
         """
         return max(self.grace_s, min(_STEPS_TO_LEAVE * self._step_s, self.context.limits.grace_s))
 
     def has_room(self, slots: Sequence[Place]) -> bool:
-        """Return whether new ranks may be launched on these GPUs.
+        """Return True if new ranks may be launched on these GPUs.
 
-        They may if no process is on these GPUs and the gang is not recovering from a loss of ranks.
+        New ranks may be launched if no process is on these GPUs and the gang is not recovering from a loss of ranks.
         """
         now = self.context.clock()
         if now < self._grow_s:
@@ -107,7 +109,7 @@ class InPlace(Gang):
         self._posted = record.generation
 
     def plans(self) -> list[StartPlan]:
-        """Return how each member is started: one process per GPU.
+        """Return for each member how its process is started: one process per GPU.
 
         Each process learns the path of the file that all ranks share, if the job's user says where to put this file.
         """
@@ -120,7 +122,7 @@ class InPlace(Gang):
     # Looking.
 
     def look(self) -> None:
-        """Read the reports of the gang's ranks, and tell the controller how far the training is."""
+        """Read the reports of the gang's ranks, and report the progress of training to the controller."""
         base, record = self.seen, self.record
         reports = self.reader.read(list(record.ranks))
         seen = self.seen = InPlaceView(record, base.statuses, base.wanted, reports, self.reader.nonsense)
@@ -162,7 +164,7 @@ class InPlace(Gang):
     # Finding.
 
     def find(self) -> Trigger | GangFailure | None:
-        """Return the trigger for what has changed in the gang; None if nothing has.
+        """Return the trigger for a change in the gang; None if nothing has changed.
 
         Check first whether ranks ended, then whether all members train together, then the placement.
         """

@@ -1,4 +1,4 @@
-"""Plan the processes of a job's script: which processes are started, which GPUs each process sees, and its environment.
+"""Plan the processes of a job's script: their number, the GPUs that each process sees, and their environments.
 
 By default there is one process per GPU, with the environment that torchrun gives. A job whose ``run`` line names a
 launcher (`powerflow.api.launchers`) gets one process per node: the launcher, which starts the other processes of this
@@ -19,7 +19,7 @@ from powerflow.device.protocol import Place
 
 @dataclass(frozen=True, slots=True)
 class StartPlan:
-    """How one process of a job is started.
+    """Plan how one process of a job is started.
 
     Attributes:
         name: Name of the rank.
@@ -44,7 +44,7 @@ def launcher_in(spec: JobSpec) -> Launcher | None:
 
 
 def notes(spec: JobSpec, ranks: int) -> list[tuple[str, str]]:
-    """Return what the job's owner should know about a launch on ``ranks`` ranks: kinds of events, and their texts.
+    """Return messages for the job's owner about a launch on ``ranks`` ranks: kinds of events, and their texts.
 
     Raises:
         InputError: The ``run`` line of the job starts a launcher that cannot be told how many processes to start.

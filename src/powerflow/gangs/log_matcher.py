@@ -1,4 +1,4 @@
-"""Match users' patterns in a separate process, beside the controller's loop.
+"""Match users' patterns in a separate process, so that the controller's loop does not wait.
 
 RE2 takes no exponential time (`powerflow.api.patterns`), but a large pattern on a long log is still slow. So a thread
 sends lines to a small process, one request after the other. The kernel ends this process when a request takes too long;

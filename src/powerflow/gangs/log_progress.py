@@ -1,4 +1,4 @@
-"""Read how many steps a script has done from its log, by a regular expression that the job's owner gives.
+"""Read the number of steps that a script has done from its log, by a pattern that the job's owner gives.
 
 The script needs no change. The log is read piece by piece, and each piece is matched in another process
 (`powerflow.gangs.log_matcher`). The next piece is read after the answer for the last piece has come.
@@ -41,7 +41,7 @@ class LogProgress:
         self._asked: Matching | None = None
 
     def collect(self) -> bool:
-        """Take what the matcher found in the piece of the log that was last passed to `feed`.
+        """Read the matcher's answer for the piece of the log that was last passed to `feed`.
 
         Returns:
             False while the answer is missing; then no new piece may be passed to `feed`.
@@ -67,7 +67,7 @@ class LogProgress:
             offset: Position in the log after ``piece``.
 
         Returns:
-            True if the answer for this piece is there; else call `collect` later.
+            True if the answer for this piece has come; otherwise call `collect` later.
         """
         self.offset = offset
         *lines, rest = (self._rest + piece.decode("utf-8", "replace")).replace("\r", "\n").split("\n")
@@ -78,7 +78,7 @@ class LogProgress:
         """Match the last line of the log, even without an end of line, because nothing follows it.
 
         Returns:
-            True if the answer for this line is there; else call `collect` later.
+            True if the answer for this line has come; otherwise call `collect` later.
         """
         rest, self._rest = self._rest, ""
         return self._look([rest] if rest else [])

@@ -4,8 +4,8 @@ A gang looks at its ranks and finds a `Trigger`. `TABLE` gives the next state fo
 take. If the table has no transition for a trigger in a state, this is a defect of PowerFlow. `docs/gangs.md` shows the
 table as a diagram.
 
-The state itself is not saved. The gang record has enough to find the state again (`GangState.ADOPTED`). So if a
-controller is killed, the next controller goes on in the same state.
+The state itself is not saved, because it can be found again from the gang record (`GangState.ADOPTED`). So if a
+controller is killed, the next controller continues in the same state.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class GangState(Enum):
 
 
 class Trigger(Enum):
-    """A reason for a transition: what the controller asks for (the first three), or what a look at the ranks found."""
+    """Reasons for a transition: a request of the controller (the first three), or an observation of the ranks."""
 
     DESIRED = "a newer desired state"
     KILL = "kill"

@@ -1,9 +1,9 @@
-"""Run the gangs of a cluster: turn desired states into launches and mailbox targets, and what ranks do into events.
+"""Run the gangs of a cluster: turn desired states into launches and targets, and reports of ranks into events.
 
-This module never waits, and does not decide which job gets which GPU. `Gangs.poll` compares what every job shall have
-with the processes that the job has, and takes the next actions; the next call takes the actions after these. Some facts
-must outlive the controller: which rank is on which GPU, and which ranks were told to leave. They are written to the
-gang record before the gang acts on them. So a new `Gangs` over the same directory goes on where the old one was killed.
+This module never waits, and does not decide which job gets which GPU. `Gangs.poll` compares the desired state of every
+job with its processes, and takes the next actions. The next call takes the actions after these. Some facts must outlive
+the controller: which rank is on which GPU, and which ranks were told to leave. They are written to the gang record
+before the gang acts on them. So a new `Gangs` object over the same directory continues where the old one was killed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Gangs:
             (gang records, which only the controller may write).
         environment: See `Environment`. Variables that gangs add (job directory, rank name, RANK, MASTER_PORT …) replace
             variables of the same name, except MASTER_ADDR.
-        limits: How long gangs wait, and how often they try.
+        limits: Time limits, and numbers of attempts.
         interpreter: The path for ``python`` without a path in a job's command; scripts for this Python may run in a
             process that has loaded modules before.
         clock: Returns seconds on a clock that never goes back.
@@ -105,7 +105,8 @@ class Gangs:
         self._see_owners()
 
     def apply(self, desired: Sequence[DesiredState]) -> None:
-        """Take new desired states, which `poll` carries out later; a state older than the job's last one is ignored.
+        """Accept new desired states, which `poll` carries out later. Ignore a state that is older than the job's last
+        one.
 
         Raises:
             InputError: A job id cannot be the name of a file.
@@ -128,7 +129,7 @@ class Gangs:
     def poll(self) -> list[GangEvent]:
         """Give each gang that is due one turn; return the events since the last call, in order.
 
-        What could not be done is in `troubles`, and the next call tries it again.
+        Actions that failed are in `troubles`; the next call repeats them.
         """
         try:
             self._context.look()
@@ -158,7 +159,7 @@ class Gangs:
         return events
 
     def troubles(self) -> dict[str, str]:
-        """Return by job id what could not be done in the last `poll`; the job id "" stands for the whole engine.
+        """Return by job id the actions that failed in the last `poll`; the job id "" stands for the whole engine.
 
         Jobs that have ended are left out.
         """
@@ -191,7 +192,7 @@ class Gangs:
         return [*members, *others, *reversed(list(record.ended))]
 
     def log(self, job_id: str, rank: str | None = None, offset: int = 0, limit: int = 65536) -> tuple[bytes, int]:
-        """Return a piece of what a rank wrote, as `Engine.log` does.
+        """Return a part of a rank's log, as `Engine.log` does.
 
         If ``rank`` is None, take the first of the job's `ranks`.
 
@@ -213,7 +214,7 @@ class Gangs:
         return piece.decode("utf-8", "replace").splitlines()[-count:]
 
     def forget(self, job_id: str) -> None:
-        """Delete the logs and the gang record of a job, if no process of the job runs and none is wanted.
+        """Delete the logs and the gang record of a job without processes, if its desired state has no GPUs.
 
         Otherwise do nothing.
         """
@@ -226,7 +227,7 @@ class Gangs:
         self._context.record_path(job_id).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """End the process and the thread that match log lines. The ranks of all jobs run on."""
+        """End the process and the thread that match log lines. The ranks of all jobs continue."""
         self._context.matcher.close()
 
     def _gang(self, desired: DesiredState) -> Gang:

@@ -1,4 +1,4 @@
-"""Read a rank's report as untrusted data: a job's user may write anything into it.
+"""Read a rank's report as untrusted data, because a job's user may write anything into it.
 
 The user of a job owns the job's mailbox. So a report can be anything: a fifo, a link, a million bytes, numbers of 400
 digits, brackets 200,000 deep. Only this module reads report files. The result is a `RankReport`, in which every field
@@ -33,7 +33,7 @@ _BATCHES = frozenset({"generation", "local_batch", "accumulation", "global_batch
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Nonsense:
-    """The reason why a file is no report; the text completes the sentence "its report …"."""
+    """The reason why a file is not a valid report, as the end of the sentence "its report …"."""
 
     why: str
 

@@ -1,6 +1,6 @@
 """Find ranks whose script PowerFlow refused to train.
 
-It would refuse the script again, so the job is not tried again.
+PowerFlow would refuse the script again, so the job is not tried again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def refusal(
     code: Callable[[str], int | None],
     last_lines: Callable[[str], Iterable[str]],
 ) -> GangFailure | None:
-    """Return why a job fails if PowerFlow refused to train the script of one of its lost ranks; None if it did not.
+    """Return the reason why PowerFlow refused the script of one of the lost ranks; None if it refused none.
 
     Args:
         lost: Ranks that ended unexpectedly.

@@ -1,9 +1,9 @@
-"""Find out whether the ranks of a script have connected to each other ("met").
+"""Detect if the ranks of a script have connected to each other ("met").
 
 If they do not meet, each rank runs the whole script, and the script is stopped. Ranks of one job talk to each other
 first through a store that listens on ``MASTER_PORT``, then through connections between their processes (gloo, NCCL).
-Both can be seen from outside in ``/proc``, whatever language the script is written in. Processes that cannot be
-inspected (of another user or another machine) are not judged.
+Both are visible in ``/proc``, in whatever language the script is written. Processes that cannot be inspected (of
+another user or another machine) are not judged.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SAME_S = 60.0
 
 
 class MeetingState(Enum):
-    """Whether the ranks of a script have connected to each other."""
+    """States of the connection between the ranks of a script."""
 
     MET = "met"
     APART = "apart"
@@ -43,7 +43,7 @@ MeetingProbe = Callable[[Sequence[RankProcess], bool], MeetingState]
 
 @dataclass(slots=True)
 class Meeting:
-    """Follow whether the ranks of one launch of a script have connected to each other ("met").
+    """Observe if the ranks of one launch of a script have connected to each other ("met").
 
     Attributes:
         look: Looks into the processes.
@@ -52,7 +52,7 @@ class Meeting:
             launchers themselves do not count.
         since_s: When this launch was first watched.
         whole: True if this launch was watched from its beginning.
-        seen: What is known so far.
+        seen: Result of the last check.
     """
 
     look: MeetingProbe
@@ -64,9 +64,9 @@ class Meeting:
     _looked_s: float = -1e9
 
     def watch(self, ranks: Sequence[RankProcess], now_s: float, *, at_once: bool = False) -> MeetingState:
-        """Look whether the ranks have met, and return what is known now.
+        """Check if the ranks have met, and return the result.
 
-        It does not look again if the ranks have met, or into the processes if the last look was less than `LOOK_S` ago.
+        There is no new check after the ranks have met, or within `LOOK_S` seconds of the last check.
 
         Args:
             ranks: First processes of the ranks that run.
@@ -84,7 +84,7 @@ class Meeting:
 
 
 def look(ranks: Sequence[RankProcess], launched: bool) -> MeetingState:
-    """Look for a connection between processes of different ranks, and return whether there is one.
+    """Return True if there is a connection between processes of different ranks.
 
     A launcher has several ranks among its child processes. So if the first processes are launchers, every connection
     between two processes counts, except a connection between two launchers.
@@ -122,7 +122,7 @@ def look(ranks: Sequence[RankProcess], launched: bool) -> MeetingState:
 
 
 def port_is_known(port: int) -> bool:
-    """Return whether a socket of this machine uses this port at either end, or used it within the last minute."""
+    """Return True if a socket of this machine uses this port at either end, or used it within the last minute."""
     ending = f":{port:04X}"
     return any(local.endswith(ending) or remote.endswith(ending) for local, remote, _ in _connections())
 
@@ -181,7 +181,7 @@ def _sockets(pid: int) -> set[int]:
 
 
 def _is_same(rank: RankProcess) -> bool:
-    """Return whether the process with a rank's process number is still the process that was started for the rank."""
+    """Return True if the process with a rank's process number is still the process that was started for the rank."""
     try:
         stat = Path("/proc", str(rank.pid), "stat").read_text("utf-8", "replace")
     except OSError:

@@ -1,7 +1,8 @@
-"""Check the numbers that a job reports about its training against bounds; a number outside its bounds cannot be true.
+"""Check the numbers that a job reports about its training: numbers outside their bounds cannot be true.
 
-The numbers are checked where they come in (`rank_reports`, `step_timing`), and again when they are read from a store
-that an earlier version has filled: a number that crashed one controller must not crash the next controller too.
+The numbers are checked when a report is read (`rank_reports`, `step_timing`). They are checked again when they are read
+from the store, which an earlier version may have filled. A number that crashed one controller must not crash the next
+one too.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ MOST_W = 1e9
 
 
 def is_plausible(seen: Observation) -> bool:
-    """Return whether all numbers of a measurement are possible."""
+    """Return True if all numbers of a measurement are possible."""
     return (
         LEAST_STEP_S <= seen.step_time_s <= MOST_S
         and all(1 <= count <= MOST_BATCH for count in (seen.gpus, seen.nodes, seen.local_batch, seen.accumulation))

@@ -1,4 +1,4 @@
-"""Write to a job's mailbox, and read it without trust, because the job's user may put anything there."""
+"""Write to a job's mailbox, and read it as untrusted data, because the job's user may put anything there."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ class ReportReader:
         return switch.target.generation
 
     def sweep(self) -> None:
-        """Delete the reports of ranks that ran before a restart of the gang: new ranks must not take them for alive."""
+        """Delete the reports of ranks that ran before a restart of the gang, so that new ranks do not take them for
+        alive.
+        """
         with (
             contextlib.suppress(OSError),
             open_folder(self._mailbox.directory / "ranks") as folder,
@@ -62,9 +64,9 @@ class ReportReader:
                         os.unlink(entry.name, dir_fd=folder)
 
     def drop_checkpoint(self) -> None:
-        """Delete the state that the ranks kept in the job's own folder.
+        """Delete the checkpoint in the job's own folder.
 
-        The job has ended, so nobody will read this state.
+        The job has ended, so nobody will read this checkpoint.
         """
         with contextlib.suppress(OSError), open_folder(self._mailbox.directory) as folder:
             for name in (CHECKPOINT, f".{CHECKPOINT}.new", Path(CHECKPOINT).with_suffix(".lock").name):

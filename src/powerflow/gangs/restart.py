@@ -2,9 +2,9 @@
 
 ``rescale: restart`` runs an unmodified script as torchrun does (`powerflow.gangs.layout`), or a launcher on each node.
 ``rescale: none`` runs any command once, with all GPUs of the job. Both kinds are stopped by SIGTERM, then get time to
-save, then get SIGKILL. They go on from a checkpoint of their own, if they keep one. If one rank fails, the other ranks
-are ended too, because no rank can train without it. Only the log of the first rank tells what the ranks do, if the job
-says how to read this log. If the log shows no new steps for too long, the ranks hang.
+save, then get SIGKILL. They continue from their own checkpoint, if they save one. If one rank fails, the other ranks
+are ended too, because no rank can train without it. PowerFlow sees the progress of the ranks only in the log of the
+first rank, if the job says how to read this log. If the log shows no new steps for too long, the ranks hang.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Scripts(Gang):
         self._still_since_step = False  # False if this object began to look later than the last step or launch
 
     def plans(self) -> list[StartPlan]:
-        """Return how the processes of the job are started, as `powerflow.gangs.layout` plans them."""
+        """Return for each process of the job how it is started, as `powerflow.gangs.layout` plans it."""
         entries = [(name, self.record.ranks[name].node, self.record.ranks[name].gpus) for name in self.record.members]
         try:
             return lay_out(self.desired.spec, entries, self.record.port, self.context.interpreter)
@@ -56,10 +56,10 @@ class Scripts(Gang):
     # Finding.
 
     def find(self) -> Trigger | GangFailure | None:
-        """Return the trigger for what has changed in the gang; None if nothing has.
+        """Return the trigger for a change in the gang; None if nothing has changed.
 
-        Check how ranks ended, whether each rank runs the whole script by itself, whether ranks hang, and whether they
-        are on the wanted GPUs.
+        The checks: how ranks ended, if each rank runs the whole script by itself, if ranks hang, and if they are on the
+        wanted GPUs.
         """
         seen, members = self.seen, self.record.members
         if self.state in (GangState.STOPPING, GangState.FINISHING):

@@ -1,9 +1,9 @@
-"""Keep the gang record: one small file for each gang, with what must outlive the controller.
+"""Keep the gang record: one small file for each gang, with the data that the next controller needs.
 
-The file is written before the gang does what the file says. The engine remembers which ranks there are and how they
-ended; the mailbox has what ranks say about themselves. The record adds what neither of the two knows: the GPUs of each
-rank, which ranks are members, which ranks were told to leave, and how the job ended. A later version of PowerFlow must
-be able to read the file: do not rename fields.
+The file is written before the gang takes the actions in it. The engine keeps the list of ranks and how they ended. The
+mailbox has the reports of the ranks. The record adds the rest: the GPUs of each rank, which ranks are members, which
+ranks were told to leave, and how the job ended. A later version of PowerFlow must be able to read the file: do not
+rename fields.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from powerflow.osutil.files import read_untrusted_json, replace_json
 
 @dataclass(slots=True)
 class RankEntry:
-    """One rank in the gang record: its node and GPUs, and whether the engine has launched it.
+    """One rank in the gang record: its node, its GPUs, and True if the engine has launched it.
 
     If it is unknown whether a rank was launched, it is launched again.
     """
@@ -30,15 +30,15 @@ class RankEntry:
 
 @dataclass(slots=True)
 class GangFailure:
-    """Why a job has failed.
+    """The reason why a job has failed.
 
     Attributes:
         code: Exit code of the rank that failed first; None if there is no exit code.
         text: The reason, in one line.
-        rank: Rank whose log tells more; "" for none.
+        rank: Rank whose log has details; "" for none.
         final: True if the job would fail in the same way again.
-        excused: True if the failure is not the job's fault and does not count as an attempt: its machine was booted,
-            say.
+        excused: True if the failure is not the job's fault and does not count as an attempt, for example because its
+            machine was booted.
         places: Node and GPUs of each rank that the job had when it failed.
     """
 
@@ -52,7 +52,7 @@ class GangFailure:
 
 @dataclass(slots=True)
 class GangRecord:
-    """What must be known of one gang after its controller has ended.
+    """All data about one gang that the next controller needs.
 
     Attributes:
         epoch: Epoch of the last desired state that the gang has taken.
@@ -64,17 +64,18 @@ class GangRecord:
         ended: Ranks that have ended and were handled, oldest first; their logs are kept.
         joined: True if a rank has been part of a generation, so that the script uses `powerflow.elastic`.
         trained_gpus: GPUs of the last generation that trained; 0 before the first one since all ranks were launched.
-        steps_safe: Steps that the checkpoint holds.
+        steps_safe: Number of steps in the checkpoint.
         port: Port on which the ranks of a script connect to each other.
         mark: Part of the name of the job's checkpoint, which makes the name unique. Other jobs may keep checkpoints in
             the same folder, and other clusters have jobs with the same number.
-        left_gpus: How many GPUs all ranks had to leave, if the job has not trained on other GPUs since; 0: none.
+        left_gpus: Number of GPUs that all ranks had to leave, if the job has not trained on other GPUs since then; 0
+            for none.
         left_s: When the ranks were told to leave these GPUs, on the machine's monotonic clock.
         first_step: First step in the log of the job's first launch; -1: there was none.
         gap_s: Longest time in a script's log from its launch to the first step, or from one step to the next.
         done: True if a rank has trained all steps of the job.
-        steps: How many steps all steps of the job are; -1 if unknown.
-        killed: True if the job shall end at once.
+        steps: Number of all steps of the job; -1 if unknown.
+        killed: True if the job must end at once.
         failure: Why the job has failed; None if it has not failed.
     """
 

@@ -12,9 +12,9 @@ from powerflow.gangs.context import GangContext
 
 
 class StopSignal(IntEnum):
-    """How strongly a rank is asked to leave.
+    """Ways to ask a rank to leave, from weak to strong.
 
-    A rank that is only told to leave finds this in its mailbox, and gets no signal.
+    The weakest way is a message in the mailbox, without a signal.
     """
 
     TOLD = 0
@@ -24,7 +24,7 @@ class StopSignal(IntEnum):
 
 @dataclass(slots=True)
 class StopAttempt:
-    """How strongly a rank was asked to leave, since when, and when it will be asked more strongly.
+    """The last attempt to make a rank leave: the signal, its time, and the time of the next stronger signal.
 
     ``sent`` is True if the present signal was sent.
     """
@@ -53,7 +53,7 @@ class StopAttempts:
             self._attempts[name] = StopAttempt(signal, now, now + within_s)
 
     def asked(self, name: str) -> bool:
-        """Return whether a rank was asked to leave."""
+        """Return True if a rank was asked to leave."""
         return name in self._attempts
 
     def postpone(self, name: str, within_s: float, most_s: float) -> None:

@@ -1,4 +1,4 @@
-"""Define the data between the controller and `Gangs`: what a job shall have (`DesiredState`), and what happened to it.
+"""Define the data between the controller and `Gangs`: desired states of jobs (`DesiredState`), and events.
 
 Within one `Gangs` object each end of a job (`GangCompleted`, `GangFailed`, `Vacated`) is reported once for each desired
 state. After a restart of the controller the ends are reported again, because the event may have been lost. So an event
@@ -16,12 +16,12 @@ from powerflow.device.protocol import Place
 
 @dataclass(frozen=True, slots=True)
 class DesiredState:
-    """What one job shall have from now on.
+    """The state that the controller wants one job to have from now on.
 
     Attributes:
         job_id: Id of the job.
         epoch: Rises by at least one with every change of the placement; an older desired state is ignored.
-        spec: The job's specification: what to run.
+        spec: The job's specification.
         placement: Numbers of the job's GPUs on each node; empty: give all GPUs back.
         user: Login name that the ranks run as; "" means the login of the engine.
     """
@@ -46,7 +46,7 @@ class DesiredState:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long a gang waits before it acts, and how often it tries.
+    """Time limits of a gang, and its numbers of attempts.
 
     Attributes:
         hang_s: A rank hangs if all other ranks wait for it while it is in one step for longer than ``hang_s`` and
@@ -61,8 +61,8 @@ class Limits:
         settle_s: After a rank is lost: seconds that its peers have to end too, before the other ranks form a new group.
         rejoin_s: If all ranks live but have not formed a group after this long, the group is formed anew.
         meet_s: If the ranks of a script are not connected after this long, each rank is taken to run the whole script.
-        losses: How many times in a row ranks may be lost without a step trained in between; the next loss fails the
-            job.
+        losses: Number of losses of ranks in a row, without a trained step between them, that a job may have; the next
+            loss fails the job.
         transit_poll_s, steady_poll_s: Seconds between two looks at a gang while it changes, and while nothing happens.
         ended_kept: Logs of ended ranks that are kept for each job.
     """
@@ -84,7 +84,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Event: all ranks train that the desired state with this epoch asks for."""
+    """Event: all ranks of the desired state with this epoch train."""
 
     job_id: str
     epoch: int
@@ -150,7 +150,7 @@ class Rescaled:
 class Continued:
     """Event: the log of a script that was launched again shows its first step.
 
-    ``went_on`` is True if the script went on from its checkpoint, False if it began again.
+    ``went_on`` is True if the script continued from its checkpoint, False if it began again.
     """
 
     job_id: str
@@ -175,7 +175,7 @@ class RankLost:
 class Hung:
     """Event: a rank hangs and is killed. `RankLost` follows when the rank has ended.
 
-    ``what``: what the rank did, and for how long.
+    ``what``: the activity of the rank, and its duration.
     """
 
     job_id: str
@@ -187,7 +187,7 @@ class Hung:
 class GangCompleted:
     """Event: all work of a job is done, and no process of the job runs.
 
-    ``steps``: steps that were trained, None if unknown; ``note``: what the job's owner should know.
+    ``steps``: number of trained steps, None if unknown. ``note``: message for the job's owner.
     """
 
     job_id: str
@@ -201,7 +201,7 @@ class GangFailed:
 
     Attributes:
         code: Exit code of the rank that failed first; None if there is no exit code.
-        text: What went wrong, in one line.
+        text: The reason of the failure, in one line.
         last_lines: Last lines in the log of the rank that failed first.
         steps_safe: Steps that the job's checkpoint holds; None if only the script knows.
         final: True if the job must not be tried again, because it would fail in the same way again.
@@ -222,7 +222,7 @@ class GangFailed:
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """Event: something happened that the job's owner should know. ``kind``: the kind of event in the job's history."""
+    """Event: a message for the job's owner. ``kind`` is the kind of event in the job's history."""
 
     job_id: str
     kind: str

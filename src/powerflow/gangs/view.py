@@ -20,11 +20,11 @@ from powerflow.gangs.state_file import GangRecord
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """Count how often ranks were lost since a step was last trained.
+    """Count the losses of ranks since a step was last trained.
 
     Attributes:
-        count: How many times ranks were lost.
-        step: Steps that were trained at the last loss.
+        count: Number of losses.
+        step: Number of trained steps at the last loss.
         mended: Generation without the ranks that were lost last. The gang grows again once this generation trains.
     """
 
@@ -54,7 +54,8 @@ class GangView:
 
     Attributes:
         record: The gang record.
-        statuses: What the engine says, by rank name. Ranks that the record does not have (strays) are included.
+        statuses: The engine's status of each rank, by rank name. Ranks that the record does not have (strays) are
+            included.
         wanted: GPUs that the gang shall have.
     """
 
@@ -63,12 +64,12 @@ class GangView:
     wanted: Sequence[Place]
 
     def alive(self, name: str) -> bool:
-        """Return whether a rank runs."""
+        """Return True if a rank runs."""
         status = self.statuses.get(name)
         return status is not None and status.state is RankState.RUNNING
 
     def has_ended(self, name: str) -> bool:
-        """Return whether a rank was launched and does not run any more."""
+        """Return True if a rank was launched and does not run any more."""
         return self.record.ranks[name].launched and not self.alive(name)
 
     def code(self, name: str) -> int | None:
@@ -77,12 +78,12 @@ class GangView:
         return None if status is None else status.code
 
     def rebooted(self, name: str) -> bool:
-        """Return whether a rank was ended because its machine went down."""
+        """Return True if a rank was ended because its machine went down."""
         status = self.statuses.get(name)
         return status is not None and status.rebooted
 
     def excuse(self, name: str) -> str:
-        """Return why the end of a rank is not its job's fault.
+        """Return the reason why the end of a rank is not its job's fault.
 
         "" if it is the job's fault, or if the rank still runs.
         """
@@ -115,7 +116,7 @@ class GangView:
         return [(entry.node, gpu) for entry in map(self.record.ranks.__getitem__, names) for gpu in entry.gpus]
 
     def is_stale(self, name: str) -> bool:
-        """Return whether a rank can never be launched.
+        """Return True if a rank can never be launched.
 
         Such a rank was named in an earlier epoch of the job and not launched; launches of this epoch are refused now.
         """
@@ -153,7 +154,7 @@ class InPlaceView(GangView):
         )
 
     def joined(self, name: str) -> bool:
-        """Return whether a rank has ever been part of a group that trains together."""
+        """Return True if a rank has ever been part of a group that trains together."""
         return name in self.reports and self.reports[name].generation > 0
 
     @property
@@ -165,7 +166,7 @@ class InPlaceView(GangView):
         return not (self.record.joined or self.reports) and any(e.launched for e in self.record.ranks.values())
 
     def ended_badly(self, name: str) -> bool:
-        """Return whether a rank that was not told to leave ended too early or with an error.
+        """Return True if a rank that was not told to leave ended too early or with an error.
 
         A rank that got SIGTERM from somebody else saves and ends with code 0. The answer for such a rank is True,
         because it has not finished training.
@@ -183,8 +184,8 @@ class InPlaceView(GangView):
     def trained_all(self) -> RankReport | None:
         """Last report of the first rank that has ended because no step is left to train; None if there is no such rank.
 
-        The script of a rank may leave its training loop before the last step; then this rank reports nothing more. Its
-        peers leave the loop too, or wait for this rank in vain.
+        The script of a rank may leave its training loop before the last step; then this rank reports nothing more. The
+        other ranks leave the loop too, or wait for this rank for ever.
         """
         for name in self.ended:
             report = self.reports.get(name)
@@ -213,14 +214,16 @@ class InPlaceView(GangView):
 
     @property
     def peers_know(self) -> bool:
-        """True if the gang need not wait longer for the other ranks to notice that ranks were lost."""
+        """True if the other ranks have noticed that ranks were lost, or need no more time to notice it."""
         trained = [self.reports[name] for name in self.living if self.joined(name)]
         noticed = all(report.phase in (Phase.BROKEN, Phase.DONE) for report in trained)
         return not self.living or (bool(trained) and (noticed or not any(map(self.joined, self.lost))))
 
     @property
     def apart(self) -> bool:
-        """True if all members live, but wait to form a group. They may have tried in vain to form it."""
+        """True if all members live but do not train together: they wait to form a group, perhaps after a failed
+        attempt.
+        """
         waits = [report.phase in (Phase.BROKEN, Phase.READY) for report in self.members]
         return 0 < len(self.record.members) == len(waits) and all(waits)
 

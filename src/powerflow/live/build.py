@@ -60,7 +60,7 @@ class ClusterSettings:
 
     Attributes:
         state: Directory for everything that the controller keeps on disk.
-        emulate: A cluster of emulated GPUs, such as ``2x4:A100``; None: the NVIDIA GPUs of this machine.
+        emulate: A cluster of emulated GPUs, such as ``2x4:A100``; None for the NVIDIA GPUs of this machine.
         store: Database URL; "" for SQLite in the state directory.
         policy: Name of the policy.
         energy_price: λ_E, seconds per joule.
@@ -105,7 +105,7 @@ class LiveCluster:
     claims: GpuClaims
 
     def close(self) -> None:
-        """Close the store and the engine, and give up the claims on GPUs; the ranks of all jobs run on."""
+        """Close the store and the engine, and release the GPUs. The ranks of all jobs continue."""
         if self.emulation is not None:
             self.emulation.close()
         self.engine.close()

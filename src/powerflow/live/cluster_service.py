@@ -1,7 +1,7 @@
 """Answer requests of the API from the store and from the latest snapshot of the controller's loop.
 
-Only the request `explain` waits for the loop. A request that changes something is written to the store, and then the
-loop gets a command.
+A request that changes something is written to the store; then the loop gets a command. Only the request `explain` waits
+for the loop.
 """
 
 from __future__ import annotations
@@ -77,12 +77,12 @@ def _anybody(user: str, directory: str | None) -> str:
 
 
 class ClusterService(ClusterApi):
-    """Show the live cluster of one controller to the API.
+    """Answer requests of the API about the live cluster of one controller.
 
     Args:
         controller: The controller; its loop may run in another thread.
         may_run: Returns why jobs of a user cannot run in a directory of this machine; "" if they can. The directory
-            None stands for a directory that each job gets.
+            None stands for the directory that PowerFlow makes for each job.
         left_out: GPUs of this machine that cannot be used, and why.
     """
 

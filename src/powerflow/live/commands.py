@@ -1,4 +1,4 @@
-"""Carry out in the controller's loop what people have asked the API for.
+"""Carry out requests of the API in the controller's loop.
 
 The API writes to the store first and then sends a command. If a controller ends before it has carried out a command,
 the next controller reads the same request from the store.

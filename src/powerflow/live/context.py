@@ -1,4 +1,4 @@
-"""Hold the objects that all parts of one controller's loop work with."""
+"""Define the objects that all parts of one controller's loop share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from powerflow.store.store import Store
 
 @dataclass(frozen=True, slots=True)
 class LoopContext:
-    """Hold the objects that all parts of one controller's loop work with, in the loop's thread.
+    """The objects that all parts of one controller's loop share. Only the loop's thread uses them.
 
     Attributes:
         runs_as: Returns the login that a user's jobs run as; "" for the login of the engine.

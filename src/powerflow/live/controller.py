@@ -7,9 +7,9 @@ The scheduler is the same object as in the simulator. One thread runs the loop. 
 3. lets the scheduler decide;
 4. stores what was decided, and only then carries it out.
 
-No decision or event counts before it is stored: while the store cannot be written, ranks run on, events wait in their
-queue, and no plan is carried out. A controller may be killed at any moment. The next controller then goes on from the
-store and the ranks that are left (`powerflow.live.recovery`).
+A decision or event is valid only after it is stored. While the store cannot be written, ranks continue, events wait in
+their queue, and no plan is carried out. A controller may be killed at any moment. The next controller then continues
+from the store and the ranks that still run (`powerflow.live.recovery`).
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Controller:
     """Run the loop of one live cluster.
 
     Args:
-        scheduler, learning: New objects; `start` fills them with what the store knows.
+        scheduler, learning: New objects; `start` fills them from the store.
         governance: The budgets, power caps, signals and stages that operators have set.
         owner: Name of this controller in the store's lease.
         log: A structlog logger.
@@ -87,7 +87,7 @@ class Controller:
     Attributes:
         jobs: Active jobs by id. Only the loop's thread may use it; other threads read `snapshot`.
         snapshot: Copies of the active jobs, replaced as a whole after each turn.
-        notices: What an operator should know.
+        notices: Messages for operators.
         turned_s: When the last turn ended.
     """
 
@@ -148,7 +148,7 @@ class Controller:
         self._bell.set()
 
     def inquire(self, job_id: str, wait_s: float = 2.0) -> Insight | None:
-        """Ask the scheduler about a job.
+        """Ask the scheduler a question about a job.
 
         The question goes through the loop, because only the loop may use the scheduler.
 
@@ -213,7 +213,7 @@ class Controller:
                 stop.wait(1.0)
 
     def drain(self, most_s: float) -> bool:
-        """Let every job save its state and leave, in at most ``most_s`` seconds; return True if no job runs then."""
+        """Let every job save its state and end, in at most ``most_s`` seconds. Return True if no job runs then."""
         self._draining = True
         for job in self.jobs.values():
             self._table.vacate(job, "the controller drains")
@@ -226,7 +226,7 @@ class Controller:
         return True
 
     def finish(self) -> None:
-        """Store what is known, and give the lease on the store back; the ranks of all jobs run on.
+        """Store the state of the loop, and release the lease on the store. The ranks of all jobs continue.
 
         Raises:
             LostClaim: Another controller has the store. Nothing was stored, and clocks are left as they are.
@@ -246,7 +246,7 @@ class Controller:
         self._log.info(what, jobs=len(self.jobs), running=sum(bool(job.placement) for job in self.jobs.values()))
 
     def _is_ours(self) -> bool:
-        """Return whether this controller still has the store.
+        """Return True if this controller still has the store.
 
         If the store does not answer, return whether the lease still lasts.
         """
@@ -261,9 +261,9 @@ class Controller:
     # -- one turn -----------------------------------------------------------------------------------------------------
 
     def turn(self) -> float:
-        """Run one turn: take in what happened, decide, store, act.
+        """Run one turn of the loop: read commands and events, decide, store the decision, carry it out.
 
-        Return the seconds that may pass until the next turn.
+        Return the longest time until the next turn, in seconds.
         """
         now_s = self._now()
         self._guarded("lease", self._renew, now_s)

@@ -1,8 +1,8 @@
-"""Emulate GPUs under real ranks.
+"""Emulate GPUs for real ranks: slow their steps down to the speed of a modelled GPU.
 
 Ranks that use `powerflow.elastic` slow themselves down; all other scripts are slowed down from outside. Every class of
 jobs has its own true costs: the model of its family, with hidden random variation. The scheduler never sees these
-costs; it learns them from what the ranks then do.
+costs. It learns them from the measured steps of the ranks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from powerflow.live.jobs.cost_learning import JobClass, class_of
 
 
 def ground_truth(kind: JobClass, gpu_type: str, seed: int) -> JobModel:
-    """Return what jobs of a class really cost on an emulated GPU type; the same seed gives the same costs."""
+    """Return the true costs of a class of jobs on an emulated GPU type. The same seed gives the same costs."""
     model = replace(family_model(kind.family, gpu_type), local_batch_max=kind.local_max)
     return truth_of(model, zlib.crc32(f"{kind.name}\0{gpu_type}\0{seed}".encode()))
 

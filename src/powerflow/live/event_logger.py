@@ -9,7 +9,7 @@ AT_ONCE = 500
 
 
 class EventLogger:
-    """Log the events of a store, whoever has written them. Only the controller's loop may use it."""
+    """Write all events of a store to the structured log. Only the controller's loop may use it."""
 
     def __init__(self, context: LoopContext) -> None:
         self._store, self._log = context.store, context.log

@@ -1,4 +1,4 @@
-"""Answer questions about jobs that only the scheduler can answer. Any thread asks; the controller's loop answers."""
+"""Pass questions about jobs from any thread to the controller's loop, which asks the scheduler."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class ExplainRequests:
     def answer(self, now_s: float) -> None:
         """Answer one question, if any waits.
 
-        It answers only one, because each answer takes time when there are many jobs.
+        Only one question is answered, because with many jobs an answer takes long.
 
-        If the scheduler does not know the job, the answer is None. If a defect of PowerFlow breaks off the answer, the
-        defect is logged, and the controller goes on.
+        If the scheduler does not know the job, the answer is None. If the answer fails because of a defect of
+        PowerFlow, the defect is logged, and the controller continues.
         """
         if not self._asked:
             return

@@ -1,4 +1,4 @@
-"""Record in the store and the job table what ranks did: progress, measurements, completion, failure."""
+"""Record the events of ranks in the store and the job table: progress, measurements, completion, failure."""
 
 from __future__ import annotations
 

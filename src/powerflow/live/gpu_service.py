@@ -20,7 +20,7 @@ FAULTS = "gpu faults"
 
 
 class GpuService:
-    """Keep track of which GPUs of one cluster are in service. Only the controller's loop may use it."""
+    """Take GPUs of one cluster out of service, and back. Only the controller's loop may use it."""
 
     def __init__(self, context: LoopContext) -> None:
         power = context.power
@@ -78,7 +78,7 @@ class GpuService:
         return out
 
     def pardon(self, node: str) -> None:
-        """Return a node's GPUs to service as soon as they answer, because an operator resumed the node."""
+        """Return a node's GPUs to service as soon as they answer. Call this when an operator has resumed the node."""
         self._health.pardon(node)
 
     def save(self, now_s: float) -> None:

@@ -61,7 +61,7 @@ class Measurement:
         )
 
     def _is_steady(self, job: ActiveJob) -> bool:
-        """Return whether a job runs with the GPU count and the clock of the latest plan, as far as its GPUs report."""
+        """Return True if a job runs with the GPU count and the clock of the latest plan, as far as its GPUs report."""
         read_mhz = self._power.clock_of(job.id)
         near = read_mhz is None or abs(read_mhz - job.clock_mhz) <= CLOCK_NEAR * job.clock_mhz
         return job.id not in self._table.pending and job.training and not job.explore_mhz and near

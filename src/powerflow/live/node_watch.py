@@ -1,4 +1,4 @@
-"""Notice which nodes answer, and tell the scheduler."""
+"""Detect which nodes answer, and tell the scheduler."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class NodeWatch:
         self._table.emit(*map(NodeDrained, drained))
 
     def answers(self, node: str) -> bool:
-        """Return whether a node answered when it was last asked; True for a node that is not part of the cluster."""
+        """Return True if a node answered when it was last asked; True for a node that is not part of the cluster."""
         return self._answers.get(node, True)
 
     def look(self) -> None:

@@ -1,7 +1,7 @@
 """Ask the scheduler for plans, and carry them out.
 
-1. `decide` takes each plan into the job table.
-2. `act` stores what was decided, and only then starts, moves and stops ranks.
+1. `decide` writes each plan to the job table.
+2. `act` stores the decisions, and only then starts, moves and stops ranks.
 3. `tune` sets the clocks of the GPUs that jobs hold.
 """
 
@@ -42,7 +42,7 @@ class PlanExecutor:
         self.wake_s = moved(self.wake_s, by_s)
 
     def decide(self, now_s: float) -> bool:
-        """Tell the scheduler what happened, and take its plan into the job table.
+        """Send events to the scheduler, and write its plan to the job table.
 
         Return False if the plan decides nothing.
         """
@@ -57,7 +57,7 @@ class PlanExecutor:
         return plan.decided
 
     def act(self, now_s: float) -> bool:
-        """Store what was decided, and carry it out; return False if no decision was pending.
+        """Store the decisions, and carry them out. Return False if no decision was pending.
 
         Raises:
             StoreError: The decisions cannot be stored; none of them was carried out.

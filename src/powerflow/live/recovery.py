@@ -1,4 +1,4 @@
-"""Go on where the last controller ended or was killed: with what it learned and decided, and with its ranks."""
+"""Continue where the last controller ended: with its beliefs, its decisions and its ranks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOGS_KEPT = 500
 
 
 def recall(context: LoopContext) -> None:
-    """Restore what was learned from jobs that have ended, and note which of these jobs still have logs."""
+    """Restore what was learned from jobs that have ended, and find which of these jobs still have logs."""
     store, learning, table = context.store, context.learning, context.table
     batches = within(store.get(BATCHES), MOST_BATCH)
     learning.batches.update({name: int(batch) for name, batch in batches.items() if batch >= 1})
@@ -39,7 +39,7 @@ def recall(context: LoopContext) -> None:
 def adopt(context: LoopContext, now_s: float) -> frozenset[str]:
     """Take over all jobs that have not ended.
 
-    The ranks of a job run on if the store, its gang and the cluster agree about it.
+    The ranks of a job continue if the store, its gang and the cluster agree about the job.
 
     1. Each job gets the stored decision (intent) of the last controller, if its GPUs are still in the cluster.
     2. If a gang has a later epoch than the store (which was restored from a backup), the ranks of this gang end.

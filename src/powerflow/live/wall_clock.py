@@ -1,4 +1,4 @@
-"""Keep two times apart: the machine's time of day, which can be set, and a time that is never set.
+"""Provide two times: the machine's time of day, which can be set, and a time that is never set.
 
 The machine's clock can be set while the controller runs: late in booting when the network answers, by an administrator,
 after a sleep. Time stamps, budgets, caps and leases use the machine's clock and follow at once, forward and back.
@@ -22,7 +22,7 @@ SLOWER = 0.1
 
 
 class WallClock:
-    """Give the wall clock in Unix seconds, corrected at once when the machine's clock is set. Any thread may use it.
+    """Return the time of day in Unix seconds, corrected at once when the machine's clock is set. Safe in any thread.
 
     Attributes:
         set_s: Seconds by which the machine's clock has been set, in all, since this object was made.

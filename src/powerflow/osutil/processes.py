@@ -24,7 +24,7 @@ def stat_fields(pid: int) -> list[bytes] | None:
 
 
 def start_ticks(pid: int) -> int | None:
-    """Return when a process started, in clock ticks since boot; None if there is no such process.
+    """Return the start time of a process, in clock ticks since boot; None if there is no such process.
 
     Pid and start time together identify one process until the next boot. A zombie (a process that has ended and whose
     parent has not yet read its exit code) still has a start time.
@@ -34,7 +34,7 @@ def start_ticks(pid: int) -> int | None:
 
 
 def born(pid: int) -> int | None:
-    """Return when a running process started, in clock ticks since boot.
+    """Return the start time of a running process, in clock ticks since boot.
 
     Returns:
         The start time; None if there is no such process, or if the process has ended and is a zombie.
@@ -44,7 +44,7 @@ def born(pid: int) -> int | None:
 
 
 def lives(pid: int, birth: int) -> bool:
-    """Return whether the process with this pid and this start time (``birth``, as from `born`) still runs."""
+    """Return True if the process with this pid and this start time (``birth``, as from `born`) still runs."""
     return pid > 0 and born(pid) == birth
 
 

@@ -14,10 +14,10 @@ class Afs:
     """Give out GPUs step by step, each time to the job that wins a comparison with each other job.
 
     Source: Hwang et al., NSDI'21 ("Elastic Resource Sharing for Distributed Deep Learning"), AFS-L. Two jobs a and b
-    are compared: with its present GPUs, a would end before b. The throughput of a job is p now, and p′ with one GPU
-    more. One GPU is free, and b gets it when a ends, if not earlier. The mean completion time of both jobs is lower if
-    b gets this GPU at once, not a, exactly if ``(p_b′ − p_b)/p_b′ > (p_a′ − p_a)/p_a``. If neither job has GPUs, the
-    job with less remaining time on its fewest GPUs comes first.
+    are compared; with its present GPUs, a would end before b. The throughput of a job is p now, and p′ with one more
+    GPU. One GPU is free. If a gets this GPU, b gets it when a ends. The mean completion time of both jobs is lower if b
+    gets this GPU at once, not a, exactly if ``(p_b′ − p_b)/p_b′ > (p_a′ − p_a)/p_a``. If neither job has GPUs, the job
+    with less remaining time on its fewest GPUs comes first.
 
     The paper adds single GPUs. Here a step takes a job to the larger GPU count of its cost table that gains the most
     throughput per GPU, and p′ is interpolated at one GPU more. If the table has every count, the rule is the paper's.

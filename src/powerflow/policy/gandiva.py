@@ -24,7 +24,7 @@ class Gandiva:
     sizes nor priorities of jobs. The turns of all jobs end at the same times. Then the job that has waited longest is
     served first, so that small jobs do not keep large jobs out. In the paper a switch takes less than a second. Here a
     turn lasts at least ten (`SLICE_PER_PAUSE`) times the longest pause of a job (``pause_s``). The paper also puts two
-    jobs on one GPU and migrates jobs; this does not exist in our resource model and is left out.
+    jobs on one GPU and migrates jobs; PowerFlow does neither.
 
     Args:
         slice_s: Length of a turn, seconds.

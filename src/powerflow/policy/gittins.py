@@ -17,7 +17,7 @@ FEWEST = 20  # with fewer ended jobs, all jobs count as equal
 
 
 def effective_sizes(seen_gpu_s: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return by which size to rank a job of unknown size, depending on the work that it has received.
+    """Return the sizes by which jobs of unknown size are ranked, depending on the work that they have received.
 
     This effective size is the inverse of the Gittins index G, the expected GPU-seconds per ended job:
     1/G(a) = inf over Δ > 0 of E[min(X − a, Δ) | X > a] / P(X − a ≤ Δ | X > a). Here a is the work that a job has

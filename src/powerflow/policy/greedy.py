@@ -1,4 +1,4 @@
-"""Provide PowerFlow's published algorithm: make jobs faster where this costs the least energy."""
+"""Provide PowerFlow's published algorithm: it speeds up the jobs for which a speed-up costs the least energy."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _best_move(
         log_time, log_energy: ``[K, N, F]`` (classes × GPU counts × clocks) logarithms of seconds and joules per
             iteration.
         job: Row of the job's class in these arrays.
-        allowed: Whether the job can run on each GPU count.
+        allowed: True if the job can run on each GPU count.
         counts: The GPU counts, ascending.
         level, clock: Positions of the job's present GPU count and clock.
         free: How many GPUs are free.

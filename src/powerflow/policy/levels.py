@@ -26,7 +26,7 @@ def step_times(view: View) -> FloatArray:
 
 
 def feasible(view: View, times: FloatArray) -> BoolArray:
-    """Return for each job (row) whether it can run on each GPU count (column).
+    """Return True for each job (row) and GPU count (column) if the job can run on this count.
 
     A job can run on a count between its smallest and largest count, if its class has a step time there.
 
@@ -44,7 +44,7 @@ def least_levels(allowed: BoolArray) -> IntArray:
     """Return for each job the position of the smallest GPU count on which it can run; -1 if it cannot run.
 
     Args:
-        allowed: Whether each job (row) can run on each GPU count (column, ascending).
+        allowed: True where a job (row) can run on a GPU count (column, ascending).
     """
     if not allowed.size:
         return np.full(len(allowed), -1, np.int64)
@@ -52,7 +52,7 @@ def least_levels(allowed: BoolArray) -> IntArray:
 
 
 def requested_levels(view: View) -> IntArray:
-    """Return for each job the position in ``View.gpu_counts`` that is nearest to its requested GPUs; -1: cannot run.
+    """Return the position in ``View.gpu_counts`` of the count nearest to each job's request; -1 if the job cannot run.
 
     This is the largest GPU count on which the job can run and that is not above its request. If there is no such count
     (because the job needs more memory than the requested GPUs have), it is the smallest count on which the job can run.
@@ -77,7 +77,7 @@ def requested_levels(view: View) -> IntArray:
 
 
 def requested_gpus(view: View) -> IntArray:
-    """Return the GPU count that each job gets if it never changes: the count nearest to its request; 0: cannot run."""
+    """Return the GPU count nearest to each job's request, for jobs whose count never changes; 0: cannot run."""
     level = requested_levels(view)
     return np.where(level >= 0, view.gpu_counts[level], 0).astype(np.int64)
 

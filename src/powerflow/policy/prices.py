@@ -7,7 +7,7 @@ The prices come from Lagrangian duality (docs/policies.md, "prices"):
 2. The worth ``v_j`` of an iteration of job j is the lowest cost of the iteration at these prices.
 3. From this worth follows ``V_j(n)``, the gain of job j from n GPUs. Each GPU goes to the job whose gain rises most.
 
-Clocks need no rule of their own: when a queue forms, an iteration is worth more, and higher clocks pay.
+Clocks follow from the same prices: when a queue forms, an iteration is worth more, so that higher clocks are chosen.
 """
 
 from __future__ import annotations

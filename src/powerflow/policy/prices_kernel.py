@@ -65,7 +65,7 @@ def gpu_seconds(
 
 @kernel
 def _is_offered(n: int, least: int, most: int, listed: bool) -> bool:
-    """Return whether a job that can use ``least`` to ``most`` GPUs may have ``n`` GPUs.
+    """Return True if a job that can use ``least`` to ``most`` GPUs may have ``n`` GPUs.
 
     Most jobs may have powers of two only, because these fill nodes without gaps. A job that can use no power of two may
     have any count from ``least`` to ``most``. The same holds for a job whose owner listed its GPU counts (``listed``);

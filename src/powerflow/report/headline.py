@@ -1,4 +1,4 @@
-"""Describe results in sentences that are computed from the numbers, whether the results are good or bad."""
+"""Describe results in sentences that are computed from the numbers, for good and for bad results."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _case(comparison: Comparison) -> _Case | None:
 
 
 def headline(comparison: Comparison) -> str:
-    """Return the main result of a comparison in one sentence, also if the policy that the page is about is slower."""
+    """Return the main result of a comparison in one sentence, even if the policy that the page is about is slower."""
     case = _case(comparison)
     if case is None:
         return "No policy reached any of the energy levels, so there is nothing to compare."

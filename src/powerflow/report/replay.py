@@ -117,7 +117,7 @@ def _saving(one: Saving, rates: Rates) -> tuple[str, ...]:
 
 
 def rounded(value: float) -> str:
-    """Return a number as text with three digits; the results of a replay are not known more exactly."""
+    """Return a number as text with three digits, because results of a replay are not more exact."""
     text = units.prose(float(f"{value:.3g}"))
     return "0" if text == "-0" else text  # a small negative number rounds to -0
 
@@ -128,7 +128,7 @@ def between(estimate: Estimate, word: Callable[[float], str]) -> str:
 
 
 def verdict(replay: Replay) -> str:
-    """Return a sentence that says whether the log was reproduced by a model of the site's scheduler."""
+    """Return a sentence that says if a model of the site's scheduler reproduced the log."""
     if replay.refusal is not None:
         claim = "no saving is claimed" if replay.savings is None else f"the following is {UNVALIDATED}"
         return f"Not reproduced, so {claim}: {replay.refusal}."

@@ -20,7 +20,8 @@ WITH_INTERVAL = ("mean JCT", "vs prices", "vs bound")
 
 
 def comparison_table(comparison: Comparison, width: int) -> Group:
-    """Return the table of all policies at equal energy, one block for each energy level, with the headline under it.
+    """Return the table of all policies at equal energy, one block for each energy level, and the headline under the
+    table.
 
     Args:
         comparison: The comparison to show.

@@ -1,1 +1,1 @@
-"""Decide what each job gets: events go into the scheduler, and a plan with a typed reason for each job comes out."""
+"""Decide what each job gets: the scheduler takes events, and returns a plan with a typed reason for each job."""

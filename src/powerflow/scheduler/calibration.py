@@ -1,4 +1,4 @@
-"""Give intervals for predictions, learnt from the errors of earlier predictions: split conformal prediction.
+"""Compute intervals around predictions from the errors of earlier predictions (split conformal prediction).
 
 Predicted values (seconds, joules) are positive, and their errors are relative. So the error of a prediction, its
 *residual*, is log(actual / predicted). An interval goes from one of the n past residuals, sorted by size, to another.
@@ -16,7 +16,7 @@ KEPT = 400
 
 
 class Calibration:
-    """Keep the errors of one kind of prediction, and give intervals for new predictions of the same kind.
+    """Keep the errors of one kind of prediction, and return intervals for new predictions of this kind.
 
     Args:
         residuals: Errors of earlier predictions, log(actual / predicted), oldest first.
@@ -29,7 +29,9 @@ class Calibration:
         self.residuals: Sequence[float] = tuple(residuals)[-KEPT:]  # updates replace it: other threads may read it
 
     def add(self, predicted: float, actual: float) -> None:
-        """Record a predicted value and the actual value; ignored unless both values are positive and finite."""
+        """Record a predicted value and the actual value. Pairs with a value that is not positive and finite are
+        ignored.
+        """
         if 0 < predicted < math.inf and 0 < actual < math.inf:
             self.residuals = (*self.residuals, math.log(actual / predicted))[-KEPT:]
 

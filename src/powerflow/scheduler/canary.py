@@ -1,4 +1,4 @@
-"""Decide when a canary must be rolled back. A canary is a trial in which PowerFlow manages the jobs of a few projects.
+"""Decide when a canary must be rolled back. A canary is a trial: PowerFlow manages the jobs of a few projects.
 
 There are two causes: the scheduler slows down a protected job, or predictions fail twice in a row. The error of a
 prediction is log(actual / predicted). Five (`SAMPLE`) jobs of the canary that end one after the other form a sample.
@@ -50,7 +50,7 @@ def usually(residuals: Sequence[float]) -> Usual:
 
 @dataclass(slots=True)
 class CanaryWatch:
-    """Find out whether predictions for the jobs of a canary (a trial of PowerFlow with some projects) fail too often.
+    """Detect if predictions for the jobs of a canary (a trial of PowerFlow with some projects) fail too often.
 
     Five (`SAMPLE`) jobs that end one after the other form a sample. A sample is a *miss* if its mean error, the mean of
     log(actual / predicted), is far above the usual mean error. After two misses in a row, the canary must be rolled
@@ -58,8 +58,8 @@ class CanaryWatch:
 
     Attributes:
         samples: For ``time`` and ``energy``, log(actual / predicted) of the jobs in the unfinished sample.
-        misses: For ``time`` and ``energy``, how many of the latest samples were misses without a good one after them.
-        verdict: In words, why the canary must be rolled back; "" if there is no need.
+        misses: For ``time`` and ``energy``, the number of misses since the last sample that was not a miss.
+        verdict: The reason to roll the canary back, in words; "" if there is none.
     """
 
     samples: dict[str, list[float]] = field(default_factory=lambda: {"time": [], "energy": []})
@@ -67,7 +67,7 @@ class CanaryWatch:
     verdict: str = ""
 
     def see(self, what: str, residual: float, usual: Usual | None) -> None:
-        """Record how wrong the prediction for a job was, after the job has ended.
+        """Record the error of the prediction for a job that has ended.
 
         Args:
             what: What was predicted: ``time`` or ``energy``.
@@ -90,7 +90,7 @@ class CanaryWatch:
 
 
 def held_back(scheduler: Scheduler, now_s: float) -> dict[str, float]:
-    """Return by how many seconds the scheduler has put protected jobs behind their promises, by job id.
+    """Return the seconds by which the scheduler has delayed protected jobs behind their promises, by job id.
 
     The promise to a protected job: it ends within (1 + its allowed slowdown) times the time that it takes alone. Only
     jobs that are behind this promise by more than a small allowed delay are in the result. A job that waits for GPUs of

@@ -21,7 +21,7 @@ CALM_S = HOUR_S  # time after a cap in which power stays at or below the power b
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Hold a set of nodes to which a power cap applies, and the name of the set.
+    """A set of nodes to which a power cap applies, and the name of the set.
 
     Attributes:
         name: The set as text: ``cluster``, ``rack:rack-0``, ``row:rack-0,rack-1`` or ``nodes:gpu001,gpu002``.
@@ -66,12 +66,13 @@ def parse_scope(text: str, cluster: ClusterSpec, where: str = "--scope") -> Scop
 
 @dataclass(frozen=True, slots=True)
 class PowerCap:
-    """Define a power cap: a limit on the watts of some nodes that no plan of the scheduler exceeds.
+    """A power cap: a limit on the watts of some nodes. No plan of the scheduler exceeds this limit.
 
     Attributes:
         watts: The watts that the nodes may draw together, including idle GPUs and the nodes themselves.
         scope: The nodes.
-        start_s, end_s: When the cap starts and ends. Without an end (``inf``), it holds until someone lifts it.
+        start_s, end_s: When the cap starts and ends. Without an end (``inf``), the cap holds until an operator lifts
+            it.
         deadline_s: When the cap must be met, if this is later than ``start_s``; power falls between ``start_s`` and
             ``deadline_s``. If None, the cap must be met at ``start_s``, and a ramp lets power fall before ``start_s``.
         ramp_w_per_s: How fast power may fall and rise, W/s; ``inf`` means at once. If a cap is set too late for its

@@ -12,7 +12,7 @@ TOO_MANY, UNKNOWN_COUNT, UNKNOWN_CLOCK, CANNOT_RUN = 1, 2, 3, 4
 
 
 class PolicyError(RuntimeError):
-    """Report that a policy returned an allocation that cannot be carried out."""
+    """Error: a policy returned an allocation that cannot be carried out."""
 
 
 def check_answer(policy: str, view: View, answer: Allocation) -> None:
@@ -20,7 +20,7 @@ def check_answer(policy: str, view: View, answer: Allocation) -> None:
 
     Args:
         policy: Name of the policy, for the error message.
-        view: What the policy was asked about.
+        view: The `View` that the policy was given.
         answer: The allocation that the policy returned.
 
     Raises:

@@ -28,7 +28,7 @@ class CostTables:
         self._power_w: FloatArray = np.empty(shape)
 
     def row(self, cost_class: str, only: tuple[int, ...] | None = None) -> int:
-        """Return the row of a class in the arrays; a class gets a new row when it is asked for first.
+        """Return the row of a class in the arrays. A new class gets a new row.
 
         As long as the costs of a class are unknown, its row says that it cannot run on any GPU count.
 

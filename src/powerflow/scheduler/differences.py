@@ -22,7 +22,7 @@ def compare(
     Args:
         had, had_clock: ``[J]`` GPU counts and clock indices of the J jobs now.
         has, clock: ``[J]`` new GPU counts and clock indices.
-        evicted: ``[J]`` whether the job must leave the GPUs that it holds, even if its GPU count stays the same.
+        evicted: ``[J]`` True if the job must leave its GPUs, even if its GPU count stays the same.
         how: ``[J]`` result: `RECLOCKED` or `MOVED`. Entries of other jobs are left as they are; they must be `SAME`
             (0) before the call.
     """
@@ -43,7 +43,7 @@ def list_changed(
     how: IntArray,
     rows: IntArray,
 ) -> int:
-    """List the jobs whose allocation changes, and return how many jobs these are.
+    """List the jobs whose allocation changes, and return the number of these jobs.
 
     Args:
         slots: ``[J]`` slot (row in the ledger) of each of the J jobs.

@@ -5,8 +5,8 @@ A job that starts on free GPUs for the first time, or again after an error, cost
 next decision. It starts in three steps:
 
 1. The scheduler asks the policy, with all its rules, about all jobs, as in a decision at this moment. Only a job that
-   this decision would start may start, with the GPUs and clock of this decision. So budgets, protection, the turns of
-   jobs that have waited long, and stages are respected. Preempted jobs wait, because resuming costs them a pause.
+   this decision would start may start, with the GPUs and clock of this decision. So all rules are respected. Preempted
+   jobs wait, because resuming costs them a pause.
 2. These jobs may need more GPUs than are free, because the decision would take GPUs from running jobs. Then the
    scheduler asks the policy again, about these jobs and the free GPUs only. No job gets more GPUs than in step 1, and a
    job starts only if the next decision would not change its GPUs.
@@ -34,7 +34,7 @@ from powerflow.scheduler.rules.power_limit import limits_left, within_limits
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WattRoom:
-    """Keep account of the watts that power caps leave for jobs that start.
+    """Count the watts that power caps still allow to jobs that start.
 
     Attributes:
         left_w: By the name of each set of nodes with a power cap (*scope*), the watts that may still be added there.
@@ -83,7 +83,7 @@ class Early:
         self._caps = caps
 
     def somebody_fits(self) -> bool:
-        """Return whether the free GPUs of some pool are enough for a waiting job that was not preempted."""
+        """Return True if the free GPUs of some pool are enough for a waiting job that was not preempted."""
         room = max(self._room(pool) for pool in self._pools.values())
         return room > 0 and any(self._fits(pool, room) for pool in self._pools.values())
 
@@ -128,7 +128,7 @@ def choose_starts(policy: Policy, asked: Decision, ledger: Ledger, room: int, ca
 
     Args:
         policy: The policy of the pool.
-        asked: What the policy decides about all jobs now (`Pool.ask`).
+        asked: The policy's decision about all jobs at this moment (`Pool.ask`).
         ledger: The active jobs.
         room: Number of free GPUs.
         caps: The watts that power caps leave for jobs that start; None without power caps.

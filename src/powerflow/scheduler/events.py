@@ -18,18 +18,18 @@ from powerflow.scheduler.cap import PowerCap
 
 
 class Ignored(Exception):
-    """Report that the scheduler cannot apply an event; the message says why."""
+    """Error: the scheduler cannot apply an event. The message says why."""
 
 
 class SchedulerEvent:
-    """Give all events of the scheduler a common base class."""
+    """Base class of all events of the scheduler."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Submitted(SchedulerEvent):
-    """Report that a job was submitted.
+    """Event: a job was submitted.
 
     Attributes:
         job: The job.
@@ -44,7 +44,7 @@ class Submitted(SchedulerEvent):
 
 @dataclass(frozen=True, slots=True)
 class Completed(SchedulerEvent):
-    """Report that a job has done all its work.
+    """Event: a job has done all its work.
 
     Attributes:
         job_id: The job.
@@ -57,11 +57,11 @@ class Completed(SchedulerEvent):
 
 @dataclass(frozen=True, slots=True)
 class Failed(SchedulerEvent):
-    """Report that a job stopped with an error.
+    """Event: a job stopped with an error.
 
     Attributes:
         job_id: The job.
-        retry: Whether the job returns to the queue; otherwise it has ended.
+        retry: True if the job returns to the queue; otherwise it has ended.
         done: With ``retry``, how many iterations of its work are kept.
     """
 
@@ -72,14 +72,14 @@ class Failed(SchedulerEvent):
 
 @dataclass(frozen=True, slots=True)
 class Cancelled(SchedulerEvent):
-    """Report that the owner of a job cancelled it, and that the job holds no GPU any more."""
+    """Event: the owner of a job cancelled it, and the job holds no GPU any more."""
 
     job_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Leaving(SchedulerEvent):
-    """Report that a job shall end while its processes still hold GPUs.
+    """Event: a job must end, and its processes still hold GPUs.
 
     The GPUs stay reserved until the event `Cancelled` reports that the job holds no GPU any more.
     """
@@ -89,7 +89,7 @@ class Leaving(SchedulerEvent):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Progress(SchedulerEvent):
-    """Report how many iterations running jobs have done.
+    """Event: running jobs have done more iterations.
 
     Attributes:
         slots: Slot of each job: its row in the ledger (`SchedulerState.slot`).
@@ -102,7 +102,7 @@ class Progress(SchedulerEvent):
 
 @dataclass(frozen=True, slots=True)
 class SizeLearned(SchedulerEvent):
-    """Report that the whole job is now believed to need another number of ``iterations``."""
+    """Event: the whole job is now expected to need another number of ``iterations``."""
 
     job_id: str
     iterations: float
@@ -110,7 +110,7 @@ class SizeLearned(SchedulerEvent):
 
 @dataclass(frozen=True, slots=True)
 class WorkLost(SchedulerEvent):
-    """Report that a running job has lost work, because it started again or from an older checkpoint.
+    """Event: a running job has lost work, because it started again or from an older checkpoint.
 
     Attributes:
         job_id: The job.
@@ -123,7 +123,7 @@ class WorkLost(SchedulerEvent):
 
 @dataclass(frozen=True, slots=True)
 class PauseMeasured(SchedulerEvent):
-    """Report that a job is now believed to pause for ``pause_s`` seconds when its GPU count changes."""
+    """Event: a job is now expected to pause for ``pause_s`` seconds when its GPU count changes."""
 
     job_id: str
     pause_s: float
@@ -131,7 +131,7 @@ class PauseMeasured(SchedulerEvent):
 
 @dataclass(frozen=True, slots=True)
 class Adopted(SchedulerEvent):
-    """Report that a job already runs, because an earlier controller started it.
+    """Event: a job already runs, because an earlier controller started it.
 
     The job must have been reported to the scheduler (`Submitted`) before this event.
 
@@ -150,7 +150,7 @@ class Adopted(SchedulerEvent):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CostLearned(SchedulerEvent):
-    """Report a new cost table for a class of jobs on one GPU type."""
+    """Event: a class of jobs has a new cost table on one GPU type."""
 
     cost_class: str
     gpu_type: str
@@ -159,28 +159,28 @@ class CostLearned(SchedulerEvent):
 
 @dataclass(frozen=True, slots=True)
 class NodeFailed(SchedulerEvent):
-    """Report that a node has failed. Each job that ran on this node is reported by a `Failed` event of its own."""
+    """Event: a node has failed. A separate `Failed` event reports each job that ran on this node."""
 
     node: str
 
 
 @dataclass(frozen=True, slots=True)
 class NodeDrained(SchedulerEvent):
-    """Report that a node must be emptied: no job starts there, and its running jobs move away at the next decision."""
+    """Event: a node must be emptied. No job starts there, and its running jobs move away at the next decision."""
 
     node: str
 
 
 @dataclass(frozen=True, slots=True)
 class NodeRecovered(SchedulerEvent):
-    """Report that a node which had failed or was being emptied can be used again."""
+    """Event: a node which had failed or was being emptied can be used again."""
 
     node: str
 
 
 @dataclass(frozen=True, slots=True)
 class GpuFailed(SchedulerEvent):
-    """Report that one GPU of a node is out of service.
+    """Event: one GPU of a node is out of service.
 
     The job that holds this GPU loses all its GPUs and returns to the queue.
     """
@@ -191,7 +191,7 @@ class GpuFailed(SchedulerEvent):
 
 @dataclass(frozen=True, slots=True)
 class GpuRecovered(SchedulerEvent):
-    """Report that a GPU which was out of service can be used again."""
+    """Event: a GPU which was out of service can be used again."""
 
     node: str
     gpu: int
@@ -199,14 +199,14 @@ class GpuRecovered(SchedulerEvent):
 
 @dataclass(frozen=True, slots=True)
 class PowerCapSet(SchedulerEvent):
-    """Report a new power cap, for now or for later. It replaces a power cap with the same set of nodes and start."""
+    """Event: a power cap was set, for now or for later. It replaces a cap with the same set of nodes and start."""
 
     cap: PowerCap
 
 
 @dataclass(frozen=True, slots=True)
 class PowerCapLifted(SchedulerEvent):
-    """Report that all power caps on one set of nodes (``scope``) were lifted.
+    """Event: all power caps on one set of nodes (``scope``) were lifted.
 
     A cap that is in force ends now, and power rises on the ramp of this cap. A cap for a later time is deleted.
     """
@@ -216,7 +216,7 @@ class PowerCapLifted(SchedulerEvent):
 
 @dataclass(frozen=True, slots=True)
 class ClockSet(SchedulerEvent):
-    """Report that the machine's time of day was set forward by ``by_s`` seconds (back if negative).
+    """Event: the machine's time of day was set forward by ``by_s`` seconds (back if negative).
 
     Power caps keep their times of day. So they start ``by_s`` seconds earlier in the scheduler's own time, which does
     not change with the time of day.
@@ -227,7 +227,7 @@ class ClockSet(SchedulerEvent):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PowerMetered(SchedulerEvent):
-    """Report the power that meters show.
+    """Event: the meters show this power.
 
     The GPUs of a job that is not listed are assumed to draw their idle watts.
 
@@ -246,18 +246,18 @@ class PowerMetered(SchedulerEvent):
 
 @dataclass(frozen=True, slots=True)
 class ManagedProjects(SchedulerEvent):
-    """Report for which projects PowerFlow manages the jobs from now on.
+    """Event: the projects whose jobs PowerFlow manages have changed.
 
     Attributes:
-        others: Whether PowerFlow manages the projects that are not in ``projects``.
-        projects: By name of a project, whether PowerFlow manages its jobs; "" stands for jobs without a project.
+        others: True if PowerFlow manages the projects that are not in ``projects``.
+        projects: By name of a project: True if PowerFlow manages its jobs. "" stands for jobs without a project.
     """
 
     others: bool = True
     projects: Mapping[str, bool] = field(default_factory=dict)
 
     def manages(self, project: str) -> bool:
-        """Return whether PowerFlow manages the jobs of the project with this name."""
+        """Return True if PowerFlow manages the jobs of the project with this name."""
         return self.projects.get(project, self.others)
 
 

@@ -96,12 +96,12 @@ class Ledger:
     """Keep all active jobs in a table. The number of a job's row is its *slot*.
 
     Attributes:
-        rows: By slot, structured rows of dtype `JOB`. The column ``attained_gpu_s`` stands as at time ``since_s``, and
-            ``remaining`` is not filled in; the copies that `view_rows` returns are up to date.
+        rows: By slot, structured rows of dtype `JOB`. The column ``attained_gpu_s`` has the values of time ``since_s``,
+            and ``remaining`` has no values. The copies that `view_rows` returns are up to date.
         believed: By slot, how many iterations the whole job is believed to need; nan if unknown.
         jobs: By slot, the job; None if the row is free.
-        started: By slot, whether the job has ever held GPUs.
-        preempted: By slot, whether the job waits because a decision took its GPUs.
+        started: By slot, True if the job has ever held GPUs.
+        preempted: By slot, True if the job waits because a decision took its GPUs.
         slot_of: Slot of each job, by job id.
         projects: Names of projects. The column ``project`` of ``rows`` is a position in this list. The first name, "",
             stands for no project.
@@ -136,7 +136,7 @@ class Ledger:
             pause_s: Seconds for which the job pauses when its GPU count changes.
             cost_row: Row of the job's class in the cost tables of its pool.
             now_s: The time.
-            unmanaged: Whether PowerFlow does not manage the project of the job.
+            unmanaged: True if PowerFlow does not manage the project of the job.
         """
         if not self._free:
             self._grow()
@@ -183,7 +183,7 @@ class Ledger:
         return job
 
     def remaining(self, slot: int) -> float:
-        """Return how many iterations the job in a slot (row of the ledger) is still believed to need.
+        """Return the number of iterations that the job in a slot (row of the ledger) is still expected to need.
 
         The result is at least 0, and ``inf`` if the size of the job is unknown.
         """

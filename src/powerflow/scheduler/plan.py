@@ -1,4 +1,4 @@
-"""Define plans, the answers of the scheduler: the changes to make, and a typed reason for every job."""
+"""Define plans, the answers of the scheduler: the changes to make, and a typed reason for each job."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Why(StrEnum):
-    """Name the kinds of reasons why a job has its present GPUs and clock; every decision gives each job one kind."""
+    """Kinds of reasons for the present GPUs and clock of a job. Each decision gives each job one kind."""
 
     STARTED = "started"
     RESUMED = "resumed"
@@ -42,7 +42,7 @@ QUIET = frozenset({Why.KEPT, Why.KEPT_COST, Why.CAP_KEPT, Why.BUDGET_KEPT, Why.A
 
 
 class Reason(NamedTuple):
-    """Explain with numbers why one job has its present GPUs and clock.
+    """The reason, with numbers, why a job has its present GPUs and clock.
 
     Attributes:
         why: The kind of reason.
@@ -90,7 +90,7 @@ def gpus_said(count: int) -> str:
 
 
 class Change(NamedTuple):
-    """Describe the new allocation of one job.
+    """The new allocation of one job.
 
     Attributes:
         job_id: The job.
@@ -119,7 +119,7 @@ class Change(NamedTuple):
 
 
 class Wish(NamedTuple):
-    """Describe what an unmanaged job would have if PowerFlow managed its project.
+    """The allocation that an unmanaged job would have if PowerFlow managed its project.
 
     Attributes:
         pool: GPU type.
@@ -134,7 +134,7 @@ class Wish(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Plan:
-    """Hold the answer of the scheduler to one step: what to change for which jobs, and when to ask again.
+    """Answer of the scheduler to one step: the changes of jobs, and the time of the next step.
 
     Attributes:
         now_s: When the plan was made.
@@ -177,7 +177,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Otherwise:
-    """Describe what a job would have if one thing were different.
+    """The allocation that a job would have if one thing were different.
 
     Attributes:
         limit: The thing that is different: GPUs, budget, cap, priority, protection, topology, minimum run time, rescale

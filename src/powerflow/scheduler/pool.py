@@ -31,14 +31,14 @@ LEAST_SPEEDUP = 0.02  # smallest share of a step's time that must be gained to b
 
 @dataclass(slots=True, eq=False)
 class Decision:
-    """Hold one decision about the J jobs of a pool.
+    """One decision about the J jobs of a pool.
 
     Attributes:
-        view: What the policy saw.
+        view: The `View` that the policy was given.
         answer: The allocation to carry out: the policy's answer, reduced where a power cap demands it.
         wish: The policy's answer.
         slots: ``[J]`` slot (row in the ledger) of each job.
-        how: ``[J]`` what changes for each job: nothing (`SAME`), the clock (`RECLOCKED`) or its GPUs (`MOVED`).
+        how: ``[J]`` change of each job: nothing (`SAME`), its clock (`RECLOCKED`) or its GPUs (`MOVED`).
         changed: One row for each job that changes: slot, GPU counts before and after, clocks before and after,
             `RECLOCKED` or `MOVED`.
         woken, asleep: Names of the nodes that are switched on and off.
@@ -137,7 +137,7 @@ class Pool:
         self._note_spread(ledger, np.array([slot]), self.occupancy.packed_many([slot]))
 
     def saw(self, cost_row: int, gpus_min: int, iterations: float) -> None:
-        """Record a completed job's size: GPU-seconds on the fewest GPUs that it can run on, at the maximum clock."""
+        """Record the size of a completed job: its GPU-seconds on the fewest possible GPUs at the maximum clock."""
         step_s = self.costs.arrays()[0][cost_row, :, -1]
         runs = np.flatnonzero(np.isfinite(step_s) & (self.axes.gpu_counts >= gpus_min))
         if len(runs):
@@ -159,7 +159,7 @@ class Pool:
         self.evicted = {slot for name in draining for slot in self.occupancy.owners_on(name).tolist()}
 
     def view(self, ledger: Ledger, slots: IntArray, now_s: float, energy: EnergyTerms, sizes_known: bool) -> View:
-        """Return what a policy sees of the jobs in ``slots`` (rows of the ledger), with the prices of ``energy``."""
+        """Return the view of the jobs in ``slots`` (rows of the ledger) for a policy, with the prices of ``energy``."""
         step_time_s, power_w = self.costs.arrays()
         project_price = None
         if energy.by_project:
@@ -208,8 +208,8 @@ class Pool:
 
         Args:
             policy: The policy to ask.
-            ledger, now_s, energy, sizes_known: The active jobs, the time, energy prices and limits, and whether it is
-                known how much work jobs have left.
+            ledger, now_s, energy, sizes_known: The active jobs, the time, the energy prices and limits, and True if the
+                remaining work of jobs is known.
             without_gpus: How many GPUs that are up must not be used.
             most: By slot (row of the ledger), the most GPUs that some jobs may get for now.
 
@@ -321,7 +321,7 @@ class Pool:
         decision.asleep += self.sleepers.sleep(self.occupancy, now_s) if self.sleepers else []
 
     def is_packed(self, slot: int) -> bool:
-        """Return whether the job in a slot (row of the ledger) runs on as few nodes as its GPU count needs."""
+        """Return True if the job in a slot (row of the ledger) runs on as few nodes as its GPU count needs."""
         return slot not in self._unpacked
 
     def wait_s(self, slot: int, now_s: float) -> float:

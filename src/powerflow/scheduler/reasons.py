@@ -1,4 +1,4 @@
-"""Find out why each job has its present GPUs and clock, from what the policy saw and answered."""
+"""Find the reason why each job has its present GPUs and clock, from the policy's view and answer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from powerflow.scheduler.rules.wrapper import find_wrapper
 
 
 def beneficiaries(freed: Sequence[int]) -> list[int]:
-    """Find for each job that gave up GPUs which other job got them.
+    """Find for each job that gave up GPUs the job that got these GPUs.
 
     GPUs that were given up go first to the job that took the most GPUs. Among equals, they go to the job that comes
     first in the list.
@@ -168,7 +168,7 @@ def all_reasons(
 
 
 def wishes(policy: Policy, pool: Pool, decision: Decision) -> Mapping[int, Wish]:
-    """Return what each job of an unmanaged project would have if PowerFlow managed it, by slot (row of the ledger)."""
+    """Return the allocations of unmanaged projects' jobs if they were managed, by slot (row of the ledger)."""
     rollout, unmanaged = find_wrapper(policy, Rollout), decision.view.jobs["unmanaged"]
     if rollout is None or not unmanaged.any():
         return {}

@@ -16,13 +16,13 @@ from powerflow.scheduler.scheduler import Scheduler
 def remaining_energy_j(
     scheduler: Scheduler, prices: Sequence[float], scopes: Iterable[str], now_s: float
 ) -> dict[str, list[float]]:
-    """Return how many joules the active jobs of the cluster or a project still need, for several energy prices.
+    """Return the joules that the active jobs of the cluster or of projects still need, at several energy prices.
 
     Args:
         scheduler: A scheduler that knows the progress of all jobs up to now.
         prices: Energy prices λ_E, seconds per joule.
-        scopes: What to compute joules for: "" is the cluster, any other name a project. For the cluster, the result has
-            the joules above idle draw. For a project, it includes the idle draw of the GPUs that its jobs hold.
+        scopes: Names of projects; "" is the cluster. For the cluster, the result has the joules above idle draw. For a
+            project, it includes the idle draw of the GPUs that its jobs hold.
         now_s: The time.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Provide the scheduler: events go in, a plan comes out. It has no clock, starts no threads and does no I/O.
+"""Provide the scheduler: it takes events and returns a plan. It has no clock, starts no threads and does no I/O.
 
 The simulator and the live controller use the scheduler in the same way:
 
@@ -43,7 +43,7 @@ class Scheduler(SchedulerState):
         idle_w: By GPU type, the watts of one idle GPU.
         policy: The policy, with its rules. Each pool gets a copy of this policy.
         energy_price: Energy price λ_E, seconds per joule.
-        sizes_known: Whether it is believed to be known how many iterations jobs need.
+        sizes_known: True if the scheduler has a number of iterations for each job.
         interval_s: Shortest time between two decisions, seconds. Between two decisions, waiting jobs may start on free
             GPUs, but running jobs do not change.
     """

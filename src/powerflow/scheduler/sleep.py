@@ -28,7 +28,7 @@ def awake_watts(node: Node, gpu_idle_w: float) -> float:
 
 
 def patience_s(node: Node, gpu_idle_w: float) -> float:
-    """Return for how many seconds a node stays on after it became empty; ``inf`` if sleep saves no watts.
+    """Return the seconds for which an empty node stays on before it goes to sleep; ``inf`` if sleep saves no watts.
 
     After this time, the empty node has used as much energy as waking it will use.
 
@@ -137,7 +137,7 @@ class Sleepers:
         return self._due_s
 
     def expected_sleep_s(self, now_s: float) -> float:
-        """Return for how many seconds a node is expected to sleep if it is emptied now.
+        """Return the expected seconds of sleep of a node if it is emptied now.
 
         This is the mean over the last 32 (`STRETCHES`) times in which a node of the pool was empty. Each such time
         counts with the seconds that the node slept: 0 if a job used the node again before it slept, and the seconds so
@@ -152,7 +152,7 @@ class Sleepers:
         return (self._prior_s + total_s) / (1 + len(recent))
 
     def gains(self, energy_price: float, now_s: float) -> FloatArray:
-        """Return what the next sleep of each of the N nodes is expected to be worth, ``[N]`` weighted seconds.
+        """Return the expected worth of the next sleep of each of the N nodes, ``[N]`` weighted seconds.
 
         The value is λ_E × (joules saved in the sleep − joules of waking) − the seconds that a job waits for the node to
         wake. It is 0 for a node that cannot sleep.

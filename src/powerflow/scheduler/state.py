@@ -1,4 +1,4 @@
-"""Apply events to what the scheduler knows of its cluster: pools, jobs, power caps, and prices and limits of energy."""
+"""Apply events to the scheduler's state: pools, jobs, power caps, energy prices and limits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from powerflow.scheduler.rules.power_limit import exceeded
 
 
 class SchedulerState:
-    """Keep what the scheduler knows of its cluster, and find out when events make a new decision necessary.
+    """State of the cluster, as the scheduler knows it. It also detects when events make a new decision necessary.
 
     Args:
         cluster: The nodes.
@@ -31,7 +31,7 @@ class SchedulerState:
         idle_w: By GPU type, the watts of one idle GPU.
         policy: The policy, with its rules. Each pool gets its own copy of this policy.
         energy_price: Energy price λ_E, seconds per joule.
-        sizes_known: Whether it is believed to be known how many iterations jobs need.
+        sizes_known: True if the scheduler has a number of iterations for each job.
 
     Attributes:
         pools, policies: The pools and their policies, by GPU type.
@@ -92,7 +92,7 @@ class SchedulerState:
         return [int(slot) for slot in self._node_pool[node].occupancy.owners_on(node)]
 
     def view(self, pool: Pool, now_s: float) -> View:
-        """Return what the policy of a pool sees of all jobs of this pool at time ``now_s``."""
+        """Return the view of all jobs of a pool at time ``now_s``, for the policy of this pool."""
         slots = np.array(pool.active, np.int64)
         return pool.view(self.ledger, slots, now_s, self._terms(pool), self.sizes_known)
 

@@ -1,4 +1,4 @@
-"""Explain one job in detail: what keeps it from having more, what else would change its GPUs, and when it starts.
+"""Explain one job in detail: the limit that holds it back, the changes that would help it, and its expected start.
 
 To find out what a limit costs the job, a copy of the policy is asked about the same view without this limit.
 `powerflow.scheduler.reasons` does the same for fewer limits.
@@ -30,7 +30,7 @@ MORE = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Insight:
-    """Hold a detailed explanation of the present allocation of one job.
+    """A detailed explanation of the present allocation of one job.
 
     Attributes:
         binds: The limit without which the job would have more GPUs or a higher clock; "" if there is no such limit.

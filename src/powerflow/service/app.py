@@ -77,7 +77,7 @@ def build_app(
 
     Args:
         cluster: Answers the requests.
-        tokens: The tokens by which requests are let in.
+        tokens: The tokens that requests may carry.
         version: Version of PowerFlow.
         log: A structlog logger for requests and failures (`logs.json_lines`).
         hosts: Host names that a request may ask for (`middleware.hosts_of`); None allows any.

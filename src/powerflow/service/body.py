@@ -14,10 +14,10 @@ _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[\]{},]', re.DOTALL)
 
 
 def fault_of(body: bytes) -> str:
-    """Return why a request's body must not be read as JSON: it is nested too deeply or has too many values.
+    """Return the reason why a request's body must not be read as JSON: too deeply nested, or too many values.
 
     The result is "" if the body may be read. Without this check, reading could take long: 1 MiB can hold half a million
-    empty lists, and each unknown key becomes an error. The body may be anything, even if it is not JSON.
+    empty lists, and each unknown key becomes an error. The body may be any bytes, not only JSON.
     """
     depth = 0
     for number, token in enumerate(_TOKEN.finditer(body)):

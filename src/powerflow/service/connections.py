@@ -3,9 +3,9 @@
 uvicorn closes only connections that are idle between two requests. A client that sends the head of a request byte by
 byte, or never reads the answer, would keep a file descriptor for ever. Some hundred such clients would stop the service
 for everybody (the attack *slowloris*). Here every part of a request has a time limit, and there can be fewer
-connections than files that the process may open. When all places are taken, a new connection replaces an old one. The
-old one belongs to the address with the most connections, has no request that is being answered, and has waited longest.
-So an address that opens many connections loses only its own.
+connections than files that the process may open. When no more connections are allowed, a new connection replaces an old
+one: the one that has waited longest, without a request that is being answered, of the address with the most
+connections. So an address that opens many connections loses only its own.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ConnectionLimits:
             head.
         body_s: Longest time from the end of the head to the end of the body.
         answer_s: Longest time until the client has received an answer.
-        linger_s: How long a client may go on sending a request that was refused before its end.
+        linger_s: Longest time for which a client may continue to send a request that is refused already.
     """
 
     most: int
@@ -103,7 +103,7 @@ class BoundedConnection(H11Protocol):
         super().on_response_complete()
 
     def part(self) -> str:
-        """Return which part of a request the connection is in: ``head``, ``body``, ``work``, ``answer`` or ``rest``.
+        """Return the present part of a request: ``head``, ``body``, ``work``, ``answer`` or ``rest``.
 
         In ``work`` the request is being answered; in ``rest`` the client still sends a request that is answered
         already.

@@ -1,4 +1,4 @@
-"""Check every request before it reaches a route (host, token, body, too many at a time), and log its result."""
+"""Check every request before it reaches a route (host, token, body, number of requests), and log its result."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ INSIDE, WATCHING = 64, 16
 
 
 def hosts_of(bound_to: str) -> frozenset[str] | None:
-    """Return the host names that requests may ask for, given the address that the service listens on; None allows any.
+    """Return the host names that requests may ask for, if the service listens on this address; None allows any name.
 
     On a loopback address only names of this machine are allowed. Otherwise the owner of a web page could let their own
     name point to this machine (DNS rebinding), and the page could send requests with the rights of the user's browser.
@@ -46,7 +46,7 @@ class RequestGuard:
 
     Args:
         app: The application that answers the requests that pass.
-        tokens: The tokens by which requests are let in.
+        tokens: The tokens that requests may carry.
         hosts: Host names that a request may ask for; None allows any.
         open_paths: Paths that need no token. A request to one of them must have no body.
         quick_paths: Paths that are answered at once and without a thread, so that their requests never wait for others.

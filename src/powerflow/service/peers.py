@@ -1,4 +1,4 @@
-"""Find out which address a request comes from: that of the connection, or one that a trusted proxy forwards."""
+"""Find the address from which a request comes: that of the connection, or one that a trusted proxy forwards."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def of_error(error: Exception, instance: str) -> Problem:
 
 
 def of_invalid(errors: Any, instance: str) -> Problem:
-    """Return the problem document for a request that is not valid: its first error, and how many more there are."""
+    """Return the problem document for an invalid request: its first error, and the number of further errors."""
     faults = list(errors)
     first = faults[0]
     if first["type"] == "json_invalid":
@@ -109,7 +109,7 @@ def of_invalid(errors: Any, instance: str) -> Problem:
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return what the OpenAPI document says about errors with these HTTP statuses."""
+    """Return the OpenAPI description of errors with these HTTP statuses."""
     return {
         status: {
             "description": _kind(status)[1],

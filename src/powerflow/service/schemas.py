@@ -20,7 +20,7 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
 class Health(BaseModel):
-    """Facts that the controller reports of itself, such as whether its main loop runs (``ok``)."""
+    """State of the controller, as it reports it: for example, if its main loop runs (``ok``)."""
 
     model_config = ConfigDict(extra="allow")
 

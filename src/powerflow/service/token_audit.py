@@ -1,4 +1,4 @@
-"""Write to the audit which tokens were made and revoked, and which authentications failed.
+"""Write to the audit which tokens were made and revoked, and which requests had no valid token.
 
 ``powerflow token`` and editors change the token file without asking the controller. So the controller compares the file
 with the tokens that the audit knows, and adds the changes to the audit, even those made while it did not run.

@@ -45,7 +45,7 @@ _MOST_BYTES = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class TokenChange:
-    """One change by ``powerflow token``: which token was made or revoked, by whom and when (Unix seconds)."""
+    """One change of a token: which token was made or revoked, by whom and when (Unix seconds)."""
 
     time_s: float
     by: str

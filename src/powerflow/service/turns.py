@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 
 
 class Turns:
-    """Limits how many requests are worked on at a time. The users whose requests wait get turns one after the other.
+    """Limit the number of requests that are worked on at a time. Waiting users get turns one after the other.
 
     All calls must come from the same event loop.
 

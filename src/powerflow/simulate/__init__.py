@@ -1,1 +1,1 @@
-"""Simulate a cluster with true costs of its own, compare policies at equal energy, and compute a lower bound."""
+"""Simulate a cluster, compare policies at equal energy, and compute a lower bound on completion times."""

@@ -45,7 +45,7 @@ class Belief(Protocol):
         ...
 
     def iterations(self, job: int) -> float | None:
-        """Return how many iterations the scheduler believes a job to have; None if it does not know.
+        """Return the number of iterations that the scheduler expects of a job; None if it has no number.
 
         ``job`` is the position of the job in the workload.
         """
@@ -114,7 +114,7 @@ class Oracle:
         return [CostLearned(name, gpu_type, table) for (name, gpu_type), table in self._workload.truth.items()]
 
     def iterations(self, job: int) -> float | None:
-        """Return how many iterations the scheduler believes a job to have; None if it does not know."""
+        """Return the number of iterations that the scheduler expects of a job; None if it has no number."""
         return self._sizes[job]
 
     def exploration_s(self, job: Job, change: Change) -> float:

@@ -35,7 +35,7 @@ class CapLog:
         return self._to_tell[0][0] if self._to_tell else math.inf
 
     def told(self, now_s: float) -> list[PowerCap]:
-        """Return the caps of which the scheduler learns by ``now_s``; a later call does not return these caps again."""
+        """Return the caps that the scheduler learns of until ``now_s``. Each cap is returned by one call only."""
         heard = [cap for told_s, cap in self._to_tell if told_s <= now_s]
         self._to_tell = self._to_tell[len(heard) :]
         return heard

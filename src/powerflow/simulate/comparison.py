@@ -92,7 +92,7 @@ class Comparison:
     """The results of several policies on the same jobs at equal metered energy.
 
     Attributes:
-        title: What was compared, in one line.
+        title: Title of the comparison, in one line.
         facts: How the comparison was made: label → words (trace, jobs, cluster, load, models, belief, seeds, …).
         levels: Energy levels, as shares of the energy that FIFO uses at maximum clock.
         horizon_s: Seconds for which idle draw is counted for every policy, mean over seeds.

@@ -23,8 +23,8 @@ class TargetRun:
 
     Attributes:
         result: The simulation.
-        found: The energy price and how it was found. Its energies are in joules, or shares of FIFO's energy if the
-            amount was given as such a share.
+        found: The energy price and how it was found. Energies in it are in joules; they are shares of FIFO's energy if
+            the amount was given as a share.
         horizon_s: Seconds for which the idle draw of the cluster is counted.
         reference_j: Joules of FIFO at maximum clock; None if the amount was given in joules.
     """

@@ -65,7 +65,7 @@ class Recorder:
         self._segments.extend((job, start_s, end_s, gpus, clock_mhz, energy_j / (end_s - start_s)))
 
     def timeline(self) -> Timeline:
-        """Return the recorded states of the cluster; of several states at the same time, only the last."""
+        """Return the recorded states of the cluster: for each time only the last state."""
         time_s, power_w, busy, running, waiting, clock_mhz, gpu_price = _columns(self._timeline, 7)
         last = np.append(time_s[1:] != time_s[:-1], True) if len(time_s) else np.empty(0, bool)
         return Timeline(

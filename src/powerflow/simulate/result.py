@@ -102,7 +102,7 @@ class SimulationResult:
         idle_j: The part of ``metered_j`` that belongs to no job: ``metered_j = Σ jobs.energy_j + idle_j``.
         tail_w: Watts of the empty cluster a long time after the last job.
         decisions: Number of decisions.
-        cpu_s: CPU seconds that the simulation took, for information only; no compared output contains it.
+        cpu_s: CPU seconds that the simulation took. No result depends on this number.
     """
 
     policy: str

@@ -1,4 +1,4 @@
-"""Sum energy and GPU time by hour and job, and make the accounts of users, projects and jobs from these sums.
+"""Sum energy and GPU time by hour and job, and compute the accounts of users, projects and jobs from these sums.
 
 A charge is the joules and GPU-seconds of one GPU over a span of time. The store keeps charges as sums per hour and
 job, so that a year of a thousand GPUs stays small. Idle GPUs are charged to job number 0, which is no real job.
@@ -33,7 +33,7 @@ _NOBODY = 0
 
 
 def hourly(rows: Sequence[Charge]) -> list[dict[str, Any]]:
-    """Return rows of the table ``charges``: what the given charges add to each hour and job.
+    """Return rows of the table ``charges``: the joules and GPU-seconds that charges add to each hour and job.
 
     A charge over several hours is split by time. If a charge ends before it begins, because the machine's clock was set
     back meanwhile, all of it belongs to the hour in which it ends.

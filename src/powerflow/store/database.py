@@ -1,4 +1,4 @@
-"""Open a SQLite or PostgreSQL database, run transactions on it, and report its failures in one clear line.
+"""Open a SQLite or PostgreSQL database, run transactions on it, and report its failures in one line.
 
 Only one write transaction runs at a time. SQLite ensures this by ``BEGIN IMMEDIATE``; on PostgreSQL the transaction
 holds an advisory lock. So a transaction may read, decide and then write, and row numbers become visible to readers in
@@ -52,7 +52,7 @@ TRY_AGAIN = 75
 
 
 class StoreError(Unavailable):
-    """The store cannot be used now. Nothing of the attempted write was stored.
+    """Error: the store cannot be used now. Nothing of the attempted write was stored.
 
     ``retry`` is True if the operation may succeed later although nobody changes PowerFlow's configuration: another
     process holds a lock, the disk is full, or the database server cannot be reached.
@@ -64,7 +64,7 @@ class StoreError(Unavailable):
 
 
 class LostClaim(StoreError):
-    """Another controller has taken over the store; this controller must no longer write to the store."""
+    """Error: another controller has taken over the store, so this controller must no longer write to the store."""
 
     def __init__(self) -> None:
         super().__init__("another controller has taken over; this one ends and leaves jobs, GPUs and clocks to it")
@@ -81,7 +81,7 @@ class Database:
             do not stay in this process's memory.
 
     Attributes:
-        owner: Name of the controller that has claimed the store through this object; None if no controller has
+        owner: Name of the controller that holds the store's lease through this object; None for none
             (`powerflow.store.leader_lease`).
 
     Raises:
@@ -146,12 +146,12 @@ class Database:
 
     @contextmanager
     def write_claimed(self) -> Iterator[Connection]:
-        """Open a `write` transaction, after checking that this controller still has its claim on the store.
+        """Open a `write` transaction, after checking that this controller still holds the lease on the store.
 
         The check is left out if ``owner`` is None.
 
         Raises:
-            LostClaim: Another controller has claimed the store.
+            LostClaim: Another controller has taken over the store.
             StoreError: The transaction failed, and nothing was written.
         """
         with self.write() as connection:

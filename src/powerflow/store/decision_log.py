@@ -1,4 +1,4 @@
-"""Keep the log of decisions: what each job was given or would have been given, and what was expected of the job."""
+"""Keep the log of decisions: the allocations that jobs got or would have got, and the predictions for these jobs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keep the highest job number and the count of launches in a file, so that an older copy of the database is recognised.
+"""Keep the highest job number and the count of launches in a file, to recognise an older copy of the database.
 
 The file has one line, which is written in place before a submission is acknowledged or a rank is launched. It is not
 flushed to the disk: after a power failure the database may have higher numbers than this file, which does no harm.

@@ -1,4 +1,4 @@
-"""Keep what each job shall hold (table ``gangs``). It is written before the controller starts or stops any rank."""
+"""Keep the desired state of each job (table ``gangs``). It is written before the controller starts or stops ranks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Let only one controller at a time work on a store, by a claim that is valid for a limited time (the lease).
+"""Let only one controller at a time work on a store: the one that holds the lease, which is valid for a limited time.
 
-A slow controller on another machine must not be treated as dead, so its claim stays valid until the lease is over. If
-a controller on this machine was killed, the new one does not wait: the operating system says that the process is gone.
+A slow controller on another machine must not be treated as dead, so a new controller waits until the lease is over. If
+a controller on this machine was killed, the new one does not wait, because the operating system shows that the process
+has ended.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from powerflow.store.schema import claims
 
 
 class LeaderLease:
-    """Claim of one controller on one store.
+    """The lease of one controller on one store.
 
     Args:
-        database: Database of the store. Once a claim has set its ``owner``, each write to the database first checks
-            that this owner still has the claim. So a controller that was suspended longer than its lease cannot
-            overwrite what its successor has written.
+        database: Database of the store. After `claim` has set the database's ``owner``, each write first checks that
+            this owner still holds the lease. So a controller that was suspended for longer than its lease cannot
+            overwrite data of the next controller.
     """
 
     def __init__(self, database: Database) -> None:
@@ -41,7 +42,7 @@ class LeaderLease:
         return claimed
 
     def take(self, owner: str, lease_s: float, now_s: float) -> bool:
-        """Become the only controller of the store as `claim` does, but without waiting for the lease of a dead one.
+        """Become the only controller of the store, as `claim` does, without waiting for the lease of a dead controller.
 
         The dead controller must have run on this machine.
 
@@ -57,24 +58,24 @@ class LeaderLease:
         return self.claim(owner, lease_s, now_s)
 
     def renew(self, owner: str, lease_s: float, now_s: float) -> bool:
-        """Extend the claim of ``owner``; return False if another controller has claimed the store since.
+        """Extend the lease of ``owner``; return False if another controller has taken over the store.
 
-        A claim whose lease is over can be extended, too.
+        A lease that is over can be extended, too.
         """
         with self._database.write() as connection:
             mine = update(claims).where(claims.c.owner == owner).values(until_s=now_s + lease_s)
             return connection.execute(mine).rowcount == 1
 
     def claimed_by(self) -> str | None:
-        """Return the controller that claimed the store last, even if its lease is over.
+        """Return the controller that took the lease last, even if this lease is over.
 
-        It is None if this controller has given back its claim, or if the store was never claimed.
+        The result is None if that controller has given the lease back, or if no controller ever took it.
         """
         with self._database.read() as connection:
             return connection.scalar(select(claims.c.owner))
 
     def give_back(self, owner: str) -> None:
-        """End a controller's claim on the store; nothing happens if another controller has the claim."""
+        """End a controller's lease on the store. If another controller holds the lease, nothing happens."""
         with self._database.write() as connection:
             connection.execute(delete(claims).where(claims.c.owner == owner))
         if self._database.owner == owner:

@@ -18,7 +18,7 @@ Placement = tuple[tuple[str, tuple[int, ...]], ...]
 
 @dataclass(frozen=True, slots=True)
 class StoredJob:
-    """What the store keeps of one job.
+    """The data that the store keeps of one job.
 
     Attributes:
         state_since_s: When the job entered its present state.
@@ -72,7 +72,7 @@ class JobUpdate:
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """What a job shall hold: GPUs, clock and epoch. It is written before the controller starts or stops any rank.
+    """Desired state of a job: GPUs, clock and epoch. It is written before the controller starts or stops any rank.
 
     ``epoch`` rises with every new placement of the job, so that an action for an older placement is recognised as too
     late. A new clock for the same GPUs needs no new epoch.
@@ -114,13 +114,12 @@ class Charge:
 
 @dataclass(frozen=True, slots=True)
 class DecisionOutcome:
-    """What a completed job really took, and what the scheduler had predicted.
+    """The real time and energy of a completed job, and the scheduler's prediction.
 
     Attributes:
         jct_s, energy_j: Seconds from submission to end, and joules.
         predicted: The first decision that gave the job GPUs, with its prediction; None if there was no prediction.
-        would: The first decision that would have given the job GPUs, if the project's stage does not let PowerFlow act;
-            None if there is none.
+        would: For an unmanaged job, the first decision that would have given it GPUs; None if there is none.
     """
 
     job_id: str

@@ -1,16 +1,15 @@
 """Check that store, state directory, engine folder and machine belong together, and that none is an older copy.
 
-The names of ranks, records and logs contain job numbers. So a number must never be given to two jobs, and what one
-part remembers of a job must never be applied to another job with the same number. This must hold even after a backup
-was restored, a file was deleted or a directory was copied. Two things are therefore kept in two places each, and
-compared at every start:
+The names of ranks, records and logs contain job numbers. So two jobs must never get the same number, and data about one
+job must never be used for another job with the same number. This must hold even after a backup was restored, a file was
+deleted or a directory was copied. Two things are therefore kept in two places each, and compared at every start:
 
 - **who**: the names of the store and of the state directory, in the store (setting ``pair``) and in
   ``<state>/pair.json``;
 - **when**: the *beat*, which counts launches and rises before each launch, and the highest job number, in the store and
   in ``<state>/marks``. The place with the lower number is older than the other place.
 
-What follows from the comparison::
+Results of the comparison::
 
     the store belongs to another directory            refused
     the store is new, the directory is old            refused
@@ -19,11 +18,11 @@ What follows from the comparison::
     the directory was used on another machine         refused
     ranks of this store, started from another engine  refused
       folder, run on this machine
-    the store is older than the directory             goes on: new job numbers are above all that were ever given
-    the directory is older than the store, or a copy  goes on, unless refused above: job numbers jump ahead
+    the store is older than the directory             accepted: new job numbers are above all earlier ones
+    the directory is older than the store, or a copy  accepted, unless refused above: job numbers jump ahead
 
-With ``powerflow serve --restored`` the operator says that nothing of this store runs elsewhere. Then none of these
-cases is refused, and ranks of this store that still run on this machine are ended.
+With ``powerflow serve --restored`` the operator confirms that no job of this store runs on another machine. Then none
+of these cases is refused, and ranks of this store that still run on this machine are ended.
 """
 
 from __future__ import annotations
@@ -70,9 +69,9 @@ def pair(state: Path, store: Store, *, restored: bool = False, now_s: float | No
     Args:
         state: The state directory.
         store: The store, opened. No other process may write to it.
-        restored: True if the operator says that this directory and this store belong together although they seem not
-            to, and that nothing of this store runs elsewhere.
-        now_s: Unix seconds; None takes the present time.
+        restored: True if the operator confirms that this directory and this store belong together, and that no job of
+            this store runs on another machine.
+        now_s: Unix seconds; None for the present time.
 
     Raises:
         InputError: The state directory and the store do not belong together.

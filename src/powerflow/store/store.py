@@ -1,4 +1,5 @@
-"""Keep the durable state of a live cluster: what must survive the controller, a reset of the machine and a full disk.
+"""Keep the state of a live cluster in a database, so that it survives the controller, a reset of the machine and a full
+disk.
 
 Each method is one transaction and can be called from any thread. When a method returns, its changes are on disk. When
 it raises an exception, nothing was written. Every method may raise `StoreError`.
@@ -49,8 +50,8 @@ class Store:
         wait_s: How many seconds to wait for a lock or a server before raising `StoreError`.
 
     Attributes:
-        lease: The claim, by which only one controller at a time may work on this store.
-        intents: What each job shall hold.
+        lease: The lease, with which only one controller at a time may work on this store.
+        intents: Desired state of each job.
         charges: Energy and GPU time that were charged to jobs.
         decisions: Log of the scheduler's decisions on each job.
         observations: Measured step times and watts of jobs.
@@ -78,10 +79,10 @@ class Store:
     def submit(
         self, spec: JobSpec, user: str, now_s: float, key: str | None = None, address: str | None = None
     ) -> tuple[StoredJob, bool]:
-        """Store a new job; it is on disk when this method returns.
+        """Store a new job. The job is on disk when this method returns.
 
         Args:
-            spec: What the job shall run.
+            spec: The definition of the job.
             user: The user to whom the job belongs.
             now_s: Time of submission, in Unix seconds.
             key: Text by which a repeated request is recognised: if the user has submitted a job with this key before,
@@ -252,7 +253,7 @@ class Store:
     # --- job numbers, each given once even if the database is restored from a backup ---
 
     def follow(self, marks: Marks) -> None:
-        """Keep the highest job number and the count of launches in the file ``marks`` too, from this call on."""
+        """From now on, keep the highest job number and the count of launches in the file ``marks``, too."""
         self._marks = marks
         self._database.checkpoint()  # if the write-ahead log gets lost later, the names are not lost with it
 

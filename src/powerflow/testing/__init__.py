@@ -1,1 +1,1 @@
-"""Tools for tests of PowerFlow and of other engines: conformance tests, fakes, and checks of invariants."""
+"""Provide tools for tests of PowerFlow and of other engines: conformance tests, fakes, and checks of invariants."""

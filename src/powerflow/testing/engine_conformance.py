@@ -1,5 +1,6 @@
 # ruff: noqa: D102 (a test's name says what it holds)
-"""Test what every engine must do. Subclass `EngineConformance` in a test module, and add a fixture ``place``.
+"""Test the behaviour that every engine must have. Subclass `EngineConformance` in a test module, and add a fixture
+``place``.
 
 The fixture returns a function. Each call of that function returns a new engine object for the same cluster::
 

@@ -19,7 +19,7 @@ from powerflow.testing.engine_conformance import EngineConformance, ended, statu
 
 
 def alive(pid: int) -> bool:
-    """Return whether a process runs; a zombie (it has ended, and its parent has not read the exit code) does not."""
+    """Return True if a process runs. A zombie (an ended process that is not removed yet) does not run."""
     return born(pid) is not None
 
 

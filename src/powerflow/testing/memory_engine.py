@@ -1,4 +1,4 @@
-r"""An engine without processes, for tests of code that uses engines: its virtual ranks exist in memory only.
+r"""Provide an engine without processes, for tests: its virtual ranks exist in memory only.
 
 Thousands of virtual ranks cost nothing. A `Part` says for one rank how long it runs, what it writes, how it reacts to
 signals, and its exit code. Time is real. A `MemoryCluster` keeps the ranks; engine objects for it can be created and

@@ -8,11 +8,8 @@ from powerflow.cluster.packed_pool import ASLEEP, NOBODY, UP, PackedPool
 
 
 def check_pool(pool: PackedPool) -> None:
-    """Raise AssertionError if an array of a `PackedPool` does not follow from GPU owners and node status.
-
-    Only for tests.
-
-    This check is slow.
+    """Raise AssertionError if an array of a `PackedPool` does not follow from GPU owners and node status. Slow; for
+    tests.
     """
     taken = pool.owner_of != NOBODY
     owners = pool.owner_of[taken]

@@ -80,7 +80,7 @@ class Clock:
         return second if not_before_s is not None and first.timestamp() < not_before_s else first
 
     def notes(self) -> list[str]:
-        """Return what was assumed about times, as sentences for the user; empty if every date had its own offset."""
+        """Return the assumptions about times, as sentences for the user; empty if every date had its own offset."""
         if not self._naive:
             return []
         said = [

@@ -1,4 +1,4 @@
-"""Convert text fields of a log to numbers, or say why a value cannot be used.
+"""Convert text fields of a log to numbers, or report why a value cannot be used.
 
 The reader of a log turns one row into one job. If a row cannot be used, the reader raises `Unusable` with the reason.
 The reason is recorded with the line number, and reading continues. No value is guessed.

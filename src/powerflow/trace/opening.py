@@ -1,4 +1,4 @@
-"""Open a log as text, whatever its compression and character encoding.
+"""Open a log as text, with any compression and character encoding.
 
 Files in a compression that Python's standard library knows are unpacked. Other binary files are rejected, and the error
 message says what to do.

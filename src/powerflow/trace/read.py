@@ -35,7 +35,7 @@ def read_trace(
         progress: Function that is called from time to time with the number of bytes that have been read.
 
     Returns:
-        The jobs in order of submission, the skipped lines with the reasons, and what was assumed.
+        The jobs in order of submission, the skipped lines with the reasons, and the assumptions that were made.
 
     Raises:
         InputError: The file cannot be read, its format is unknown or is not the given format, or it contains no job.

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 
 class JobOutcome(StrEnum):
-    """How a job in a log ended."""
+    """Ways in which a job of a log can end."""
 
     COMPLETED = "completed"
     FAILED = "failed"
@@ -80,7 +80,7 @@ class Trace:
         format: Name of the log format.
         jobs: Jobs, ordered by time of submission. Jobs with the same time keep their order in the file.
         skipped: Lines from which no job was read, with the reasons.
-        notes: What was assumed while the log was read (time zone, unit, …), as sentences.
+        notes: Assumptions that were made while reading the log (time zone, unit, …), as sentences.
     """
 
     source: str

@@ -1,4 +1,4 @@
-"""``powerflow acct``: energy charged to users, projects and jobs."""
+"""``powerflow acct``: show the energy that was charged to users, projects and jobs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class By(StrEnum):
-    """What an account stands for: a user, a project or a job."""
+    """Group of an account: a user, a project or a job."""
 
     USER = "user"
     PROJECT = "project"

@@ -24,7 +24,7 @@ def audit(
     after: Annotated[int, typer.Option(help="Only those after the entry with this number.", min=0)] = 0,
     json: Json = False,
 ) -> None:
-    """List who set what, when, from where, oldest first. No entry is ever removed."""
+    """List who changed what, when, and from which address, oldest first. No entry is ever removed."""
     found = controller.every(ops.AUDIT, after)
     if json:
         print_json("audit", {"audit": found, "after": found[-1].number if found else after})

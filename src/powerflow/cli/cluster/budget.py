@@ -1,4 +1,4 @@
-"""``powerflow budget``: energy budgets of the cluster or a project, per day or month."""
+"""``powerflow budget``: set and show energy budgets of the cluster or a project, per day or month."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def set_budget(
     project: Project = None,
     json: Json = False,
 ) -> None:
-    """Set an energy budget. It replaces the former one, and sets the price of a joule so that it is kept."""
+    """Set an energy budget, which replaces the former one. PowerFlow sets the energy price to keep the budget."""
     joules = parse_joules(amount, "AMOUNT")
     if not LEAST_J <= joules <= MOST_J:
         raise InputError(f"{amount} is no budget", where="AMOUNT", fix="give an amount from 1 Wh to 1000 GWh")
@@ -51,19 +51,19 @@ def set_budget(
 
 @asks
 def show_budgets(controller: ControllerClient, json: Json = False, watch: Watch = None) -> None:
-    """Show energy budgets, and how each stands."""
+    """Show energy budgets, and how much of each is used."""
     _show(controller, _draw, json, watch)
 
 
 @asks
 def forecast(controller: ControllerClient, json: Json = False, watch: Watch = None) -> None:
-    """Show how much energy will be used by the end of each window, at the present price of energy and at others."""
+    """Show how much energy will be used by the end of each window, at the present energy price and at other prices."""
     _show(controller, _draw_forecast, json, watch)
 
 
 @asks
 def drop(controller: ControllerClient, project: Project = None, json: Json = False) -> None:
-    """Drop an energy budget."""
+    """Remove an energy budget."""
     gone = controller.ask(ops.DROP_BUDGET, BudgetScope(_scope(project)))
     say("budget", {"budget": gone}, f"{_whose(gone)} has no energy budget any more", json)
 
@@ -84,7 +84,7 @@ def _show(
 
 
 def own_zone() -> str:
-    """Return the IANA name of this machine's time zone; UTC if it is not known."""
+    """Return the IANA name of this machine's time zone; UTC if the name is not known."""
     if name := os.environ.get("TZ", "").lstrip(":"):
         return name
     _, found, name = os.path.realpath(Path("/etc/localtime")).partition("/zoneinfo/")

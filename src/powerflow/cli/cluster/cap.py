@@ -1,4 +1,4 @@
-"""``powerflow cap``: power caps of the cluster or a part of it."""
+"""``powerflow cap``: set and show power caps of the cluster or a part of it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Scope = Annotated[
 
 
 class As(StrEnum):
-    """Formats in which a cap's compliance record can be printed."""
+    """Formats in which the record of a power cap can be printed."""
 
     CSV = "csv"
     JSON = "json"
@@ -61,7 +61,7 @@ def set_cap(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Set a power cap. No plan exceeds it, whatever jobs are worth."""
+    """Set a power cap. PowerFlow keeps the cap even if jobs run slower or must stop."""
     if lasts is not None and until is not None:
         raise InputError("both --for and --until say when it ends", where="--until", fix="give one of the two")
     now_s = time.time()
@@ -85,7 +85,7 @@ def set_cap(
 
 @asks
 def show_caps(controller: ControllerClient, json: Json = False, watch: Watch = None) -> None:
-    """Show power caps, and how each was kept."""
+    """Show power caps, and how well each was kept."""
     show("caps", lambda: controller.ask(ops.CAPS).items, _draw, json=json, every_s=watch)
 
 
@@ -95,7 +95,7 @@ def lift(
     scope: Annotated[str, typer.Argument(metavar="[SCOPE]", help="Whose caps; the cluster's by default.")] = "cluster",
     json: Json = False,
 ) -> None:
-    """End the power caps of a scope now, and forget those to come."""
+    """End the present power caps of a part of the cluster, and remove its future caps."""
     ended = controller.ask(ops.LIFT_CAP, CapScope(scope)).items
     say("caps", {"caps": ended}, f"no power cap on {scope} any more", json)
 
@@ -106,7 +106,7 @@ def record(
     number: Annotated[int, typer.Argument(metavar="CAP", help="Number of a cap.", min=1)],
     form: Annotated[As, typer.Option("--as", help="csv: power drawn and allowed; json: how it was kept.")] = As.CSV,
 ) -> None:
-    """Print the compliance record of a cap."""
+    """Print how well a power cap was kept: the power that was drawn and the power that was allowed."""
     if form is As.CSV:
         sys.stdout.write(controller.ask(ops.CAP_RECORD, number=number).csv)
         return

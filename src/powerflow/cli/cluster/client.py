@@ -39,7 +39,7 @@ _EXIT_CODES = {400: 2, 401: 4, 403: 4, 404: 3, 409: 4, 413: 2, 422: 2, 429: 5, 5
 class ControllerClient:
     """Client of the controller at a URL.
 
-    Every method raises `InputError` with an exit code that says what went wrong.
+    Every method raises `InputError` if its request fails. The exit code of the error tells the cause.
     """
 
     def __init__(self, url: str, token: str | None) -> None:
@@ -101,7 +101,7 @@ class ControllerClient:
             operation: The operation to request.
             body: A request of `powerflow.api.governance`, or a job.
             key: Text by which the controller recognises a repeated request.
-            given: Values for the parameters in path and query; a parameter with the value None is left out.
+            given: Values for the parameters in the path and the query. Parameters with the value None are left out.
         """
         httpx = _httpx()
         path = operation.path.format(**{name: _segment(name, value) for name, value in given.items()})

@@ -1,4 +1,4 @@
-"""Share code of the commands that ask a controller: find it, print its answer, complete job numbers."""
+"""Share code between the commands that ask a controller: find it, print its answer, complete job numbers."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def asks(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def say(kind: str, payload: Mapping[str, Any] | object, words: str, json: bool) -> None:
-    """Print an answer as JSON, or the given words."""
+    """Print an answer: as JSON, or as the given text."""
     if json:
         print_json(kind, payload)
     else:
@@ -57,14 +57,14 @@ def say(kind: str, payload: Mapping[str, Any] | object, words: str, json: bool) 
 
 
 def note_unheard(controller: ControllerClient, projects: Iterable[str]) -> None:
-    """Print a note for each project for which no job was ever submitted, because its name may be misspelt."""
+    """Print a note for each project without any submitted job, because the project's name may be misspelt."""
     for project in projects:
         if project and not controller.jobs(project=project, limit=1):
             print(f"powerflow: note: no job of project {project} has been submitted yet", file=sys.stderr)
 
 
 def job_numbers(incomplete: str) -> list[tuple[str, str]]:
-    """Return numbers of jobs that have not ended, for the shell's completion; none if no controller answers quickly."""
+    """Return the numbers of active jobs, for the shell's completion. Return none if no controller answers quickly."""
     from urllib.request import ProxyHandler, Request, build_opener
 
     try:

@@ -1,4 +1,4 @@
-"""``powerflow describe``: show one job in full."""
+"""``powerflow describe``: show everything that is known about a job."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @asks
 def describe(controller: ControllerClient, job: Job, json: Json = False, watch: Watch = None) -> None:
-    """Show all that is known of a job: what it has, how it goes, what it was submitted as."""
+    """Show everything that is known about a job: its GPUs and clock, its progress, and its definition."""
     show("job", lambda: controller.ask(ops.JOB, job_id=job), _draw, document, json=json, every_s=watch)
 
 

@@ -1,4 +1,4 @@
-"""``powerflow explain``: say why a job has its GPUs and clock, and what would change them."""
+"""``powerflow explain``: show why a job has its GPUs and clock, and what would change them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def explain(
     json: Json = False,
     watch: Watch = None,
 ) -> None:
-    """Explain why a job has what it has, which limit binds, what else it could have, and what that would cost."""
+    """Explain why a job has its GPUs and clock, what keeps it from having more, and what other choices would cost."""
     if history:
         story = partial(controller.every, ops.DECISIONS, job_id=job)
         show("history", story, _tell, lambda found: {"decisions": found}, json=json, every_s=watch)

@@ -37,7 +37,7 @@ _BLOCKS = " ▏▎▍▌▋▊▉█"
 
 
 def plain(*heads: str, left: Collection[str] = (), wraps: Collection[str] = ()) -> Table:
-    """Return an empty table. Columns in ``left`` are aligned left, and the text in columns in ``wraps`` may wrap."""
+    """Return an empty table. Columns of ``left`` are aligned left. Text may wrap in columns of ``wraps``."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for head in heads:
         table.add_column(head, justify="left" if head in left else "right", no_wrap=head not in wraps)

@@ -32,9 +32,9 @@ def logs(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Print what a job wrote to stdout and stderr, with control characters written out (--raw: as they are).
+    """Print what a job wrote to stdout and stderr. Control characters appear as text (with --raw: unchanged).
 
-    --json prints one piece of it a line, each with its offset.
+    With --json, print one part of the log per line, with its offset.
     """
     offset, shown = 0, LogText()
     while True:

@@ -39,7 +39,7 @@ def mode(
     json: Json = False,
     watch: Watch = None,
 ) -> None:
-    """Show or set the rollout stage (observe … enforce). Each step can be taken back."""
+    """Show or set the rollout stage (observe … enforce). Each change can be undone."""
     if stage is not None:
         names = None if projects is None else [name.strip() for name in projects.split(",") if name.strip()]
         if names is not None and not names:  # an empty variable in a script must not mean all projects

@@ -37,13 +37,13 @@ def drain(
     reason: Annotated[str, typer.Option(help="Why; the audit keeps it.")] = "",
     json: Json = False,
 ) -> None:
-    """Give a node no new jobs, and move those that run there."""
+    """Stop giving a node new jobs, and move its running jobs to other nodes."""
     _say(controller.ask(ops.DRAIN, DrainReason(reason), name=node), json)
 
 
 @asks
 def resume(controller: ControllerClient, node: Name, json: Json = False) -> None:
-    """Use a drained or failed node, and its GPUs with faults, again."""
+    """Use drained or failed nodes again, with their GPUs that had faults."""
     _say(controller.ask(ops.RESUME, name=node), json)
 
 

@@ -33,7 +33,7 @@ def queue(
     json: Json = False,
     watch: Watch = None,
 ) -> None:
-    """List jobs: what each has, how far it is, when it ends, and why it has what it has."""
+    """List jobs: GPUs, clock, progress, expected end, and the reason for all this."""
     states = state or ([] if all else _ACTIVE)
 
     def read() -> list[JobRecord]:

@@ -51,7 +51,7 @@ def set_signal(
     ] = 1.0,
     json: Json = False,
 ) -> None:
-    """Set what a kWh costs or emits. It changes the price of a joule over the day, and is used in accounts."""
+    """Set how much a kWh costs or emits over time. The energy price then follows the signal; accounts use it too."""
     if fallback is not None:
         _finite(fallback, "--fallback")
     url, number = source if source.startswith(("http://", "https://")) else None, _number(source)
@@ -66,13 +66,13 @@ def set_signal(
 
 @asks
 def show_signals(controller: ControllerClient, json: Json = False, watch: Watch = None) -> None:
-    """Show signals, and their values now."""
+    """Show signals, and their present values."""
     show("signals", lambda: controller.ask(ops.SIGNALS).items, _draw, json=json, every_s=watch)
 
 
 @asks
 def drop(controller: ControllerClient, kind: Which, json: Json = False) -> None:
-    """Drop a signal."""
+    """Remove a signal."""
     gone = controller.ask(ops.DROP_SIGNAL, SignalKind(kind))
     say("signal", {"signal": gone}, f"no {gone.kind} signal any more", json)
 

@@ -42,7 +42,7 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", help="Wait for its end; exit 1 unless it completes.")] = False,
     json: Json = False,
 ) -> None:
-    """Submit a job. Flags win over the file. Safe to repeat: a lost connection never makes two jobs of one."""
+    """Submit a job. Flags replace values of the file. After a lost connection, the job is still submitted only once."""
     flags = {"run": run, "name": name, "gpus": gpus, "project": project, "priority": priority, "rescale": rescale}
     record = controller.submit(_spec(file, {key: value for key, value in flags.items() if value}, directory, env or []))
     if not (wait and json):

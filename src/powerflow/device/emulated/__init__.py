@@ -1,1 +1,1 @@
-"""Emulate GPUs: no such hardware exists, and processes share the state of each emulated GPU in a file."""
+"""Emulate GPUs that do not exist as hardware. Processes share the state of each emulated GPU in a file."""

@@ -1,9 +1,9 @@
-"""Emulate GPUs: each emulated GPU is a file that all processes of the machine share. No such hardware exists.
+"""Emulate GPUs that do not exist as hardware: each is a file that all processes of the machine share.
 
-Some facts of an emulated GPU are real: which process computes on it, since when, and to which clock it was locked. Its
-power is **modelled**: the process that computes reports the watts that a true cost model says (`pacer`, `throttle`).
-Its energy is this power times real time. So an energy figure of an emulated GPU is never a measurement, and is always
-labelled *emulated*.
+Some facts of an emulated GPU are real: the process that computes on it, the start of this process, and the clock to
+which the GPU was locked. Its power is **modelled**: the process that computes reports the watts of a true cost model
+(`pacer`, `throttle`). Its energy is this power times real time. So an energy figure of an emulated GPU is never a
+measurement, and is always labelled *emulated*.
 
 The files are ``<directory>/<node>/<index>``; `shared_record` describes their format.
 """
@@ -161,7 +161,7 @@ class EmulatedGpu:
             raise DeviceLost(f"emulated GPU {self.path}: {error.strerror}") from error
 
     def draw(self, watts: float, *, pid: int, birth: int, arrears_j: float = 0.0) -> None:
-        """Set the power of the process that computes on this GPU, until the process sets another power or ends.
+        """Set the power that this GPU draws, until the process that computes on it sets another power or ends.
 
         Args:
             watts: Power from now on.

@@ -1,4 +1,4 @@
-"""Share a record between processes in a file. Reading needs no lock, and a reader never sees a half-written record.
+"""Share a record between processes in a file. Reading needs no lock. A reader never sees a half-written record.
 
 The file holds a description that never changes, and **two slots** for the record. A writer holds the file's lock. It
 overwrites the older slot, with a higher number and a checksum, and leaves the other slot as it is. A reader takes the
@@ -162,6 +162,6 @@ def _unpacked(slot: bytes) -> tuple[int, EmulatedState] | None:
 
 
 def _can_be(state: EmulatedState) -> bool:
-    """Return whether the values can be those of a GPU. Any user can write impossible values with a correct checksum."""
+    """Return True if the values can be those of a GPU. Any user can write impossible values with a correct checksum."""
     numbers = (value for value in state if isinstance(value, float))
     return all(0.0 <= value <= _MOST for value in numbers) and state.load_w <= _MOST_W

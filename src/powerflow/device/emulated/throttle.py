@@ -1,6 +1,6 @@
 """Emulate slower GPUs for scripts without `powerflow.elastic`: stop their processes for a part of every 50 ms.
 
-Such a script does not say when a step ends, so its steps cannot be given a modelled length. Only the *ratio* between
+Such a script does not report the end of a step, so its steps cannot be slowed one by one. Only the *ratio* between
 clocks is emulated: at clock f the script runs for the share φ(f_max)/φ(f) of the time. Here f_max is the highest clock,
 and φ is the factor by which computing takes longer at a clock (`cost.model.phi`). The GPU draws the power that the true
 cost model says.
@@ -74,7 +74,7 @@ class Throttle:
 
     @property
     def running(self) -> bool:
-        """Whether the throttle still slows the job."""
+        """True if the throttle still slows the job."""
         return self._thread.is_alive()
 
     def close(self) -> None:

@@ -1,1 +1,1 @@
-"""Sampler, loader and gradient accumulation, which replace those parts of a training script."""
+"""Replace the sampler, the loader and the gradient accumulation of a training script."""

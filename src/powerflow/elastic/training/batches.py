@@ -1,7 +1,4 @@
-"""The loader that ``run.batches`` returns.
-
-Like a DataLoader, it yields batches: this rank's part of a training epoch.
-"""
+"""Define the loader that ``run.batches`` returns: it yields this rank's part of a training epoch, batch by batch."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def gate(thing: Any, method: str, is_open: Callable[[], bool], defer: Defer = la
     Args:
         thing: The object.
         method: Name of the method.
-        is_open: Function that returns whether the gate is open.
+        is_open: Function that returns True while the gate is open.
         defer: Function that may store a call that comes too early, to make it later. It returns True if it has stored
             the call.
     """
@@ -67,8 +67,8 @@ def gate_all(thing: Any, may_update: Callable[[], bool], may_follow: Callable[[]
 
     Args:
         thing: The object, which was given to ``run.wrap``.
-        may_update: Returns whether the gate is open for methods that use gradients.
-        may_follow: Returns whether the gate is open for the other methods.
+        may_update: Returns True while the gate is open for methods that use gradients.
+        may_follow: Returns True while the gate is open for the other methods.
         defer: Stores calls of LR schedulers for later. A script may call a scheduler before its backward, and this
             backward may have to be repeated.
     """

@@ -64,7 +64,7 @@ class Feed:
         self.loader = DataLoader(dataset, batch_sampler=self.share, **{"generator": self._generator, **options})
 
     def serves(self, dataset: Dataset[Any], options: dict[str, Any]) -> bool:
-        """Return whether this feed was made for the same data set and the same options."""
+        """Return True if this feed was made for the same data set and the same options."""
         return dataset is self.dataset and options == self.options
 
     def start(

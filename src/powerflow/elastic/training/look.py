@@ -1,4 +1,4 @@
-"""Detect whether parameters, averages or learning rates change between the passes of one step.
+"""Detect changes of parameters, averages or learning rates between the passes of one step.
 
 The check must be fast, because it runs in each pass. It compares version counters (torch counts changes of a tensor)
 and memory addresses. Changes of ``parameter.data`` do not raise the version counter, so some values of some parameters
@@ -191,7 +191,7 @@ def _tensors(state: object, deep: int) -> Iterable[Tensor]:
 
 
 def _is_like(tensor: Tensor, shapes: set[torch.Size]) -> bool:
-    """Return whether a plain tensor has one of the given shapes.
+    """Return True if a plain tensor has one of the given shapes.
 
     A tensor of another class may have no definite shape.
     """
@@ -199,7 +199,7 @@ def _is_like(tensor: Tensor, shapes: set[torch.Size]) -> bool:
 
 
 def _counts(tensor: Tensor) -> bool:
-    """Return whether torch keeps a version counter for a tensor, which counts its changes."""
+    """Return True if torch keeps a version counter for a tensor, which counts its changes."""
     return tensor.is_floating_point() and not tensor.is_inference()
 
 

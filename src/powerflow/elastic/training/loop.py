@@ -22,7 +22,7 @@ class OpenLoop:
 
     @property
     def begun(self) -> bool:
-        """Whether the script has ever started a loop that this object was given."""
+        """True if the script has ever started a loop over a generator of this object."""
         return self._loop is not None
 
     def open(self, loop: Generator[Any]) -> None:

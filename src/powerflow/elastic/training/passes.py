@@ -189,7 +189,7 @@ class Passes:
             )
 
     def explain(self, error: BaseException) -> InputError | None:
-        """Return the refusal that explains an error, if the script failed because gradients are hidden between passes.
+        """Return the refusal that explains an error if the error occurred because gradients were hidden between passes.
 
         Returns:
             The refusal; None if the script failed for another reason.

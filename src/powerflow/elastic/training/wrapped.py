@@ -1,4 +1,4 @@
-"""The module that a script calls in place of its model."""
+"""Define the module that a script calls in place of its model."""
 
 from __future__ import annotations
 

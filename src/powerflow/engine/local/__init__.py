@@ -1,4 +1,4 @@
-"""The embedded engine: ranks are processes of this machine. A daemon, the agent, starts them and outlives its users."""
+"""Run ranks as processes of this machine. A daemon (the agent) starts them and continues when its users end."""
 
 from powerflow.engine.local.client import LocalEngine
 

@@ -1,7 +1,7 @@
 """Run the agent, the daemon that starts ranks: ``python -m powerflow.engine.local.agent DIR --node NAME:GPUS``.
 
-All that the agent knows is on disk. So it may be killed and started again at any time: ranks and their shims continue
-to run. (A shim is a small process that watches one rank.)
+The state of the agent is on disk. So the agent may be killed and started again at any time. Ranks and their shims
+(small processes, each of which watches one rank) continue to run.
 """
 
 from __future__ import annotations

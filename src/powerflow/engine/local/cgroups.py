@@ -1,4 +1,4 @@
-"""Limit the memory and CPUs of ranks by control groups (cgroups), and find all processes of a rank, even detached ones.
+"""Limit memory and CPUs of ranks by control groups (cgroups), and find all processes of a rank, even detached ones.
 
 Cgroup versions 1 and 2 are used where they are mounted. With version 2, a control group holds all processes of a rank,
 so that they can be killed even if shim and agent were killed. A limit needs the kernel's controller for memory or cpu:
@@ -34,7 +34,7 @@ class Cgroups:
     limiting: Mapping[str, tuple[Path, int]]
 
     def limits(self) -> frozenset[str]:
-        """Return which of the limits ``memory`` and ``cpus`` can be enforced."""
+        """Return those of the limits ``memory`` and ``cpus`` that can be enforced."""
         return frozenset(self.limiting)
 
     def enter(self, rank: str, pid: int, *, memory_bytes: int, cpus: float) -> list[str]:
@@ -78,7 +78,7 @@ class Cgroups:
 
 
 def kill(groups: Sequence[str]) -> bool:
-    """Kill all processes in these control groups; return whether there were any.
+    """Kill all processes in these control groups. Return True if there were any.
 
     Cgroup version 2 can kill a group at once (Linux 5.14 or later), so that a job cannot create processes faster than
     they are killed.

@@ -33,10 +33,10 @@ _SILENCE = (TimeoutError, BlockingIOError)
 
 
 class LocalEngine:
-    """An engine that runs ranks on this machine, through an agent process. It may be used from any thread.
+    """Engine that runs ranks on this machine through an agent process. Any thread may use it.
 
-    The agent is started if it does not run when it is needed. It outlives this object. It manages one or more nodes,
-    which are all on this machine.
+    This object starts the agent if none runs. The agent continues when this object is closed. It manages one or more
+    nodes, all on this machine.
 
     Args:
         directory: Folder of the engine; all its files belong to one user.
@@ -82,7 +82,7 @@ class LocalEngine:
         return [EngineNode(name, gpus) for name, gpus in self._ask({"do": "hello"})["nodes"].items()]
 
     def limits(self) -> frozenset[str]:
-        """Return which limits (memory, cpus, user) this engine can enforce on this machine."""
+        """Return those of the limits memory, cpus and user that this engine can enforce on this machine."""
         return frozenset(self._ask({"do": "hello"})["limits"])
 
     def notices(self) -> Sequence[str]:
@@ -149,12 +149,12 @@ class LocalEngine:
         self._ask({"do": "forget", "name": str(name)})
 
     def renew_agent(self) -> bool:
-        """Replace the agent if it runs another version of PowerFlow; return whether it was replaced.
+        """Replace the agent if it runs another version of PowerFlow. Return True if it was replaced.
 
         The ranks continue to run.
 
         New ranks are forks of the agent, so an old agent would start them with old code and an old environment. The
-        agent can be killed, because all that it knows is on disk. Call this only if no other process uses this engine.
+        agent can be killed, because its state is on disk. Call this only if no other process uses this engine.
 
         Raises:
             EngineError: The new agent cannot be started.

@@ -30,7 +30,7 @@ def show_as(name: str) -> None:
 
 
 def adopt_orphans() -> None:
-    """Make this process the new parent of each descendant whose parent ends, even of descendants that have detached."""
+    """Make this process the new parent of each descendant whose parent ends, even of detached descendants."""
     _control(_SET_CHILD_SUBREAPER, 1)
 
 

@@ -1,4 +1,4 @@
-"""Serve the agent's users: answer requests, create a shim (a process that watches one rank) for each launch.
+"""Serve the agent's users: answer requests, and create a shim (a process that watches one rank) for each launch.
 
 The server also notices when a shim ends. It has a single thread, because it forks. A request is one line of JSON, and
 an answer is one line of JSON; answers come in the order of requests. The environment of a rank to launch comes as an
@@ -109,7 +109,7 @@ class AgentServer:
     def serve(self) -> shim.Launch | None:
         """Answer requests until a request asks the agent to end, and return None.
 
-        In a fork for a shim, return what to launch.
+        In a fork for a shim, return the rank to launch.
         """
         process.adopt_orphans()
         if (threads := len(os.listdir("/proc/self/task"))) > 1:

@@ -1,6 +1,6 @@
-"""Run the shim: a process between agent and rank.
+"""Run the shim: a process between the agent and one rank, which keeps the rank's exit status and log.
 
-It outlives the agent, so that exit status and log of the rank are kept.
+The shim continues when the agent ends, so that the exit status and the log are not lost.
 
 The agent forks the shim, and the shim forks the rank::
 
@@ -40,7 +40,7 @@ _CHUNK_BYTES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What a shim needs to launch its rank.
+    """Everything that a shim needs to launch its rank.
 
     Attributes:
         spec: Spec of the rank.
@@ -209,7 +209,7 @@ def read_environment(file: int) -> dict[str, str]:
 
 
 def runs_here(spec: RankSpec, env: Mapping[str, str]) -> bool:
-    """Return whether a rank can run in the preloaded interpreter.
+    """Return True if a rank can run in the preloaded interpreter.
 
     The rank must be a Python script, and have no environment variable that takes effect only when a process starts.
     """

@@ -1,4 +1,4 @@
-"""Find running ranks of the same owner that another engine folder has started: a folder that was copied or deleted.
+"""Find running ranks of the same owner from another engine folder, which was copied or deleted.
 
 The owner's name is among the arguments of an agent. Its shims are forks of the agent, so they show the same arguments.
 The working directory of a shim is its engine folder, so the folder is known even after it was deleted.
@@ -38,7 +38,7 @@ class Stray:
 
 
 def find_strays(home: Path, owner: str) -> list[Stray]:
-    """Return the running ranks of an owner that this user's agents have started from a folder other than ``home``.
+    """Return the running ranks of an owner that were started from a folder other than ``home``.
 
     Args:
         home: Engine folder of the owner; it need not exist.

@@ -221,5 +221,5 @@ class RankTable:
 
 
 def _with_its_machine(end: dict[str, Any]) -> bool:
-    """Return whether a rank of an earlier boot was ended by the shutdown, and not for another reason before."""
+    """Return True if a rank of an earlier boot was ended by the shutdown, and not for another reason before."""
     return end["code"] is None or end["code"] < 0 or bool(end.get("told"))

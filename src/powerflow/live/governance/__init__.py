@@ -1,1 +1,1 @@
-"""Keep what operators set: energy budgets, power caps, signals and rollout stages."""
+"""Keep the energy budgets, power caps, signals and rollout stages that operators set."""

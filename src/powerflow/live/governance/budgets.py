@@ -1,7 +1,7 @@
-"""Keep the energy budgets of a live cluster, and tell the scheduler the energy price and limits that follow.
+"""Keep the energy budgets of a live cluster, and send the scheduler the energy price and the limits in watts.
 
 The governors are the same as in the simulator (`powerflow.energy.budgets`). This module gives them meter readings, the
-remaining energy of active jobs, and once a day a replay of the last day's jobs. It also stores what they have learned.
+remaining energy of active jobs, and once a day a replay of the last day's jobs. It also stores the governors' states.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ RETRY_S = HOUR_S
 
 @dataclass(frozen=True, slots=True)
 class StoredBudget:
-    """A budget in the form in which the store keeps it."""
+    """A budget, as the store keeps it."""
 
     project: str
     amount_j: float
@@ -56,7 +56,7 @@ class StoredBudget:
     set_s: float
 
     def budget(self) -> Budget:
-        """Return the budget in the form that its governor takes."""
+        """Return the budget as its governor needs it."""
         return Budget(self.amount_j, self.period, self.zone, self.project)
 
 
@@ -66,13 +66,13 @@ class LiveBudgets:
     Any thread may call `set`, `drop`, `show`, `words` and `notices`; only the controller's loop may call the rest.
 
     Args:
-        store: Keeps budgets and what their governors have learned.
+        store: Keeps the budgets and the states of their governors.
         cluster: The cluster.
         meter_j: Returns the joules that the whole cluster has used so far.
-        signals: The signals that make joules dearer at some hours.
+        signals: The signals that change the energy price over the day.
         learning: The cost beliefs of the jobs' classes.
         axes: GPU counts and clocks by GPU type.
-        respond: Replays past days; None: prices stay 0.
+        respond: Function that replays past days; with None, prices stay 0.
         price: λ_E (s/J) while the cluster has no budget.
         emulated: True if the GPUs are emulated.
     """
@@ -119,8 +119,7 @@ class LiveBudgets:
     def set(self, order: BudgetOrder, caller: Caller, now_s: float) -> BudgetRecord:
         """Store the budget of the cluster or of a project, and return it.
 
-        If the cluster or project had a budget before, the new budget replaces it and keeps what its governor has
-        learned.
+        If the cluster or project had a budget before, the new budget replaces it, and keeps the state of its governor.
 
         Raises:
             InputError: The order is not a valid budget.
@@ -168,7 +167,7 @@ class LiveBudgets:
             return [self._show(self._stored[project], now_s) for project in sorted(self._stored)]
 
     def words(self, now_s: float) -> str:
-        """Describe in plain words what limits the use of energy now."""
+        """Describe in plain words which limits of energy use apply now."""
         shown = self.show(now_s)
         if not shown:
             return "none: a fixed price of energy" if self._price else "none: time alone counts"
@@ -179,7 +178,7 @@ class LiveBudgets:
         )
 
     def notices(self, now_s: float) -> Sequence[str]:
-        """Return what an operator should know about budgets and signals, one line each."""
+        """Return messages for operators about budgets and signals, one line each."""
         with self._lock:
             young = [project for project, governor in self._governors.items() if not governor.knows_days]
         wait = [
@@ -222,7 +221,7 @@ class LiveBudgets:
             self._project_j[project] = self._project_j.get(project, 0.0) + energy_j
 
     def decided(self, limited: frozenset[str]) -> None:
-        """Note which budgets hold jobs back in the scheduler's last decision.
+        """Record the budgets that held jobs back in the scheduler's last decision.
 
         Args:
             limited: Names of projects, and "" for the cluster, whose limit in watts holds jobs back.

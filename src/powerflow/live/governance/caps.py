@@ -1,4 +1,4 @@
-"""Keep the power caps of a live cluster, tell the scheduler about them, and judge whether each cap was kept.
+"""Keep the power caps of a live cluster, pass them to the scheduler, and judge how well each cap was kept.
 
 The watts drawn under a cap are recorded as they are metered (`powerflow.live.governance.cap_record`). The same code
 judges live and simulated caps (`powerflow.scheduler.caps.compliance`).
@@ -31,7 +31,7 @@ KEPT_S = 30 * DAY_S
 
 @dataclass(frozen=True, slots=True)
 class StoredCap:
-    """A power cap in the form in which the store keeps it: plain numbers, and None where `PowerCap` has inf."""
+    """A power cap, as the store keeps it: plain numbers, and None in place of inf."""
 
     number: int
     scope: str
@@ -53,7 +53,7 @@ class StoredCap:
         return self.scope, self.start_s
 
     def cap(self, cluster: ClusterSpec) -> PowerCap:
-        """Return the power cap in the form that the scheduler takes."""
+        """Return the power cap as the scheduler needs it."""
         return PowerCap(
             self.watts,
             parse_scope(self.scope, cluster, "scope"),

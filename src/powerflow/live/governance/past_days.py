@@ -1,4 +1,4 @@
-"""Collect the jobs of past days for a replay: when each job was submitted, its work, and its believed costs."""
+"""Collect the jobs of past days for a replay: their submission times, their work, and their believed costs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PastDays:
         days: The jobs of each day; their times of submission count from the beginning of the day.
         shares: For each day, the share of the day in which the cluster already existed; below 1 only for the first day.
         costs: Believed costs by (cost class, GPU type).
-        news: Costs of classes that the scheduler has not been told about since the controller started.
+        news: Costs of classes that the scheduler has not received since the controller started.
     """
 
     days: Sequence[Sequence[Job]]

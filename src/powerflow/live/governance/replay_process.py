@@ -1,7 +1,7 @@
 """Replay past days in a separate process, because a replay takes seconds and must not delay the controller's loop.
 
-The functions that replay belong to the simulator. `powerflow.cli.serve` passes them in, because `powerflow.live` must
-not import the simulator.
+The functions that replay belong to the simulator. `powerflow.cli.serve` passes these functions as arguments, because
+`powerflow.live` must not import the simulator.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Compare = Callable[[ClusterSpec, Mapping[str, Axes], Costs, Days, float], tuple[
 
 @dataclass(frozen=True, slots=True)
 class Replays:
-    """Functions that replay past days; None: no replay of this kind is made."""
+    """Functions that replay past days. With None, no replay of this kind is made."""
 
     respond: Respond | None = None
     compare: Compare | None = None

@@ -1,4 +1,4 @@
-"""Estimate daily what PowerFlow would have saved on the cluster's last days, while it does not manage all jobs.
+"""Estimate daily how much PowerFlow would have saved on the cluster's last days, while it does not manage all jobs.
 
 The simulator replays these days twice with the believed costs: once as the jobs' owners asked, and once with the policy
 under all rules. The result is an estimate by a model, and is shown as an estimate.
@@ -31,13 +31,13 @@ RETRY_S = 600.0
 
 
 class SavingsEstimate:
-    """Estimate what PowerFlow would save on one cluster.
+    """Estimate how much PowerFlow would save on one cluster.
 
     Any thread may call `show` and read `trouble`; only the controller's loop may call the rest.
 
     Args:
         stages: Stages of projects. An estimate is made while a project is in stage replay or shadow.
-        compare: Replays past days; None: no estimate is made.
+        compare: Function that replays past days; with None, no estimate is made.
         price: Returns the present λ_E, seconds per joule.
     """
 
@@ -59,7 +59,7 @@ class SavingsEstimate:
         self.trouble = ""
 
     def show(self) -> SavingsRecord | None:
-        """Return the last estimate of what PowerFlow would save; None if no estimate was made yet."""
+        """Return the last estimate of the savings; None if no estimate was made yet."""
         kept = self._store.get(SAVINGS)
         return None if kept is None else SavingsRecord(**kept)
 

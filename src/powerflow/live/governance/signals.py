@@ -1,4 +1,4 @@
-"""Keep the signals of a live cluster in the store, and fetch them: what a joule costs and emits over time.
+"""Keep the signals of a live cluster in the store, and fetch them: the cost and the emissions of energy over time.
 
 Fetched values are added to the known values. If a fetch fails, the known values are used until they are too old. Then
 the signal's fallback value is used (`powerflow.energy.signal`), and all results computed from it say so.
@@ -34,7 +34,7 @@ KEPT_S = 400 * DAY_S
 
 @dataclass(frozen=True, slots=True)
 class StoredSignal:
-    """A signal in the form in which the store keeps it: plain numbers."""
+    """A signal, as the store keeps it: plain numbers."""
 
     kind: Kind
     source: str
@@ -48,7 +48,7 @@ class StoredSignal:
     set_s: float
 
     def signal(self) -> Signal:
-        """Return the signal in the form that is used for computing."""
+        """Return the signal as computations need it."""
         if self.max_age_s is None:
             return constant(self.kind, self.fallback)
         times, values = np.array(self.time_s), np.array(self.value)
@@ -120,11 +120,11 @@ class Signals:
         return [self._show(stored, now_s) for stored, _ in self._all().values()]
 
     def signals(self) -> Sequence[Signal]:
-        """Return all signals in the form that is used for computing."""
+        """Return all signals as computations need them."""
         return [signal for _, signal in self._all().values()]
 
     def weighted(self) -> Sequence[tuple[Signal, float]]:
-        """Return the signals that change the price of a joule, with their weights."""
+        """Return the signals that change the energy price, with their weights."""
         return [(signal, stored.weight) for stored, signal in self._all().values() if stored.weight > 0]
 
     def notices(self, now_s: float) -> Sequence[str]:

@@ -33,7 +33,7 @@ OTHERS = "*"
 
 @dataclass(frozen=True, slots=True)
 class StoredStage:
-    """The stage of a project, or of all projects without their own stage, in the form in which the store keeps it."""
+    """The stage of a project, or of all projects without their own stage, as the store keeps it."""
 
     stage: Stage
     by: str
@@ -49,7 +49,7 @@ class Stages:
 
     Args:
         store: Keeps the stages.
-        outcomes: Returns how good predictions were so far, for ``time`` and ``energy``.
+        outcomes: Function that returns the errors of earlier predictions, for ``time`` and ``energy``.
         first: Stage of all projects until an operator sets another stage.
     """
 
@@ -104,7 +104,7 @@ class Stages:
     # -- the loop -------------------------------------------------------------------------------------------------
 
     def acting(self) -> ManagedProjects:
-        """Return which projects are managed, as an event for the scheduler."""
+        """Return the projects that are managed, as an event for the scheduler."""
         known = self._all()
         by_name = {name: stored.stage.acts for name, stored in known.items() if name != OTHERS}
         return ManagedProjects(known[OTHERS].stage.acts, by_name)

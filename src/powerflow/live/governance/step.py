@@ -1,4 +1,4 @@
-"""Apply in each turn of the loop what operators have set: power caps, energy budgets, signals and rollout stages."""
+"""Apply the power caps, energy budgets, signals and rollout stages of operators in each turn of the loop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from powerflow.scheduler.plan import Plan, Wish
 
 @dataclass(frozen=True, slots=True)
 class GovernanceParts:
-    """Hold what operators have set on a live cluster, and the log of decisions."""
+    """The budgets, caps, signals and stages that operators have set on a live cluster, and the log of decisions."""
 
     caps: Caps
     signals: Signals
@@ -34,11 +34,11 @@ class GovernanceParts:
 
 
 class GovernanceStep:
-    """Apply in each turn of one controller's loop what operators have set.
+    """Apply the budgets, caps, signals and stages of operators in each turn of one controller's loop.
 
     Attributes:
         cap_w, watt_price: Power limit in watts (inf: none) and price of a watt, in the last plan.
-        notices: What the last plan says about power caps.
+        notices: Messages of the last plan about power caps.
         steps: Actions of each turn. If an action fails for now, the next turn repeats it.
     """
 
@@ -67,7 +67,7 @@ class GovernanceStep:
         self._parts.decision_log.save()
 
     def clock_set(self, by_s: float) -> None:
-        """Check again what is due, because the machine's clock was set by ``by_s`` seconds."""
+        """Check again which actions are due, because the machine's clock was set by ``by_s`` seconds."""
         self._parts.budgets.clock_set()
         self._parts.savings.clock_set(by_s)
         self._parts.signals.clock_set()
@@ -83,7 +83,7 @@ class GovernanceStep:
         self._parts.budgets.charge(job.spec.project, energy_j)
 
     def completed(self, job: ActiveJob, now_s: float) -> None:
-        """Compare the time and energy of a completed job with what was predicted."""
+        """Compare the time and energy of a completed job with the predictions."""
         self._outcomes.append((job.spec.project, self._parts.decision_log.ended(job, now_s)))
 
     def dropped(self, job: ActiveJob) -> None:
@@ -97,7 +97,7 @@ class GovernanceStep:
     def stages_changed(self) -> None:
         """Tell the scheduler which jobs are managed now.
 
-        Steps of unmanaged jobs are timed anew, at the clocks of their GPUs.
+        The steps of unmanaged jobs are then measured again, at the clocks of their GPUs.
         """
         self._table.emit(self._parts.stages.acting())
         for job in self._table.jobs.values():
@@ -105,7 +105,7 @@ class GovernanceStep:
                 job.unmanaged()
 
     def decided(self, plan: Plan, now_s: float) -> None:
-        """Log what a plan means for each job. Call it after the plan was taken into the job table."""
+        """Log the effect of a plan on each job. Call this after the plan was written to the job table."""
         stages, decision_log, jobs = self._parts.stages, self._parts.decision_log, self._table.jobs
         self.cap_w, self.watt_price, self.notices = plan.cap_w, plan.watt_price, tuple(plan.notices)
         self._parts.budgets.decided(self._scheduler.limited)

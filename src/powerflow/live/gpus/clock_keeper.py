@@ -1,7 +1,7 @@
-"""Keep GPUs at the wanted clocks, and notice when a GPU runs at another clock than it was asked for.
+"""Keep GPUs at the wanted clocks, and detect GPUs that run at another clock.
 
-Three things are kept apart. The clock that was *asked for* is what PowerFlow last requested. This clock *holds* once a
-later reading shows the GPU at this clock. The clock that *runs* is what the GPU reports.
+The clock that was *asked for* is the last one that PowerFlow requested. This clock *holds* once a later reading shows
+the GPU at this clock. The clock that *runs* is the one that the GPU reports.
 
 If a GPU runs above the clock that was asked for, the clock was lost: somebody or a watchdog reset it, or the driver did
 not obey. Then the GPU is asked again at once, and after that less and less often. If a GPU runs below the clock, and
@@ -69,7 +69,7 @@ class ClockKeeper:
     Args:
         gpus: All GPUs, by node and number.
         clocks: Sets and resets the clocks of GPUs, under a lease.
-        clock: Returns the present time in seconds, counted as the times of readings are.
+        clock: Function that returns the present time, in seconds on the clock of the readings.
     """
 
     def __init__(self, gpus: Mapping[Place, Gpu], clocks: Clocks, clock: Callable[[], float] = time.monotonic) -> None:
@@ -146,7 +146,7 @@ class ClockKeeper:
         return asked.mhz if asked is not None and math.isfinite(asked.mhz) else None
 
     def notices(self) -> list[str]:
-        """Return the GPUs whose clocks are not as they should be, one line each."""
+        """Return the GPUs whose clocks are wrong, one line each."""
         found = [f"GPU {number} of {node}: {why}" for (node, number), (why, _) in self._late.copy().items()]
         for (node, number), asked in self._asked.copy().items():
             if asked.vain > SAID_AFTER and asked.error:

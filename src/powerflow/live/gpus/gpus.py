@@ -88,7 +88,7 @@ class ClusterGpus:
         """Read all GPUs, and charge the energy since the last call to the jobs that held the GPUs.
 
         From now on, each GPU is charged to its job in ``holding``. If processes of other people run on a GPU, its
-        energy is charged to nobody, because the shares cannot be told apart.
+        energy is charged to nobody, because the job's part is not known.
 
         Returns:
             Joules and GPU-seconds by job.
@@ -146,7 +146,7 @@ class ClusterGpus:
 
     @property
     def settable(self) -> bool:
-        """True if PowerFlow can set the clocks of all GPUs, as far as is known."""
+        """True if PowerFlow can set the clocks of all GPUs, or does not know yet that it cannot."""
         return not self._refused
 
     def tune(self, now_s: float, wanted: Mapping[Place, float]) -> None:
@@ -154,7 +154,7 @@ class ClusterGpus:
         self._readings.update(self.keeper.tune(now_s, wanted, self._readings, self.health.out()))
 
     def audit(self) -> None:
-        """Write to the audit which clocks were set and reset since the last call.
+        """Write to the audit all clocks that were set and reset since the last call.
 
         Raises:
             StoreError: The store cannot be written. The next call writes what is missing.
@@ -178,7 +178,7 @@ class ClusterGpus:
         return self._readings
 
     def disturbed(self, job: str) -> bool:
-        """Return True if readings of a job's GPUs do not show what the job costs by itself.
+        """Return True if readings of a job's GPUs do not show the job's own costs.
 
         The reasons are: processes of other people run on the GPUs, somebody has changed their power limit, or their
         clocks are not as asked for.
@@ -190,7 +190,7 @@ class ClusterGpus:
     # -- what is shown --------------------------------------------------------------------------------------------
 
     def notices(self) -> list[str]:
-        """Return what does not work on GPUs, one line each."""
+        """Return the problems of GPUs, one line each."""
         of_meters = [*self._refused, *self._found.copy(), *self._jumped.copy().values()]
         return list(dict.fromkeys([*of_meters, *self.keeper.notices(), *self._of_service(), *self._limited()]))
 
@@ -214,7 +214,7 @@ class ClusterGpus:
         return self.power_of(job).watts
 
     def power_of(self, job: str) -> MeanPower:
-        """Return the power of a job's GPUs at the last reading, and over how long it is the mean; 0 W if not read."""
+        """Return the mean power (W) of a job's GPUs at the last reading, and its period (s); 0 W if not read."""
         return self._power.get(job, MeanPower(0.0, 0.0))
 
     def clock_of(self, job: str) -> float | None:
@@ -238,7 +238,7 @@ class ClusterGpus:
         return list(dict.fromkeys(node for node, _ in self._gpus))
 
     def node_kind(self, node: str) -> tuple[str, bool]:
-        """Return the GPU type of a node, and whether it is emulated."""
+        """Return the GPU type of a node, and True if its GPUs are emulated."""
         gpu = next(gpu for (name, _), gpu in self._gpus.items() if name == node)
         return gpu.gpu_type, gpu.emulated
 

@@ -1,9 +1,9 @@
 """Decide which GPUs are in service, from the readings of each GPU. No I/O, no clock.
 
-| what is seen | leaves service | comes back |
+| observation | leaves service | comes back |
 |---|---|---|
 | the driver says that the GPU is lost | at once | when it has answered for a while |
-| no answer, or an error | when this has lasted; later if a job is on it, for jobs outlive a short stall | the same |
+| no answer, or an error | after some time; later if a job is on it, because a job survives a short failure | the same |
 | an Xid of the hardware, an uncorrected ECC error | at once | when an operator resumes its node, or it was reset |
 | a process of somebody else, while no job is on it | when seen twice | when the process has been gone for a while |
 
@@ -34,7 +34,7 @@ OF_PROGRAMS = frozenset({13, 31, 43, 45, 63, 68, 109})
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What is seen of one GPU at one moment.
+    """Observation of one GPU at one moment.
 
     Attributes:
         reading: The reading of the GPU; None if it did not answer.
@@ -73,17 +73,17 @@ class _Gpu:
 
 
 class GpuHealth:
-    """Keep the health of each GPU of a cluster: whether it is in service, and why not."""
+    """Keep the health of each GPU of a cluster: if it is in service, and why not."""
 
     def __init__(self, places: Iterable[Place]) -> None:
         self._gpus = {(node, number): _Gpu(f"GPU {number} of {node}: ") for node, number in places}
 
     def look(self, now_s: float, sights: Mapping[Place, Sight]) -> list[Turn]:
-        """Judge what is seen of GPUs now; return the GPUs that leave service or come back.
+        """Judge observations of GPUs; return the GPUs that leave service or come back.
 
         Args:
             now_s: Seconds on any clock that never goes back.
-            sights: What is seen, by GPU; GPUs that are missing here keep their last state.
+            sights: Observations, by GPU. GPUs without an observation keep their last state.
         """
         turns = []
         for place, sight in sights.items():

@@ -1,4 +1,4 @@
-"""Notice GPUs whose power limit somebody else has changed, so that no costs are learned from them meanwhile.
+"""Detect GPUs whose power limit somebody else has changed, so that no costs are learned from these GPUs.
 
 PowerFlow sets no power limits. The limit that a GPU had when no job was on it is taken as its own limit; costs are
 learned at this limit. The limit may be changed by a job that searches for a better limit (Zeus'

@@ -1,1 +1,1 @@
-"""Keep what the controller knows of each active job."""
+"""Keep the controller's data about each active job."""

@@ -1,6 +1,6 @@
 """Represent one active job in the controller's loop.
 
-What must outlive the controller is in the store; see `powerflow.store.models`.
+The store keeps what must survive the end of the controller; see `powerflow.store.models`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class StepWindow:
         key: The configuration: generation, GPUs, nodes, clock, local batch, accumulation.
         steps, seconds: Step count and training seconds that the ranks reported when the timing began.
         opened_s: When the timing began.
-        watts, samples: Sum and number of power readings of the job's GPUs that say nothing about the time before.
+        watts, samples: Sum and number of those power readings of the job's GPUs that began after ``opened_s``.
         repeats: How often the same configuration was measured before.
     """
 
@@ -50,7 +50,7 @@ class StepWindow:
 class ActiveJob:
     """One job that has not ended.
 
-    Any code may read the fields. Only code in `powerflow.live.jobs` writes them: each method says what has happened.
+    Any code may read the fields. Only code in `powerflow.live.jobs` writes them.
 
     Attributes:
         kind: The job's class: jobs that cost the same per step.
@@ -64,7 +64,7 @@ class ActiveJob:
         step_time_s: Seconds per step, lately; nan while unknown.
         training: True if the job's ranks have trained since they were last changed.
         explore_mhz: Clocks still to be tried in this configuration. The first clock is set once steps are timed.
-        explore_since_s: When the first of these clocks was set.
+        explore_since_s: When the first clock of ``explore_mhz`` was set.
         window: Steps that are being timed.
         power_w: Watts of the job's GPUs at the last reading.
         energy_j, gpu_s: Joules and GPU-seconds charged so far.
@@ -137,15 +137,15 @@ class ActiveJob:
         return self.explore_mhz[0] if self.explore_mhz and self.window is not None else self.clock_mhz
 
     def intent(self) -> Intent:
-        """Return the last decision about the job in the form that is stored."""
+        """Return the last decision about the job, as the store keeps it."""
         return Intent(self.id, self.epoch, self.gpu_type, self.placement, self.clock_mhz, self.reason)
 
     def desired(self, runs_as: str) -> DesiredState:
-        """Return the last decision about the job in the form that gangs carry out, as login ``runs_as``."""
+        """Return the last decision about the job, as gangs carry it out, for the login ``runs_as``."""
         return DesiredState(self.id, self.epoch, self.spec, self.placement, runs_as)
 
     def update(self) -> JobUpdate:
-        """Return what the store keeps of the job, apart from its last decision and its charges."""
+        """Return the values that the store keeps of the job, apart from its last decision and its charges."""
         return JobUpdate(
             self.id,
             steps=self.steps,
@@ -159,11 +159,11 @@ class ActiveJob:
         )
 
     def job(self, iterations: float) -> Job:
-        """Return the job in the form that the scheduler takes."""
+        """Return the job, as the scheduler needs it."""
         return scheduler_job(self.id, self.spec, self.kind, self.submitted_s, iterations)
 
     def explained(self, reason: Reason, gpu_price: float, now_s: float) -> bool:
-        """Set the scheduler's explanation of the job's last decision; return False if it says nothing new."""
+        """Set the scheduler's explanation of the job's last decision. Return False if nothing in it is new."""
         self.gpu_price = gpu_price
         if self.why == reason.why and reason.why in QUIET:
             return False
@@ -173,8 +173,8 @@ class ActiveJob:
     def said(self, reason: Reason) -> str:
         """Return a reason as a sentence.
 
-        If the job is a script, the sentence says "started again", not "resumed": only the script's next steps show
-        whether it went on from a checkpoint.
+        If the job is a script, the sentence says "started again", not "resumed": only the script's next steps show if
+        it continued from a checkpoint.
         """
         if reason.why is Why.RESUMED and self.spec.rescale != "in-place":
             return reason.sentence().replace(Why.RESUMED, "started again", 1)
@@ -191,7 +191,7 @@ class ActiveJob:
         self.training, self.window, self.explore_mhz = False, None, ()
 
     def vacated(self, reason: str) -> bool:
-        """Take all GPUs from the job, whatever was decided; return False if it had no GPUs."""
+        """Take all GPUs from the job, even if a decision gave them to it. Return False if it had no GPUs."""
         had = bool(self.placement)
         if had:
             self.epoch, self.placement, self.clock_mhz = self.epoch + 1, (), 0.0
@@ -199,7 +199,7 @@ class ActiveJob:
         return had
 
     def recovered(self, intent: Intent, placement: Placement, gpu_type: str) -> None:
-        """Restore what the last controller decided for the job.
+        """Restore the last controller's decision about the job.
 
         Args:
             intent: The stored decision.
@@ -219,7 +219,7 @@ class ActiveJob:
         self.steps, self.steps_total = steps, steps_total or self.steps_total
 
     def began_again(self, reason: str) -> None:
-        """Set the reason that says that the job's script did not go on from where it was."""
+        """Set the reason that says that the job's script did not continue from its last step."""
         self.reason = reason
 
     def rescaled(self) -> None:
@@ -231,7 +231,7 @@ class ActiveJob:
         self.attempts, self.eligible_s = attempts, eligible_s
 
     def charged(self, energy_j: float, gpu_s: float) -> None:
-        """Add joules and GPU-seconds to what the job was charged."""
+        """Add joules and GPU-seconds to the job's charges."""
         self.energy_j += energy_j
         self.gpu_s += gpu_s
 
@@ -240,8 +240,8 @@ class ActiveJob:
 
         Args:
             power: Mean power of the job's GPUs. It is no part of the present timing if its period began earlier.
-            disturbed: True if the GPUs do not show what the job costs by itself. Then the present steps are not timed,
-                but the time of the trial goes on.
+            disturbed: True if the GPUs do not show the job's own costs. Then the present steps are not timed, but the
+                time of the trial goes on.
             now_s: Time of the reading.
         """
         self.power_w = power.watts
@@ -272,7 +272,7 @@ class ActiveJob:
 
 
 def scheduler_job(job_id: str, spec: JobSpec, kind: JobClass, submit_s: float, iterations: float) -> Job:
-    """Return a job, live or simulated, in the form that the scheduler takes."""
+    """Return a job, live or simulated, as the scheduler needs it."""
     gpus, most = spec.gpus, spec.most_slowdown
     return Job(
         id=job_id,

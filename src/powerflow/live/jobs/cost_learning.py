@@ -1,4 +1,4 @@
-"""Learn what the jobs of a live cluster cost and how long they are. Jobs that are alike form a class.
+"""Learn the costs and lengths of the jobs of a live cluster. Similar jobs form a class.
 
 A new job starts from the beliefs about its **class** (same project, name, program and batch). A new class starts from
 
@@ -208,7 +208,7 @@ class CostLearning:
         return any(gpu_type in found for gpu_type in self._axes)
 
     def completed(self, cost_class: str, steps: float) -> None:
-        """Learn how many steps a completed job had, for other jobs of its class."""
+        """Learn the number of steps of a completed job, for other jobs of its class."""
         if steps <= 0:
             return
         kept = self._steps[cost_class]
@@ -223,9 +223,9 @@ class CostLearning:
         return spec.work is not None or bool(self._steps[cost_class])
 
     def believed_steps(self, spec: JobSpec, cost_class: str) -> float:
-        """Return how many steps a job is believed to have.
+        """Return the number of steps that a job is expected to have.
 
-        It is the number that the job states, else the median of its class, else as many steps as fill the median job
+        This is the number that the job states, or else the median of its class, or else the steps of a job of median
         length.
         """
         if spec.work is not None:
@@ -259,7 +259,7 @@ class CostLearning:
 def restore(
     learning: CostLearning, seen: Iterable[tuple[str, Observation]], completed: Iterable[tuple[JobClass, float]]
 ) -> Sequence[CostLearned]:
-    """Learn again what earlier controllers had learned, from the store; return the beliefs about the classes involved.
+    """Learn again from the store's measurements and completed jobs. Return the new beliefs about the classes.
 
     The classes of completed jobs are added first, so that new classes of the same program can start from them.
 

@@ -2,7 +2,7 @@
 
 The forecast is what the model predicts for the job's configuration from now to its end. The interval around it is
 learned from completed jobs (`powerflow.scheduler.calibration`). A job may run in several configurations, one after the
-other: the predictions for all of these periods are added, and compared with what the job really took.
+other: the predictions for all of these periods are added, and compared with the job's real time and energy.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class DecisionLog:
         self.calibrations: Mapping[str, Calibration] = {"time": Calibration(), "energy": Calibration()}
 
     def start(self, now_s: float) -> None:
-        """Restore from the store how accurate earlier forecasts were.
+        """Restore the errors of earlier forecasts from the store.
 
         Delete decisions about jobs that ended long ago.
         """
@@ -69,7 +69,7 @@ class DecisionLog:
         self.calibrations = {what: Calibration(kept.get(what, ())) for what in ("time", "energy")}
 
     def decided(self, job: ActiveJob, now_s: float) -> None:
-        """Log what was decided for a job, if it differs from what was logged last."""
+        """Log a decision about a job, if it differs from the last one in the log."""
         story = self._stories.setdefault(job.id, _Story())
         clock_mhz = job.clock_mhz if job.placement else 0.0
         has, sized = (job.gpus, clock_mhz, job.gpu_type), self._sized(job)
@@ -84,7 +84,7 @@ class DecisionLog:
         self._write(job, now_s, False, job.why, job.reason, job.gpus, clock_mhz, step)
 
     def wished(self, job: ActiveJob, wish: Wish, now_s: float) -> None:
-        """Log what the policy would decide for a job in stage shadow, if it differs from what was logged last."""
+        """Log the policy's decision for a job in stage shadow, if it differs from the last one in the log."""
         story = self._stories.setdefault(job.id, _Story())
         wanted = (*wish, self._sized(job))
         if story.wished == wanted or now_s < story.wished_s + BETWEEN_S:
@@ -113,7 +113,7 @@ class DecisionLog:
         self._stories.pop(job_id, None)
 
     def save(self) -> None:
-        """Store new decisions, and how accurate forecasts were.
+        """Store new decisions, and the errors of forecasts.
 
         Raises:
             StoreError: The store cannot be written. The next call stores the rest.

@@ -1,4 +1,4 @@
-"""Keep the active jobs, and what the scheduler and the store still have to be told about them."""
+"""Keep the active jobs, and the changes that the scheduler and the store have not received yet."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class JobTable:
     """Keep all active jobs of one cluster. Only the controller's loop may use it.
 
     Args:
-        store: Keeps what outlives the controller.
+        store: Keeps the data that must survive the end of the controller.
         power: Has the jobs' charges.
         learning: Has the cost beliefs about the jobs' classes.
         pause_s: Expected pause of a rescale before a pause was measured, in seconds, by ``rescale``.
@@ -58,7 +58,7 @@ class JobTable:
         return bool(self._events)
 
     def emit(self, *events: scheduler_events.Event) -> None:
-        """Add events for the scheduler, which gets them at the next decision."""
+        """Add events. The scheduler gets them at the next decision."""
         self._events += events
 
     def take_events(self) -> list[scheduler_events.Event]:
@@ -162,7 +162,9 @@ class JobTable:
             self._ended.popleft()
 
     def clock_set(self, by_s: float) -> None:
-        """Move the times that jobs wait for by ``by_s``, because the machine's clock was set by this many seconds."""
+        """Move all times at which jobs may run again by ``by_s`` seconds, because the machine's clock was set by these
+        seconds.
+        """
         for job in self._jobs.values():
             job.eligible_s += by_s
             job.explore_since_s += by_s
@@ -176,7 +178,7 @@ class JobTable:
         self._pending[job.id] = self._pending.get(job.id, False) or gpus_change
 
     def vacate(self, job: ActiveJob, reason: str) -> None:
-        """Take all GPUs from a job, whatever the scheduler decided for it."""
+        """Take all GPUs from a job, even if the scheduler gave them to it."""
         if job.vacated(reason):
             self._pending[job.id] = True
         self.changed(job)

@@ -1,4 +1,4 @@
-"""List the configurations that a job could have, and what they cost by present beliefs and prices."""
+"""List the configurations that a job could have, with their costs by present beliefs and prices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Time the steps that ranks report, and choose the clocks at which a new job is timed."""
+"""Measure the time of the steps that ranks report, and choose the clocks at which a new job is measured."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def timed(
     now_s: float,
     steps: int = STEPS,
 ) -> Observation | None:
-    """Time the steps in a report of a job's ranks.
+    """Measure the time of steps from a report of a job's ranks.
 
     The first report in a configuration only starts the timing, because its last step may have begun in the
     configuration before.
 
     Args:
-        job: The job; gets the step time, and how far the model was off.
+        job: The job; its step time and the error of its model are set.
         report: What the job's ranks report.
-        table: What the job's class is believed to cost.
+        table: The believed costs of the job's class.
         axes: GPU counts and clocks of ``table``.
         clock_mhz: Clock that the job's GPUs are locked to; None if they are not locked.
         now_s: Time of the report.

@@ -1,4 +1,4 @@
-"""Keep all known power caps, and what is known about the power that the cluster draws."""
+"""Keep all known power caps, and estimate the power that the cluster draws."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TRIM_FALL = 0.02  # share of the correction of a cap that each reading takes bac
 
 @dataclass(slots=True)
 class Held:
-    """Hold a power cap, and the watts that its nodes drew before it took effect (nan if it has no effect yet)."""
+    """A power cap, and the watts that its nodes drew before the cap took effect (nan if it has no effect yet)."""
 
     cap: PowerCap
     baseline_w: float = math.nan
@@ -132,9 +132,9 @@ class CapBook:
         )
 
     def lead_s(self) -> float:
-        """Return the lead time: a power cap must be met at some time, and jobs must begin to stop this long before.
+        """Return the lead time: how many seconds before a power cap must be met the jobs must begin to stop.
 
-        It is the longest pause of a running job, in seconds, but at most 120 s (`MOST_LEAD_S`).
+        This is the longest pause of a running job, in seconds, but at most 120 s (`MOST_LEAD_S`).
         """
         gpus, pause_s = self._ledger.rows["gpus"], self._ledger.rows["pause_s"]
         longest_s = 0.0
@@ -173,22 +173,22 @@ class CapBook:
         return watts * margin
 
     def inside(self, pool: Pool, scope: Scope) -> BoolArray:
-        """Return which of the N nodes of a pool are in a set of nodes (``scope``), ``[N]``."""
+        """Return for each of the N nodes of a pool if it is in a set of nodes (``scope``), ``[N]``."""
         nodes = pool.occupancy.nodes
         if scope.nodes is None:
             return np.ones(len(nodes), np.bool_)
         return np.array([node.name in scope.nodes for node in nodes])
 
     def is_whole(self, scope: Scope) -> bool:
-        """Return whether a set of nodes consists of whole pools: it has all nodes or no node of each pool."""
+        """Return True if a set of nodes consists of whole pools: it has all nodes or no node of each pool."""
         inside = [self.inside(pool, scope) for pool in self._pools.values()]
         return all(nodes.all() or not nodes.any() for nodes in inside)
 
     def idle_w(self, scope: Scope) -> float:
         """Return the watts that a set of nodes would draw if all its GPUs were idle.
 
-        Sleeping nodes stay asleep, and failed nodes draw 0. Metered power that nothing else explains is included, in
-        proportion to the GPUs of the nodes.
+        Sleeping nodes stay asleep, and failed nodes draw 0. Metered power that belongs to no known device is included,
+        in proportion to the GPUs of the nodes.
         """
         total = all_gpus = gpus = 0.0
         for name, pool in self._pools.items():
@@ -227,7 +227,9 @@ class CapBook:
         return self._drawn_w(scope, {name: self.watts(pool) for name, pool in self._pools.items()})
 
     def left_w(self, from_s: float, to_s: float) -> dict[str, float]:
-        """Return how many watts may still be added between two times, by name of each set of nodes with a power cap."""
+        """Return the watts that jobs may still add between two times, for each set of nodes with a power cap, by its
+        name.
+        """
         limits = ((scope, self.limit_w(scope, from_s, to_s)) for scope in self.scopes())
         return {scope.name: limit_w - self.drawn_w(scope) for scope, limit_w in limits if limit_w < math.inf}
 
@@ -263,7 +265,7 @@ class CapBook:
     # -- the meter ------------------------------------------------------------------------------------------------
 
     def metered(self, event: PowerMetered, pool_of: Mapping[int, Pool], now_s: float, decided_s: float) -> bool:
-        """Correct believed power by a reading of the meters.
+        """Correct the believed power by a reading of the power meters.
 
         Args:
             event: The reading.
@@ -272,7 +274,7 @@ class CapBook:
             decided_s: When the last decision was made.
 
         Returns:
-            Whether more power is drawn than power caps allow, so that the scheduler must decide at once.
+            True if more power is drawn than power caps allow, so that the scheduler must decide at once.
         """
         rows = self._ledger.rows
         known = np.array([slot in pool_of for slot in event.slots.tolist()], np.bool_)
@@ -299,6 +301,6 @@ class CapBook:
         return over_w > 0.0 or self.breached(now_s)
 
     def breached(self, now_s: float) -> bool:
-        """Return whether any set of nodes draws more power than its power caps allow at time ``now_s``."""
+        """Return True if any set of nodes draws more power than its power caps allow at time ``now_s``."""
         limits = ((scope, self.limit_w(scope, now_s, now_s)) for scope in self.scopes())
         return any(limit_w < math.inf and self.drawn_w(scope) > limit_w + 1.0 for scope, limit_w in limits)

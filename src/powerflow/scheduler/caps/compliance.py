@@ -18,13 +18,14 @@ HEADER = "time_s,watts,allowed_w\n"
 
 @dataclass(frozen=True, slots=True)
 class Compliance:
-    """Report how well one power cap was kept, from a record of power.
+    """Result of the check how well one power cap was kept, from a record of power.
 
     Attributes:
         scope: Name of the set of nodes to which the cap applied.
         target_w: The cap, watts.
-        due_s, end_s: From when to when the cap had to be kept. If the record is shorter, these are its start and end.
-        under_after_s: Seconds from ``due_s`` until power was first at or below the cap; ``inf`` if it never was.
+        due_s, end_s: Start and end of the time in which the cap had to be kept. If the record is shorter, its start and
+            end.
+        under_after_s: Seconds from ``due_s`` until power was first at or below the cap; ``inf`` if this did not happen.
         over_s: For how many seconds power was above the cap between ``due_s`` and ``end_s``.
         worst_over_w: Most watts above the cap between ``due_s`` and ``end_s``; 0 if power was never above.
         mean_w: Mean power between ``due_s`` and ``end_s``, watts; nan without a record.

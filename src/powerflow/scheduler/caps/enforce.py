@@ -32,7 +32,7 @@ Asked = list[tuple[Pool, Decision]]
 
 @dataclass(slots=True)
 class Capped:
-    """Hold what a plan says about power caps.
+    """The effect of power caps on a plan.
 
     Attributes:
         power_w: Watts that the cluster should draw under the plan; nan without a power cap.
@@ -62,7 +62,7 @@ class Enforcer:
         self._held_back: dict[str, dict[int, tuple[str, int, float]]] = {}  # by pool, slot: job, GPUs, until when
 
     def forget(self) -> None:
-        """Let all jobs that a power cap has shrunk grow again, because the power caps have changed."""
+        """Allow jobs that a power cap has shrunk to grow again, because the power caps have changed."""
         self._held_back.clear()
 
     def most(self, pool: Pool, now_s: float) -> dict[int, int]:

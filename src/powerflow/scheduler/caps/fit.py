@@ -29,10 +29,10 @@ SLACK_W = 1e-6  # tolerance for rounding
 
 @dataclass(slots=True, eq=False)
 class Menu:
-    """Hold the allocation of the J jobs of one pool, and all numbers that are needed to reduce it to a power cap.
+    """Allocation of the J jobs of one pool, and all numbers that are needed to reduce it to a power cap.
 
     Attributes:
-        view: What the policy saw.
+        view: The `View` that the policy was given.
         gpus, clock: ``[J]`` the allocation. It is not changed; the reduced allocation is in `CapFit`.
         worth: ``[J]`` worth of one iteration of each job, in seconds of weighted completion time.
         watts: ``[K, N, F]`` (classes × GPU counts × clocks) watts of all GPUs of a job, corrected by metered power.
@@ -53,14 +53,14 @@ class Menu:
 
 @dataclass(slots=True, eq=False)
 class CapFit:
-    """Hold allocations that were reduced to a power cap.
+    """Allocations that were reduced to a power cap.
 
     Attributes:
         gpus, clock: For each pool (`Menu`), ``[J]`` the new GPU counts and clocks of its J jobs.
         drawn_w: Watts above idle that all jobs add on the nodes of the cap.
         watt_price: Price of a watt, seconds per joule like the energy price λ_E; 0 if no job got fewer GPUs or a lower
             clock.
-        met: Whether the jobs stay within the cap.
+        met: True if the jobs stay within the cap.
     """
 
     gpus: list[IntArray]
@@ -85,7 +85,7 @@ def menu_of(
     its weight per second. So slowing a job down by a tenth costs the same for long and short jobs.
 
     Args:
-        view: What the policy saw.
+        view: The `View` that the policy was given.
         wish: The allocation that the policy wants.
         now: The allocation to reduce.
         watts, idle_w, outside, guarded: As for `Menu`.

@@ -157,7 +157,7 @@ def fewer(
     Args:
         floor: ``[J]`` fewest watts that each of J jobs adds on its present GPU count.
         gpus_min: ``[J]`` smallest GPU count of each job.
-        listed: ``[J]`` whether the owner of the job listed the GPU counts that it may have.
+        listed: ``[J]`` True if the owner listed the GPU counts that the job may have.
     """
     ways = 0
     for j in range(len(cost)):

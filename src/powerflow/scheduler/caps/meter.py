@@ -1,4 +1,4 @@
-"""Learn from metered power how many watts jobs draw, because power caps are judged by metered, not believed, power."""
+"""Learn from power meters how many watts jobs draw, because power caps must hold for metered power."""
 
 from __future__ import annotations
 

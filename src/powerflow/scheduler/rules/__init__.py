@@ -1,1 +1,1 @@
-"""Put rules around a policy: each rule keeps one promise to an administrator, whatever the policy decides."""
+"""Put rules around a policy. Each rule keeps one promise to an administrator, even if the policy decides otherwise."""

@@ -1,4 +1,4 @@
-"""Prevent starvation: a job that has waited for a long time runs for some minutes, whatever the policy decides.
+"""Prevent starvation: a job that has waited for a long time runs for some minutes, even if the policy would not run it.
 
 Weights that grow with waiting time cannot guarantee this: as long as weights are limited, other jobs can outbid them.
 So there is a rule. A job that has waited for ``patience_s`` seconds gets a *turn*: the fewest GPUs that it can run on,

@@ -1,4 +1,4 @@
-"""Share the cluster fairly between projects: jobs of projects that have recently used more GPU time get lower weights.
+"""Share the cluster fairly between projects: jobs of projects with much recent GPU time get lower weights.
 
 The usage of a project is its GPU-seconds, where older GPU-seconds count less: half after each half-life. The weights of
 the project's jobs are multiplied by the factor ``2^(1 − U/S)``. U is the project's part of the usage of all projects,
@@ -56,7 +56,7 @@ class FairShare(Wrapper):
         half_life_s: Seconds after which used GPU time counts half.
 
     Attributes:
-        usage_gpu_s: GPU-seconds that each project has used, as far as they still count at the last decision.
+        usage_gpu_s: GPU-seconds of each project that still counted at the last decision.
 
     Raises:
         InputError: A share or the half-life is not positive.
@@ -79,7 +79,9 @@ class FairShare(Wrapper):
         self._given: dict[int, tuple[str, int]] = {}  # by job id: project, and GPUs of the last answer
 
     def decide(self, view: View) -> Allocation:
-        """Return the inner policy's answer to a view in which weights depend on what each project has used."""
+        """Return the inner policy's answer to a view in which the jobs' weights depend on the past usage of their
+        projects.
+        """
         self._account(view)
         of = self.factors()
         factor = np.array([of.get(name, 1.0) for name in view.projects])[view.jobs["project"]]
@@ -88,7 +90,7 @@ class FairShare(Wrapper):
         return answer
 
     def factors(self) -> dict[str, float]:
-        """Return by which factor the weights of each project's jobs are multiplied."""
+        """Return the factors by which the weights of each project's jobs are multiplied."""
         usage, shares = np.array([*self.usage_gpu_s.values()]), np.array([*self.shares.values()])
         return dict(zip(self.shares, factors(usage, shares).tolist(), strict=True))
 

@@ -16,7 +16,7 @@ from powerflow.scheduler.rules.wrapper import Wrapper
 
 
 class MaxSlowdown(Wrapper):
-    """Raise the clocks that a policy gives to jobs which would be slowed down by more than their owners allow."""
+    """Raise clocks that would slow jobs down more than their owners allow."""
 
     def __init__(self, inner: Policy) -> None:
         super().__init__(inner)

@@ -17,7 +17,7 @@ def decide_rest(policy: Policy, view: View, answer: Allocation, fixed: BoolArray
         policy: The policy to ask.
         view: All J jobs.
         answer: The allocation of the fixed jobs; its entries for other jobs are not used.
-        fixed: ``[J]`` which jobs are fixed.
+        fixed: ``[J]`` True if the job is fixed.
 
     Returns:
         The allocation of all jobs. Its GPU price is the price that the policy gives for the jobs that are not fixed.
@@ -48,7 +48,7 @@ def first_that_fit(need: IntArray, order: IntArray, free: int) -> BoolArray:
         free: How many GPUs there are in all.
 
     Returns:
-        ``[J]`` whether each job gets its GPUs.
+        ``[J]`` True if the job gets its GPUs.
     """
     fits = np.zeros(len(need), np.bool_)
     left = free

@@ -186,25 +186,25 @@ def added_w(view: View, answer: Allocation, scope: str = "") -> float:
 
 
 def exceeded(view: View) -> bool:
-    """Return whether the jobs, as they run now, are believed to exceed a limit in watts that an energy budget sets."""
+    """Return True if the jobs, as they run now, are believed to exceed a limit in watts that an energy budget sets."""
     return not within_limits(view, Allocation(view.jobs["gpus"].astype(np.int64), view.jobs["clock"].astype(np.int64)))
 
 
 def within_limits(view: View, answer: Allocation) -> bool:
-    """Return whether an allocation is believed to stay within all limits in watts that energy budgets set."""
+    """Return True if an allocation is believed to stay within all limits in watts that energy budgets set."""
     return all(_fits(view, answer, scope) for scope in view.limit_w)
 
 
 def limits_left(view: View, answer: Allocation) -> Mapping[str, float]:
-    """Return how many watts an allocation leaves of the limit that each energy budget sets.
+    """Return the watts that an allocation leaves of the limit of each energy budget.
 
-    The result is by name of a project; "" is the limit of the whole cluster.
+    The keys are names of projects; "" is the whole cluster.
     """
     return {scope: max(0.0, watts - added_w(view, answer, scope)) for scope, watts in view.limit_w.items()}
 
 
 def members(view: View, project: str) -> BoolArray:
-    """Return which of the J jobs of a view belong to a project, ``[J]``."""
+    """Return for each of the J jobs of a view True if it belongs to a project, ``[J]``."""
     code = view.projects.index(project) if project in view.projects else -1
     return np.asarray(view.jobs["project"] == code, np.bool_)
 

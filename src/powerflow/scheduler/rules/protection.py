@@ -59,7 +59,7 @@ class Pace:
         Args:
             now_s: Time of the decision.
             done: Iterations done.
-            as_submitted: Whether the job has run on its requested GPUs at the maximum clock since the last decision.
+            as_submitted: True if the job has run on its requested GPUs at the maximum clock since the last decision.
         """
         if not as_submitted or done <= 0:  # before its first step it may still be starting
             self.since_s = self.since_done = math.nan
@@ -105,7 +105,7 @@ class Protection(Wrapper):
         self.paces: dict[int, Pace] = {}
 
     def decide(self, view: View) -> Allocation:
-        """Return an allocation in which protected jobs are served first, and other jobs as the inner policy decides."""
+        """Return an allocation: protected jobs are served first; the inner policy decides about the other jobs."""
         rows = np.flatnonzero(view.jobs["protected"])
         wish = self.inner.decide(view)
         if not len(rows):
@@ -138,7 +138,8 @@ class Protection(Wrapper):
         }
 
     def held_back_s(self, view: View) -> dict[int, float]:
-        """Return by how many seconds the scheduler has put protected jobs behind their promises, by row of the view.
+        """Return the seconds by which the scheduler has delayed protected jobs behind their promises, by row of the
+        view.
 
         Only jobs with a delay are in the result, and no job that runs on its requested GPUs at the maximum clock. A
         delay of ``max(60 s, 1 % of the time since submission)`` is allowed and not counted. At most the time since the

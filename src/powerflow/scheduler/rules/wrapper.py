@@ -10,7 +10,7 @@ _Kind = TypeVar("_Kind")
 
 
 class Wrapper:
-    """Give rules a common base class: a policy that asks an ``inner`` policy.
+    """Base class of rules: a policy that asks an ``inner`` policy.
 
     A rule has the name of its inner policy (``name``), needs job sizes if the inner policy needs job sizes
     (``needs_sizes``), and must be asked as often as the inner policy (``period_s``). A subclass may set other values.
@@ -24,7 +24,7 @@ class Wrapper:
 
 
 def find_wrapper(policy: Policy, kind: type[_Kind]) -> _Kind | None:
-    """Find the first policy of a class among a policy, its inner policy, the inner policy of that policy, and so on.
+    """Find the first policy of a class in a chain of policies: a policy, its inner policy, and so on.
 
     Args:
         policy: The policy to begin with.

@@ -1,8 +1,8 @@
-"""Simulate random draws of what a log does not say, without PowerFlow and with each way to run PowerFlow.
+"""Simulate a log several times, without and with PowerFlow, each time with random values for what the log does not say.
 
-A log does not say which models its jobs trained or what these models cost. A draw is one random choice of these facts:
-it has its own part of the log, models of the jobs, true costs of the models, and noise in what PowerFlow knows. Without
-PowerFlow, each job runs as logged: for its logged time on its requested GPUs, at the maximum clock.
+A log does not say which models its jobs trained or what these models cost. A draw is one random choice of these facts.
+Each draw has its own part of the log, models of the jobs, true costs of the models, and noise in PowerFlow's belief.
+Without PowerFlow, each job runs as logged: for its logged time on its requested GPUs, at the maximum clock.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Reproduce a log: find the queueing discipline (rule that starts jobs) that starts the jobs as the log says.
 
-A model can say what would have happened otherwise only if it reproduces what did happen. So the jobs of the log, with
-their logged durations and requested GPUs, are queued under each discipline of `powerflow.simulate.replay.queue`. Then
-the mean wait and the utilisation are compared with the log.
+A model can predict other outcomes only if it reproduces the real outcome. So the jobs of the log, with their logged
+durations and requested GPUs, are queued under each discipline of `powerflow.simulate.replay.queue`. Then the mean wait
+and the utilisation are compared with the log.
 """
 
 from __future__ import annotations

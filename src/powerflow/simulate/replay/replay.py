@@ -1,7 +1,7 @@
 """Estimate what PowerFlow would have saved on the job log of a site (a cluster without PowerFlow).
 
 1. Find a simple model of the site's scheduler that reproduces the log (`powerflow.simulate.replay.log`). If no model
-   reproduces it, no savings are claimed.
+   reproduces the log, no savings are reported.
 2. Simulate PowerFlow on the same jobs (`powerflow.simulate.replay.draws`). The log does not say which models the jobs
    trained, or what these models cost. These facts are chosen at random, several times. Each such choice is called a
    draw. The confidence intervals are over the draws.
@@ -45,7 +45,7 @@ class Replay:
         reproductions: Comparison of each discipline with the log, the best discipline first; empty if the log has no
             start times.
         discipline: The discipline that the site is assumed to use.
-        refusal: The reason why no savings are claimed; None if savings are claimed.
+        refusal: The reason why no savings are reported; None if savings are reported.
         savings: What PowerFlow would have saved; None if no savings were estimated. If ``refusal`` is not None, these
             savings are not validated.
         facts: How the replay was computed: label → words.

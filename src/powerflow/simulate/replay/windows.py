@@ -1,6 +1,6 @@
 """Choose windows of a log: consecutive jobs, together with the jobs that ran or waited when the window began.
 
-To simulate all jobs of a long log several times would take hours. So each simulation uses only one window. The log is
+Several simulations of all jobs of a long log would take hours. So each simulation uses only one window. The log is
 divided into as many equal parts as there are windows, and each window begins at a random place in its own part.
 """
 

@@ -1,1 +1,1 @@
-"""History of the tables of the store; alembic runs what is here, nothing else imports it."""
+"""Keep the history of the store's tables. Only alembic runs these modules."""

@@ -1,4 +1,4 @@
-"""What alembic runs for an upgrade, on the connection and in the transaction that `powerflow.store.migrate` opened."""
+"""Upgrade tables with alembic, on the connection and in the transaction that `powerflow.store.migrate` opened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Define what a log format is: how it is recognised, and how its text becomes jobs.
+"""Define a log format: how it is recognised, and how its text is converted to jobs.
 
 The ``entries`` of a format is a generator over the open log. It yields jobs, skipped lines with the reason, and notes
 (plain strings), in the order of the file. It keeps no more of the log in memory than it needs.
@@ -30,7 +30,7 @@ class Format:
         recognises: Function that returns True if the beginning of a file (about 64 KiB of text) looks like this format.
         entries: Function that reads an open log, and yields its jobs, skipped lines and notes.
         time_zone: Time zone of dates without an offset; None if the format has no such dates.
-        notes: What is always assumed for this format, as sentences for the user.
+        notes: Assumptions about this format, as sentences for the user.
     """
 
     name: str
@@ -73,7 +73,7 @@ def csv_format(
         columns: Names of the columns.
         job: Function that turns a row (column → text), its line number and the clock into a job, or raises `Unusable`.
         time_zone: Time zone of dates without an offset; None if the format has no such dates.
-        notes: What is always assumed for this format, as sentences for the user.
+        notes: Assumptions about this format, as sentences for the user.
     """
     wanted = frozenset(columns)
 

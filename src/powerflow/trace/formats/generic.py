@@ -1,6 +1,7 @@
 """Read PowerFlow's own CSV of jobs, for any log that has no reader.
 
-``powerflow trace convert`` and ``powerflow trace generate`` write it. Columns, in any order; other columns are ignored:
+``powerflow trace convert`` and ``powerflow trace generate`` write this format. Columns, in any order; other columns are
+ignored:
 
 - ``submit_s`` (seconds from any origin, or since 1970) or ``submit`` (ISO date and time);
 - ``duration_s`` (seconds that the job ran on its GPUs; may be empty if ``iterations`` and ``model`` give the work);

@@ -1,4 +1,4 @@
-"""Recognise logs that PowerFlow cannot read, and say what the user should give instead."""
+"""Recognise logs that PowerFlow cannot read, and tell the user which file to give instead."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OWN_CSV = "convert it to a CSV with the columns id,submit_s,duration_s,gpus (do
 
 
 def kind_not_read(head: str) -> tuple[str, str] | None:
-    """Return what kind of log a file is that PowerFlow cannot read, and what the user should give instead.
+    """Return the kind of a log that PowerFlow cannot read, with the file that the user should give instead.
 
     ``head`` is the beginning of the file. The result is None if the kind is not recognised.
     """

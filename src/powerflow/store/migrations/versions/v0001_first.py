@@ -1,6 +1,6 @@
-"""The first tables.
+"""Create the first tables.
 
-A migration repeats what the tables were like in its time; it does not import them, for they will change.
+A migration has its own copy of the definitions, because the definitions in `schema` will change.
 """
 
 import sqlalchemy as sa

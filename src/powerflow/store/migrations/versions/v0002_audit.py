@@ -1,4 +1,4 @@
-"""The audit: who set what, when, from where. Rows are added, never changed: the database itself refuses to."""
+"""Add the audit: who set what, when, from where. The database itself refuses to change or delete its rows."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """Make the table, and what refuses to change it."""
+    """Create the table, and triggers that refuse changes."""
     op.create_table(
         "audit",
         sa.Column("number", sa.Integer(), primary_key=True, autoincrement=True),

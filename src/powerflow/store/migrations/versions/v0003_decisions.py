@@ -1,4 +1,4 @@
-"""The log of decisions: what each job was given, what it would have been given, and what was expected of it."""
+"""Add the log of decisions: the allocations that jobs got or would have got, and the predictions for these jobs."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""SQLite's ``INSERT OR REPLACE`` drops a row without a word to triggers on DELETE: an entry's number is given once."""
+"""Refuse a second audit entry with the same number, because ``INSERT OR REPLACE`` of SQLite calls no trigger."""
 
 from alembic import op
 
