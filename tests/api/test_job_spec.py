@@ -130,7 +130,9 @@ def test_no_shares(written: object) -> None:
 
 
 def test_ten_where_percent_was_meant_is_not_taken_for_a_thousand_percent() -> None:
-    assert "10 is ten times as slow or slower; write 10% or 0.1" in refused("max_slowdown", energy={"max_slowdown": 10})
+    assert "10 is too large: give a share below 10; write 10% or 0.1" in refused(
+        "max_slowdown", energy={"max_slowdown": 10}
+    )
 
 
 @pytest.mark.parametrize(
@@ -169,7 +171,7 @@ def test_no_work(written: object) -> None:
     [
         ({"rescale": "none", "gpus": "1..8"}, "gpus: 1..8 GPUs, but rescale is none; write one number"),
         ({"rescale": "in-place", "gpus": "1..8", "batch": {"global": 4}}, "gpus: 8 GPUs for a global batch of 4"),
-        ({"progress": "step ("}, "progress: .* is no regular expression"),
+        ({"progress": "step ("}, "progress: .* is not a regular expression"),
         ({"progress": r"step (\d+)"}, "progress: .* has no group named step"),
         ({"progress": "(?P<step>" * 100}, "progress"),
         ({"progress": "x" * 2000}, "progress"),

@@ -111,7 +111,7 @@ def test_other_lines_start_no_launcher(run: str) -> None:
 @pytest.mark.parametrize(
     ("run", "what"),
     [
-        ("deepspeed --num_gpus 2 t.py", "write torchrun in its place"),
+        ("deepspeed --num_gpus 2 t.py", "write torchrun instead"),
         ("mpirun -np 2 python t.py", "rescale: none"),
         ("cd x && horovodrun -np 2 python t.py", "rescale: none"),
         ("srun python t.py", "leave it out"),

@@ -60,7 +60,7 @@ def test_submit_standard_input(shell: Shell, monkeypatch: pytest.MonkeyPatch) ->
     [
         ([], 2, "nothing to run"),
         (["--run", "x", "--gpus", "none"], 2, "cannot read 'none' as GPUs"),
-        (["--run", "x", "--env", "A"], 2, "--env: 'A' is no NAME=VALUE"),
+        (["--run", "x", "--env", "A"], 2, "--env: 'A' is not NAME=VALUE"),
         (["--run", "x", "--gpus", "64"], 4, "no 8 GPUs can be 64"),
         (["none.yaml"], 3, "none.yaml: no such file"),
     ],
@@ -244,7 +244,7 @@ def test_acct(busy: Shell) -> None:
     said = busy("acct", "--by", "job")
     assert "0.0005 kWhᵉ" in said, "in one unit with the kWh of the others"
     assert " Jᵉ" not in said
-    assert "'soon' is no time" in busy("acct", "--since", "soon", code=2)
+    assert "'soon' is not a time" in busy("acct", "--since", "soon", code=2)
     assert "ends before it begins" in busy("acct", "--since", "1h", "--until", "2h", code=2)
 
 
@@ -357,7 +357,7 @@ def test_what_can_be_changed_is_and_the_rest_is_said(busy: Shell) -> None:
 
 
 def test_nothing_is_changed_where_a_number_is_none(busy: Shell) -> None:
-    assert "'x' is no number of a job" in busy("cancel", "1", "x", code=2)
+    assert "'x' is not the number of a job" in busy("cancel", "1", "x", code=2)
     assert busy.cluster.job("1").record.state is JobState.RUNNING
 
 
@@ -370,7 +370,7 @@ def test_another_s_job_is_refused(busy: Shell, monkeypatch: pytest.MonkeyPatch) 
 def test_a_job_that_is_not_there_is_3(shell: Shell, verb: str) -> None:
     assert shell(verb, "99", code=3) == "powerflow: there is no job 99\n"
     for word in ("../1", "1 2", "", "²", "1" * 19):
-        assert "is no number of a job" in shell(verb, word, code=2)
+        assert "is not the number of a job" in shell(verb, word, code=2)
 
 
 # --- unreachable, strangers, wrong tokens ---------------------------------------------------------------------------
@@ -395,12 +395,12 @@ def test_no_controller_is_5_and_one_line(shell: Shell, argv: list[str], monkeypa
     monkeypatch.setenv("POWERFLOW_URL", url)
     assert shell(*argv, code=5) == f"powerflow: no controller at {url}; start one with powerflow serve\n"
     monkeypatch.delenv("POWERFLOW_URL")
-    assert "no controller has left its address in" in shell(*argv, code=5)
+    assert "no controller has written its address to" in shell(*argv, code=5)
 
 
 def test_a_wrong_token_is_4(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POWERFLOW_TOKEN", "pf_nobody")
-    assert "no token that is known here; give one with --token-file" in shell("queue", code=4)
+    assert "the request has no valid token; give one with --token-file" in shell("queue", code=4)
 
 
 def test_a_store_that_is_locked_for_long_is_5(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

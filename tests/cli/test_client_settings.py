@@ -91,7 +91,7 @@ def test_an_empty_file_says_nothing(places: Path) -> None:
 @pytest.mark.parametrize("text", ["", "[", "[]", "3"])
 def test_a_damaged_server_file_is_said_so(places: Path, text: str) -> None:
     write(places / "state/powerflow/server.json", text)
-    with pytest.raises(InputError, match=r"server\.json: is not what a controller writes"):
+    with pytest.raises(InputError, match=r"server\.json: is not a file that a controller has written"):
         settings.load()
 
 

@@ -15,7 +15,7 @@ from tests.cli.shell import Shell
 
 def test_a_cap_is_set_shown_recorded_lifted_and_audited(operator: Shell) -> None:
     assert operator("cap", "show") == "no power caps\n"
-    assert operator("audit") == "nobody has set anything yet\n"
+    assert operator("audit") == "there are no changes yet\n"
     said = operator("cap", "set", "60kW", "--from", "+1h", "--for", "3h", "--ramp", "6kW/min")
     assert said.startswith("cap 1: cluster may draw 60 kW from ")
     cap = operator.json("cap", "show")["caps"][0]
@@ -33,7 +33,7 @@ def test_a_cap_is_set_shown_recorded_lifted_and_audited(operator: Shell) -> None
     ("argv", "code", "said"),
     [
         (("cap", "set", "sixty"), 2, "POWER: 'sixty' is not an amount of power"),
-        (("cap", "set", "60kW", "--from", "teatime"), 2, "--from: 'teatime' is no time"),
+        (("cap", "set", "60kW", "--from", "teatime"), 2, "--from: 'teatime' is not a time"),
         (("cap", "set", "60kW", "--for", "long"), 2, "--for: 'long' is not a length of time"),
         (("cap", "set", "60kW", "--for", "3h", "--until", "17:00"), 2, "give one of the two"),
         (("cap", "set", "60kW", "--ramp", "1"), 2, "--ramp: '1' is not a ramp"),

@@ -99,11 +99,11 @@ def test_claims_nothing_where_it_is_not_reproduced(
     page = tmp_path / "page.html"
     code, out, err = run(capsys, strange, "--report", str(page))
     assert code == 4
-    assert "no saving is claimed: no policy reproduces the log within 10%: the best, " in err
+    assert "no savings are reported: no policy reproduces the log within 10%: the best, " in err
     assert err.count("\n") == 1
     assert "How well is the log reproduced?" in out
     assert "What PowerFlow would have saved" not in out
-    assert "no saving is claimed" in page.read_text("utf-8")
+    assert "no savings are reported" in page.read_text("utf-8")
     code, out, _ = run(capsys, strange, "--json")
     document = json.loads(out)
     assert code == 4
@@ -154,8 +154,8 @@ def test_quiet_says_nothing(log: str, capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--tariff", "-1"], "--tariff: -1.0 is no rate"),
-        (["--carbon", "nan"], "--carbon: nan is no rate"),
+        (["--tariff", "-1"], "--tariff: -1.0 is not a valid rate"),
+        (["--carbon", "nan"], "--carbon: nan is not a valid rate"),
         (["--cluster", "1x2:A100"], "hold more than the cluster's 2 GPUs"),
         (["--cluster", "2x8:A100+1x4:T4"], "replay one partition at a time"),
         (["--cluster", "much"], "much"),

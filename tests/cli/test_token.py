@@ -49,7 +49,7 @@ def test_tokens_of_a_user_or_one_of_them_are_revoked(tmp_path: Path, capsys: pyt
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (("create", "ada", "--role", "god"), 2, "role 'god' is unknown; viewer, user or operator"),
+        (("create", "ada", "--role", "god"), 2, "role 'god' is unknown; give viewer, user or operator"),
         (("create", "a b"), 2, "no name of a user"),
         (("list",), 3, "tokens.json"),
         (("revoke", "ada"), 3, "tokens.json"),

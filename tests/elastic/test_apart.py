@@ -26,7 +26,7 @@ def test_ranks_that_update_by_numbers_of_their_own(tmp_path: Path) -> None:
         reports = job.mailbox.reports(names)
         assert {report.step for report in reports} == {3 * STEPS_PER_EPOCH}  # before any was done
         for report in reports:
-            assert "ranks have come apart: at step 39 parameter 2.weight" in report.refusal
+            assert "parameters of ranks differ: at step 39 parameter 2.weight" in report.refusal
             assert "not the same on rank 1, 2 as on rank 0" in report.refusal
             assert report.phase is not Phase.DONE
 

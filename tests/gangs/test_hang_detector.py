@@ -74,7 +74,7 @@ def test_each_pass_of_an_evaluation_is_a_sign_of_life() -> None:
 def test_all_in_one_all_reduce_wait_for_ever() -> None:
     ranks = report("a", Phase.SYNCING), report("b", Phase.SYNCING)
     assert hung_after(60, *ranks) == {}
-    assert hung_after(61, *ranks) == {"b": "waited in one all-reduce, as all others did, for 61 s"}
+    assert hung_after(61, *ranks) == {"b": "waited in one all-reduce, like all other ranks, for 61 s"}
     behind = report("a", Phase.SYNCING, step=4), report("b", Phase.SYNCING)
     assert set(hung_after(61, *behind)) == {"a"}
     assert hung_after(500, *(dataclasses.replace(rank, timed_steps=0) for rank in ranks)) == {}  # the first may compile
@@ -105,7 +105,7 @@ def test_a_process_that_stands_still_is_found_whatever_it_said_last(phase: Phase
         found = watch.hung(ranks, float(second))
         if found:
             break
-    assert found == {"a": "said nothing and used no CPU for 61 s"}
+    assert found == {"a": "reported nothing and used no CPU for 61 s"}
 
 
 def test_who_says_nothing_but_computes_or_cannot_be_looked_at_is_not_taken_for_stopped() -> None:

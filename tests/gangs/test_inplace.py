@@ -198,7 +198,9 @@ def test_a_script_that_never_joins_runs_once(bench: Bench) -> None:
     ended = bench.hear(GangCompleted)
     assert bench.engine.launches == [RankName("j", 1, 0)]
     assert ended.steps is None
-    assert ended.note == "its script never joined: see docs/elastic.md, or submit it with rescale: restart or none"
+    assert (
+        ended.note == "its script does not use powerflow.elastic: see docs/elastic.md, or give rescale: restart or none"
+    )
     bench.restart(order(3, "b0"))
     assert bench.turn() == [ended]
 
@@ -316,7 +318,7 @@ def test_who_was_told_to_leave_by_somebody_else_has_not_completed(bench: Bench) 
     for name in names:
         bench.engine.players[name].report(Phase.RELEASED)  # type: ignore[attr-defined]
         bench.engine.end(name, 0)
-    assert "somebody else told it to leave" in bench.hear(GangFailed).text
+    assert "another program told it to leave" in bench.hear(GangFailed).text
     assert not bench.told(GangCompleted)
 
 

@@ -130,7 +130,7 @@ def test_a_gang_is_whole_when_all_its_members_train_in_its_newest_group(seen: Se
     [
         (0, Phase.DONE, True, True),
         (0, Phase.COMPUTING, True, True),  # its script left the loop
-        (0, Phase.RELEASED, True, False),  # somebody else told it to leave
+        (0, Phase.RELEASED, True, False),  # another program told it to leave
         (1, Phase.COMPUTING, True, False),
         (-9, Phase.SYNCING, True, False),
         (None, Phase.SYNCING, True, False),

@@ -38,7 +38,7 @@ def test_a_batch_that_is_not_the_stated_one_is_told_once(bench: Bench) -> None:
         bench.until_state(job, JobState.COMPLETED)
     told = [event for event in bench.store.events(limit=1000).items if event.kind == "batch misstated"]
     assert [event.job_id for event in told] == [wrong]
-    assert told[0].text.startswith("a step takes 64 samples, batch.global says 512")
+    assert told[0].text.startswith("a step has 64 samples, but batch.global is 512")
 
 
 def test_top_says_when_what_fell_free_will_be_used(bench: Bench) -> None:

@@ -43,7 +43,7 @@ def test_a_boot_costs_no_attempt(bench: Bench, rescale: str, code: int | None) -
     assert bench.job(job).state is JobState.RUNNING
     assert bench.job(job).attempts == 0
     said = [event.text for event in bench.store.events(job_id=job, limit=1000).items if event.kind == "requeued"]
-    assert said == ["its machine was booted"] * 3
+    assert said == ["the machine was booted"] * 3
 
 
 def test_an_engine_that_lost_its_records_costs_no_attempt(bench: Bench) -> None:

@@ -87,7 +87,7 @@ def test_the_headline_says_it_when_ours_is_slower() -> None:
     assert any(figure.meaning.startswith("longer") for figure in headline.key_figures(slower))
     assert (
         headline.standfirst(slower)
-        == "Another policy is faster there: FIFO takes 60 min at the same energy, 0.5 times as long."
+        == "Another policy is faster at this energy: FIFO takes 60 min at the same energy, 0.5 times as long."
     )
 
 

@@ -80,7 +80,7 @@ def test_a_canary_that_is_worse_goes_back_after_two_samples() -> None:
     usual = usually([0.01 * i for i in range(-20, 21)])
     watch = CanaryWatch()
     assert goes_back(watch, "energy", [0.5] * 20, usual) == 2 * SAMPLE
-    assert watch.verdict == "energy of jobs missed its prediction twice running: +65%, where +0% is usual"
+    assert watch.verdict == "energy of jobs missed its prediction twice in a row: +65%, where +0% is usual"
 
 
 def test_one_bad_sample_is_forgiven() -> None:

@@ -154,7 +154,7 @@ def test_a_cap_decides_at_once_and_slows_the_lightest_job() -> None:
     assert plan.cap_w == 2000.0
     assert plan.watt_price == pytest.approx(0.2 / (4 * (FULL_W - HALF_W)))
     assert [change.reason.why for change in plan.changes] == [Why.CAP_RECLOCKED]
-    assert plan.changes[0].reason.sentence() == "slowed for the power cap, from 1400 to 700 MHz"
+    assert plan.changes[0].reason.sentence() == "slowed because of the power cap, from 1400 to 700 MHz"
     assert not plan.changes[0].moved
 
 

@@ -161,7 +161,7 @@ def test_kept_because_rescaling_costs_more_than_it_gains(pause_s: float, why: Wh
     plan = driver.at(60, driver.done(a=10.0), Cancelled("b"))
     assert plan.reasons()["a"].why is why
     if why is Why.KEPT_COST:
-        assert plan.reasons()["a"].sentence() == "kept because rescaling costs more than it gains"
+        assert plan.reasons()["a"].sentence() == "unchanged because rescaling costs more than it gains"
 
 
 def test_waits_for_gpus_and_says_how_many_more() -> None:
@@ -196,7 +196,7 @@ def test_can_never_run() -> None:
         0, CostLearned("huge", "A100", table([never, never, never, never])), submitted("a", cost_class="huge")
     )
     assert plan.reasons()["a"].why is Why.NEVER_FITS
-    assert plan.reasons()["a"].sentence() == "no GPU count is known on which it could run here"
+    assert plan.reasons()["a"].sentence() == "cannot run here on any known GPU count"
 
 
 def test_gangs_are_whole_or_hold_nothing_when_a_node_fails() -> None:

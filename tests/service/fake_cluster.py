@@ -157,7 +157,7 @@ class FakeCluster:
     ) -> Page[JobRecord]:
         with self._open():
             if after is not None and not after.isdecimal():
-                raise InputError(f"{after!r} is no page", where="after", fix="give a page's next")
+                raise InputError(f"{after!r} is not a page", where="after", fix="give a page's next")
             found = [
                 job
                 for job in reversed(self._jobs.values())

@@ -100,8 +100,8 @@ def test_lower_roles_are_refused_and_higher_ones_are_not(
             assert answer.status_code in (operation.status, 404), answer.text  # the one before may have dropped it
         else:
             assert answer.status_code == 403
-            assert answer.json()["detail"] == f"{TOKENS[role][0]} asks with the role {role}"
-            assert answer.json()["fix"] == f"this takes the role {operation.least}"
+            assert answer.json()["detail"] == f"{TOKENS[role][0]} has the role {role}"
+            assert answer.json()["fix"] == f"this request needs the role {operation.least}"
 
 
 def test_a_role_is_checked_before_what_is_sent(ask: Callable[[Operation[Any], str], httpx.Response]) -> None:

@@ -68,7 +68,7 @@ def test_a_file_that_was_edited_or_deleted_is_told_of_without_a_guess_who_it_was
     path.unlink()
     assert audited.step() == [("", "token revoked", "ada")]
     assert "no such token file" in audited.audit[-1].fields["how"]
-    assert "nobody is let in" in audited.notices.shown()["tokens"]
+    assert "every request is refused" in audited.notices.shown()["tokens"]
     create_token(path, "bob", Role.USER)
     assert audited.step() == [(ME, "token created", "bob")]
     assert audited.notices.shown() == {}

@@ -72,12 +72,12 @@ ENTRY = {"user": "ada", "role": "user", "sha256": "0" * 64}
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        ("", "cannot be read as tokens"),
+        ("", "cannot be read as a token file"),
         ("[]", "no list of tokens"),
         ('{"tokens": 3}', "no list of tokens"),
         (json.dumps({"tokens": [{**ENTRY, "more": 1}]}), "token 1: is not user, role and sha256"),
-        (json.dumps({"tokens": [ENTRY, {**ENTRY, "role": "root"}]}), "token 2: 'root' is no role"),
-        (json.dumps({"tokens": [{**ENTRY, "role": []}]}), "is no role"),
+        (json.dumps({"tokens": [ENTRY, {**ENTRY, "role": "root"}]}), "token 2: 'root' is not a role"),
+        (json.dumps({"tokens": [{**ENTRY, "role": []}]}), "is not a role"),
         (json.dumps({"tokens": [{**ENTRY, "user": 3}]}), "is no name"),
         (json.dumps({"tokens": [{**ENTRY, "sha256": "x"}]}), "64 hexadecimal"),
     ],
@@ -143,7 +143,7 @@ def test_a_file_that_is_gone_or_broken_lets_nobody_in_until_it_can_be_used(tmp_p
     else:
         path.write_text(content, "utf-8")
     assert tokens.caller(token) is None
-    assert "nobody is let in" in tokens.trouble
+    assert "no token is valid" in tokens.trouble
     assert "\n" not in tokens.trouble
     if content is None:
         new = create_token(path, "ada", Role.OPERATOR)

@@ -83,7 +83,7 @@ def test_a_belief_that_is_no_word_of_ours(workload: Workload) -> None:
 
 def test_a_policy_that_needs_sizes_says_so(workload: Workload) -> None:
     blind = belief_named("oracle", workload, sizes="unknown")
-    with pytest.raises(InputError, match="policy srtf needs to know how long jobs are"):
+    with pytest.raises(InputError, match="policy srtf needs the sizes of jobs"):
         Simulation(workload, load("srtf"), belief=blind)
     assert np.isfinite(simulate(workload, load("prices"), belief=blind).jobs.finish_s).all()
 

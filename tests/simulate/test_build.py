@@ -72,7 +72,7 @@ def test_measured_step_times_scale_every_count_and_type_and_no_watts() -> None:
 def test_runs_before_a_requeue_are_part_of_the_work() -> None:
     workload = build(logged(duration_s=100.0, gpus=2, earlier_gpu_s=600.0))
     assert alone_times(workload).tolist() == pytest.approx([100.0 + 300.0])
-    assert workload.facts["Requeued"] == "1 jobs; 0.2 GPU-hours of runs before are part of their work"
+    assert workload.facts["Requeued"] == "1 jobs; 0.2 GPU-hours of their earlier runs are part of their work"
 
 
 def test_time_begins_with_the_first_job() -> None:
@@ -126,7 +126,7 @@ def test_requests_are_cut_or_refused() -> None:
         build(logged(gpus=16))
     workload = build(logged(gpus=16), logged("b", 1.0), most_gpus=8)
     assert workload.jobs[0].gpus == 8
-    assert workload.facts["Requests"] == "1 jobs asked for more than 8 GPUs; cut to that"
+    assert workload.facts["Requests"] == "1 jobs requested more than 8 GPUs; their requests were reduced to that"
 
 
 def test_a_job_may_use_what_its_family_scales_to_or_what_it_asked_for() -> None:
@@ -158,7 +158,7 @@ def test_being_spread_is_never_faster() -> None:
 @pytest.mark.parametrize(
     ("jobs", "options", "words"),
     [
-        ([], {}, r"log\.csv: there are no jobs in it"),
+        ([], {}, r"log\.csv: it contains no jobs"),
         ([logged(), logged("b", 9.0)], {"load": 0.0}, "--load: load is 0.0"),
         ([logged(), logged("b", 9.0)], {"load": -1.0}, "load is -1.0"),
         ([logged(), logged("b", 9.0)], {"load": math.nan}, "load is nan"),

@@ -169,7 +169,7 @@ def test_refuses_what_no_such_cluster_ran() -> None:
     with pytest.raises(InputError, match="hold more than the cluster's 2 GPUs"):
         log_of(small_trace(), 2)
     one = small_trace(1)
-    with pytest.raises(InputError, match="all jobs came at one moment"):
+    with pytest.raises(InputError, match="all jobs have one submission time"):
         log_of(one, 16)
     endless = replace(one.jobs[0], duration_s=float("nan"))
     with pytest.raises(InputError, match="has no duration"):

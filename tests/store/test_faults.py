@@ -292,7 +292,7 @@ def test_a_lock_that_another_writer_holds(postgres_url: str) -> None:
 
 
 def test_what_a_server_refuses_is_said_without_the_password(postgres: Postgres) -> None:
-    wrong = fails(lambda: Store(postgres.url("postgres", "secret-word")), "does not let us in", retry=False)
+    wrong = fails(lambda: Store(postgres.url("postgres", "secret-word")), "refuses the login", retry=False)
     missing = fails(lambda: Store(postgres.url("no_such")), "does not exist", retry=False)
     nobody = fails(lambda: Store("postgresql://u:secret-word@127.0.0.1:1/x"), "cannot be reached", retry=True)
     for error in (wrong, missing, nobody):

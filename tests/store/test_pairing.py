@@ -226,7 +226,7 @@ def test_a_directory_of_another_store_is_refused(place: Place, tmp_path: Path, s
         one.start()
         one.stop()
     shutil.copy(other.database, place.database)
-    with pytest.raises(InputError, match="holds what belongs to another store"):
+    with pytest.raises(InputError, match="belongs to another store"):
         place.start()
 
 

@@ -66,7 +66,7 @@ def read_counts(value: object, shown: str) -> Counts | None:
     if isinstance(value, dict) and "counts" in value and "least" not in value:
         _known(value, _LIST_KEYS)
         if not isinstance(value["counts"], list | tuple):
-            raise NoCounts("counts is no list", "write counts: [1, 2, 4, 8]")
+            raise NoCounts("counts is not a list", "write counts: [1, 2, 4, 8]")
         return _listed([_whole(count, "a count") for count in value["counts"]], value.get("type"))
     return None
 
@@ -103,7 +103,7 @@ def _of_multiple(value: dict[Any, Any]) -> Counts:
     most, least = _whole(value["max"], "max"), _whole(value.get("min", step), "min")
     first = -(-least // step) * step  # the first multiple that is large enough
     if first > most:
-        raise NoCounts(f"no multiple of {step} from {least} to {most}", "give a larger max")
+        raise NoCounts(f"there is no multiple of {step} from {least} to {most}", "give a larger max")
     if step == 1:
         return Counts(first, most, value.get("type"))
     return _multiples(first, most, step, value.get("type"))
@@ -111,7 +111,7 @@ def _of_multiple(value: dict[Any, Any]) -> Counts:
 
 def _multiples(least: int, most: int, step: int, gpu_type: str | None) -> Counts:
     if least > most:
-        raise NoCounts(f"{least}..{most} asks for at least more than at most", "write LEAST..MOST")
+        raise NoCounts(f"{least}..{most} has a minimum above its maximum", "write LEAST..MOST")
     if (most - least) // step >= MOST_COUNTS:
         raise NoCounts(f"more than {MOST_COUNTS} counts", "give a larger multiple, or a range such as 1..8")
     counts = list(range(least, most + 1, step))
@@ -120,7 +120,7 @@ def _multiples(least: int, most: int, step: int, gpu_type: str | None) -> Counts
 
 def _listed(counts: list[int], gpu_type: str | None) -> Counts:
     if len(set(counts)) < 2:
-        raise NoCounts("a list of one count, or of none", "write 4, or several: [1, 2, 4, 8]")
+        raise NoCounts("the list has fewer than two counts", "write 4, or a list: [1, 2, 4, 8]")
     if len(counts) > MOST_COUNTS:
         raise NoCounts(f"more than {MOST_COUNTS} counts", "give a range such as 1..8")
     ordered = tuple(sorted(set(counts)))

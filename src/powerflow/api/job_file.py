@@ -46,14 +46,14 @@ _PARTS: dict[str, type[BaseModel]] = {
     "limits": ProcessLimits,
 }
 _FIXES = {
-    NAME: "letters, digits, '.', '_' and '-', a letter or digit first",
-    NO_NUL: "it cannot hold a NUL",
-    NO_HOME: "give a path from the root, or one from where the job runs",
-    VARIABLE: "letters, digits and '_', no digit first",
-    r"^/[^\x00]*$": "give a path from the root, /…",
+    NAME: "use letters, digits, '.', '_' and '-'; begin with a letter or digit",
+    NO_NUL: "remove the NUL character",
+    NO_HOME: "give an absolute path, or a path relative to the job's directory",
+    VARIABLE: "use letters, digits and '_'; do not begin with a digit",
+    r"^/[^\x00]*$": "give an absolute path, /…",
 }
 _TYPES = {
-    "string_type": "give text (a number as text: in quotes)",
+    "string_type": "give text (put a number in quotes)",
     "int_type": "give a whole number",
     "int_from_float": "give a whole number",
     "float_type": "give a number",
@@ -146,10 +146,10 @@ def _plain(node: yaml.Node, path: tuple[str, ...], lines: Lines, seen: set[int],
     lines.setdefault(path, line_of(node))
     place = at(where, node)
     if id(node) in seen:
-        raise InputError("anchors ('&', '*') are not used here", where=place, fix="repeat the value")
+        raise InputError("anchors ('&', '*') are not allowed here", where=place, fix="repeat the value")
     seen.add(id(node))
     if len(path) > _DEEPEST:
-        raise InputError("nested too deeply for a job", where=place)
+        raise InputError("the YAML is nested too deeply", where=place)
     if isinstance(node, yaml.ScalarNode):
         return _value(node, place)
     if isinstance(node, yaml.SequenceNode):
@@ -174,7 +174,7 @@ def _value(node: yaml.ScalarNode, place: str) -> Any:
         return float(text)
     if kind in ("str", "bool", "int", "float", "timestamp", "merge", "value"):
         return text
-    raise InputError(f"tag {shortened(node.tag)} is not used here", where=place, fix="leave it out")
+    raise InputError(f"tag {shortened(node.tag)} is not allowed here", where=place, fix="leave it out")
 
 
 def _absolute(directory: str, folder: Path) -> str:
@@ -211,7 +211,7 @@ def _message(path: tuple[str, ...], details: ErrorDetails) -> tuple[str, str]:
     if kind == "rule":
         return f"{name}: {context['what']}", str(context["fix"])
     if value is None:
-        return f"{name} is empty", "leave the key out or give a value"
+        return f"{name} is empty", "remove the key, or give a value"
     what = f"{name} is {shortened(value)}"
     if kind == "literal_error":
         return what, f"give {context['expected']}".replace("'", "")

@@ -109,12 +109,12 @@ class Gpus(_Part):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.least > self.most:
-            raise broken(f"{self} asks for at least more than at most", "write LEAST..MOST")
+            raise broken(f"{self} has a minimum above its maximum", "write LEAST..MOST")
         counts = self.counts
         if counts is not None:
             rising = list(counts) == sorted(set(counts)) and len(counts) > 1
             if not rising or (counts[0], counts[-1]) != (self.least, self.most):
-                raise broken("counts do not rise from least to most", "write [1, 2, 4, 8]")
+                raise broken("the counts are not in ascending order", "write [1, 2, 4, 8]")
         return self
 
     @model_serializer(mode="wrap")
@@ -154,7 +154,7 @@ def _share(value: Any) -> Any:
             raise broken(f"cannot read {shortened(value)} as a share", "write 10%")
         value = float(found[1]) / 100.0
     if isinstance(value, int | float) and value >= _MOST_SHARE:
-        raise broken(f"{shortened(value)} is ten times as slow or slower", "write 10% or 0.1")
+        raise broken(f"{shortened(value)} is too large: give a share below 10", "write 10% or 0.1")
     return value
 
 

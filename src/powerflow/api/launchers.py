@@ -111,13 +111,13 @@ def _fitting(kind: LauncherKind, options: Sequence[str], gpus: Sequence[int]) ->
 _ADDRESS = "127.0.0.1"
 #: Programs that start all ranks of a job and whose number PowerFlow cannot set; with the text to write instead.
 _OTHERS = {
-    "deepspeed": "write torchrun in its place: deepspeed.init_distributed() reads what torchrun sets",
-    "mpirun": "write torchrun or plain python in its place, or rescale: none with one number of GPUs",
-    "mpiexec": "write torchrun or plain python in its place, or rescale: none with one number of GPUs",
-    "horovodrun": "write rescale: none with one number of GPUs, or move the script to torch.distributed",
-    "srun": "leave it out: PowerFlow starts one process per GPU itself",
-    "composer": "write torchrun in its place",
-    "colossalai": "write torchrun in its place",
+    "deepspeed": "write torchrun instead: deepspeed.init_distributed() reads the variables that torchrun sets",
+    "mpirun": "write torchrun or python instead, or set rescale: none with one number of GPUs",
+    "mpiexec": "write torchrun or python instead, or set rescale: none with one number of GPUs",
+    "horovodrun": "set rescale: none with one number of GPUs, or change the script to torch.distributed",
+    "srun": "remove it: PowerFlow starts one process per GPU itself",
+    "composer": "write torchrun instead",
+    "colossalai": "write torchrun instead",
 }
 _TORCH_MODULES = ("torch.distributed.run", "torch.distributed.launch", "torch.distributed.torchrun")
 _TORCH_FLAGS = {"--standalone", "-m", "--module", "--no_python", "--run_path", "--virtual_local_rank"}
@@ -199,7 +199,7 @@ def _launcher_at(run: str, pieces: list[tuple[str, int, int]]) -> Launcher | Non
     if name in _OTHERS:
         raise InputError(f"PowerFlow cannot tell {name} how many processes to start", fix=_OTHERS[name])
     if name in _SHELLS and any(_INSIDE.search(f"{word} "[1:]) for word in words[1:] if word[0] in "\"'"):
-        raise InputError(f"run starts a launcher inside {name} -c", fix="write its line itself as run")
+        raise InputError(f"run starts a launcher inside {name} -c", fix="write the command in quotes directly as run")
     module, begin = _module(words) if re.fullmatch(r"python[0-9.]*", name) else ("", 1)
     if module.startswith("deepspeed"):
         raise InputError("PowerFlow cannot tell deepspeed how many processes to start", fix=_OTHERS["deepspeed"])
@@ -244,7 +244,7 @@ def check_launcher(run: str, rescale: str, least: int, most: int) -> Launcher | 
     if launcher.processes is not None and least == most != launcher.processes:
         raise InputError(
             f"run asks {launcher.kind} for {launcher.processes} processes, and the job has {most} GPUs",
-            fix="leave the number out: PowerFlow sets it to the job's GPUs",
+            fix="remove the number: PowerFlow sets it to the number of the job's GPUs",
         )
     return launcher
 

@@ -15,7 +15,7 @@ from powerflow.errors import InputError
 _MOST_BYTES = 1 << 16
 #: Classes by Unicode property (``\pL``), each of which takes a third of a millisecond to read.
 _MOST_PROPERTIES = 16
-_FIX = "write one as RE2 reads it: no look-around, no back-references"
+_FIX = "write a pattern for RE2: without look-around and back-references"
 
 
 def options(most_bytes: int = _MOST_BYTES) -> Any:
@@ -37,14 +37,16 @@ def check_progress(pattern: str) -> None:
     import re2
 
     if len(re.findall(r"\\[pP]", pattern)) > _MOST_PROPERTIES:
-        raise InputError(f"{shown(pattern)} has more than {_MOST_PROPERTIES} classes by property", fix=r"write \w or .")
+        raise InputError(
+            f"{shown(pattern)} has more than {_MOST_PROPERTIES} classes such as \\pL", fix=r"write \w or ."
+        )
     try:
         groups = re2.compile(pattern, options()).groupindex
     except re2.error as error:
         why = error.args[0].decode("utf-8", "replace") if isinstance(error.args[0], bytes) else str(error)
-        raise InputError(f"{shown(pattern)} is no regular expression ({shown(why, '')})", fix=_FIX) from None
+        raise InputError(f"{shown(pattern)} is not a regular expression ({shown(why, '')})", fix=_FIX) from None
     except UnicodeError:
-        raise InputError(f"{shown(pattern)} is no text", fix=_FIX) from None
+        raise InputError(f"{shown(pattern)} is not text", fix=_FIX) from None
     if "step" not in groups:
         raise InputError(f"{shown(pattern)} has no group named step", fix=r"write (?P<step>\d+)")
 

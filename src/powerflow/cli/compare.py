@@ -37,18 +37,18 @@ DAY_CLUSTER = "16x8:A100"
 def compare(
     traces: Annotated[
         list[Path] | None,
-        typer.Argument(help="Logs of jobs; of several, each seed takes the next. None: the day that ships."),
+        typer.Argument(help="Logs of jobs. Each seed takes the next log. Default: a day that comes with PowerFlow."),
     ] = None,
     cluster: Annotated[
-        str | None, typer.Option(help="The cluster: COUNTxGPUS:TYPE such as 16x8:A100 (the day's), or a YAML file.")
+        str | None, typer.Option(help="The cluster: COUNTxGPUS:TYPE such as 16x8:A100 (the default), or a YAML file.")
     ] = None,
     policies: Annotated[
-        str | None, typer.Option(help="Policies with commas between, such as prices,srtf; by default all there are.")
+        str | None, typer.Option(help="Policies, separated by commas, such as prices,srtf. Default: all policies.")
     ] = None,
-    seeds: Annotated[int, typer.Option(help="How many seeds; models and costs are drawn anew with each.")] = 3,
+    seeds: Annotated[int, typer.Option(help="Number of seeds. Each seed gives other random models and costs.")] = 3,
     seed: Seed = 0,
     levels: Annotated[
-        str, typer.Option(help="Energy levels, as shares of what FIFO uses at maximum clock.")
+        str, typer.Option(help="Energy levels, as shares of the energy that FIFO uses at maximum clock.")
     ] = "100%,90%,80%,70%",
     load: Load = None,
     belief: BelievedCosts = "oracle",
@@ -79,7 +79,9 @@ def compare(
     if traces and cluster is None:
         raise InputError("for which cluster", where="--cluster", fix="such as --cluster 16x8:A100, or a YAML file")
     if len(traces or ()) > seeds:
-        raise InputError(f"{len(traces or ())} logs for {seeds} seeds", where="--seeds", fix="give as many or more")
+        raise InputError(
+            f"{len(traces or ())} logs for {seeds} seeds", where="--seeds", fix="give one seed or more per log"
+        )
     named = policies_for(sizes) if policies is None else split(policies, "--policies")
     wanted = shares(levels, "--levels")
     with ExitStack() as stack:

@@ -74,7 +74,7 @@ def demo(
     try:
         with cluster(directory) as live, _table(screen, quiet) as draw:
             if not quiet:
-                screen.print("Warming up: a job of each kind trains two steps, so that the ten find all in place …")
+                screen.print("Warming up: a job of each kind trains two steps, so that the ten jobs start fast …")
             done = run_jobs(live, arrivals(), draw, first=warm_up())
     finally:
         if keep is None:
@@ -89,7 +89,7 @@ def _directory(keep: Path | None) -> Path:
     if keep is None:
         return Path(tempfile.mkdtemp(prefix="powerflow-demo-"))
     if keep.exists():
-        raise InputError("exists already", where=str(keep), fix="name a directory that does not")
+        raise InputError("exists already", where=str(keep), fix="name a directory that does not exist")
     keep.mkdir(parents=True)
     return keep
 
@@ -202,7 +202,7 @@ def run_jobs(
                     return
                 if time.monotonic() - began_s > most_s:
                     raise InputError(
-                        f"the jobs took longer than {most_s:.0f} s", fix="is the machine busy?", exit_code=1
+                        f"the jobs took longer than {most_s:.0f} s", fix="check if the machine is busy", exit_code=1
                     )
                 time.sleep(0.25)
 

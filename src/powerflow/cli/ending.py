@@ -86,8 +86,8 @@ class Ending:
                 return
             what = self._what
         try:
-            print(f"powerflow: still waiting for {what} ({whereabouts()}); ended by force", file=self._stream)
-            print("powerflow: jobs run on, for the next controller to take over", file=self._stream, flush=True)
+            print(f"powerflow: still waiting for {what} ({whereabouts()}); the process is ended now", file=self._stream)
+            print("powerflow: jobs continue; the next controller takes them over", file=self._stream, flush=True)
         finally:
             self._exit(FORCED)
 
@@ -111,7 +111,7 @@ def whereabouts() -> str:
         place = _own_code(frame)
         if ident != me and place:
             found[f"{names.get(ident, 'a thread').partition(' ')[0]} in {place}"] = None
-    return ", ".join(found) or "in no code of its own"
+    return ", ".join(found) or "outside PowerFlow's code"
 
 
 def _own_code(frame: FrameType | None) -> str:

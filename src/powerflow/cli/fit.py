@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 def fit(
     observations: Annotated[Path, typer.Argument(help="CSV of measured points; docs/models.md names its columns.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the models (JSON).")],
-    plot: Annotated[Path | None, typer.Option("--plot", help="Where to draw fit against points; beside MODEL.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="JSON file to write the models to.")],
+    plot: Annotated[Path | None, typer.Option("--plot", help="HTML file for plots; default: beside MODEL.")] = None,
     json: Json = False,
 ) -> None:
     """Fit cost models to measured points. Write the models, and a page that shows them with the points.
@@ -92,7 +92,7 @@ def _print_table(fits: list[Fit]) -> None:
     table = Table("model", "GPU type", title="Error of fitted models, mean (median)", title_justify="left")
     for column in ("points", "time, fitted", "time, left out", "power, fitted", "power, left out"):
         table.add_column(column, justify="right")
-    table.add_column("left at the prior")
+    table.add_column("kept from the prior")
     for fitted in fits:
         errors = (fitted.time, fitted.held_out_time, fitted.power, fitted.held_out_power)
         name, kind = fitted.model.name, fitted.model.gpu_type

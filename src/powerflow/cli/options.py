@@ -18,25 +18,24 @@ if TYPE_CHECKING:
 
 Cluster = Annotated[str, typer.Option(help="The cluster: COUNTxGPUS:TYPE such as 16x8:A100, or a YAML file.")]
 Load = Annotated[
-    float | None,
-    typer.Option(help="Scale submissions to this offered load: GPU-seconds asked for over GPU-seconds there are."),
+    float | None, typer.Option(help="Scale submission times to this load: requested ÷ available GPU-seconds.")
 ]
-BelievedCosts = Annotated[str, typer.Option("--belief", help="What schedulers know of costs: oracle, fitted, online.")]
+BelievedCosts = Annotated[str, typer.Option("--belief", help="Belief about costs: oracle, fitted or online.")]
 BelievedSizes = Annotated[
-    str, typer.Option("--sizes", help="What schedulers know of job sizes: known, unknown, mispredicted:SIGMA.")
+    str, typer.Option("--sizes", help="Belief about job sizes: known, unknown or mispredicted:SIGMA.")
 ]
 CostFiles = Annotated[
     list[Path] | None,
     typer.Option(
-        "--costs", help="Measured costs, used instead of the catalogue's: what powerflow fit wrote, or a CSV of points."
+        "--costs", help="Measured costs, used instead of the catalogue's: a file of powerflow fit, or a CSV of points."
     ),
 ]
-Seed = Annotated[int, typer.Option(help="Same arguments and seed, same result.", min=0)]
-MostGpus = Annotated[int | None, typer.Option(help="Cut requests above this many GPUs to it.", min=1)]
+Seed = Annotated[int, typer.Option(help="Seed; the same arguments and seed give the same result.", min=0)]
+MostGpus = Annotated[int | None, typer.Option(help="Reduce larger requests to this number of GPUs.", min=1)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Report = Annotated[Path | None, typer.Option("--report", help="Write a report of one HTML file here.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar; nothing on stdout but --json.")]
-Processes = Annotated[int | None, typer.Option(help="Processes to use; by default one per core.", min=1)]
+Report = Annotated[Path | None, typer.Option("--report", help="Write a report to this HTML file.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress bar. Print only the output of --json.")]
+Processes = Annotated[int | None, typer.Option(help="Number of processes. Default: one per core.", min=1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +87,6 @@ def shares(text: str, where: str) -> list[float]:
         except ValueError:
             value = -1.0
         if not 0 < value < float("inf"):
-            raise InputError(f"{word!r} is no share above 0", where=where, fix="such as 1.0,0.9,0.8 or 100%,90%")
+            raise InputError(f"{word!r} is not a share above 0", where=where, fix="such as 1.0,0.9,0.8 or 100%,90%")
         read.append(value)
     return list(dict.fromkeys(read))

@@ -22,15 +22,15 @@ REFUSED = 4
 
 
 def replay(
-    log: Annotated[Path, typer.Argument(help="An accounting log, such as sacct -P; powerflow trace info reads it.")],
+    log: Annotated[Path, typer.Argument(help="An accounting log, such as the output of sacct -P.")],
     cluster: Cluster,
     tariff: Annotated[float | None, typer.Option(help="Money that a kWh costs, in any currency.")] = None,
     carbon: Annotated[float | None, typer.Option(help="Grams of CO2 that a kWh emits.")] = None,
     unvalidated: Annotated[
-        bool, typer.Option("--unvalidated", help="Estimate savings even if the log is not reproduced; labelled so.")
+        bool, typer.Option("--unvalidated", help="Estimate savings even if the log is not reproduced.")
     ] = False,
-    format: Annotated[str | None, typer.Option("--format", help="The log's format; detected by default.")] = None,
-    tz: Annotated[str | None, typer.Option("--tz", help="Time zone of dates without offset, as Europe/Berlin.")] = None,
+    format: Annotated[str | None, typer.Option("--format", help="Format of the log; detected by default.")] = None,
+    tz: Annotated[str | None, typer.Option("--tz", help="Time zone of dates without an offset.")] = None,
     belief: BelievedCosts = "fitted",
     sizes: BelievedSizes = "unknown",
     costs: CostFiles = None,
@@ -71,16 +71,17 @@ def replay(
         _show(result, rates, report, json)
     if result.refusal is not None and result.savings is None:
         raise InputError(
-            f"no saving is claimed: {result.refusal}",
+            f"no savings are reported: {result.refusal}",
             where=str(log),
-            fix=("is it the right cluster? " if result.reproductions else "") + "--unvalidated estimates all the same",
+            fix=("check that the cluster is that of the log; " if result.reproductions else "")
+            + "--unvalidated estimates savings nevertheless",
             exit_code=REFUSED,
         )
 
 
 def _rate(value: float | None, where: str) -> float | None:
     if value is not None and not (value >= 0 and math.isfinite(value)):
-        raise InputError(f"{value} is no rate", where=where, fix="give a number ≥ 0 per kWh")
+        raise InputError(f"{value} is not a valid rate", where=where, fix="give a number ≥ 0 per kWh")
     return value
 
 

@@ -47,16 +47,16 @@ class OnExit(StrEnum):
 def serve(
     state_dir: Annotated[
         Path | None,
-        typer.Option(help="Directory of the controller's state; by default the one in powerflow's settings."),
+        typer.Option(help="State directory of the controller. Default: the directory in powerflow's settings."),
     ] = None,
     emulate: Annotated[
-        str | None, typer.Option(help="A cluster of emulated GPUs, such as 2x4:A100; without it, this machine's own.")
+        str | None, typer.Option(help="Emulated GPUs, such as 2x4:A100. Default: the real GPUs of this machine.")
     ] = None,
     policy: Annotated[str, typer.Option(help="Scheduling policy, as powerflow simulate takes it.")] = "prices",
     energy_price: Annotated[
-        float, typer.Option("--lambda", help="Price of energy λ_E, seconds of mean completion time per joule.", min=0.0)
+        float, typer.Option("--lambda", help="Energy price λ_E, in seconds of mean completion time per joule.", min=0.0)
     ] = 0.0,
-    interval: Annotated[float, typer.Option(help="Seconds between decisions, at least.", min=0.0)] = 60.0,
+    interval: Annotated[float, typer.Option(help="Shortest time between two decisions, in seconds.", min=0.0)] = 60.0,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = HOST,
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)] = PORT,
     store: Annotated[
@@ -65,16 +65,16 @@ def serve(
     on_exit: Annotated[
         OnExit, typer.Option(help="On SIGTERM or Ctrl-C: leave jobs running for the next controller, or drain them.")
     ] = OnExit.LEAVE,
-    mode: Annotated[Stage, typer.Option(help="Rollout stage, until powerflow mode sets another.")] = Stage.ENFORCE,
+    mode: Annotated[Stage, typer.Option(help="Rollout stage, until powerflow mode sets another one.")] = Stage.ENFORCE,
     explore_steps: Annotated[
-        int, typer.Option(help="Steps to try each clock when a job is new on a GPU count; 0: never.", min=0)
+        int,
+        typer.Option(help="Steps to try each clock when a job is new on a GPU count; 0 tries none.", min=0),
     ] = 20,
     max_grace: Annotated[
-        float, typer.Option(help="Most seconds a job may ask for to save and leave (checkpoint.grace).", min=0.0)
+        float, typer.Option(help="Most seconds that a job may request for checkpoint.grace.", min=0.0)
     ] = 600.0,
     restored: Annotated[
-        bool,
-        typer.Option(help="Accept a restored, moved or new state directory or store; nothing of it may run elsewhere."),
+        bool, typer.Option(help="Accept a restored or moved state directory or store; no job of it may run elsewhere.")
     ] = False,
     costs: CostFiles = None,
     open_metrics: Annotated[bool, typer.Option(help="Serve /metrics without a token.")] = False,
@@ -89,7 +89,7 @@ def serve(
     ] = 0,
     time_scale: Annotated[
         float,
-        typer.Option(help="Factor on the length of emulated steps: 0.1 is ten times as fast as modelled.", min=1e-6),
+        typer.Option(help="Factor on the duration of emulated steps; 0.1 makes them ten times as short.", min=1e-6),
     ] = 1.0,
 ) -> None:
     """Run the controller of a live cluster on this machine, until SIGTERM or Ctrl-C.
@@ -189,7 +189,7 @@ def run_controller(
     controller = live.controller
     controller.start()
     if live.engine.renew_agent():
-        live.log.info("agent renewed", what="the one that was found is another version's; its ranks run on")
+        live.log.info("agent renewed", what="an agent of another version was replaced; its ranks continue")
     tokens, refused = own_tokens(state), RefusedTokens()
     token_audit = TokenAudit(tokens, refused, live.store.note, controller.clock, controller.notices.show, live.log)
     app = build_app(
@@ -236,9 +236,9 @@ def run_controller(
         raise failures[0]
     if drain:
         watch.begin("jobs that leave", more_s=DRAIN_S)
-        live.log.info("draining", what="jobs save their state and leave, in at most 5 minutes")
+        live.log.info("draining", what="jobs save their state and end, in at most 5 minutes")
         if not controller.drain(DRAIN_S):
-            live.log.warning("drained in part", what="some jobs did not leave in 5 minutes; they run on")
+            live.log.warning("drained in part", what="some jobs did not end in 5 minutes; they continue")
         watch.begin("the store and the GPUs")
     watch.now("the store and the GPUs")
     controller.finish()

@@ -56,7 +56,7 @@ def load(*, url: str | None = None, token_file: str | None = None, state_dir: st
         layers.append(_server(state / SERVER_FILE))
         chosen = layers[-1].get("url")
     if chosen is not None and not _is_url(chosen):
-        raise InputError(f"{chosen!r} is no URL of a controller", where="url", fix="such as http://127.0.0.1:7733")
+        raise InputError(f"{chosen!r} is not the URL of a controller", where="url", fix="such as http://127.0.0.1:7733")
     return ClientSettings(chosen.rstrip("/") if chosen else None, _token(layers), state)
 
 
@@ -82,7 +82,7 @@ def _printable(token: str, where: str) -> str:
         InputError: An HTTP header cannot contain it; the message does not show the token.
     """
     if not (token.isascii() and token.isprintable() and " " not in token):
-        raise InputError("holds no token", where=where, fix="powerflow token create makes one")
+        raise InputError("holds no token", where=where, fix="powerflow token create makes a token")
     return token
 
 
@@ -117,7 +117,7 @@ def _server(path: Path) -> Mapping[str, str]:
     except FileNotFoundError:
         return {}
     except (ValueError, AttributeError) as error:
-        raise InputError(f"is not what a controller writes ({error})", where=os.fspath(path), exit_code=1) from None
+        raise InputError(f"was not written by a controller ({error})", where=os.fspath(path), exit_code=1) from None
 
 
 def _file(path: Path) -> Mapping[str, str]:
@@ -139,7 +139,7 @@ def _file(path: Path) -> Mapping[str, str]:
     for key, value in top.value:
         where = at(os.fspath(path), key)
         if key.value not in KEYS:
-            raise InputError(f"{key.value!r} is no setting", where=where, fix=f"one of {', '.join(KEYS)}")
+            raise InputError(f"{key.value!r} is not a setting", where=where, fix=f"one of {', '.join(KEYS)}")
         if not isinstance(value, yaml.ScalarNode) or not value.value:
             raise InputError(f"{key.value} is not a word", where=where)
         found[key.value] = value.value

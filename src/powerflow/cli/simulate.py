@@ -35,15 +35,15 @@ if TYPE_CHECKING:
 
 
 def simulate(
-    trace: Annotated[Path, typer.Argument(help="A log of jobs; powerflow trace info says what is in it.")],
+    trace: Annotated[Path, typer.Argument(help="A log of jobs. powerflow trace info shows its content.")],
     cluster: Cluster,
-    policy: Annotated[str, typer.Option(help="Which policy, such as prices, srtf+clock:1065, greedy:0.5.")] = "prices",
+    policy: Annotated[str, typer.Option(help="Policy, such as prices, srtf+clock:1065 or greedy:0.5.")] = "prices",
     energy: Annotated[
         str | None,
-        typer.Option(help="At most this energy: 300kWh, or 80% of what FIFO uses at maximum clock. Finds λ."),
+        typer.Option(help="Find λ so that at most this energy is used: 300kWh, or 80% of FIFO's at maximum clock."),
     ] = None,
     price: Annotated[
-        float | None, typer.Option("--lambda", help="Price of energy λ, seconds per joule; 0 by default.")
+        float | None, typer.Option("--lambda", help="Energy price λ, in seconds per joule. Default: 0.")
     ] = None,
     load: Load = None,
     belief: BelievedCosts = "oracle",
@@ -51,9 +51,9 @@ def simulate(
     costs: CostFiles = None,
     seed: Seed = 0,
     most_gpus: MostGpus = None,
-    pause: Annotated[float, typer.Option(help="Seconds a job stands still when its GPUs change.")] = 30.0,
+    pause: Annotated[float, typer.Option(help="Seconds that a job pauses when its GPUs change.")] = 30.0,
     mtbf: Annotated[
-        float | None, typer.Option(help="Mean hours between failures of a node; none fail without.")
+        float | None, typer.Option(help="Mean hours between two failures of a node. Default: no failures.")
     ] = None,
     json: Json = False,
     report: Report = None,
@@ -96,7 +96,7 @@ def _check_price(price: float | None, energy: str | None, policy: str) -> None:
     from powerflow.simulate.frontier import family
 
     if energy is not None and price is not None:
-        raise InputError("--energy and --lambda are both given", fix="give one: λ is what --energy looks for")
+        raise InputError("--energy and --lambda are both given", fix="give only one: --energy finds λ itself")
     if price is not None and not (price >= 0 and math.isfinite(price)):
         raise InputError(f"λ is {price}", where="--lambda", fix="give seconds per joule ≥ 0")
     registry.load(policy)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from powerflow.api.records import Role
     from powerflow.service.tokens import TokenEntry
 
-StateDir = Annotated[Path | None, typer.Option("--state-dir", help="Folder of the controller on this machine.")]
+StateDir = Annotated[Path | None, typer.Option("--state-dir", help="State directory of the controller.")]
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -48,7 +48,7 @@ def listed(state_dir: StateDir = None, json: Json = False) -> None:
 
 @app.command("revoke")
 def revoke(
-    whose: Annotated[str, typer.Argument(metavar="USER|ID", help="All tokens of a user, or the one with this id.")],
+    whose: Annotated[str, typer.Argument(metavar="USER|ID", help="User (all tokens of the user), or id of a token.")],
     state_dir: StateDir = None,
     json: Json = False,
 ) -> None:
@@ -78,4 +78,4 @@ def _role(text: str) -> Role:
     try:
         return Role(text)
     except ValueError:
-        raise InputError(f"role {text!r} is unknown", where="--role", fix="viewer, user or operator") from None
+        raise InputError(f"role {text!r} is unknown", where="--role", fix="give viewer, user or operator") from None

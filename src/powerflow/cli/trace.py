@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 app = typer.Typer(rich_markup_mode=None)
 
 File = Annotated[
-    Path, typer.Argument(help="A log of jobs: sacct, SWF, Philly, Helios, Acme, ITP, Pollux or our CSV; may be packed.")
+    Path, typer.Argument(help="Log of jobs: sacct, SWF, Philly, Helios, Acme, ITP, Pollux or our CSV; may be zipped.")
 ]
-FormatName = Annotated[str | None, typer.Option("--format", help="Its format; found out from the file by default.")]
+FormatName = Annotated[str | None, typer.Option("--format", help="Format of the log. Default: detected from the file.")]
 Zone = Annotated[str | None, typer.Option("--tz", help="Time zone of dates without offset: IANA name, UTC or +08:00.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="CSV file to write.")]
 
@@ -52,14 +52,14 @@ def convert(file: File, output: Output, format: FormatName = None, tz: Zone = No
 @app.command()
 def generate(
     output: Output,
-    jobs: Annotated[int | None, typer.Option(help="How many jobs; by default as many as the load needs.")] = None,
-    days: Annotated[float, typer.Option(help="Days over which they are submitted.")] = 1.0,
-    gpus: Annotated[int, typer.Option(help="GPUs of the cluster they are for.")] = 128,
+    jobs: Annotated[int | None, typer.Option(help="Number of jobs. Default: as many as the load needs.")] = None,
+    days: Annotated[float, typer.Option(help="Number of days over which jobs are submitted.")] = 1.0,
+    gpus: Annotated[int, typer.Option(help="Number of GPUs of the cluster.")] = 128,
     load: Annotated[
         float | None, typer.Option(help="GPUs kept busy on average, as a share; default 1 unless --jobs is given.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Same arguments and seed, same jobs.", min=0)] = 0,
-    profile: Annotated[str, typer.Option(help="What kind of cluster: philly, helios or itp.")] = "philly",
+    seed: Annotated[int, typer.Option(help="Seed; the same arguments and seed give the same jobs.", min=0)] = 0,
+    profile: Annotated[str, typer.Option(help="Kind of cluster: philly, helios or itp.")] = "philly",
     json: Json = False,
 ) -> None:
     """Generate a log of jobs that resembles the log of a real cluster."""
@@ -131,7 +131,7 @@ def _show(trace: Trace) -> None:
     table.add_row("submitted over", duration(found.span_s))
     table.add_row("GPU-hours", _or_unknown(found.gpu_hours, ",.0f"))
     if found.earlier_gpu_hours:
-        table.add_row("  of these, runs before a requeue", f"{found.earlier_gpu_hours:,.1f}")
+        table.add_row("  of these, in runs before a requeue", f"{found.earlier_gpu_hours:,.1f}")
     table.add_row("GPUs wanted on average", _or_unknown(found.demand_gpus, ",.1f"))
     table.add_row("duration", _quantiles(found.duration_s))
     if found.wait_s is not None:

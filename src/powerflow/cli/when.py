@@ -30,7 +30,7 @@ def coming(text: str, where: str, now_s: float) -> float:
             return (today if today > now else today + timedelta(days=1)).timestamp()
         return datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError, OSError):
-        raise InputError(f"{text!r} is no time", where=where, fix="such as 17:00, '2026-11-01 17:00' or +15m") from None
+        raise InputError(f"{text!r} is not a time", where=where, fix="try 17:00, '2026-11-01 17:00' or +15m") from None
 
 
 def past(text: str, where: str, now_s: float) -> float:
@@ -45,7 +45,7 @@ def past(text: str, where: str, now_s: float) -> float:
         return max(datetime.fromisoformat(text.strip()).timestamp(), 0.0)
     except (ValueError, OverflowError, OSError):
         raise InputError(
-            f"{text!r} is no time", where=where, fix="such as 2026-11-01, 2026-11-01 17:00 or 24h"
+            f"{text!r} is not a time", where=where, fix="write 2026-11-01, 2026-11-01 17:00 or 24h"
         ) from None
 
 
@@ -55,5 +55,5 @@ def stamp(unix_s: float) -> str:
     Such times occur: the predicted end of a job with 10¹⁵ steps is one.
     """
     if not abs(unix_s) < _CALENDAR_S:
-        return "a time that no calendar reaches"
+        return "a time after the last year of the calendar"
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix_s))

@@ -306,7 +306,7 @@ class Occupancy:
         """
         number = self._number[node]
         if self.status_of(node) in (FAILED, DRAINED) or self._pool.room[number] < self._pool.size[number]:
-            raise ValueError(f"{node} is not both up and empty")
+            raise ValueError(f"{node} is not up, or not empty")
         self._set_status(node, ASLEEP)
 
     def wake(self, node: str) -> None:

@@ -72,7 +72,7 @@ def guessed_type(name: str, limits: CardLimits, told_by: str = "the driver") -> 
         )
         if math.isfinite(value)
     ]
-    told = f"{', '.join(known)}: {told_by}" if known else f"nothing is known from {told_by}"
+    told = f"{', '.join(known)}: {told_by}" if known else f"{told_by} gives no values"
     guess = f"a guess: as {like.name}, times {ratio:.3g}, the ratio of the power limits"
     return GpuType(
         name=name,
@@ -94,7 +94,7 @@ def in_words(card: GpuType) -> str:
     return (
         f"{card.name} is not in the catalogue: {card.clock_min_mhz:.0f} to {card.clock_max_mhz:.0f} MHz, "
         f"{card.limit_w:.0f} W, {card.memory_gib:.0f} GiB ({card.sources['limits']}); job costs start from "
-        f"{card.sources['speed']}, and are learnt"
+        f"{card.sources['speed']}, and are then learnt"
     )
 
 

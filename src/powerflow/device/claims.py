@@ -65,7 +65,9 @@ def _locked(folder: Path, name: str, uuid: str, until_s: float) -> int:
     try:
         file = try_lock(path, wait_s=until_s - time.monotonic(), pause_s=0.1)
     except OSError as error:
-        raise DeviceError(f"GPU {uuid}: {path} cannot be used ({error.strerror}); is it another user's?") from error
+        raise DeviceError(
+            f"GPU {uuid}: {path} cannot be used ({error.strerror}); check if the file belongs to another user"
+        ) from error
     if file is None:
         raise _taken(uuid, read_json(folder / f"{name}.json"))
     with contextlib.suppress(OSError):
@@ -87,7 +89,7 @@ def _ask_root(name: str, uuid: str) -> None:
 
 def _taken(uuid: str, note: dict[str, object] | None) -> DeviceError:
     who = f"process {note['pid']}" if note and note.get("pid") else "another process"
-    return DeviceError(f"another PowerFlow controller ({who}) works with GPU {uuid}")
+    return DeviceError(f"another PowerFlow controller ({who}) uses GPU {uuid}")
 
 
 def _usable(folder: Path, mode: int) -> Path:

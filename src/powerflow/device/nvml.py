@@ -267,7 +267,7 @@ class NvmlGpu:
     def lock_clock(self, clock_mhz: float) -> None:
         """Request a fixed clock in MHz; see `Gpu.lock_clock`."""
         if not math.isfinite(clock_mhz) or clock_mhz <= 0:
-            raise DeviceError(f"{clock_mhz} MHz is no clock")
+            raise DeviceError(f"{clock_mhz} MHz is not a clock")
         mhz = round(clock_mhz)
         self._change(lambda: self._nvml.nvmlDeviceSetGpuLockedClocks(self._handle, mhz, mhz), float(mhz))
 
@@ -335,12 +335,12 @@ def _usable(binding: Any, node: str, index: int) -> NvmlGpu:
     if gpu.split_by_mig():
         raise Unsupported(
             f"{gpu} ({gpu.vendor_name}) is split by MIG: its instances share one clock and one energy counter, "
-            "so neither can be given to one job; switch MIG off to use it"
+            "so PowerFlow cannot control or meter single jobs; switch MIG off to use it"
         )
     if not gpu.takes_programs():
         raise NotPermitted(
-            f"{gpu} ({gpu.vendor_name}) lets no program use it: its compute mode is prohibited; "
-            f"nvidia-smi -i {index} -c DEFAULT lets them"
+            f"{gpu} ({gpu.vendor_name}) cannot be used by programs: its compute mode is prohibited; "
+            f"nvidia-smi -i {index} -c DEFAULT allows them"
         )
     return gpu
 

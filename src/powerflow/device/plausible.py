@@ -43,7 +43,7 @@ class Jump(NamedTuple):
         if self.counted_j < 0:
             return f"its energy counter went back by {-self.counted_j:.3g} J: its power over time is counted instead"
         return (
-            f"its energy counter rose by {self.counted_j:.3g} J in {self.seconds:.1f} s, it can have drawn "
+            f"its energy counter rose by {self.counted_j:.3g} J in {self.seconds:.1f} s, but can have drawn "
             f"{self.most_j:.3g} J at most: its power over time is counted instead"
         )
 

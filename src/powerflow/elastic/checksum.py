@@ -100,7 +100,7 @@ class RankComparison:
         apart = (table != table[first]).any(dim=0).nonzero().flatten().tolist()
         names = list(self._named())
         raise InputError(
-            f"ranks have come apart: at step {step} parameter {names[apart[0]]}"
+            f"parameters of ranks differ: at step {step} parameter {names[apart[0]]}"
             + (f" and {len(apart) - 1} more are" if len(apart) > 1 else " is")
             + f" not the same on rank {', '.join(map(str, differ))} as on rank {first[differ[0]]}",
             fix="update by what run.backward gathers alone; give optimiser, schedule and scaler to run.wrap; what all"

@@ -78,7 +78,7 @@ def first_place(mailbox: Mailbox | None, name: str) -> RankPlace:
     raise InputError(
         f"the controller has not given {name} a rank number within {NAMED_S:.0f} s",
         where="run.rank",
-        fix="ask for it after the first epoch has begun",
+        fix="read run.rank after the first epoch has begun",
         exit_code=1,
     )
 
@@ -99,4 +99,4 @@ def _make_folder(path: Path) -> None:
     except OSError as error:
         raise InputError(f"cannot be made ({error.strerror})", where=f"checkpoint.dir {path}") from None
     if not os.access(path, os.W_OK | os.X_OK):
-        raise InputError("you may not write there", where=f"checkpoint.dir {path}")
+        raise InputError("this user may not write to the folder", where=f"checkpoint.dir {path}")

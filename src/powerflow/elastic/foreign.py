@@ -74,7 +74,7 @@ def refuse_strangers(model: nn.Module, others: Iterable[Any]) -> None:
                     f"{type(thing).__name__} trains {strangers} parameters that the model given to run.wrap does not"
                     " have: ranks would not share their gradients",
                     where="run.wrap",
-                    fix="put all modules that are trained together into one, nn.ModuleList([model, loss]) say",
+                    fix="put all modules that are trained together into one, such as nn.ModuleList([model, loss])",
                 )
 
 
@@ -95,7 +95,7 @@ def own_group(said: str = "") -> InputError:
         said: Torch's error message, which is added to the text; "" for none.
     """
     return InputError(
-        "the script opens a process group of its own, and in place it is PowerFlow that opens one",
+        "the script opens a process group itself, but in an in-place job PowerFlow opens the process group",
         fix=f"for FSDP, ZeRO or DeepSpeed {RESTART}; for plain DDP leave it out, run.rank and run.ranks are known from"
         " the start" + (f" (torch: {said})" if said else ""),
     )

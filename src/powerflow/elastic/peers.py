@@ -19,16 +19,16 @@ class Peers:
         self._mailbox = mailbox
 
     def all_wait(self, names: Sequence[str]) -> bool:
-        """Return whether all these ranks wait for a new generation."""
+        """Return True if all these ranks wait for a new generation."""
         reports = self._mailbox.reports(names)
         return len(reports) == len(names) and all(report.phase in WAITING for report in reports)
 
     def any_trained(self, names: Sequence[str]) -> bool:
-        """Return whether one of these ranks has been in a generation, and so has the state of the run."""
+        """Return True if one of these ranks has been in a generation, and so has the state of the run."""
         return any(report.generation for report in self._mailbox.reports(names))
 
     def others_train(self, names: Sequence[str]) -> bool:
-        """Return whether the ranks ``names`` are all new, and other ranks have not yet saved the state and left.
+        """Return True if the ranks ``names`` are all new, and other ranks have not yet saved the state and left.
 
         In this case the new ranks must wait.
         """
@@ -41,7 +41,7 @@ class Peers:
         )
 
     def all_done(self, target: Target | None) -> bool:
-        """Return whether all ranks of a target have trained all training epochs, without ranks that never trained.
+        """Return True if all ranks of a target have trained all training epochs, without ranks that never trained.
 
         Once the result is True, it stays True.
         """

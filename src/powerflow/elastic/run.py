@@ -148,7 +148,7 @@ class Run:
             raise InputError(
                 "epochs was called twice",
                 where="run.epochs",
-                fix="go through all epochs in one loop, and tell phases apart by the number of the epoch",
+                fix="use one loop over all epochs; in the loop, choose what to do by the number of the epoch",
             )
         epochs = self._count_epochs(range(start, count))
         self._open_epochs.open(epochs)
@@ -343,7 +343,7 @@ class Run:
             if not self._passes.backwards:
                 raise InputError(
                     "optimizer.step() came without run.backward(loss)",
-                    fix="call it before, in place of loss.backward(), and not in a closure",
+                    fix="call run.backward before optimizer.step(), in place of loss.backward(), and not in a closure",
                 )
             self._passes.ask(granted=self.updates)
         return self.updates

@@ -125,7 +125,7 @@ class Training:
             InputError: The state does not fit the objects that this rank has built.
         """
         if len(self.things) != len(state["things"]):
-            raise _not_alike(f"{len(state['things'])} things were given to run.wrap there, {len(self.things)} here")
+            raise _not_alike(f"{len(state['things'])} objects for run.wrap on other ranks, {len(self.things)} here")
         for thing, its in zip(self.things, state["things"], strict=True):
             try:
                 thing.load_state_dict(its)
@@ -168,7 +168,7 @@ class Training:
 def _not_alike(what: str) -> InputError:
     return InputError(
         f"what the others train is not what this rank has built: {what}",
-        fix="build all that run.wrap is given in the same way in every rank, and change none of it afterwards",
+        fix="build all objects for run.wrap in the same way on every rank, and do not change them afterwards",
         exit_code=1,
     )
 

@@ -51,7 +51,7 @@ class StaticGang:
 
     def lose(self, note: str) -> None:
         """Raise an error, because a rank was lost and no new group can be formed."""
-        raise RuntimeError(f"a peer was lost, and without PowerFlow there is no other: {note}")
+        raise RuntimeError(f"another rank was lost, and only PowerFlow could replace it: {note}")
 
     def stop(self) -> None:
         """Do nothing, because no other rank waits for this rank."""

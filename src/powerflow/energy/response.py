@@ -76,8 +76,8 @@ def falling(values: Sequence[float]) -> list[float]:
     """Return the falling sequence that is closest to the given values, by least squares.
 
     The energy of a simulation should fall with the price. But schedules jump, so that sometimes a higher price costs a
-    little more energy. Two neighbours of which the second is larger are replaced by their mean, until there are no such
-    neighbours (pool adjacent violators algorithm).
+    little more energy. Where a value is larger than the one before, both are replaced by their mean, until the sequence
+    never rises (pool adjacent violators algorithm).
     """
     pools: list[list[float]] = []
     for value in values:

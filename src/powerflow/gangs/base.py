@@ -203,7 +203,9 @@ class Gang(ABC):
 
     @property
     def grace_s(self) -> float:
-        """Seconds that ranks get to save and leave: what the job's owner asks for, up to the administrator's limit."""
+        """Seconds that ranks get to save and leave: the time that the job's owner set, but at most the administrator's
+        limit.
+        """
         return min(self.desired.grace_s, self.context.limits.grace_s)
 
     def leave_s(self) -> float:
@@ -221,7 +223,7 @@ class Gang(ABC):
         return not self.quiet and (self.context.clock() >= self.due_s or self._states() != self._last_states)
 
     def changed(self) -> None:
-        """Note that the gang record was changed. It is saved before the gang acts again."""
+        """Record that the gang record was changed. It is saved before the gang acts again."""
         self._saved = False
         self.soon()
 

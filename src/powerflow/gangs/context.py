@@ -151,7 +151,7 @@ def prepare(mailbox: Mailbox, user: str) -> None:
         try:
             account = pwd.getpwnam(user)
         except KeyError:
-            raise EngineError(f"there is no user {user!r} here") from None
+            raise EngineError(f"there is no user {user!r} on this machine") from None
         for path in (mailbox.directory / "ranks", mailbox.directory):
             with open_folder(path) as folder:
                 os.fchmod(folder, 0o700)

@@ -34,7 +34,7 @@ TRAINING = (Phase.COMPUTING, Phase.SYNCING, Phase.OUTSIDE, Phase.EVALUATING, Pha
 _OUTSIDE = (Phase.OUTSIDE, Phase.EVALUATING, Phase.SAVING)
 _DOES = {
     Phase.COMPUTING: "was in one step",
-    Phase.SYNCING: "waited in one all-reduce, as all others did,",
+    Phase.SYNCING: "waited in one all-reduce, like all other ranks,",
     Phase.OUTSIDE: "was outside a step",
     Phase.EVALUATING: "was in one pass of an evaluation",
     Phase.SAVING: "saved a checkpoint",
@@ -90,7 +90,7 @@ class HangDetector:
         stopped = self._stopped(members, now_s)
         if stopped:
             silent_s = {name: now_s - self._doing[name].beat_s for name in stopped}
-            return {name: f"said nothing and used no CPU for {silent_s[name]:.0f} s" for name in stopped}
+            return {name: f"reported nothing and used no CPU for {silent_s[name]:.0f} s" for name in stopped}
         busy = [name for name, report in members.items() if report is None or report.phase not in WAITING]
         if not busy:
             return self._deadlocked(members, now_s)
@@ -141,7 +141,7 @@ class HangDetector:
         if not syncing or any(spent_s[n] <= _patience_s(r, self.limits, 0.0) for n, r in syncing.items()):
             return {}
         if any(report is not None and report.phase is Phase.BROKEN for report in members.values()):
-            return {name: f"did not notice for {spent_s[name]:.0f} s that a peer was lost" for name in syncing}
+            return {name: f"did not notice for {spent_s[name]:.0f} s that another rank was lost" for name in syncing}
         behind = min(reversed(list(syncing)), key=lambda name: syncing[name].step)
         return {behind: _said(syncing[behind], spent_s[behind])}
 
@@ -160,6 +160,6 @@ def _patience_s(report: RankReport | None, limits: Limits, between_s: float) -> 
 
 def _said(report: RankReport | None, spent_s: float) -> str:
     if report is None:
-        return f"said nothing for {spent_s:.0f} s"
+        return f"reported nothing for {spent_s:.0f} s"
     limit = ", more than limits.between_steps" if report.phase in _OUTSIDE else ""
     return f"{_DOES.get(report.phase, 'did nothing')} for {spent_s:.0f} s{limit}"

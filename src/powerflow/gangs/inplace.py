@@ -37,7 +37,7 @@ from powerflow.gangs.view import InPlaceView, Losses, Regrouping, how_it_ended
 
 #: A rank leaves at the end of a step. If it reads the target late, two more steps may pass before it leaves.
 _STEPS_TO_LEAVE = 3
-_NEVER_JOINED = "its script never joined: see docs/elastic.md, or submit it with rescale: restart or none"
+_NEVER_JOINED = "its script does not use powerflow.elastic: see docs/elastic.md, or give rescale: restart or none"
 
 
 class InPlace(Gang):
@@ -173,7 +173,7 @@ class InPlace(Gang):
             name, why = next(iter(seen.nonsense.items()))
             return GangFailure(None, f"the report of {name} is rejected: it {why}", name, final=True)
         if name := seen.failed_after_the_end:
-            text = f"{name} {how_it_ended(seen.code(name))} after all was trained"
+            text = f"{name} {how_it_ended(seen.code(name))} after all training was done"
             return GangFailure(seen.code(name), text, name)
         if self.state is GangState.FINISHING:
             return None
@@ -226,7 +226,7 @@ class InPlace(Gang):
         if self._losses.another(self.seen.step).count <= limits.losses:
             return Trigger.STUCK
         notes = [report.note for report in self.seen.members if report.note]
-        text = f"its ranks cannot form a group: {(notes or ['they do not say why'])[0]}"
+        text = f"its ranks cannot form a group: {(notes or ['they report no reason'])[0]}"
         return GangFailure(None, text, self.record.members[0])
 
     def _regrouping(self) -> Regrouping | None:
@@ -254,9 +254,9 @@ class InPlace(Gang):
         seen = self.seen
         note = seen.reports[name].note if name in seen.reports else ""
         if seen.code(name) == 0 and seen.ended_badly(name):
-            note = "somebody else told it to leave"
+            note = "another program told it to leave"
         if name in self._silent:
-            note = f"it said nothing for {self.context.limits.start_s:.0f} s; {_NEVER_JOINED}"
+            note = f"it reported nothing for {self.context.limits.start_s:.0f} s; {_NEVER_JOINED}"
         return f"{how_it_ended(seen.code(name))}{': ' + note if note else ''}"
 
     # Changing the record, and telling.

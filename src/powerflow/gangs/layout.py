@@ -53,10 +53,12 @@ def notes(spec: JobSpec, ranks: int) -> list[tuple[str, str]]:
     launcher, batch = launcher_in(spec), spec.batch
     if launcher is not None:
         found.append(
-            ("launcher", f"{launcher.kind} is started once per node, and told to start {ranks} processes in all")
+            ("launcher", f"{launcher.kind} is started once per node, to start {ranks} processes on all nodes together")
         )
     if spec.rescale == "restart" and batch and rank_batch(batch.global_batch, ranks, batch.local_max) is None:
-        text = f"batch.global {batch.global_batch} cannot be cut evenly over {ranks} ranks: no local batch is given"
+        text = (
+            f"batch.global {batch.global_batch} cannot be divided equally among {ranks} ranks: LOCAL_BATCH is not set"
+        )
         found.append(("batch not even", text))
     return found
 

@@ -74,7 +74,7 @@ def _read(ranks: Path, file_name: str) -> bytes | None:
         return None  # the disk, or the network: it may answer the next time
     try:
         if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise _NoReport("is no plain file")
+            raise _NoReport("is not a regular file")
         text = os.read(file, MOST_BYTES + 1)
     except OSError:
         return None
@@ -91,16 +91,16 @@ def _report(text: bytes, name: str) -> RankReport:
     except RecursionError:
         raise _NoReport("is nested too deep") from None
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are, too; and numbers of 5,000 digits
-        raise _NoReport(f"is no JSON ({_short(error)})") from None
+        raise _NoReport(f"is not JSON ({_short(error)})") from None
     if not isinstance(content, dict):
-        raise _NoReport("is no JSON object")
+        raise _NoReport("is not a JSON object")
     # fields of a later version are ignored
     said = {key: content[key] for key in _READERS if key in content}
     if missing := _REQUIRED - said.keys():
-        raise _NoReport(f"does not say {', '.join(sorted(missing))}")
+        raise _NoReport(f"lacks {', '.join(sorted(missing))}")
     report = RankReport(**{key: _READERS[key](key, value) for key, value in said.items()})
     if report.name != name:
-        raise _NoReport(f"bears the name {_short(report.name)}")
+        raise _NoReport(f"has the name {_short(report.name)}")
     if report.timed_steps * LEAST_STEP_S > report.timed_s:
         raise _NoReport(f"says {report.timed_steps} steps took {report.timed_s:g} s")
     return report

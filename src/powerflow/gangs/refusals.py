@@ -13,8 +13,8 @@ from powerflow.gangs.state_file import GangFailure
 #: Found in torch's traceback when a script opens a process group without an address.
 _OWN_GROUP = ("init_process_group(", "_env_rendezvous_handler", "/deepspeed/")
 _RESTART = (
-    "its script opens a torch.distributed process group of its own, for FSDP, ZeRO or DeepSpeed say, and does not use"
-    " powerflow.elastic: submit it with rescale: restart"
+    "its script opens a torch.distributed process group itself (such as for FSDP or DeepSpeed), and does not use"
+    " powerflow.elastic: submit the job with rescale: restart"
 )
 
 

@@ -28,7 +28,7 @@ from powerflow.gangs.view import how_it_ended
 
 #: Most bytes of a log that are read in one go, and how often in one turn.
 _PIECE, _PIECES = 1 << 16, 8
-_NEVER_MET = "call torch.distributed.init_process_group in it, or submit it with rescale: none"
+_NEVER_MET = "call torch.distributed.init_process_group in the script, or submit the job with rescale: none"
 
 
 class Scripts(Gang):
@@ -102,7 +102,7 @@ class Scripts(Gang):
             self.soon()
         if found is MeetingState.UNKNOWN or not (late or steps or (alone and meeting.whole and not meeting.launched)):
             return None
-        when = f"and {alone} has ended" if alone else f"and have not met after {now - meeting.since_s:.0f} s"
+        when = f"and {alone} has ended" if alone else f"and were not connected after {now - meeting.since_s:.0f} s"
         text = f"{ranks} ranks each ran the whole script, {when}: {_NEVER_MET}"
         return GangFailure(0 if alone else None, text, alone or record.members[0], final=True)
 

@@ -139,7 +139,7 @@ class GangRecord:
         self.failure = failure
 
     def drop(self, name: str) -> None:
-        """Note that a rank has ended and that the gang has handled this end."""
+        """Record that a rank has ended and that the gang has handled this end."""
         del self.ranks[name]
         self.ended.append(name)
         if name in self.leaving:
@@ -155,6 +155,6 @@ class GangRecord:
         return [name for name in names if name in self.ranks]
 
     def tell_to_leave(self, names: list[str]) -> None:
-        """Note that these ranks are not members any more; any end of these ranks is accepted."""
+        """Record that these ranks are not members any more; any end of these ranks is accepted."""
         self.leaving += [name for name in names if name not in self.leaving]
         self.members = [name for name in self.members if name not in names]

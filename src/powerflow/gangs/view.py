@@ -88,8 +88,8 @@ class GangView:
         "" if it is the job's fault, or if the rank still runs.
         """
         if self.record.ranks[name].launched and name not in self.statuses:
-            return "its engine does not know it any more"
-        return "its machine was booted" if self.rebooted(name) else ""
+            return "the engine does not know the rank any more"
+        return "the machine was booted" if self.rebooted(name) else ""
 
     @property
     def running(self) -> list[str]:
@@ -231,7 +231,7 @@ class InPlaceView(GangView):
 def how_it_ended(code: int | None) -> str:
     """Describe in plain words how a process with this exit code ended."""
     if code is None:
-        return "was lost: nobody knows how it ended (its node has gone, or the process that watched it)"
+        return "was lost: it is not known how it ended (its node, or the process that watched it, has ended)"
     if code >= 0:
         return f"exited with code {code}"
     try:

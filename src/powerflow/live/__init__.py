@@ -1,1 +1,1 @@
-"""Run real jobs: the controller, which uses the same scheduler object as the simulator."""
+"""Run the controller of a live cluster. It uses the same scheduler object as the simulator."""

@@ -215,7 +215,7 @@ def _claims(gpus: Sequence[Gpu], emulation: Emulation | None) -> GpuClaims:
     try:
         return GpuClaims([gpu.uuid for gpu in gpus] if emulation is None else [])
     except DeviceError as error:
-        raise InputError(str(error), fix="stop that one first", exit_code=1) from error
+        raise InputError(str(error), fix="stop that controller first", exit_code=1) from error
 
 
 def preloaded() -> Sequence[str]:
@@ -237,7 +237,7 @@ def _gpus(settings: ClusterSettings, left_out: list[str]) -> tuple[Sequence[Gpu]
         if not found:
             raise InputError(
                 f"no NVIDIA GPU of this machine can be used ({'; '.join(left_out) or 'the driver knows of none'})",
-                fix="give --emulate 2x4:A100 for emulated ones",
+                fix="give --emulate 2x4:A100 for emulated GPUs",
                 exit_code=1,
             )
         return numbered(found, host, settings.state), None

@@ -204,8 +204,8 @@ class ClusterService(ClusterApi):
     @override
     def set_cap(self, order: CapOrder, caller: Caller) -> CapRecord:
         if not self._governance.stages.anybody():
-            what = "no jobs are managed: a power cap could not be kept"
-            raise Refused(what, fix="powerflow mode enforce comes first")
+            what = "no jobs are managed, so a power cap could not be kept"
+            raise Refused(what, fix="first run powerflow mode enforce")
         record = self._governance.caps.set(order, caller, self._controller.clock())
         self._controller.tell(CapsChanged())
         return record
@@ -290,7 +290,7 @@ class ClusterService(ClusterApi):
         if grace_s > most_s and grace_s != USUAL_GRACE_S:  # a job that asks for nothing gets the most there is
             raise Refused(
                 f"checkpoint.grace is {grace_s:g} s, the most here is {most_s:g} s",
-                fix=f"ask for at most {most_s:g}s; an administrator sets it by serve --max-grace",
+                fix=f"give at most {most_s:g}s; an administrator can raise this limit with powerflow serve --max-grace",
             )
         check_gpus(spec, self._controller.scheduler.pools, self._controller.power.types)
 
@@ -298,12 +298,12 @@ class ClusterService(ClusterApi):
         """Refuse another job of a user with very many jobs: each job takes time in every turn and every decision."""
         active = sum(job.user == user for job in self._controller.snapshot.values())
         if active >= MOST_ACTIVE:
-            raise Refused(f"{user} has {active} jobs that have not ended", fix="cancel some, or wait until some have")
+            raise Refused(f"{user} has {active} jobs that have not ended", fix="cancel jobs, or wait until jobs end")
 
     def _own(self, job_id: str, caller: Caller) -> StoredJob:
         job = self._store.job(job_id)
         if caller.role is not Role.OPERATOR and caller.user != job.user:
-            raise Forbidden(f"job {job_id} is of {job.user}", fix="its owner or an operator may change it")
+            raise Forbidden(f"job {job_id} belongs to {job.user}", fix="only its owner or an operator may change it")
         return job
 
     def _change(self, job_id: str, caller: Caller, to: JobState, command: ApiCommand, reason: str) -> JobRecord:

@@ -176,7 +176,7 @@ class Controller:
         """
         now_s = self.clock()
         if not self.store.lease.take(self.owner, self.settings.lease_s, now_s):
-            raise Refused("another controller runs on this store", fix="stop it first, or wait until its lease ends")
+            raise Refused("another controller runs on this store", fix="stop that one, or wait until its lease ends")
         self._renewed_s = now_s
         recall(self._context)
         self.nodes.start()
@@ -315,7 +315,7 @@ class Controller:
             if isinstance(error, StoreError) and not error.retry:
                 raise
             if self.notices.show(what, str(error) or type(error).__name__):
-                self._log.warning("cannot go on for now", what=what, error=str(error))
+                self._log.warning("cannot continue at the moment", what=what, error=str(error))
         else:
             if self.notices.show(what, ""):
                 self._log.info("works again", what=what)

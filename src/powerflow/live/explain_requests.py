@@ -55,6 +55,6 @@ class ExplainRequests:
                 start_s = None if said.start_s is None else self._time.wall(said.start_s)
                 request.answer = dataclasses.replace(said, start_s=start_s)
         except Exception as error:
-            self._log.error("cannot look into a job", job=request.job_id, error=f"{type(error).__name__}: {error}")
+            self._log.error("cannot explain a job", job=request.job_id, error=f"{type(error).__name__}: {error}")
         finally:
             request.answered.set()

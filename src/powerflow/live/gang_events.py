@@ -152,7 +152,7 @@ class GangEvents:
         lost = max(0, round(job.steps) - event.step)
         if event.went_on:
             kind = "resumed"
-            text = f"resumed at step {event.step}" + (f"; {lost} steps are done again" if lost else "")
+            text = f"resumed at step {event.step}" + (f"; {lost} steps are repeated" if lost else "")
         else:
             kind = "began again"
             text = f"began again at step {event.step}, not from a checkpoint: {lost} steps are lost"
@@ -190,7 +190,7 @@ class GangEvents:
         batch, stated = report.global_batch, job.spec.batch.global_batch if job.spec.batch else None
         if stated and batch not in (0, stated) and job.id not in self._misstated:
             self._misstated.add(job.id)
-            text = f"a step takes {batch} samples, batch.global says {stated}: costs are believed wrongly"
+            text = f"a step has {batch} samples, but batch.global is {stated}: predicted costs are wrong"
             self._store.append("batch misstated", text, now_s, job.id, global_batch=batch)
         if stated is None and batch:
             if self._learning.batches.get(job.kind.name) != batch:
@@ -237,7 +237,7 @@ class GangEvents:
             job.progressed(float(event.steps_safe))
         self._table.withdraw(job)
         if event.excused:
-            said = f"{event.text}: starts again, which costs no attempt"
+            said = f"{event.text}: starts again, without counting as an attempt"
         else:
             again = "goes on elsewhere" if place_lost else f"tries again, {attempts} of {job.spec.retries}"
             said = f"failed ({event.text}); {again}"

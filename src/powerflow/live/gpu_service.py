@@ -104,7 +104,7 @@ class GpuService:
                 self._log.warning("GPU out of service", gpu=name, why=why)
                 self._table.emit(GpuFailed(node, number))
                 self._unsaid.append(("gpu out", f"{name} is out of service: {why}", place))
-                self._send_away(place, f"{name} is out of service ({why}); goes on elsewhere")
+                self._send_away(place, f"{name} is out of service ({why}); the job continues on other GPUs")
             else:
                 self._log.info("GPU in service again", gpu=name)
                 self._table.emit(GpuRecovered(node, number))

@@ -50,7 +50,7 @@ class PlanExecutor:
         plan = self._scheduler.step(self._time.scheduler(now_s), told)
         self.wake_s = self._time.wall(plan.wake_s)
         for ignored in plan.ignored:
-            self._context.log.info("the scheduler passes over", what=ignored)
+            self._context.log.info("the scheduler ignored events", what=ignored)
         if plan.decided:
             self._note(plan, now_s)
             self._governance.decided(plan, now_s)

@@ -54,13 +54,13 @@ def adopt(context: LoopContext, now_s: float) -> frozenset[str]:
     desired = []
     for stored in store.active():
         if stored.spec is UNREADABLE:
-            store.move(stored.id, JobState.FAILED, now_s, exit="its record cannot be read by this version")
+            store.move(stored.id, JobState.FAILED, now_s, exit="this version cannot read its record")
             continue
         job, intent = table.enter(stored), intents.get(stored.id)
         if intent is not None:
             _resume(context, job, stored, intent, now_s)
         if (later := gangs.epoch_of(job.id)) > job.epoch:
-            table.supersede(job, later, "starts again: what ran of it is not what the store knows")
+            table.supersede(job, later, "starts again: its running ranks do not match the store")
         if intent is not None or job.id in table.pending:
             desired.append(job.desired(context.runs_as(job.user)))
         if stored.state is JobState.HELD:

@@ -71,7 +71,7 @@ class SchedulerTime:
         return scheduler_s + self.set_s
 
     def follow(self, set_s: float) -> ClockSet:
-        """Note by how many seconds the wall clock has been set in all.
+        """Record by how many seconds the wall clock has been set in all.
 
         Return the event that tells the scheduler the change.
         """

@@ -48,7 +48,7 @@ def render_fits(fits: Sequence[Fit]) -> str:
         height=ROW_HEIGHT_PX * len(fits) + 80,
         showlegend=False,
         template="plotly_white",
-        title="What jobs cost: fitted against measured",
+        title="Costs of jobs: fitted and measured",
     )
     page: str = figure.to_html(include_plotlyjs=True, full_html=True, div_id="fits")
     return page

@@ -5,8 +5,8 @@ from __future__ import annotations
 #: Description of each built-in policy in one line.
 POLICY_WORDS = {
     "prices": "PowerFlow's default: jobs bid for GPUs and clocks, and one price balances supply and demand.",
-    "greedy": "The paper's: from one GPU at the thriftiest clock, takes the steps that give most speed for energy.",
-    "fifo": "First in, first out: jobs start in order of arrival, on as many GPUs as they asked for.",
+    "greedy": "The PowerFlow paper's: starts at the least energy, then takes the steps that gain most speed for it.",
+    "fifo": "First in, first out: jobs start in order of arrival, on exactly the requested GPUs.",
     "srtf": "Shortest remaining time first: short jobs go before long ones, and interrupt them.",
     "qssf": "Quasi-shortest service first: the job that needs the fewest GPU-hours goes first, and is not interrupted.",
     "tiresias": "Least attained service first: jobs that have used few GPU-hours go before those that have used many.",

@@ -82,7 +82,7 @@ def standfirst(comparison: Comparison) -> str:
         if jct >= case.jct_s:
             sentences.append(f"The next best policy, {label(policy)}, takes {takes}.")
         else:
-            sentences.append(f"Another policy is faster there: {label(policy)} takes {takes}.")
+            sentences.append(f"Another policy is faster at this energy: {label(policy)} takes {takes}.")
     bound = case.subject.vs_bound
     if bound is not None and math.isfinite(bound.mean):
         above = units.percent(bound.mean - 1)
@@ -183,7 +183,7 @@ def how_simulated(result: SimulationResult) -> dict[str, str]:
         "Policy": result.policy,
         "Price of energy λ": f"{price:.4g} seconds of mean completion time per joule"
         if price
-        else "0: speed alone counts",
+        else "0: only speed counts",
         "Seed": str(result.seed),
         "Decisions": f"the policy was asked {result.decisions:,} times".replace(",", "\u202f"),
         "Energy": f"whole cluster, from the first moment until the last job ended, {units.duration(result.end_s)}",

@@ -84,7 +84,16 @@ def grids(replay: Replay, rates: Rates) -> list[Grid]:
         tables.append(
             Grid(
                 f"{label} PowerFlow would have saved of energy and of completion time (modelled; 95 % intervals)",
-                ("way to run it", "λ, s/J", "energy, kWh", "energy, %", *money, *co2, "time, %", "time, h a job"),
+                (
+                    "PowerFlow setting",
+                    "λ, s/J",
+                    "energy, kWh",
+                    "energy, %",
+                    *money,
+                    *co2,
+                    "time, %",
+                    "time, h a job",
+                ),
                 [_saving(one, rates) for one in replay.savings.ways],
             )
         )
@@ -130,7 +139,7 @@ def between(estimate: Estimate, word: Callable[[float], str]) -> str:
 def verdict(replay: Replay) -> str:
     """Return a sentence that says if a model of the site's scheduler reproduced the log."""
     if replay.refusal is not None:
-        claim = "no saving is claimed" if replay.savings is None else f"the following is {UNVALIDATED}"
+        claim = "no savings are reported" if replay.savings is None else f"the following is {UNVALIDATED}"
         return f"Not reproduced, so {claim}: {replay.refusal}."
     best = replay.reproductions[0]
     return (

@@ -1,9 +1,10 @@
 """Compute intervals around predictions from the errors of earlier predictions (split conformal prediction).
 
 Predicted values (seconds, joules) are positive, and their errors are relative. So the error of a prediction, its
-*residual*, is log(actual / predicted). An interval goes from one of the n past residuals, sorted by size, to another.
-It contains the outcome with the stated probability, within 1/(n + 1), if future residuals have the same distribution as
-past residuals; the distribution need not be known (Vovk, Gammerman, Shafer 2005; Lei et al., JASA 2018, theorem 2.2).
+*residual*, is log(actual / predicted). The n past residuals are sorted, and an interval goes from one of them to
+another. If future residuals have the same distribution as past residuals, the interval contains the outcome with the
+stated probability, up to an error of 1/(n + 1). The distribution need not be known (Vovk, Gammerman, Shafer 2005; Lei
+et al., JASA 2018, theorem 2.2).
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ class CanaryWatch:
         self.misses[what] += 1
         if self.misses[what] >= 2:
             off, usually_off = f"{math.expm1(mean):+.0%}", f"{math.expm1(usual.mean):+.0%}"
-            self.verdict = f"{what} of jobs missed its prediction twice running: {off}, where {usually_off} is usual"
+            self.verdict = f"{what} of jobs missed its prediction twice in a row: {off}, where {usually_off} is usual"
 
 
 def held_back(scheduler: Scheduler, now_s: float) -> dict[str, float]:

@@ -52,7 +52,7 @@ def parse_scope(text: str, cluster: ClusterSpec, where: str = "--scope") -> Scop
         return CLUSTER
     if kind not in ("rack", "row", "nodes") or not names or (kind == "rack" and len(names) != 1):
         raise InputError(
-            f"{text!r} is no part of a cluster",
+            f"{text!r} is not a part of a cluster",
             where=where,
             fix="write cluster, rack:NAME, row:RACK,RACK or nodes:NODE",
         )

@@ -97,7 +97,7 @@ def _worlds(view: View, row: int) -> Iterator[tuple[str, str, View]]:
     if jobs["gpus"][row]:
         since_s = jobs["since_s"].copy()
         since_s[row] = view.now_s - LONG_S
-        yield "minimum run time", "if it had run like this for longer", view.with_jobs(since_s=since_s)
+        yield "minimum run time", "if it had run longer with its present GPUs", view.with_jobs(since_s=since_s)
     if jobs["pause_s"].any():
         yield "rescale cost", "if rescaling cost nothing", view.with_jobs(pause_s=0.0)
     more = max(1, int(jobs["gpus_max"][row]) - int(jobs["gpus"][row]))
@@ -109,7 +109,7 @@ def _worlds(view: View, row: int) -> Iterator[tuple[str, str, View]]:
     if math.isfinite(jobs["slowdown"][row]) and not jobs["protected"][row]:
         slowdown = jobs["slowdown"].copy()
         slowdown[row] = math.inf
-        yield "slowdown", "if its owner set no bound on how far it may be slowed", view.with_jobs(slowdown=slowdown)
+        yield "slowdown", "if its owner set no limit on its slowdown", view.with_jobs(slowdown=slowdown)
 
 
 def _with_room(policy: Policy, view: View, row: int) -> tuple[str, tuple[int, int]]:

@@ -139,7 +139,7 @@ def _jobs() -> APIRouter:
             Header(
                 alias="Idempotency-Key",
                 pattern=r"^[!-~]{1,255}$",
-                description="The same key again: the same job, and 200.",
+                description="Marks a repeated request, which then returns the same job with status 200.",
             ),
         ] = None,
     ) -> JobRecord:
@@ -157,11 +157,11 @@ def _jobs() -> APIRouter:
         cluster: FromCluster,
         request: Request,
         response: Response,
-        state: Annotated[list[JobState] | None, Query(description="Only these; all by default.")] = None,
+        state: Annotated[list[JobState] | None, Query(description="Job states; all by default.")] = None,
         user: NameQuery = None,
         project: NameQuery = None,
         after: Annotated[
-            str | None, Query(pattern=r"^[1-9][0-9]{0,8}$", description="`next` of the page before.")
+            str | None, Query(pattern=r"^[1-9][0-9]{0,8}$", description="Value of `next` in the previous page.")
         ] = None,
         limit: Limit = 100,
     ) -> Page[JobRecord]:
@@ -206,8 +206,8 @@ def _jobs() -> APIRouter:
     def log(
         cluster: FromCluster,
         job_id: JobId,
-        rank: Annotated[str | None, Query(pattern=NAME, description="Which; the first by default.")] = None,
-        offset: Annotated[int, Query(ge=-(2**53), le=2**53, description="Bytes; negative: from the end.")] = 0,
+        rank: Annotated[str | None, Query(pattern=NAME, description="Name of a rank. Default: the first rank.")] = None,
+        offset: Annotated[int, Query(ge=-(2**53), le=2**53, description="First byte; negative: from the end.")] = 0,
         limit: Annotated[int, Query(ge=1, le=1 << 20, description="Bytes at most.")] = 65536,
     ) -> LogChunk:
         return cluster.log(job_id, rank=rank, offset=offset, limit=limit)
@@ -243,9 +243,9 @@ def _cluster() -> APIRouter:
         cluster: FromCluster,
         request: Request,
         after: AfterNumber = 0,
-        job: Annotated[str | None, Query(pattern=r"^[0-9]{1,18}$", description="Only of this job.")] = None,
+        job: Annotated[str | None, Query(pattern=r"^[0-9]{1,18}$", description="Only events of this job.")] = None,
         limit: Limit = 100,
-        wait_s: Annotated[float, Query(ge=0, le=30, description="How long to wait if there are none yet.")] = 0.0,
+        wait_s: Annotated[float, Query(ge=0, le=30, description="Seconds to wait if there are no events yet.")] = 0.0,
     ) -> NumberedPage[EventRecord]:
         until = time.monotonic() + wait_s
         while True:
@@ -259,7 +259,7 @@ def _cluster() -> APIRouter:
     def accounts(
         cluster: FromCluster,
         since_s: Annotated[float, Query(ge=0, le=1e11, description="Unix seconds.")] = 0.0,
-        until_s: Annotated[float | None, Query(ge=0, le=1e11, description="Unix seconds; now by default.")] = None,
+        until_s: Annotated[float | None, Query(ge=0, le=1e11, description="Unix seconds. Default: now.")] = None,
         by: Annotated[str, Query(pattern="^(user|project|job)$")] = "user",
     ) -> Accounts:
         until = time.time() if until_s is None else until_s

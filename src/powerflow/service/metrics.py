@@ -51,7 +51,7 @@ class _Cluster(Collector):
 
 
 def _controller(health: Mapping[str, Any]) -> Iterator[Metric]:
-    yield _plain("powerflow_healthy", "1 while the controller's loop turns.", float(bool(health.get("ok"))))
+    yield _plain("powerflow_healthy", "1 while the controller's main loop runs.", float(bool(health.get("ok"))))
     # facts that the controller reports, in seconds: age of its last round, duration of its last decision
     for name, value in health.items():
         if name.endswith("_s") and isinstance(value, int | float):
@@ -62,7 +62,7 @@ def _controller(health: Mapping[str, Any]) -> Iterator[Metric]:
 def _cluster(top: Top) -> Iterator[Metric]:
     emulated = _word(top.emulated)
     energy = CounterMetricFamily(
-        "powerflow_energy_joules", "Energy metered, charged to jobs or to nobody.", labels=("account", "emulated")
+        "powerflow_energy_joules", "Metered energy of jobs and of idle GPUs.", labels=("account", "emulated")
     )
     energy.add_metric(("jobs", emulated), top.jobs_energy_j)
     energy.add_metric(("idle", emulated), top.idle_energy_j)
@@ -71,7 +71,7 @@ def _cluster(top: Top) -> Iterator[Metric]:
     power.add_metric(("jobs", emulated), top.jobs_power_w)
     power.add_metric(("idle", emulated), top.power_w - top.jobs_power_w)
     yield power
-    gpus = GaugeMetricFamily("powerflow_gpus", "GPUs that jobs hold, and the others.", labels=("state",))
+    gpus = GaugeMetricFamily("powerflow_gpus", "GPUs, by whether jobs hold them.", labels=("state",))
     gpus.add_metric(("busy",), top.gpus_busy)
     gpus.add_metric(("free",), top.gpus - top.gpus_busy)
     yield gpus
@@ -80,15 +80,15 @@ def _cluster(top: Top) -> Iterator[Metric]:
         jobs.add_metric((state,), count)
     yield jobs
     yield _plain("powerflow_energy_price_seconds_per_joule", "Price of energy that decisions use.", top.energy_price)
-    yield _plain("powerflow_notices", "Things an operator should know; powerflow top says which.", len(top.notices))
+    yield _plain("powerflow_notices", "Notices for operators; powerflow top lists them.", len(top.notices))
 
 
 def _budgets(budgets: Sequence[BudgetRecord]) -> Iterator[Metric]:
     labels = ("project", "emulated")
-    amount = GaugeMetricFamily("powerflow_budget_joules", "What may be used in this day or month.", labels=labels)
-    spent = GaugeMetricFamily("powerflow_budget_spent_joules", "What has been used in it.", labels=labels)
-    expected = GaugeMetricFamily("powerflow_budget_expected_joules", "What is expected at its end.", labels=labels)
-    binds = GaugeMetricFamily("powerflow_budget_limit_binds", "1 while its limit holds jobs back.", labels=labels)
+    amount = GaugeMetricFamily("powerflow_budget_joules", "Energy of the budget for this day or month.", labels=labels)
+    spent = GaugeMetricFamily("powerflow_budget_spent_joules", "Energy used in this day or month.", labels=labels)
+    expected = GaugeMetricFamily("powerflow_budget_expected_joules", "Expected energy at its end.", labels=labels)
+    binds = GaugeMetricFamily("powerflow_budget_limit_binds", "1 while its limit delays jobs.", labels=labels)
     for budget in budgets:
         whose = (budget.project, _word(budget.emulated))
         amount.add_metric(whose, budget.amount_j)
@@ -111,9 +111,9 @@ def _signals(signals: Sequence[SignalRecord]) -> Iterator[Metric]:
 def _nodes(nodes: Sequence[NodeRecord]) -> Iterator[Metric]:
     states = GaugeMetricFamily("powerflow_node", "1 for the state a node is in.", labels=("node", "state"))
     watts = GaugeMetricFamily("powerflow_gpu_power_watts", "Power of a GPU.", labels=_GPU)
-    clock = GaugeMetricFamily("powerflow_gpu_clock_hertz", "Clock a GPU runs at.", labels=_GPU)
-    locked = GaugeMetricFamily("powerflow_gpu_locked_clock_hertz", "Clock a GPU is locked to.", labels=_GPU)
-    used = GaugeMetricFamily("powerflow_gpu_utilisation_ratio", "Share of time a GPU computes.", labels=_GPU)
+    clock = GaugeMetricFamily("powerflow_gpu_clock_hertz", "Clock at which a GPU runs.", labels=_GPU)
+    locked = GaugeMetricFamily("powerflow_gpu_locked_clock_hertz", "Clock to which a GPU is locked.", labels=_GPU)
+    used = GaugeMetricFamily("powerflow_gpu_utilisation_ratio", "Share of time in which a GPU computes.", labels=_GPU)
     for node in nodes:
         states.add_metric((node.name, node.state), 1.0)
         for gpu in node.gpus:
@@ -128,9 +128,9 @@ def _nodes(nodes: Sequence[NodeRecord]) -> Iterator[Metric]:
 def _jobs(running: Sequence[JobRecord]) -> Iterator[Metric]:
     energy = CounterMetricFamily("powerflow_job_energy_joules", "Energy charged to a running job.", labels=_JOB)
     watts = GaugeMetricFamily("powerflow_job_power_watts", "Power of a job's GPUs.", labels=_JOB)
-    clock = GaugeMetricFamily("powerflow_job_clock_hertz", "Clock a job was given.", labels=_JOB)
-    gpus = GaugeMetricFamily("powerflow_job_gpus", "GPUs a job holds.", labels=_JOB)
-    step = GaugeMetricFamily("powerflow_job_step_seconds", "Time per iteration, lately.", labels=_JOB)
+    clock = GaugeMetricFamily("powerflow_job_clock_hertz", "Clock that was decided for a job.", labels=_JOB)
+    gpus = GaugeMetricFamily("powerflow_job_gpus", "Number of GPUs that a job holds.", labels=_JOB)
+    step = GaugeMetricFamily("powerflow_job_step_seconds", "Time per iteration, measured recently.", labels=_JOB)
     done = GaugeMetricFamily("powerflow_job_progress_ratio", "Share of the work that is done.", labels=_JOB)
     wrong = GaugeMetricFamily(
         "powerflow_job_model_error_ratio", "|predicted / measured - 1| of a job's step time.", labels=_JOB

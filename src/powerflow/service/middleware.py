@@ -107,7 +107,7 @@ class RequestGuard:
                 await _refuse(scope, sending, 421, "this service answers to localhost only")
             elif caller is None and scope["path"] not in self._open:
                 self._refused.add(address)
-                await _refuse(scope, sending, 401, "no token that is known here", (b"www-authenticate", b"Bearer"))
+                await _refuse(scope, sending, 401, "the request has no valid token", (b"www-authenticate", b"Bearer"))
             else:
                 await self._admit(scope, receive, sending, caller, headers)
         except Exception:
@@ -136,7 +136,7 @@ class RequestGuard:
             return
         kind, most = (f"watching {user}", WATCHING) if watches else (user, INSIDE)
         if self._inside[kind] >= most:
-            what = f"{user or 'nobody'} has {most} requests here already"
+            what = f"{user or 'nobody'} has {most} requests in progress already"
             await _refuse(scope, send, 429, what, (b"retry-after", b"1"))
             return
         self._inside[kind] += 1

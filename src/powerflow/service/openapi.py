@@ -10,10 +10,10 @@ from fastapi.openapi.utils import get_openapi
 
 from powerflow.service.problem import Problem
 
-_ABOUT = """Submit jobs to a PowerFlow controller and see what it does with them.
+_ABOUT = """Submit jobs to a PowerFlow controller, and read their state.
 
 Units are seconds (times of day: Unix seconds, UTC), watts, joules and MHz. `null` means "not known" or "not yet".
-Figures of things that say `emulated` come from a model, not from a meter.
+Values of records with `emulated` come from a model, not from a meter.
 """
 
 
@@ -27,7 +27,11 @@ def document(app: FastAPI, prefix: str, *, open_paths: Collection[str]) -> dict[
         components = made.setdefault("components", {})
         components.setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
         components["securitySchemes"] = {
-            "token": {"type": "http", "scheme": "bearer", "description": "Made with powerflow serve; has a role."}
+            "token": {
+                "type": "http",
+                "scheme": "bearer",
+                "description": "Made by powerflow token; has a role.",
+            }
         }
         for path, operations in made["paths"].items():
             for operation in operations.values():

@@ -1,4 +1,4 @@
-"""Find the address from which a request comes: that of the connection, or one that a trusted proxy forwards."""
+"""Find the address from which a request comes: the connection's address, or an address from a trusted proxy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def trusted_proxies(texts: Iterable[str]) -> tuple[Network, ...]:
             found.append(ipaddress.ip_network(text.strip(), strict=False))
         except ValueError:
             fix = "such as 10.0.0.7 or 10.0.0.0/24"
-            raise InputError(f"{text!r} is no address", where="--trusted-proxy", fix=fix) from None
+            raise InputError(f"{text!r} is not an address", where="--trusted-proxy", fix=fix) from None
     return tuple(found)
 
 

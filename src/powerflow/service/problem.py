@@ -22,17 +22,17 @@ JSON = "send Content-Type: application/json"
 KINDS = {
     400: ("bad-request", "The request cannot be read"),
     401: ("unauthenticated", "A valid bearer token is needed"),
-    403: ("forbidden", "This caller may not do that"),
-    404: ("not-found", "There is no such thing"),
-    405: ("method-not-allowed", "This method is not served here"),
-    409: ("refused", "It cannot be done to this thing as it is"),
+    403: ("forbidden", "This caller may not make this request"),
+    404: ("not-found", "The named thing does not exist"),
+    405: ("method-not-allowed", "This path does not have this method"),
+    409: ("refused", "The present state does not allow this change"),
     413: ("too-large", "The request is too large"),
     415: ("unsupported-media-type", "The body is not JSON"),
-    421: ("unknown-host", "This host name is not served here"),
+    421: ("unknown-host", "This service does not answer to this host name"),
     422: ("invalid", "A value cannot be used"),
-    429: ("too-many", "This user asks too much at once"),
+    429: ("too-many", "This user has too many requests at a time"),
     500: ("internal", "The service failed"),
-    503: ("unavailable", "It cannot be done now"),
+    503: ("unavailable", "The request cannot be answered now"),
 }
 
 
@@ -41,19 +41,19 @@ class Problem(BaseModel):
 
     model_config = ConfigDict(json_schema_extra={"example": {
         "type": "urn:powerflow:problem:not-found",
-        "title": "There is no such thing",
+        "title": "The named thing does not exist",
         "status": 404,
         "detail": "there is no job 12",
         "instance": "/api/v1/jobs/12",
     }})  # fmt: skip
 
-    type: str = Field(description="`urn:powerflow:problem:` and the kind; does not change.")
-    title: str = Field(description="The kind, in words.")
+    type: str = Field(description="`urn:powerflow:problem:` and the name of the kind, which never changes.")
+    title: str = Field(description="The kind of the problem, in words.")
     status: int
-    detail: str = Field(description="What is wrong here, in one line.")
-    instance: str = Field(description="Path that was asked for.")
-    where: str | None = Field(default=None, description="Place of what is wrong, such as `body.gpus`.")
-    fix: str | None = Field(default=None, description="What would be right.")
+    detail: str = Field(description="What is wrong with this request, in one line.")
+    instance: str = Field(description="Path of the request.")
+    where: str | None = Field(default=None, description="Place of the fault, such as `body.gpus`.")
+    fix: str | None = Field(default=None, description="How to correct the request.")
 
 
 def problem(status: int, detail: str, instance: str, *, where: str = "", fix: str = "") -> Problem:
@@ -99,7 +99,7 @@ def of_invalid(errors: Any, instance: str) -> Problem:
     if NAME in said.get("pattern", ""):
         said = {
             "what": f"{first['input']!r} is no name",
-            "fix": "letters, digits and ._@-, with a letter, digit or _ first",
+            "fix": "use letters, digits and ._@-; begin with a letter, digit or _",
         }
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     where = ".".join(str(part) for part in (*first["loc"], said.get("field")) if part)

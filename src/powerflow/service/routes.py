@@ -69,7 +69,7 @@ def serves(
         }
         answers = describe(operation.answer, operation.status, *(status for status, may in errors.items() if may))
         if repeatable:
-            again = "Was done before: the same key, the same job."
+            again = "The key was used before: the answer is the job of that request."
             answers[200] = {**answers[operation.status], "model": operation.answer, "description": again}
         router.add_api_route(
             operation.path,
@@ -98,8 +98,8 @@ def _at_least(least: Role) -> Callable[[Request], Any]:
     async def check(request: Request) -> None:
         caller: Caller = request.state.caller
         if not caller.role.suffices(least):
-            what = f"{caller.user} asks with the role {caller.role}"
-            raise Forbidden(what, fix=f"this takes the role {least}")
+            what = f"{caller.user} has the role {caller.role}"
+            raise Forbidden(what, fix=f"this request needs the role {least}")
 
     return check
 

@@ -15,7 +15,7 @@ NodeName = Annotated[
 ]
 CapNumber = Annotated[int, Path(ge=1, le=2**31)]
 NameQuery = Annotated[str | None, Query(pattern=NAME)]
-AfterNumber = Annotated[int, Query(ge=0, le=2**62, description="Number of the last item that is known.")]
+AfterNumber = Annotated[int, Query(ge=0, le=2**62, description="Number of the last item that the caller has.")]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 

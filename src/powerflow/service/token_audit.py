@@ -104,9 +104,9 @@ class TokenAudit:
         if not self._show(NOTICE, trouble):
             return
         if trouble:
-            self._log.warning("nobody is let in", why=trouble)
+            self._log.warning("no token is valid", why=trouble)
         else:
-            self._log.info("tokens are known again")
+            self._log.info("tokens are valid again")
 
     def _run(self) -> None:
         while not self._stop.wait(LOOK_S):

@@ -129,7 +129,7 @@ class Tokens:
             self._entries, self.trouble = tuple(_read(self._path)), ""
         except (InputError, OSError) as error:
             self._entries = ()
-            self.trouble = f"nobody is let in: {error}; powerflow token create makes a token"
+            self.trouble = f"every request is refused: {error}; powerflow token create makes a token"
 
 
 def _stamp(path: Path | None) -> tuple[int, int, int] | None:
@@ -152,7 +152,7 @@ def create_token(path: str | os.PathLike[str], user: str, role: Role) -> str:
         InputError: The user's name is not valid, or the file cannot be used.
     """
     if not re.fullmatch(USER_PATTERN, user):
-        raise InputError(f"{user!r} is no name of a user", fix="letters, digits and ._@-, beginning with a letter")
+        raise InputError(f"{user!r} is not the name of a user", fix="letters, digits and ._@-, beginning with a letter")
     token = PREFIX + secrets.token_urlsafe(32)
     target = Path(path)
     with locked(_lock(target)):
@@ -204,7 +204,7 @@ def _read(path: Path) -> list[TokenEntry]:
             facts = os.fstat(file.fileno())
             if facts.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
                 mode = stat.S_IMODE(facts.st_mode)
-                raise InputError(f"others may read it (mode {mode:04o})", where=where, fix=f"chmod 600 {where}")
+                raise InputError(f"other users may read it (mode {mode:04o})", where=where, fix=f"chmod 600 {where}")
             if facts.st_uid not in (os.geteuid(), 0):
                 raise InputError("belongs to another user", where=where, exit_code=1)
             content = json.loads(file.read(_MOST_BYTES))
@@ -213,7 +213,7 @@ def _read(path: Path) -> list[TokenEntry]:
     except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"cannot be read as tokens ({error})", where=where, exit_code=1) from error
+        raise InputError(f"cannot be read as a token file ({error})", where=where, exit_code=1) from error
     return [_entry(item, f"{where}: token {n}") for n, item in enumerate(_items(content, where), 1)]
 
 
@@ -234,9 +234,9 @@ def _entry(item: object, where: str) -> TokenEntry:
         raise InputError("is not user, role and sha256", where=where)
     user, role, digest = item["user"], item["role"], item["sha256"]
     if not isinstance(user, str) or not re.fullmatch(USER_PATTERN, user):
-        raise InputError(f"{user!r} is no name of a user", where=where)
+        raise InputError(f"{user!r} is not the name of a user", where=where)
     if role not in tuple(Role):
-        raise InputError(f"{role!r} is no role", where=where, fix=f"one of {', '.join(Role)}")
+        raise InputError(f"{role!r} is not a role", where=where, fix=f"one of {', '.join(Role)}")
     if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{64}", digest):
         raise InputError("sha256 is not 64 hexadecimal digits", where=where)
     return TokenEntry(user, Role(role), digest)

@@ -306,7 +306,7 @@ def _check(
     if not seeds:
         raise InputError("no seed to compare on", where="--seeds", fix="give 1 or more")
     if not policies:
-        raise InputError("no policy to compare", where="--policies", fix="name one or more, with commas between")
+        raise InputError("no policy to compare", where="--policies", fix="give names, separated by commas")
     if not levels or any(not (level > 0 and math.isfinite(level)) for level in levels):
         raise InputError("an energy level is not a share above 0", where="--levels", fix="such as 1.0,0.9,0.8")
     if processes is not None and processes < 1:
@@ -314,9 +314,9 @@ def _check(
     for policy in policies:
         if registry.load(policy).needs_sizes and believed.sizes == "unknown":
             raise InputError(
-                f"policy {policy} needs to know how long jobs are",
+                f"policy {policy} needs the sizes of jobs",
                 where="--policies",
-                fix="leave it out, or take sizes known or mispredicted",
+                fix="leave the policy out, or give --sizes known or mispredicted",
             )
 
 

@@ -75,7 +75,7 @@ def _unmet(policy: str, found: PriceFound, amount: Amount) -> InputError:
     else:
         lowest, asked = kwh(found.energy), kwh(amount.value)
     return InputError(
-        f"{policy} does not get down to {asked}",
+        f"{policy} does not reach {asked}",
         where="--energy",
         fix=f"the lowest it reached is {lowest}, at λ={found.energy_price:.3g}",
     )

@@ -38,7 +38,7 @@ class Believed:
         costs = {
             "oracle": "the true costs",
             "fitted": "a fit to noisy points of each class (1 to 8 GPUs, three clocks)",
-            "online": "the catalogue's priors at first, and what it learns from noisy points while jobs run",
+            "online": "the catalogue's priors at first, then noisy points that are learned while jobs run",
         }
         world = self.world
         fails = "no node fails"

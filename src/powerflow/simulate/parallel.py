@@ -57,7 +57,9 @@ def workers(answer: Callable[[Any], Any], processes: int) -> Iterator[AskAll]:
                     answered(number[future])
         except BrokenProcessPool:
             raise InputError(
-                "a simulating process was ended from outside", fix="is memory short? use fewer --processes", exit_code=1
+                "a simulating process was ended from outside",
+                fix="if memory is short, use fewer processes",
+                exit_code=1,
             ) from None
         return [future.result() for future in futures]
 

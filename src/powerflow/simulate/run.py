@@ -69,7 +69,7 @@ class Simulation(SimulatedCluster):
         belief, world = belief or Oracle(workload), world or World()
         if policy.needs_sizes and not belief.sizes_known:
             raise InputError(
-                f"policy {policy.name} needs to know how long jobs are", fix="use sizes known or mispredicted with it"
+                f"policy {policy.name} needs the sizes of jobs", fix="use this policy with sizes known or mispredicted"
             )
         if not 0 <= energy_price < math.inf:
             raise InputError(f"energy price is {energy_price:g}", fix="give seconds per joule, 0 or more")
@@ -289,7 +289,7 @@ class Simulation(SimulatedCluster):
         waiting = [job.id for job, finish_s in zip(self.jobs, self.finish_s, strict=True) if math.isnan(finish_s)]
         return InputError(
             f"policy {self.policy_name} leaves {len(waiting)} jobs waiting for ever (first: {waiting[0]})",
-            fix="give them GPUs they can run on, or use another policy",
+            fix="give the jobs GPUs on which they can run, or use another policy",
             exit_code=1,
         )
 

@@ -67,7 +67,7 @@ class LostClaim(StoreError):
     """Error: another controller has taken over the store, so this controller must no longer write to the store."""
 
     def __init__(self) -> None:
-        super().__init__("another controller has taken over; this one ends and leaves jobs, GPUs and clocks to it")
+        super().__init__("another controller has taken over the store, the jobs, the GPUs and their clocks")
         self.exit_code = 4
 
 
@@ -206,7 +206,7 @@ class Database:
             tables = set(inspect(connection).get_table_names())
             if schema.VERSION_TABLE not in tables:
                 if tables & set(schema.metadata.tables):
-                    raise StoreError("is a database of something else", where=self.where, fix="name one of its own")
+                    raise StoreError("is not a database of PowerFlow", where=self.where, fix="name its own database")
                 return None
             query = select(sql_column("version_num", Text)).select_from(table(schema.VERSION_TABLE))
             version = connection.scalar(query)
@@ -283,12 +283,12 @@ def _url(url: str) -> URL:
     if url.startswith("sqlite://"):
         path = url.removeprefix("sqlite:///")  # as it stands: a path may hold any character that a URL gives a meaning
         if path in (url, "", ":memory:") or "\0" in path:
-            raise InputError("the store is no file that could outlive a process", where=printable(url), fix=fix)
+            raise InputError("the store is not a file on disk", where=printable(url), fix=fix)
         return URL.create("sqlite", database=path)
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
-        raise InputError("is no URL of a database", where="store", fix=fix) from None
+        raise InputError("is not the URL of a database", where="store", fix=fix) from None
     if parsed.drivername not in ("postgresql", "postgresql+psycopg"):
         raise InputError(f"cannot keep its state in {printable(parsed.drivername)}", where="store", fix=fix)
     return parsed
@@ -380,9 +380,9 @@ def _postgresql_failure(error: BaseException | None) -> tuple[str, bool]:
         "53": ("server is short of disk, memory or connections", True),
         "55P03": ("is locked by another writer", True),
         "40": ("was busy with another writer", True),
-        "25": ("takes no writes now", True),
+        "25": ("does not accept writes now", True),
         "58": ("server cannot read or write its files", True),
-        "28": ("does not let us in", False),
+        "28": ("refuses the login", False),
         "3D": ("does not exist", False),
         "42501": ("does not let us", False),
         "XX": ("is damaged", False),

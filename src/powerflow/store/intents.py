@@ -112,6 +112,6 @@ def _check_epoch(intent: Intent, stored: Intent | None) -> None:
     if stored is None or intent.epoch > stored.epoch:
         return
     if intent.epoch < stored.epoch:
-        raise ValueError(f"job {intent.job_id}: epoch {intent.epoch} is over, {stored.epoch} is stored")
+        raise ValueError(f"job {intent.job_id}: epoch {intent.epoch} is too old, the store has {stored.epoch}")
     if (intent.gpu_type, intent.placement) != (stored.gpu_type, stored.placement):
         raise ValueError(f"job {intent.job_id}: other GPUs need an epoch above {stored.epoch}")

@@ -120,18 +120,16 @@ def _kept(state: Path) -> dict[str, Any]:
 
 
 def _refuse_foreign(state: Path, store: Store, kept: dict[str, Any], known: dict[str, Any], machine: str) -> None:
-    fix = "if nothing of it runs elsewhere, start once with --restored"
+    fix = "if no job of it runs on another machine, start once with --restored"
     if kept.get("store") and kept["store"] != known["store"]:
-        what = (
-            "holds what belongs to another store" if known["store"] else "belongs to a store that is not this new one"
-        )
-        raise InputError(what, where=str(state), fix=f"give the store it was used with; {fix}", exit_code=1)
+        what = "belongs to another store" if known["store"] else "belongs to a store that is not this new one"
+        raise InputError(what, where=str(state), fix=f"give the store with which it was used; {fix}", exit_code=1)
     if known.get("state") not in (None, kept.get("state")) and store.last_number():  # else a first start was cut short
         what = f"is not the state directory of this store: that is {known.get('path')}"
-        raise InputError(what, where=str(state), fix=f"give that one (--state-dir); {fix}", exit_code=1)
+        raise InputError(what, where=str(state), fix=f"give that directory (--state-dir); {fix}", exit_code=1)
     if known["store"] and not kept and store.last_number():
         what = "is a new state directory for a store that has jobs already"
-        raise InputError(what, where=str(state), fix=f"give the one it was used with; {fix}", exit_code=1)
+        raise InputError(what, where=str(state), fix=f"give the directory used with it; {fix}", exit_code=1)
     if kept.get("machine") and machine and kept["machine"] != machine:
         raise InputError("was used on another machine", where=str(state), fix=fix, exit_code=1)
 
@@ -166,16 +164,16 @@ def _notices(
 ) -> Iterator[str]:
     """Yield messages about store and state directory: which is older than the other, and which was copied or moved."""
     if restored:
-        yield "started with --restored: jobs that ran start again from their checkpoints"
+        yield "started with --restored: running jobs start again from their checkpoints"
     if not kept or known["store"] is None:
         return
     beat, store_number = store.get(BEAT, 0), store.last_number()
     if beat < marks.beat or store_number < marks.number or (known.get("state") is None and "state" in kept):
-        yield "the store is older than the state directory (a backup?): what it does not know of was ended"
+        yield "the store is older than the state directory (perhaps a backup): ranks unknown to the store were ended"
     elif beat > marks.beat + 1:  # a difference of 1: the controller was killed between the two writes
-        yield "the state directory is older than its store (a backup?)"
+        yield "the state directory is older than its store (perhaps a backup)"
     if kept.get("inode") not in (None, here["inode"]):
-        yield "the state directory was copied, moved or restored; numbers of jobs jump ahead"
+        yield "the state directory was copied, moved or restored; the next job gets a much higher number"
 
 
 def _above(state: Path, known: int, age_s: float, same_file: bool) -> int:

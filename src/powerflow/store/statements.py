@@ -75,5 +75,5 @@ def checked(limit: int) -> int:
         InputError: ``limit`` is less than 1.
     """
     if limit < 1:
-        raise InputError(f"limit is {limit}", fix="ask for at least one")
+        raise InputError(f"limit is {limit}", fix="give at least 1")
     return limit

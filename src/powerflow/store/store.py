@@ -384,4 +384,4 @@ def _page_mark(after: str) -> int:
     try:
         return mappers.number(after)
     except NotFound:
-        raise InputError(f"{after!r} is no page", fix="give what the page before called next") from None
+        raise InputError(f"{after!r} is not a page", fix="give the value of next in the previous page") from None

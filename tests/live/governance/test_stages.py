@@ -111,7 +111,7 @@ def test_a_canary_is_acted_on_and_its_neighbours_are_not(bench: Bench) -> None:
     run_for(bench, 10.0)
     entries = bench.controller.jobs
     assert entries[watched].gpus == 2
-    assert entries[watched].why == "runs as its owner asked: PowerFlow does not act on its project"
+    assert entries[watched].why == "runs as its owner requested: PowerFlow does not manage its project"
     assert entries[canary].gpus == 4, "as many as it can use"
     places = {(node, number) for node, numbers in entries[canary].placement for number in numbers}
     assert {place for place in every_place(bench) if bench.controller.power.keeper.asked_mhz(place)} == places, (
@@ -151,7 +151,7 @@ def test_a_canary_that_slows_a_protected_job_goes_back(bench: Bench, monkeypatch
     bench.turn(2)
     (record,) = bench.service.stages()
     assert (record.stage, record.by) == (Stage.SHADOW, "powerflow")
-    assert record.why == f"protected job {job} is 75 s behind what it was promised"
+    assert record.why == f"protected job {job} is 75 s behind its promise"
     assert not bench.controller.scheduler.managed.manages("")
     said = [event.text for event in bench.store.events(limit=1000).items if event.kind == "canary"]
     assert said == [f"canary of all projects goes back to shadow: {record.why}"]
@@ -176,7 +176,7 @@ def test_a_canary_whose_jobs_miss_their_predictions_twice_goes_back(bench: Bench
             break
     record = bench.service.stages()[1]
     assert (record.stage, record.by) == (Stage.SHADOW, "powerflow")
-    assert "of jobs missed its prediction twice running" in record.why
+    assert "of jobs missed its prediction twice in a row" in record.why
 
 
 class Slow:

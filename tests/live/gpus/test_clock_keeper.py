@@ -107,7 +107,7 @@ def test_what_the_watchdog_gave_back_while_we_stood_still_is_set_again(loop: Loo
     loop.turn(after_s=RENEW_S)
     assert loop.card.asks == [945.0, 945.0]
     assert loop.card.locked_mhz == 945.0
-    assert "clock back, its lease had ended" in loop.done()
+    assert "clock was reset, because its lease had ended" in loop.done()
 
 
 def test_a_driver_that_obeys_late_is_waited_for_and_nothing_is_claimed_before(loop: Loop) -> None:

@@ -112,7 +112,9 @@ def test_a_job_says_which_of_two_it_means() -> None:
     types = {"A100": ["NVIDIA A100-SXM4-80GB"], "NVIDIA A100-PCIE-40GB": ["NVIDIA A100-PCIE-40GB"]}
     with pytest.raises(Refused) as refused:
         type_wanted("A100", types)
-    assert str(refused.value) == "A100 may mean A100-PCIE-40GB or A100-SXM4-80GB here; write one of these names"
+    assert (
+        str(refused.value) == "A100 can mean A100-PCIE-40GB or A100-SXM4-80GB in this cluster; write one of these names"
+    )
     assert type_wanted("A100-SXM4-80GB", types) == "A100"
     assert type_wanted("A100-PCIE-40GB", types) == "NVIDIA A100-PCIE-40GB"
     assert type_wanted(None, types) is None

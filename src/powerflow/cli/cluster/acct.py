@@ -33,9 +33,11 @@ class By(StrEnum):
 @asks
 def acct(
     controller: ControllerClient,
-    since: Annotated[str, typer.Option(help="Begin of the window: a date, a time, or how long ago (24h, 7d).")] = "30d",
-    until: Annotated[str | None, typer.Option(help="End of the window; now by default.")] = None,
-    by: Annotated[By, typer.Option(help="What each account is of.")] = By.USER,
+    since: Annotated[
+        str, typer.Option(help="Start of the window: a date, a time, or a time before now (24h).")
+    ] = "30d",
+    until: Annotated[str | None, typer.Option(help="End of the time window. Default: now.")] = None,
+    by: Annotated[By, typer.Option(help="Sum by user, project or job.")] = By.USER,
     json: Json = False,
     watch: Watch = None,
 ) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @asks
 def audit(
     controller: ControllerClient,
-    after: Annotated[int, typer.Option(help="Only those after the entry with this number.", min=0)] = 0,
+    after: Annotated[int, typer.Option(help="Show only entries after the entry with this number.", min=0)] = 0,
     json: Json = False,
 ) -> None:
     """List who changed what, when, and from which address, oldest first. No entry is ever removed."""
@@ -30,7 +30,7 @@ def audit(
         print_json("audit", {"audit": found, "after": found[-1].number if found else after})
         return
     if not found:
-        print(f"nobody has set anything{' since then' if after else ' yet'}")
+        print(f"there are no changes{' since then' if after else ' yet'}")
     for entry in found:
         print(_line(entry))
 

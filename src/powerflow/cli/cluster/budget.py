@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 
 app = typer.Typer(rich_markup_mode=None)
 
-Project = Annotated[str | None, typer.Option("--project", help="Of which project; by default of the cluster.")]
+Project = Annotated[str | None, typer.Option("--project", help="Project of the budget. Default: the whole cluster.")]
 
 
 @asks
 def set_budget(
     controller: ControllerClient,
-    amount: Annotated[str, typer.Argument(metavar="AMOUNT", help="How much energy, such as 400kWh.")],
-    per: Annotated[Period, typer.Option(help="From local midnight to local midnight, or a whole month.")] = "day",
+    amount: Annotated[str, typer.Argument(metavar="AMOUNT", help="Energy of the budget, such as 400kWh.")],
+    per: Annotated[Period, typer.Option(help="Window of the budget, from local midnight.")] = "day",
     zone: Annotated[
-        str | None, typer.Option(help="Whose midnight: a zone such as Europe/Berlin; this machine's by default.")
+        str | None, typer.Option(help="Time zone, such as Europe/Berlin. Default: that of this machine.")
     ] = None,
     project: Project = None,
     json: Json = False,
@@ -42,7 +42,7 @@ def set_budget(
     """Set an energy budget, which replaces the former one. PowerFlow sets the energy price to keep the budget."""
     joules = parse_joules(amount, "AMOUNT")
     if not LEAST_J <= joules <= MOST_J:
-        raise InputError(f"{amount} is no budget", where="AMOUNT", fix="give an amount from 1 Wh to 1000 GWh")
+        raise InputError(f"{amount} is not a valid budget", where="AMOUNT", fix="give an amount from 1 Wh to 1000 GWh")
     budget = controller.ask(ops.SET_BUDGET, BudgetOrder(joules, per, zone or own_zone(), _scope(project)))
     note_unheard(controller, [budget.project])
     words = f"{_whose(budget)} may use {kwh(budget.amount_j)} per {budget.period} ({budget.zone}): {_stands(budget)}"
@@ -98,7 +98,7 @@ def _scope(project: str | None) -> str:
         InputError: The option is an empty text. An empty variable in a script must not mean the cluster.
     """
     if project == "":
-        raise InputError("no project is named", where="--project", fix="name one, or leave it out for the cluster")
+        raise InputError("no project is named", where="--project", fix="name a project, or remove --project")
     return project or ""
 
 
@@ -133,7 +133,7 @@ def _draw(budgets: Sequence[BudgetRecord], width: int) -> RenderableType:
             f"{budget.share:.1%}",
             kwh(budget.forecast_j),
             _price(budget.price) if budget.knows_days else "no day known",
-            f"{power(budget.limit_w)}{' binds' if budget.limited else ''}",
+            f"{power(budget.limit_w)}{' limits jobs' if budget.limited else ''}",
             budget.by,
         )
     return noted(table, any(budget.emulated for budget in budgets))
@@ -151,9 +151,9 @@ def _draw_forecast(budgets: Sequence[BudgetRecord], width: int) -> RenderableTyp
     for budget in budgets:
         parts.append(Text(f"{_whose(budget)}, {budget.window}: {_stands(budget)}", style="bold"))
         if not budget.outlook:
-            parts.append(Text("no day has been replayed yet: what jobs to come will need is not known"))
+            parts.append(Text("no day has been replayed yet, so the energy of future jobs is not known"))
             continue
-        table = plain("if a joule cost", "used at the end", "of the budget", "", left=("",))
+        table = plain("if the energy price were", "energy used at the end", "of the budget", "", left=("",))
         for at in budget.outlook:
             share = at.expected_j / budget.amount_j
             table.add_row(_price(at.price), kwh(at.expected_j), f"{share:.1%}", "" if at.fits else "too much")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 app = typer.Typer(rich_markup_mode=None)
 
 Scope = Annotated[
-    str, typer.Option(help="What is capped: cluster, rack:NAME, row:RACK,RACK (a set of racks) or nodes:NODE,NODE.")
+    str, typer.Option(help="Part to cap: cluster, rack:NAME, row:RACK,RACK (a set of racks) or nodes:NODE,NODE.")
 ]
 
 
@@ -43,27 +43,25 @@ class As(StrEnum):
 def set_cap(
     controller: ControllerClient,
     power: Annotated[
-        str, typer.Argument(metavar="POWER", help="Watts such as 60kW, or a share of what is drawn: 75%.")
+        str, typer.Argument(metavar="POWER", help="Watts such as 60kW, or a share of the present power: 75%.")
     ],
     scope: Scope = "cluster",
     start: Annotated[
-        str | None, typer.Option("--from", help="When it begins: 17:00, '2026-11-01 17:00' or +15m; now by default.")
+        str | None, typer.Option("--from", help="Start of the cap: 17:00, '2026-11-01 17:00' or +15m. Default: now.")
     ] = None,
     lasts: Annotated[
-        str | None, typer.Option("--for", help="How long: 3h, 90m; by default until it is lifted.")
+        str | None, typer.Option("--for", help="Duration, such as 3h. Default: until the cap is lifted.")
     ] = None,
-    until: Annotated[str | None, typer.Option(help="Or when it ends.")] = None,
-    by: Annotated[
-        str | None, typer.Option(help="When it must be met, if later than its start; power goes down until then.")
-    ] = None,
+    until: Annotated[str | None, typer.Option(help="End of the cap, instead of --for.")] = None,
+    by: Annotated[str | None, typer.Option(help="When the cap must be met, if later than its start.")] = None,
     ramp: Annotated[
-        str | None, typer.Option(help="How fast power may change: 500W/s, 6kW/min; at once by default.")
+        str | None, typer.Option(help="How fast power may change, such as 500W/s or 6kW/min. Default: at once.")
     ] = None,
     json: Json = False,
 ) -> None:
     """Set a power cap. PowerFlow keeps the cap even if jobs run slower or must stop."""
     if lasts is not None and until is not None:
-        raise InputError("both --for and --until say when it ends", where="--until", fix="give one of the two")
+        raise InputError("--for and --until cannot be given together", where="--until", fix="give one of the two")
     now_s = time.time()
     amount = parse_power(power, "POWER")
     start_s = None if start is None else coming(start, "--from", now_s)
@@ -92,19 +90,21 @@ def show_caps(controller: ControllerClient, json: Json = False, watch: Watch = N
 @asks
 def lift(
     controller: ControllerClient,
-    scope: Annotated[str, typer.Argument(metavar="[SCOPE]", help="Whose caps; the cluster's by default.")] = "cluster",
+    scope: Annotated[str, typer.Argument(metavar="[SCOPE]", help="Part of the cluster. Default: cluster.")] = "cluster",
     json: Json = False,
 ) -> None:
     """End the present power caps of a part of the cluster, and remove its future caps."""
     ended = controller.ask(ops.LIFT_CAP, CapScope(scope)).items
-    say("caps", {"caps": ended}, f"no power cap on {scope} any more", json)
+    say("caps", {"caps": ended}, f"there is no power cap on {scope} any more", json)
 
 
 @asks
 def record(
     controller: ControllerClient,
     number: Annotated[int, typer.Argument(metavar="CAP", help="Number of a cap.", min=1)],
-    form: Annotated[As, typer.Option("--as", help="csv: power drawn and allowed; json: how it was kept.")] = As.CSV,
+    form: Annotated[
+        As, typer.Option("--as", help="csv: power drawn and allowed; json: how well the cap was kept.")
+    ] = As.CSV,
 ) -> None:
     """Print how well a power cap was kept: the power that was drawn and the power that was allowed."""
     if form is As.CSV:

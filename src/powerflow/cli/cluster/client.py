@@ -129,7 +129,7 @@ class ControllerClient:
                 lost = True
                 if not repeat or time.monotonic() > until:
                     what = f"lost the controller at {self.url} ({type(error).__name__})"
-                    raise InputError(what, fix="whether it was done is not known", exit_code=5) from None
+                    raise InputError(what, fix="it is not known if the request was carried out", exit_code=5) from None
             time.sleep(_AGAIN_S)
 
 
@@ -140,7 +140,7 @@ def job_number(job_id: str) -> str:
         InputError: The text is not a job number.
     """
     if not (job_id.isascii() and job_id.isdigit() and len(job_id) <= 18):
-        raise InputError(f"{job_id!r} is no number of a job", fix="powerflow queue lists them")
+        raise InputError(f"{job_id!r} is not the number of a job", fix="powerflow queue lists the jobs")
     return job_id
 
 
@@ -149,7 +149,7 @@ def _segment(name: str, value: Any) -> str:
     if name in ("job", "job_id") and value is not None:
         return job_number(value)
     if name == "name" and value in ("", ".", ".."):
-        raise InputError(f"{value!r} is no name of a node", fix="powerflow node list lists them")
+        raise InputError(f"{value!r} is not the name of a node", fix="powerflow node list shows the nodes")
     return quote(str(value), safe="")
 
 
@@ -166,13 +166,13 @@ def _read(kind: type[Answer], answer: Response, url: str) -> Answer:
     where = str(said.get("where") or "").removeprefix("body.").removeprefix("query.").removeprefix("path.")
     fix = str(said.get("fix") or "")
     if answer.status_code == 401:
-        fix = "give one with --token-file or POWERFLOW_TOKEN"
+        fix = "give a token with --token-file or POWERFLOW_TOKEN"
     raise InputError(str(said.get("detail", "")), where=where, fix=fix, exit_code=code)
 
 
 def _stranger(url: str) -> InputError:
-    what = f"what answers at {url} is no PowerFlow controller that this version can talk to"
-    return InputError(what, fix="check the URL, and the versions of both", exit_code=5)
+    what = f"the answer of {url} is not that of a PowerFlow controller that this version supports"
+    return InputError(what, fix="check the URL, and the versions of both programs", exit_code=5)
 
 
 @cache

@@ -18,9 +18,9 @@ from powerflow.cli.sanitize import line
 from powerflow.errors import InputError
 
 _OPTIONS = {
-    "url": Annotated[str | None, typer.Option("--url", help="Where the controller is.")],
+    "url": Annotated[str | None, typer.Option("--url", help="URL of the controller.")],
     "token_file": Annotated[str | None, typer.Option("--token-file", help="File that holds your token.")],
-    "state_dir": Annotated[str | None, typer.Option("--state-dir", help="Folder of the controller on this machine.")],
+    "state_dir": Annotated[str | None, typer.Option("--state-dir", help="State directory of the controller.")],
 }
 
 
@@ -33,8 +33,8 @@ def asks(command: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         found = settings.load(url=url, token_file=token_file, state_dir=state_dir)
         if found.url is None:
-            what = f"no controller has left its address in {found.state_dir}"
-            raise InputError(what, fix="start one with powerflow serve, or give --url", exit_code=5)
+            what = f"no controller has written its address to {found.state_dir}"
+            raise InputError(what, fix="start a controller with powerflow serve, or give --url", exit_code=5)
         with ControllerClient(found.url, found.token) as controller:
             command(controller, **given)
 
@@ -86,5 +86,5 @@ Job = Annotated[str, typer.Argument(metavar="JOB", help="Number of a job.", auto
 Jobs = Annotated[list[str], typer.Argument(metavar="JOB…", help="Numbers of jobs.", autocompletion=job_numbers)]
 Watch = Annotated[
     float | None,
-    typer.Option("--watch", metavar="[SECONDS]", min=0.1, help="Show it again and again, every 2 s by default."),
+    typer.Option("--watch", metavar="[SECONDS]", min=0.1, help="Repeat the output, by default every 2 seconds."),
 ]

@@ -51,7 +51,7 @@ def _draw(detail: JobDetail, width: int) -> RenderableType:
     if detail.ranks:
         parts += [Text("\nranks", style="bold"), _ranks(detail)]
     if detail.last_lines:
-        parts += [Text("\nlast lines of its log", style="bold"), *(Text(line) for line in detail.last_lines)]
+        parts += [Text("\nlast lines of the job's log", style="bold"), *(Text(line) for line in detail.last_lines)]
     if detail.record.emulated:
         parts.append(Text(f"\n{EMULATED}", style="italic dim"))
     return Group(*parts)

@@ -23,9 +23,9 @@ _WAIT_S = 20.0
 @asks
 def events(
     controller: ControllerClient,
-    job: Annotated[str | None, typer.Option(help="Only of this job.", autocompletion=job_numbers)] = None,
-    after: Annotated[int, typer.Option(help="Only those after the event with this number.", min=0)] = 0,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on: print events as they happen.")] = False,
+    job: Annotated[str | None, typer.Option(help="Show only events of this job.", autocompletion=job_numbers)] = None,
+    after: Annotated[int, typer.Option(help="Show only events after the event with this number.", min=0)] = 0,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue to print events as they happen.")] = False,
     json: Json = False,
 ) -> None:
     """List events of the cluster, oldest first. With --follow and --json, print one event per line."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def explain(
     controller: ControllerClient,
     job: Job,
-    history: Annotated[bool, typer.Option("--history", help="List all decisions on the job.")] = False,
+    history: Annotated[bool, typer.Option("--history", help="List all decisions about the job.")] = False,
     json: Json = False,
     watch: Watch = None,
 ) -> None:
@@ -57,7 +57,7 @@ def _draw(found: Explanation, width: int) -> RenderableType:
             parts.append(Text.assemble("what binds: ", (found.binds, "bold")))
         parts += [Text(f"  {at.words}: {_would(at.gpus, at.clock_mhz, has)}") for at in found.otherwise]
     elif found.now is not None and found.why != Why.AS_ASKED:
-        parts.append(Text("nothing binds: it has what is best for all at these prices", style="dim"))
+        parts.append(Text("no limit holds the job back: at these prices this is best for all jobs", style="dim"))
     if found.now is None and not found.options:
         return Group(*parts)
     table = plain("", "GPUs", "MHz", "step", "power", "energy a step", "time", "energy", "cost a step")
@@ -65,7 +65,7 @@ def _draw(found: Explanation, width: int) -> RenderableType:
         table.add_row("now", *_cells(found.now, found.now), style="bold cyan")
     for option in found.options:
         table.add_row("", *_cells(option, found.now))
-    note = "as the model believes" + ("; time and energy of a step against what it has" if found.now else "")
+    note = "by the cost model" + ("; time and energy of a step, compared with now" if found.now else "")
     note += "; cost: weighted seconds, at the prices of a GPU and a joule now"
     return Group(*parts, Text(), table, Text(note, style="dim italic"))
 
@@ -76,7 +76,7 @@ def _outlook(found: Explanation) -> list[str]:
 
     lines = []
     if found.start_s is not None:
-        lines.append(f"expected to start at {stamp(found.start_s)}, if nobody else comes")
+        lines.append(f"expected to start at {stamp(found.start_s)}, if no other job is submitted")
     if found.end_s is not None:
         between = ""
         if found.end_low_s is not None and found.end_high_s is not None:
@@ -110,7 +110,7 @@ def _would(gpus: int, clock_mhz: float, has: tuple[int, float]) -> str:
     if not gpus:
         return "it would wait"
     if (gpus, clock_mhz) == has:
-        return "it would run faster as it is"
+        return "faster with the same GPUs and clock"
     return f"{gpus_said(gpus)} at {clock_mhz:.0f} MHz"
 
 
@@ -122,7 +122,7 @@ def _tell(decisions: Sequence[DecisionRecord], width: int) -> RenderableType:
     from powerflow.units import NOTHING, duration, energies
 
     if not decisions:
-        return Text("nothing was decided for it yet")
+        return Text("there is no decision about the job yet")
     spans_j = [[at.energy_j, at.energy_low_j, at.energy_high_j] for at in decisions]
     said = iter(energies(*(math.nan if value is None else value for span in spans_j for value in span)))
     heads = ("when", "what", "GPUs", "MHz", "JCT expected", "80 %", "energy expected", "80 %")

@@ -23,12 +23,12 @@ _LOOK_S = 0.5
 def logs(
     controller: ControllerClient,
     job: Job,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue to print until the job ends.")] = False,
     rank: Annotated[
-        str | None, typer.Option(help="Which rank's, as describe names them; the first by default.")
+        str | None, typer.Option(help="Name of a rank, as powerflow describe shows it. Default: the first rank.")
     ] = None,
     raw: Annotated[
-        bool, typer.Option("--raw", help="Print it unchanged, with colours and all other control sequences.")
+        bool, typer.Option("--raw", help="Print the log unchanged, with colours and all other control sequences.")
     ] = False,
     json: Json = False,
 ) -> None:

@@ -34,7 +34,7 @@ def mode(
     ] = None,
     projects: Annotated[
         str | None,
-        typer.Option(metavar="P,P", help="Only for these projects; by default for all, without exception."),
+        typer.Option(metavar="P,P", help="Names of projects. Default: all projects, also those with their own stage."),
     ] = None,
     json: Json = False,
     watch: Watch = None,
@@ -43,11 +43,11 @@ def mode(
     if stage is not None:
         names = None if projects is None else [name.strip() for name in projects.split(",") if name.strip()]
         if names is not None and not names:  # an empty variable in a script must not mean all projects
-            raise InputError("no project is named", where="--projects", fix="name some, or leave it out for everybody")
+            raise InputError("no project is named", where="--projects", fix="name projects, or remove --projects")
         controller.ask(ops.SET_STAGE, StageOrder(stage, names))
         note_unheard(controller, names or ())
     elif projects is not None:
-        raise InputError("no stage is given", where="STAGE", fix="observe, replay, shadow, canary or enforce")
+        raise InputError("no stage is given", where="STAGE", fix="give observe, replay, shadow, canary or enforce")
     show("modes", lambda: controller.ask(ops.STAGES), _draw, _plain, json=json, every_s=watch)
 
 

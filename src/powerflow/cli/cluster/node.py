@@ -34,7 +34,7 @@ def list_nodes(controller: ControllerClient, json: Json = False, watch: Watch = 
 def drain(
     controller: ControllerClient,
     node: Name,
-    reason: Annotated[str, typer.Option(help="Why; the audit keeps it.")] = "",
+    reason: Annotated[str, typer.Option(help="Reason, which is written to the audit.")] = "",
     json: Json = False,
 ) -> None:
     """Stop giving a node new jobs, and move its running jobs to other nodes."""
@@ -79,8 +79,10 @@ def _draw(nodes: Sequence[NodeRecord], width: int) -> RenderableType:
                 bar(gpu.utilisation),
             )
     shown = noted(table, any(node.emulated for node in nodes))
-    said = [f"! GPU {gpu.index} of {node.name} is out: {gpu.out}" for node in nodes for gpu in node.gpus if gpu.out]
-    said += [f"! left out: {words}" for node in nodes for words in node.left_out]
+    said = [
+        f"! GPU {gpu.index} of {node.name} is not used: {gpu.out}" for node in nodes for gpu in node.gpus if gpu.out
+    ]
+    said += [f"! not used: {words}" for node in nodes for words in node.left_out]
     return Group(shown, *(Text(words, style="yellow") for words in said)) if said else shown
 
 

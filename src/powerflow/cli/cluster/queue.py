@@ -25,11 +25,13 @@ _ACTIVE = [state for state in JobState if not state.ended]
 @asks
 def queue(
     controller: ControllerClient,
-    state: Annotated[list[JobState] | None, typer.Option("--state", help="Only these; may be repeated.")] = None,
-    all: Annotated[bool, typer.Option("--all", "-a", help="Also those that have ended.")] = False,
+    state: Annotated[
+        list[JobState] | None, typer.Option("--state", help="Only jobs in this state; may be repeated.")
+    ] = None,
+    all: Annotated[bool, typer.Option("--all", "-a", help="Show also jobs that have ended.")] = False,
     user: Annotated[str | None, typer.Option(help="Only this user's.")] = None,
     project: Annotated[str | None, typer.Option(help="Only this project's.")] = None,
-    limit: Annotated[int | None, typer.Option(help="How many at most, newest first.", min=1)] = None,
+    limit: Annotated[int | None, typer.Option(help="Largest number of jobs, newest first.", min=1)] = None,
     json: Json = False,
     watch: Watch = None,
 ) -> None:

@@ -38,16 +38,14 @@ def set_signal(
     controller: ControllerClient,
     kind: Which,
     source: Annotated[
-        str,
-        typer.Argument(metavar="SOURCE", help="A CSV file, an http address of one, or a number that always holds."),
+        str, typer.Argument(metavar="SOURCE", help="A CSV file, its http address, or a number for all times.")
     ],
     fallback: Annotated[
-        float | None, typer.Option(help="Value to use where the series has none; its mean by default.")
+        float | None, typer.Option(help="Value for times without data. Default: the mean of the series.")
     ] = None,
-    max_age: Annotated[str, typer.Option(help="How long a value holds.")] = "2h",
+    max_age: Annotated[str, typer.Option(help="Time for which a value is valid.")] = "2h",
     weight: Annotated[
-        float,
-        typer.Option(min=0.0, max=1000.0, help="How much it changes the price of a joule; 0: for accounts only."),
+        float, typer.Option(min=0.0, max=1000.0, help="Effect on the energy price; 0: accounts only.")
     ] = 1.0,
     json: Json = False,
 ) -> None:
@@ -61,7 +59,7 @@ def set_signal(
     why = f" ({line(signal.fell_back)})" if signal.fell_back else ""
     say("signal", {"signal": signal}, f"{signal.kind}: {_value(signal)} now, from {line(signal.source)}{why}", json)
     if not json and weight and not controller.ask(ops.TOP).energy_price:
-        print("the price of a joule is 0 now: until a budget sets one, the signal is used in accounts only")
+        print("the energy price is 0 now: until a budget sets a price, the signal is used in accounts only")
 
 
 @asks
@@ -74,7 +72,7 @@ def show_signals(controller: ControllerClient, json: Json = False, watch: Watch 
 def drop(controller: ControllerClient, kind: Which, json: Json = False) -> None:
     """Remove a signal."""
     gone = controller.ask(ops.DROP_SIGNAL, SignalKind(kind))
-    say("signal", {"signal": gone}, f"no {gone.kind} signal any more", json)
+    say("signal", {"signal": gone}, f"there is no {gone.kind} signal any more", json)
 
 
 app.command("set")(set_signal)
@@ -106,7 +104,7 @@ def _text(path: str) -> str:
         raise InputError("is no file", where=path, fix="give a CSV file, an address that begins with http, or a number")
     try:
         if Path(path).stat().st_size > MOST_BYTES:
-            raise InputError(f"has more than {MOST_BYTES} bytes", where=path, fix="leave out what is long past")
+            raise InputError(f"has more than {MOST_BYTES} bytes", where=path, fix="remove old values")
         return Path(path).read_text("utf-8")
     except OSError as error:
         fix = "give a CSV file, an address that begins with http, or a number"

@@ -28,18 +28,20 @@ _WAIT_S = 20.0
 @asks
 def submit(
     controller: ControllerClient,
-    file: Annotated[Path | None, typer.Argument(metavar="[JOB.YAML]", help="The job; - reads standard input.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[JOB.YAML]", help="File with the job; - is standard input.")
+    ] = None,
     run: Annotated[str | None, typer.Option(help="Command to run.")] = None,
-    name: Annotated[str | None, typer.Option(help="What to call it.")] = None,
-    gpus: Annotated[str | None, typer.Option(help="How many: 4; 1..8; 1,2,4,8; 2..16 by 2; H100:1..8.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the job.")] = None,
+    gpus: Annotated[str | None, typer.Option(help="GPU counts: 4; 1..8; 1,2,4,8; 2..16 by 2; H100:1..8.")] = None,
     project: Annotated[str | None, typer.Option(help="Project to charge.")] = None,
-    priority: Annotated[str | None, typer.Option(help="protected, high, normal or low.")] = None,
-    rescale: Annotated[str | None, typer.Option(help="in-place, restart or none.")] = None,
+    priority: Annotated[str | None, typer.Option(help="Priority: protected, high, normal or low.")] = None,
+    rescale: Annotated[str | None, typer.Option(help="Rescale mode: in-place, restart or none.")] = None,
     directory: Annotated[
-        str | None, typer.Option(help="Where to run it; here by default, or where the file says.")
+        str | None, typer.Option(help="Working directory of the job. Default: that of the file, or the present folder.")
     ] = None,
     env: Annotated[list[str] | None, typer.Option("--env", metavar="NAME=VALUE", help="May be repeated.")] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for its end; exit 1 unless it completes.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the end; exit 1 if the job fails.")] = False,
     json: Json = False,
 ) -> None:
     """Submit a job. Flags replace values of the file. After a lost connection, the job is still submitted only once."""
@@ -78,7 +80,7 @@ def _spec(file: Path | None, flags: dict[str, Any], directory: str | None, env: 
 def _variable(text: str) -> tuple[str, str]:
     name, given, value = text.partition("=")
     if not (name and given):
-        raise InputError(f"{text!r} is no NAME=VALUE", where="--env")
+        raise InputError(f"{text!r} is not NAME=VALUE", where="--env")
     return name, value
 
 

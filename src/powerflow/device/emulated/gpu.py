@@ -140,7 +140,7 @@ class EmulatedGpu:
     def lock_clock(self, clock_mhz: float) -> None:
         """Lock this GPU to a clock. As on hardware, the GPU takes the nearest clock that it has."""
         if not math.isfinite(clock_mhz) or clock_mhz <= 0:
-            raise DeviceError(f"{clock_mhz} MHz is no clock")
+            raise DeviceError(f"{clock_mhz} MHz is not a clock")
         self._set_clock(min(self.clocks_mhz(), key=lambda known: abs(known - clock_mhz)))
 
     def unlock_clock(self) -> None:

@@ -50,7 +50,7 @@ class Feed:
             raise InputError(
                 "an elastic run needs a data set with a length and items by index",
                 where=type(dataset).__name__,
-                fix="an iterable one cannot be shared out anew when ranks come and go",
+                fix="the samples of an iterable data set cannot be divided again when ranks come and go",
             )
         if taken := sorted(set(options) & set(_OURS)):
             raise InputError(

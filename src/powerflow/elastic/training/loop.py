@@ -63,7 +63,7 @@ class TrainedLoop:
             raise InputError(
                 f"batches was called a second time in epoch {epoch}",
                 where="run.batches",
-                fix="it is for training alone; to evaluate, use a DataLoader of your own",
+                fix="batches is for training only; to evaluate, use your own DataLoader",
             )
 
 

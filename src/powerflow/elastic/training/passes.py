@@ -90,7 +90,7 @@ class Passes:
         self._left = not self.updated and self._training.optimizes()
         if self._kept is not None:
             self._kept = None
-            self._refuse("the last pass of a step had no backward", "call it in every pass, or in none of a step")
+            self._refuse("the last pass of a step had no backward", "call it in every pass of a step, or in none")
 
     def drop(self) -> None:
         """Delete all gradients, because the step is given up."""
@@ -144,18 +144,18 @@ class Passes:
         if self.backwards and self._asked:
             self._refuse(
                 "the script updates in the middle of a pass, and goes on with another backward that should see it",
-                f"train alternately (a GAN, say) only where one pass is a step: {_LARGER}",
+                f"alternate training (such as a GAN) works only if each step has one pass: {_LARGER}",
             )
         if not self._looked:
             self._look_first()
         elif self._look is not None and (what := self._look.changed()):
-            self._refuse(f"{what} changed between two passes", "let it act once a step: " + _ONCE)
+            self._refuse(f"{what} changed between two passes", "make this change only once per step: " + _ONCE)
         if self._kept is not None:
             self._put_back()
         elif self._seen is not None and self._seen != self._see():
             self._refuse(
                 "gradients were changed between two backwards of a pass, or a pass had fewer of them than before",
-                f"let it act once a step: {_ONCE}",
+                f"make this change only once per step: {_ONCE}",
             )
 
     def after_backward(self) -> None:
@@ -182,8 +182,8 @@ class Passes:
         """
         if self.updated:
             raise InputError(
-                "a peer was lost after the script had updated in the middle of a step, which cannot be undone: the run"
-                " goes on from its last checkpoint",
+                "another rank was lost after an update in the middle of a step, which cannot be undone: the run"
+                " continues from its last checkpoint",
                 where="run.backward",
                 exit_code=1,
             )
@@ -198,8 +198,8 @@ class Passes:
             return None
         return InputError(
             f"gradients are used between two of a step's {self.count} passes, where there are none yet ({error})",
-            fix="put what uses them under `if run.updates:`, or skip parameters whose grad is None; give a scaler to"
-            " run.wrap",
+            fix="put code that uses gradients under `if run.updates:`, or skip parameters whose grad is None; give a"
+            " scaler to run.wrap",
         )
 
     def rescale(self, factor: Tensor) -> None:
@@ -229,7 +229,7 @@ class Passes:
         self._hidden = False
 
     def _refuse_strange(self) -> NoReturn:
-        self._refuse("gradients came from elsewhere than run.backward", "use it in place of loss.backward()")
+        self._refuse("gradients were not computed by run.backward", "call run.backward in place of loss.backward()")
 
     def _refuse_left(self) -> None:
         """Raise an error if the script keeps gradients from one step to the next.
@@ -261,8 +261,8 @@ _OF_NOTHING = (
     "iterable argument is empty",
     "No inf checks were recorded",
 )
-_LARGER = "give a larger batch.local_max, or more GPUs at least"
+_LARGER = "give a larger batch.local_max, or a larger smallest GPU count"
 _ONCE = (
-    "put it under `if run.updates:`, or give what does it to run.wrap; let rates depend on run.position.step;"
-    f" or {_LARGER}"
+    "put this code under `if run.updates:`, or give the object that does it to run.wrap; let rates depend on"
+    f" run.position.step; or {_LARGER}"
 )

@@ -62,7 +62,7 @@ class TokenMean:
             raise InputError(
                 "in a step of several passes a weight needs one backward per pass, each with its weight",
                 where="run.backward",
-                fix="add the losses up, and give a weight in every pass",
+                fix="add up the losses, and give a weight in every pass",
             )
         if weight is None:
             return loss if one.weight == 1.0 else loss * one.weight
@@ -98,6 +98,6 @@ def _number(weight: float | Tensor) -> Tensor:
         weight = float(weight)
     if not math.isfinite(weight) or weight < 0:
         raise InputError(
-            f"a weight is {weight}", where="run.backward", fix="give how many tokens the mean is over, ≥ 0"
+            f"a weight is {weight}", where="run.backward", fix="give the number of tokens of the mean, ≥ 0"
         )
     return torch.tensor(float(weight), dtype=torch.float64)

@@ -79,14 +79,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Shims and ranks are forks of the agent. A fork that runs a rank's script returns from this function, too.
     """
     parser = argparse.ArgumentParser(prog="python -m powerflow.engine.local.agent", description="Starts ranks.")
-    parser.add_argument("directory", type=Path, metavar="DIR", help="where everything is kept")
+    parser.add_argument("directory", type=Path, metavar="DIR", help="folder of the agent's files")
     parser.add_argument(
-        "--node", type=_node, action="append", default=[], metavar="NAME:GPUS", help="a node it plays; none: as before"
+        "--node",
+        type=_node,
+        action="append",
+        default=[],
+        metavar="NAME:GPUS",
+        help="a node; default: those of the last start",
     )
     parser.add_argument(
-        "--preload", action="append", default=[], metavar="MODULE", help="import this for ranks; none: as before"
+        "--preload", action="append", default=[], metavar="MODULE", help="module for ranks; default: as last time"
     )
-    parser.add_argument("--owner", default="", metavar="NAME", help="whose ranks these are; so their shims are known")
+    parser.add_argument("--owner", default="", metavar="NAME", help="owner of the ranks, shown by their shims")
     given = parser.parse_args(arguments)
     if not Path(f"/proc/self/task/{os.getpid()}/children").exists():
         sys.exit("this kernel does not list a process's children (CONFIG_PROC_CHILDREN): ranks could not be ended")

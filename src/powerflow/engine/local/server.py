@@ -113,7 +113,7 @@ class AgentServer:
         """
         process.adopt_orphans()
         if (threads := len(os.listdir("/proc/self/task"))) > 1:
-            self._notices.append(f"what was preloaded runs {threads - 1} threads, which ranks will not have")
+            self._notices.append(f"preloaded modules have started {threads - 1} threads, which do not run in ranks")
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
         for name, entry in self._table.entries.items():
             self._watch(name, entry.pidfd)

@@ -109,7 +109,7 @@ class RankTable:
             replace_json(directory / "spec.json", records.spec_row(spec))
         except OSError as error:
             self._remove(str(spec.name))
-            raise EngineError(f"cannot write down {spec.name}: {error}", retry=True) from None
+            raise EngineError(f"cannot write the record of {spec.name}: {error}", retry=True) from None
         return directory
 
     def drop(self, name: str) -> None:

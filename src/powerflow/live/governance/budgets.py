@@ -170,7 +170,7 @@ class LiveBudgets:
         """Describe in plain words which limits of energy use apply now."""
         shown = self.show(now_s)
         if not shown:
-            return "none: a fixed price of energy" if self._price else "none: time alone counts"
+            return "none: a fixed price of energy" if self._price else "none: only time counts"
         return "; ".join(
             f"{budget.project or 'cluster'} {budget.window}: {budget.share:.0%} of {kwh(budget.amount_j)} used,"
             f" {kwh(budget.forecast_j)} expected"
@@ -183,7 +183,7 @@ class LiveBudgets:
             young = [project for project, governor in self._governors.items() if not governor.knows_days]
         wait = [
             f"budget of {f'project {project}' if project else 'the cluster'}: no day has been replayed yet:"
-            " it sets no price, only its limit in watts holds"
+            " the budget sets no price, only its limit in watts is valid"
             for project in young
         ]
         return [*wait, *([self._trouble] if self._trouble else []), *self._signals.notices(now_s)]
@@ -308,7 +308,7 @@ class LiveBudgets:
         self._learned(now_s)
 
     def _learned(self, now_s: float) -> None:
-        """Note that the governors have learned the replayed days.
+        """Record that the governors have learned the replayed days.
 
         A project that had no jobs in these days waits for the next daily replay.
         """

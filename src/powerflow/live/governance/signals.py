@@ -153,7 +153,7 @@ class Signals:
             new = poll(asked.url, asked.kind, fallback=asked.fallback, max_age_s=asked.max_age_s or MAX_AGE_S)
         except InputError as error:
             said = f"{asked.kind} signal of {error.where}: {error.what}"
-            self._fetched.append((asked, f"{said}; the last values hold until they are too old, then the fallback"))
+            self._fetched.append((asked, f"{said}; the last values are used until they are too old, then the fallback"))
         else:
             self._fetched.append((asked, new))
 
@@ -219,7 +219,7 @@ def _read(order: SignalOrder) -> Signal:
     """
     given = [order.csv is not None, order.url is not None, order.constant is not None]
     if sum(given) != 1:
-        raise InputError("a signal is a CSV, a URL or a constant", where=order.kind, fix="give just one of the three")
+        raise InputError("a signal is a CSV, a URL or a constant", where=order.kind, fix="give one of the three")
     fallback = 0.0 if order.fallback is None else order.fallback
     if order.constant is not None:
         return constant(order.kind, order.constant)

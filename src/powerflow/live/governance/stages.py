@@ -70,7 +70,7 @@ class Stages:
             InputError: The list of projects is empty.
         """
         if order.projects is not None and not order.projects:
-            raise InputError("no project is named", where="projects", fix="name some, or leave it out for everybody")
+            raise InputError("no project is named", where="projects", fix="name projects, or give none for all")
         usual = {what: usually(known.residuals) for what, known in self._outcomes().items()}
         new = StoredStage(order.stage, caller.user, now_s, usual=usual if order.stage is Stage.CANARY else {})
         names = [OTHERS] if order.projects is None else order.projects
@@ -151,7 +151,7 @@ class Stages:
         if not canaries or not held_back_s:
             return ""
         job_id, late_s = max(held_back_s.items(), key=lambda item: item[1])
-        return self._revert(canaries, f"protected job {job_id} is {late_s:.0f} s behind what it was promised", now_s)
+        return self._revert(canaries, f"protected job {job_id} is {late_s:.0f} s behind its promise", now_s)
 
     def _revert(self, names: Sequence[str], why: str, now_s: float) -> str:
         new = StoredStage(Stage.SHADOW, "powerflow", now_s, why)

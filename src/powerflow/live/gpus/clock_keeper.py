@@ -165,7 +165,7 @@ class ClockKeeper:
         for place, asked in list(self._asked.items()):
             if asked.borrowed and self._gpus[place].uuid not in borrowed:
                 del self._asked[place]
-                self._audit("clock back, its lease had ended", place, now_s)
+                self._audit("clock was reset, because its lease had ended", place, now_s)
         self._renewed_s = moment_s
 
     def _check(

@@ -197,15 +197,15 @@ class ClusterGpus:
     def _of_service(self) -> list[str]:
         out = [f"GPU {number} of {node} is out of service: {why}" for (node, number), why in self.health.out().items()]
         return out + [
-            f"GPU {number} of {node} is also used by {', '.join(who)}, not by PowerFlow: what it draws is charged to "
-            "nobody, and nothing is learned there"
+            f"GPU {number} of {node} is also used by {', '.join(who)}, not by PowerFlow: its energy is charged to "
+            "nobody, and no costs are learned from it"
             for (node, number), who in self.health.shared().items()
         ]
 
     def _limited(self) -> list[str]:
         return [
             f"GPU {self._place[uuid][1]} of {self._place[uuid][0]}: somebody set its power limit to {now_w:.0f} W (it "
-            f"was {own_w:.0f} W): what jobs cost there meanwhile is not learned"
+            f"was {own_w:.0f} W): no costs are learned from it meanwhile"
             for uuid, (own_w, now_w) in self._limits.changed().items()
         ]
 

@@ -1,7 +1,7 @@
 """Present the GPUs of one machine as nodes of the scheduler, with a fixed number for each GPU.
 
 A node has GPUs of one type, so a machine with two types is two nodes: ``gpu07-A100`` and ``gpu07-L4``. The placement of
-a job names nodes and GPU numbers, and the job runs on while the controller restarts. So the number of each GPU (by
+a job names nodes and GPU numbers, and the job continues while the controller restarts. So the number of each GPU (by
 UUID) is kept on disk. A GPU that is missing keeps its number, and counts as lost.
 """
 
@@ -30,7 +30,7 @@ class AbsentGpu:
         self.uuid, self.node, self.index, self.gpu_type = uuid, node, index, gpu_type
 
     def _fail(self, *_: object) -> NoReturn:
-        raise DeviceLost(f"GPU {self.index} of {self.node} ({self.uuid}) was here before, and cannot be used now")
+        raise DeviceLost(f"GPU {self.index} of {self.node} ({self.uuid}) was used before, but cannot be used now")
 
     read = clocks_mhz = lock_clock = unlock_clock = _fail
 

@@ -29,10 +29,10 @@ def type_wanted(wanted: str | None, types: Mapping[str, Collection[str]]) -> str
         return None
     found = matching(wanted, types)
     if not found:
-        raise Refused(f"there is no {wanted} here", fix=f"there are {', '.join(types)}")
+        raise Refused(f"there is no {wanted} in this cluster", fix=f"its GPU types: {', '.join(types)}")
     if len(found) > 1:
         full = sorted({slug(name) for kind in found for name in types[kind]})
-        raise Refused(f"{wanted} may mean {' or '.join(full)} here", fix="write one of these names")
+        raise Refused(f"{wanted} can mean {' or '.join(full)} in this cluster", fix="write one of these names")
     return found[0]
 
 

@@ -210,7 +210,7 @@ class ActiveJob:
         self.clock_mhz = intent.clock_mhz if placement else 0.0
 
     def started(self, now_s: float) -> None:
-        """Note that all ranks of the job train."""
+        """Record that all ranks of the job train."""
         self.started_s = now_s if self.started_s is None else self.started_s
         self.training = True
 
@@ -236,7 +236,7 @@ class ActiveJob:
         self.gpu_s += gpu_s
 
     def metered(self, power: MeanPower, disturbed: bool, now_s: float) -> None:
-        """Take in a power reading of the job's GPUs, and end the trial of a clock that has lasted for `EXPLORE_S`.
+        """Record a power reading of the job's GPUs, and end the trial of a clock that has lasted for `EXPLORE_S`.
 
         Args:
             power: Mean power of the job's GPUs. It is no part of the present timing if its period began earlier.

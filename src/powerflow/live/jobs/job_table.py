@@ -131,7 +131,7 @@ class JobTable:
         self.vacate(job, "held")
 
     def held(self, job: ActiveJob) -> None:
-        """Note that a job is held, without telling the scheduler."""
+        """Record that a job is held, without telling the scheduler."""
         job.held = True
 
     def release(self, job: ActiveJob) -> None:
@@ -152,7 +152,7 @@ class JobTable:
         self._ended.append(job.id)
 
     def ended(self, job_ids: Iterable[str]) -> None:
-        """Note jobs that ended under an earlier controller, oldest first, so that `forget_logs` finds them."""
+        """Record jobs that ended under an earlier controller, oldest first, so that `forget_logs` finds them."""
         self._ended.extend(job_ids)
 
     def forget_logs(self, keep: int, forget: Callable[[str], None]) -> None:
@@ -174,7 +174,7 @@ class JobTable:
     # -- decisions ----------------------------------------------------------------------------------------------------
 
     def decided(self, job: ActiveJob, *, gpus_change: bool) -> None:
-        """Note that a decision about a job has to be stored and carried out."""
+        """Record that a decision about a job has to be stored and carried out."""
         self._pending[job.id] = self._pending.get(job.id, False) or gpus_change
 
     def vacate(self, job: ActiveJob, reason: str) -> None:
@@ -189,7 +189,7 @@ class JobTable:
         self._pending[job.id] = True
 
     def carried_out(self) -> None:
-        """Note that all pending decisions were stored and carried out."""
+        """Record that all pending decisions were stored and carried out."""
         self._pending.clear()
 
     # -- records for the store ----------------------------------------------------------------------------------------

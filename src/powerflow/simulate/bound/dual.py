@@ -126,7 +126,7 @@ def group_jobs(jobs: JobArrays, pools: Sequence[PoolCost]) -> list[Group]:
             raise InputError(
                 f"job {job} cannot run on {jobs.gpus_min[job]} to {jobs.gpus_max[job]} GPUs of any pool it may use",
                 where="bound",
-                fix="widen its limits or enlarge the cluster",
+                fix="give the job other GPU counts, or enlarge the cluster",
             )
 
     # different limits may allow the same configurations: group by the configurations
@@ -228,7 +228,7 @@ def _configurations(
         raise InputError(
             f"class {cost_class} draws less than idle GPUs do",
             where="bound",
-            fix="lower idle_w or mend the power table",
+            fix="lower idle_w, or correct the power table",
         )
     return speed, np.maximum(added_w, 0.0)
 
@@ -247,7 +247,7 @@ def _check(jobs: JobArrays, pools: Sequence[PoolCost]) -> None:
             raise InputError(f"{name} of job {j} is {values[j]:g}", where="bound", fix="give a finite number > 0")
     for p, pool in enumerate(pools):
         if pool.gpus < 0 or any(gpus < 0 for _, gpus in pool.changes):
-            raise InputError(f"pool {p} has less than no GPUs", where="bound")
+            raise InputError(f"pool {p} has a negative number of GPUs", where="bound")
         moments = [moment for moment, _ in pool.changes]
         if moments != sorted(moments):
             raise InputError(f"changes of pool {p} are not in order of time", where="bound")

@@ -64,19 +64,19 @@ def log_of(trace: Trace, capacity: int) -> Log:
     """
     for job in trace.jobs:
         if not math.isfinite(job.duration_s):
-            raise InputError(f"job {job.id} has no duration", where=trace.source, fix="replay needs what jobs took")
+            raise InputError(f"job {job.id} has no duration", where=trace.source, fix="a replay needs all durations")
     gpus = np.array([job.gpus for job in trace.jobs], np.int64)
     if too_large := int(np.sum(gpus > capacity)):
         raise InputError(
             f"{too_large} jobs hold more than the cluster's {capacity} GPUs (the largest {int(gpus.max())})",
             where=trace.source,
-            fix="give the cluster that the log is of",
+            fix="give the cluster from which the log comes",
         )
     submit_s = np.array([job.submit_s for job in trace.jobs])
     wait_s = np.array([math.nan if job.wait_s is None else job.wait_s for job in trace.jobs])
     submit_s -= submit_s[0]
     if submit_s[-1] <= 0:
-        raise InputError("all jobs came at one moment", where=trace.source, fix="replay needs days of submissions")
+        raise InputError("all jobs have one submission time", where=trace.source, fix="give a log of several days")
     return Log(submit_s, np.array([job.held_s for job in trace.jobs]), gpus, submit_s + wait_s)
 
 

@@ -138,7 +138,7 @@ def _of_one_type(cluster: str) -> ClusterSpec:
 
 def _refusal(found: Sequence[Reproduction]) -> str | None:
     if not found:
-        return "the log does not say when jobs started, so that no policy can be held against it"
+        return "the log does not say when jobs started, so no queueing rule can be compared with the log"
     best = found[0]
     if best.whole.error <= MOST_ERROR:
         return None

@@ -65,7 +65,7 @@ def build_workload(
         InputError: The trace is empty, the load is impossible, or a job is larger than the cluster.
     """
     if not trace.jobs:
-        raise InputError("there are no jobs in it", where=trace.source)
+        raise InputError("it contains no jobs", where=trace.source)
     declare(*(costs.cards if costs else ()))
     spec = _named_as_in_catalogue(parse_cluster(cluster))
     pools = spec.pools()
@@ -124,10 +124,10 @@ def build_workload(
         facts["Step times"] = logged.fact()
     if requeued := sum(job.earlier_gpu_s > 0 for job in trace.jobs):
         hours = math.fsum(job.earlier_gpu_s for job in trace.jobs) / HOUR_S
-        facts["Requeued"] = f"{requeued:,} jobs; {hours:,.1f} GPU-hours of runs before are part of their work"
+        facts["Requeued"] = f"{requeued:,} jobs; {hours:,.1f} GPU-hours of their earlier runs are part of their work"
     cut = sum(gpus < job.gpus for job, gpus in zip(trace.jobs, asked, strict=True))
     if cut:
-        facts["Requests"] = f"{cut} jobs asked for more than {most_gpus} GPUs; cut to that"
+        facts["Requests"] = f"{cut} jobs requested more than {most_gpus} GPUs; their requests were reduced to that"
     title = f"{len(jobs):,} jobs of {trace.source} on {cluster}"
     return Workload(title, jobs, spec, axes, truth, facts, known.models())
 
@@ -237,7 +237,9 @@ def _time_scale(offered: float, load: float | None, source: str) -> float:
     if not (load > 0 and math.isfinite(load)):
         raise InputError(f"load is {load}", where="--load", fix="give a number > 0, such as 0.8")
     if not math.isfinite(offered):
-        raise InputError("all jobs come at once, so their load cannot be scaled", where=source, fix="leave --load away")
+        raise InputError(
+            "all jobs have one submission time: the load cannot be scaled", where=source, fix="leave --load away"
+        )
     return offered / load
 
 

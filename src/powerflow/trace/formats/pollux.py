@@ -9,9 +9,9 @@ these numbers. For another batch B, the number of iterations is
     N(B) = S_min · (1 + B_noise / B) = S_min + C / B
 
 (McCandlish et al. 2018, arXiv 1812.06162), where S_min and C are fitted to the two published batches nearest to B. On
-published batches that were left out of the fit, the error is at most 5 % (deepspeech2 640: 1375 for 1423; bert 384: 504
-for 480; yolov3 128: 8151 for 8075). ImageNet is extrapolated from batches 200 and 800 up to 12,800, and yolov3 from 64
-and 128 to 512; these numbers are least certain.
+published batches that were left out of the fit, the error is at most 5 % (bert with batch 384: 504 computed, 480
+published). ImageNet is extrapolated from batches 200 and 800 up to 12,800, and yolov3 from 64 and 128 to 512; these
+numbers are least certain.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from powerflow.trace.json_items import member_items
 from powerflow.trace.record import Skipped
 
 _FORGETS = (
-    "this is squeue or scontrol --json: the controller forgets a job minutes after its end (MinJobAge), so jobs are "
+    "this is squeue or scontrol --json: Slurm forgets a job minutes after its end (MinJobAge), so jobs are "
     "missing; sacct --json lists all of them"
 )
 

@@ -114,7 +114,7 @@ def jobs_of(runs: Iterable[SlurmRun | Skipped]) -> Iterator[Entry]:
         for job in _told_apart(records, said):
             yield from _job(job, cluster if len(clusters) > 1 else "", said)
     if len(clusters) > 1:
-        yield f"{len(clusters)} clusters, whose job numbers are their own: {', '.join(map(clip, clusters[:8]))}"
+        yield f"{len(clusters)} clusters, each with its own job numbers: {', '.join(map(clip, clusters[:8]))}"
     yield from _counted(said)
     yield from left_out.notes(any_job=bool(numbers))
 
