@@ -76,7 +76,7 @@ def test_counts_can_be_said(written: Any, counts: tuple[int, ...] | None, gpu_ty
         ({"multiple_of": 2, "max": 8, "step": 1}, "unknown key 'step'"),
         ({"multiple_of": 2, "max": 999_999}, "more than 4096 counts"),
         ("8..2 by 2", "write LEAST..MOST"),
-        ({"least": 1, "most": 8, "counts": [8, 1]}, "do not rise"),
+        ({"least": 1, "most": 8, "counts": [8, 1]}, "not in ascending order"),
     ],
 )
 def test_what_says_no_counts_is_refused_in_one_line(written: Any, what: str) -> None:

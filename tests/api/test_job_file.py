@@ -151,10 +151,10 @@ def test_a_directory_is_taken_from_the_files_folder(tmp_path: Path, monkeypatch:
     path.write_text("run: x\ncheckpoint: {dir: ~/ck}\n")
     assert read_spec(path).checkpoint.dir == "/home/ada/ck"
     path.write_text("run: x\ncheckpoint: {dir: ~no-such-user/ck}\n")
-    with pytest.raises(InputError, match=r"checkpoint.dir is '~no-such-user/ck'; give a path from the root"):
+    with pytest.raises(InputError, match=r"checkpoint.dir is '~no-such-user/ck'; give an absolute path"):
         read_spec(path)
     path.write_text("run: x\ndirectory: ~no-such-user/x\n")
-    with pytest.raises(InputError, match=r"directory is '~no-such-user/x'; give a path from the root"):
+    with pytest.raises(InputError, match=r"directory is '~no-such-user/x'; give an absolute path"):
         read_spec(path)
     path.write_text("run: x\n")
     assert read_spec(path).directory is None

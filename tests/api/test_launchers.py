@@ -115,7 +115,7 @@ def test_other_lines_start_no_launcher(run: str) -> None:
         ("mpirun -np 2 python t.py", "rescale: none"),
         ("cd x && horovodrun -np 2 python t.py", "rescale: none"),
         ("srun python t.py", "leave it out"),
-        ("bash -c 'torchrun t.py'", "write its line itself"),
+        ("bash -c 'torchrun t.py'", "write the command in quotes"),
         ("torchrun --new-thing x t.py", "--new-thing=VALUE"),
         ("torchrun --nproc-per-node 2", "names no script"),
         ("torchrun a.py; torchrun b.py", "2 launchers"),
@@ -187,7 +187,7 @@ def test_a_batch_that_cannot_be_cut_is_said(tmp_path: Path) -> None:
     assert env["POWERFLOW_GLOBAL_BATCH"] == "64"
     assert "POWERFLOW_LOCAL_BATCH" not in env
     (note,) = bench.told(Noted)
-    assert "64 cannot be cut evenly over 3 ranks" in note.text
+    assert "64 cannot be divided among 3 ranks" in note.text
     bench.gangs.close()
 
 

@@ -400,7 +400,7 @@ def test_no_controller_is_5_and_one_line(shell: Shell, argv: list[str], monkeypa
 
 def test_a_wrong_token_is_4(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POWERFLOW_TOKEN", "pf_nobody")
-    assert "the request has no valid token; give one with --token-file" in shell("queue", code=4)
+    assert "the request has no valid token; give a token with --token-file" in shell("queue", code=4)
 
 
 def test_a_store_that_is_locked_for_long_is_5(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -426,7 +426,7 @@ def test_a_stranger_is_not_believed(shell: Shell, monkeypatch: pytest.MonkeyPatc
     with HTTPServer(("127.0.0.1", 0), Stranger) as server:
         threading.Thread(target=server.handle_request).start()
         monkeypatch.setenv("POWERFLOW_URL", f"http://127.0.0.1:{server.server_port}")
-        assert "is no PowerFlow controller" in shell("queue", code=5)
+        assert "is not that of a PowerFlow controller" in shell("queue", code=5)
 
 
 # --- watching, completing -------------------------------------------------------------------------------------------

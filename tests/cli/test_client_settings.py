@@ -97,7 +97,7 @@ def test_a_damaged_server_file_is_said_so(places: Path, text: str) -> None:
 
 @pytest.mark.parametrize("url", ["ftp://x", "http://[::1", "http://", "http://x:99999", "x:7733"])
 def test_what_is_no_url_is_said_so(url: str) -> None:
-    with pytest.raises(InputError, match="no URL of a controller"):
+    with pytest.raises(InputError, match="not the URL of a controller"):
         settings.load(url=url)
 
 

@@ -105,7 +105,7 @@ def test_quiet_says_nothing(log: str, capsys: pytest.CaptureFixture[str]) -> Non
         (["--load", "0"], "load is 0.0"),
         (["--belief", "hope"], "belief 'hope'"),
         (["--sizes", "huge"], "sizes 'huge'"),
-        (["--sizes", "unknown", "--policy", "srtf"], "needs to know how long"),
+        (["--sizes", "unknown", "--policy", "srtf"], "needs the sizes of"),
         (["--pause", "-1"], "pause_s is -1"),
         (["--mtbf", "0"], "node_mtbf_h is 0"),
         (["--most-gpus", "0"], "--most-gpus"),

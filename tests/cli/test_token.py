@@ -50,7 +50,7 @@ def test_tokens_of_a_user_or_one_of_them_are_revoked(tmp_path: Path, capsys: pyt
     ("words", "code", "said"),
     [
         (("create", "ada", "--role", "god"), 2, "role 'god' is unknown; give viewer, user or operator"),
-        (("create", "a b"), 2, "no name of a user"),
+        (("create", "a b"), 2, "not the name of a user"),
         (("list",), 3, "tokens.json"),
         (("revoke", "ada"), 3, "tokens.json"),
     ],

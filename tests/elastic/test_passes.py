@@ -368,7 +368,7 @@ def test_gradients_from_elsewhere() -> None:
         script.optimizer.zero_grad()
 
     # `zero_grad` clears them in each pass, so they would count in the last one alone
-    check_refused(body, r"elsewhere than run\.backward")
+    check_refused(body, r"not computed by run\.backward")
 
 
 def test_a_last_pass_without_backward() -> None:
@@ -442,7 +442,7 @@ def test_a_peer_lost_after_an_update_in_the_middle_of_a_step() -> None:
         assert isinstance(script.run._gang, StaticGang)
         script.run._gang.whole = False  # as in the second backward of a GAN
 
-    with pytest.raises(InputError, match="updated in the middle of a step") as raised:
+    with pytest.raises(InputError, match="an update in the middle of a step") as raised:
         script.train(body)
     assert raised.value.exit_code == 1  # so the job is tried again
     assert script.run.position.step == 0

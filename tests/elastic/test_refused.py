@@ -89,13 +89,13 @@ def test_parameters_that_are_not_the_models() -> None:
 
 
 def test_own_process_group_before_init(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with own_group(), pytest.raises(InputError, match=r"process group of its own.*use rescale: restart"):
+    with own_group(), pytest.raises(InputError, match=r"process group itself.*use rescale: restart"):
         in_place(monkeypatch, tmp_path)
 
 
 def test_own_process_group_before_wrap(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     run = in_place(monkeypatch, tmp_path)
-    with own_group(), pytest.raises(InputError, match=r"process group of its own.*use rescale: restart"):
+    with own_group(), pytest.raises(InputError, match=r"process group itself.*use rescale: restart"):
         run.wrap(nn.Linear(2, 1))
 
 
@@ -121,7 +121,7 @@ def ended(directory: Path, script: str, *, most: int = 0, ranks: int = 1) -> tup
 def test_a_group_that_nobody_has_set_an_address_for(tmp_path: Path) -> None:
     shown, refusal = ended(tmp_path, "opens_a_group")
     assert refusal.startswith("small.py:")
-    assert "opens a process group of its own" in refusal
+    assert "opens a process group itself" in refusal
     assert "use rescale: restart" in refusal
     assert "environment variable RANK expected" in refusal
     assert shown == f"powerflow: {refusal}"
@@ -130,7 +130,7 @@ def test_a_group_that_nobody_has_set_an_address_for(tmp_path: Path) -> None:
 def test_a_group_that_was_opened_before_init(tmp_path: Path) -> None:
     shown, refusal = ended(tmp_path, "has_a_group")
     assert refusal.startswith("small.py:")
-    assert "opens a process group of its own" in refusal
+    assert "opens a process group itself" in refusal
     assert shown.endswith(f"powerflow: {refusal}")
 
 

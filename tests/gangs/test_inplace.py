@@ -377,7 +377,7 @@ def test_a_script_that_opens_a_group_of_its_own_is_told_to_be_restarted(bench: B
     bench.gangs.apply([order(1, "a0", "a1")])
     failed = bench.hear(GangFailed)
     assert failed.final is final
-    assert ("submit it with rescale: restart" in failed.text) is final
+    assert ("submit the job with rescale: restart" in failed.text) is final
 
 
 def test_failure_is_told_again_after_a_restart(bench: Bench) -> None:

@@ -223,7 +223,7 @@ def test_a_lost_node_is_a_failure(bench: Bench) -> None:
     bench.engine.end(names[1], None)
     failed = bench.hear(GangFailed)
     assert failed.code is None
-    assert "nobody knows how it ended" in failed.text
+    assert "it is not known how it ended" in failed.text
 
 
 def test_adoption_reads_the_log_on_and_leaves_ranks_alone(bench: Bench) -> None:

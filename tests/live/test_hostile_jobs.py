@@ -136,7 +136,7 @@ def test_a_spec_that_is_no_longer_one_fails_its_job_only(bench: Bench) -> None:
         database.commit()
     bench.start()
     bench.until_state(old, JobState.FAILED)
-    assert "its record cannot be read" in bench.job(old).exit
+    assert "cannot read its record" in bench.job(old).exit
     assert [job.id for job in bench.store.jobs().items] == [old, victim]
     bench.until_trains(victim)
 

@@ -53,15 +53,15 @@ def test_a_file_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> No
     file = tmp_path / "tokens.json"
     create_token(file, "ada", Role.USER)
     file.chmod(mode)
-    with pytest.raises(InputError, match=r"others may read it .*chmod 600"):
+    with pytest.raises(InputError, match=r"other users may read it .*chmod 600"):
         Tokens.load(file)
-    with pytest.raises(InputError, match="others may read it"):
+    with pytest.raises(InputError, match="other users may read it"):
         create_token(file, "bob", Role.USER)
 
 
 @pytest.mark.parametrize("user", ["", "a b", "-x", "../x", "a/b", "é", "a\n", "x" * 65, "1a"])
 def test_a_user_has_a_plain_name(tmp_path: Path, user: str) -> None:
-    with pytest.raises(InputError, match="no name of a user"):
+    with pytest.raises(InputError, match="not the name of a user"):
         create_token(tmp_path / "tokens.json", user, Role.USER)
     assert not (tmp_path / "tokens.json").exists()
 
@@ -162,4 +162,4 @@ def test_others_may_not_read_the_file_also_while_the_service_runs(tmp_path: Path
     path.write_text(path.read_text() + "\n")
     path.chmod(0o644)
     assert tokens.caller(token) is None
-    assert "others may read it" in tokens.trouble
+    assert "other users may read it" in tokens.trouble

@@ -162,7 +162,7 @@ def test_being_spread_is_never_faster() -> None:
         ([logged(), logged("b", 9.0)], {"load": 0.0}, "--load: load is 0.0"),
         ([logged(), logged("b", 9.0)], {"load": -1.0}, "load is -1.0"),
         ([logged(), logged("b", 9.0)], {"load": math.nan}, "load is nan"),
-        ([logged()], {"load": 1.0}, "all jobs come at once"),
+        ([logged()], {"load": 1.0}, "all jobs have one submission time"),
         ([logged(model="bert", global_batch=-4)], {}, "global batch is -4"),
         ([logged(duration_s=math.nan)], {}, "job a has neither a duration nor iterations"),
         ([logged(gpus=0)], {}, "GPU counts must be 1 or more"),

@@ -163,7 +163,7 @@ def test_leaves_out_who_needs_sizes() -> None:
         (["fifo"], [0], {"levels": [0.0]}, "share above 0"),
         (["fifo"], [0], {"levels": [math.nan]}, "share above 0"),
         (["fifo"], [0], {"processes": 0}, "0 processes"),
-        (["srtf"], [0], {"believed": Believed(sizes="unknown")}, "needs to know how long"),
+        (["srtf"], [0], {"believed": Believed(sizes="unknown")}, "needs the sizes of"),
         (["fifo"], [0], {"believed": Believed(costs="guessed")}, "belief 'guessed'"),
         (["fifo"], [0], {"believed": Believed(sizes="huge")}, "sizes 'huge'"),
     ],

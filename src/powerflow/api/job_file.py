@@ -68,8 +68,7 @@ Lines = dict[tuple[str, ...], int]
 def read_spec(path: str | Path, over: Mapping[str, Any] | None = None) -> JobSpec:
     """Read a job from a YAML file.
 
-    A relative ``directory`` is relative to the file's folder. ``~`` is the home directory of the user who runs this
-    code.
+    A relative ``directory`` is relative to the file's folder. ``~`` is this process's home directory.
 
     Args:
         path: The file.

@@ -74,9 +74,7 @@ _RESERVED = "POWERFLOW_"
 
 
 def broken(what: str, fix: str, field: str = "") -> PydanticCustomError:
-    """Return a validation error: what is wrong, how to correct it and, for a rule about several fields, the field to
-    name.
-    """
+    """Return a validation error: what is wrong, how to correct it and, for a rule about several fields, one field."""
     return PydanticCustomError("rule", "{what}; {fix}", {"what": what, "fix": fix, "field": field})
 
 
@@ -90,9 +88,7 @@ class _Part(BaseModel):
 
 
 class Gpus(_Part):
-    """GPU counts that a job can use, in any form of `powerflow.api.gpu_counts`: each count of a range, or only listed
-    counts.
-    """
+    """GPU counts that a job can use, in any form of `powerflow.api.gpu_counts`: all counts of a range, or a list."""
 
     least: int = Field(ge=1, le=MOST_GPUS)
     most: int = Field(ge=1, le=MOST_GPUS)

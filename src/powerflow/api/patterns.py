@@ -37,9 +37,7 @@ def check_progress(pattern: str) -> None:
     import re2
 
     if len(re.findall(r"\\[pP]", pattern)) > _MOST_PROPERTIES:
-        raise InputError(
-            f"{shown(pattern)} has more than {_MOST_PROPERTIES} classes such as \\pL", fix=r"write \w or ."
-        )
+        raise InputError(f"{shown(pattern)} has over {_MOST_PROPERTIES} classes such as \\pL", fix=r"write \w or .")
     try:
         groups = re2.compile(pattern, options()).groupindex
     except re2.error as error:

@@ -79,9 +79,7 @@ def compare(
     if traces and cluster is None:
         raise InputError("for which cluster", where="--cluster", fix="such as --cluster 16x8:A100, or a YAML file")
     if len(traces or ()) > seeds:
-        raise InputError(
-            f"{len(traces or ())} logs for {seeds} seeds", where="--seeds", fix="give one seed or more per log"
-        )
+        raise InputError(f"{len(traces or ())} logs for {seeds} seeds", where="--seeds", fix="give a seed per log")
     named = policies_for(sizes) if policies is None else split(policies, "--policies")
     wanted = shares(levels, "--levels")
     with ExitStack() as stack:

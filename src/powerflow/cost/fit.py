@@ -177,9 +177,7 @@ def _notes(points: Points, card: GpuType, model: JobModel) -> tuple[str, ...]:
     each_w = (points.power_w / points.gpus)[np.isfinite(points.power_w)]
     notes = []
     if model.limit_w is None and card.limit_w in each_w:
-        notes.append(
-            f"the power limit of {card.name} is not known: no limit is modelled; give it in the column power_limit_w"
-        )
+        notes.append(f"the power limit of {card.name} is not known: none is modelled; give it as power_limit_w")
     elif model.limit_w is None:
         what = f"points draw up to {each_w.max():.0f} W a GPU, above the {card.limit_w:.0f} W of {card.name}"
         notes.append(f"{what}: no power limit is modelled")

@@ -175,9 +175,7 @@ class Clocks:
         self._refused.add(uuid)
         if isinstance(error, NotPermitted):
             if not self._said:
-                self._say(
-                    f"GPU clocks cannot be set: {error}. Jobs run at the GPUs' own clocks; all other functions work"
-                )
+                self._say(f"GPU clocks cannot be set: {error}. Jobs run at the GPUs' own clocks; the rest works")
             self._said = True
         else:
             self._say(f"the clock of GPU {uuid} cannot be set: {error}")

@@ -175,18 +175,14 @@ class Gang(ABC):
         """Return the trigger for a change of a gang that has ranks; None if nothing has changed."""
 
     def watch(self) -> None:  # noqa: B027 - a kind may have nothing to do
-        """Ask ranks to stop if they hang or wait for ranks that will not come. Each turn calls this after its
-        transitions.
-        """
+        """Ask ranks to stop if they hang or wait in vain. Each turn calls this after its transitions."""
 
     def post(self) -> None:  # noqa: B027 - a kind may have nothing to do
         """Post the target (which ranks shall train together) in the job's mailbox, if it was not posted yet."""
 
     @abstractmethod
     def plans(self) -> Sequence[StartPlan]:
-        """Return for each member of the gang how its process is started. If this fails, fail the job and return
-        nothing.
-        """
+        """Return how the process of each member is started. If this fails, fail the job and return nothing."""
 
     def forgive(self) -> None:  # noqa: B027 - a kind may have nothing to do
         """Forget all earlier losses of ranks, because there is a new desired state."""
@@ -203,9 +199,7 @@ class Gang(ABC):
 
     @property
     def grace_s(self) -> float:
-        """Seconds that ranks get to save and leave: the time that the job's owner set, but at most the administrator's
-        limit.
-        """
+        """Seconds that ranks get to save and leave: set by the job's owner, up to the administrator's limit."""
         return min(self.desired.grace_s, self.context.limits.grace_s)
 
     def leave_s(self) -> float:

@@ -34,7 +34,7 @@ class Launcher:
             desired: Desired state of the gang.
             plan: How the rank is started.
             entry: Node and GPUs of the rank.
-            retry: True if to try again after an error that does not pass by itself.
+            retry: True to try again after an error that does not pass by itself.
 
         Raises:
             CannotStart: The rank cannot be started, and ``retry`` is False.

@@ -56,9 +56,7 @@ def notes(spec: JobSpec, ranks: int) -> list[tuple[str, str]]:
             ("launcher", f"{launcher.kind} is started once per node, to start {ranks} processes on all nodes together")
         )
     if spec.rescale == "restart" and batch and rank_batch(batch.global_batch, ranks, batch.local_max) is None:
-        text = (
-            f"batch.global {batch.global_batch} cannot be divided equally among {ranks} ranks: LOCAL_BATCH is not set"
-        )
+        text = f"batch.global {batch.global_batch} cannot be divided among {ranks} ranks: LOCAL_BATCH is not set"
         found.append(("batch not even", text))
     return found
 

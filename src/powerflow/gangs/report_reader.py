@@ -50,9 +50,7 @@ class ReportReader:
         return switch.target.generation
 
     def sweep(self) -> None:
-        """Delete the reports of ranks that ran before a restart of the gang, so that new ranks do not take them for
-        alive.
-        """
+        """Delete the reports of ranks of earlier launches, so that new ranks do not take them for alive."""
         with (
             contextlib.suppress(OSError),
             open_folder(self._mailbox.directory / "ranks") as folder,

@@ -221,9 +221,7 @@ class InPlaceView(GangView):
 
     @property
     def apart(self) -> bool:
-        """True if all members live but do not train together: they wait to form a group, perhaps after a failed
-        attempt.
-        """
+        """True if all members live but do not train together: they wait to form a group."""
         waits = [report.phase in (Phase.BROKEN, Phase.READY) for report in self.members]
         return 0 < len(self.record.members) == len(waits) and all(waits)
 

@@ -84,16 +84,7 @@ def grids(replay: Replay, rates: Rates) -> list[Grid]:
         tables.append(
             Grid(
                 f"{label} PowerFlow would have saved of energy and of completion time (modelled; 95 % intervals)",
-                (
-                    "PowerFlow setting",
-                    "λ, s/J",
-                    "energy, kWh",
-                    "energy, %",
-                    *money,
-                    *co2,
-                    "time, %",
-                    "time, h a job",
-                ),
+                ("setting", "λ, s/J", "energy, kWh", "energy, %", *money, *co2, "time, %", "time, h a job"),
                 [_saving(one, rates) for one in replay.savings.ways],
             )
         )

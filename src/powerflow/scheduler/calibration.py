@@ -30,9 +30,7 @@ class Calibration:
         self.residuals: Sequence[float] = tuple(residuals)[-KEPT:]  # updates replace it: other threads may read it
 
     def add(self, predicted: float, actual: float) -> None:
-        """Record a predicted value and the actual value. Pairs with a value that is not positive and finite are
-        ignored.
-        """
+        """Record a predicted and an actual value. Pairs with a value that is not positive and finite are ignored."""
         if 0 < predicted < math.inf and 0 < actual < math.inf:
             self.residuals = (*self.residuals, math.log(actual / predicted))[-KEPT:]
 

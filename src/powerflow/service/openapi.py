@@ -27,11 +27,7 @@ def document(app: FastAPI, prefix: str, *, open_paths: Collection[str]) -> dict[
         components = made.setdefault("components", {})
         components.setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
         components["securitySchemes"] = {
-            "token": {
-                "type": "http",
-                "scheme": "bearer",
-                "description": "Made by powerflow token; has a role.",
-            }
+            "token": {"type": "http", "scheme": "bearer", "description": "Made by powerflow token; has a role."}
         }
         for path, operations in made["paths"].items():
             for operation in operations.values():

@@ -83,8 +83,8 @@ def test_a_signal_is_set_shown_dropped_audited_and_known_after_a_restart(bench: 
 @pytest.mark.parametrize(
     ("order", "said"),
     [
-        (SignalOrder("tariff"), "just one of the three"),
-        (SignalOrder("tariff", csv="time,value\n1,2\n", constant=1.0), "just one of the three"),
+        (SignalOrder("tariff"), "one of the three"),
+        (SignalOrder("tariff", csv="time,value\n1,2\n", constant=1.0), "one of the three"),
         (SignalOrder("carbon", csv="time,value\n1,-2\n", source="x.csv"), "x.csv:2"),
         (SignalOrder("carbon", constant=-1.0), "carbon"),
         (SignalOrder("tariff", url="http://127.0.0.1:9/none"), "cannot be read .*; give an address that answers"),
@@ -130,7 +130,7 @@ def test_it_is_fetched_joined_and_says_when_it_cannot_be(bench: Bench, site: Sit
     wait_for_fetch()
     record = bench.service.signals()[0]
     assert record.value == 0.7, "the last value holds until it is too old"
-    assert "answers with HTTP status 503; the last values hold until they are too old" in record.fell_back
+    assert "answers with HTTP status 503; the last values are used until they are too old" in record.fell_back
     assert any("answers with HTTP status 503" in notice for notice in bench.service.top().notices)
     bench.service.drop_signal("tariff", ROOT)
     assert not any("503" in notice for notice in bench.service.top().notices)

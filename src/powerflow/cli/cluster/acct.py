@@ -33,9 +33,7 @@ class By(StrEnum):
 @asks
 def acct(
     controller: ControllerClient,
-    since: Annotated[
-        str, typer.Option(help="Start of the window: a date, a time, or a time before now (24h).")
-    ] = "30d",
+    since: Annotated[str, typer.Option(help="Start of the window: a date, or time before now.")] = "30d",
     until: Annotated[str | None, typer.Option(help="End of the time window. Default: now.")] = None,
     by: Annotated[By, typer.Option(help="Sum by user, project or job.")] = By.USER,
     json: Json = False,

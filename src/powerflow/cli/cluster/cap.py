@@ -102,9 +102,7 @@ def lift(
 def record(
     controller: ControllerClient,
     number: Annotated[int, typer.Argument(metavar="CAP", help="Number of a cap.", min=1)],
-    form: Annotated[
-        As, typer.Option("--as", help="csv: power drawn and allowed; json: how well the cap was kept.")
-    ] = As.CSV,
+    form: Annotated[As, typer.Option("--as", help="csv: power over time; json: how well the cap was kept.")] = As.CSV,
 ) -> None:
     """Print how well a power cap was kept: the power that was drawn and the power that was allowed."""
     if form is As.CSV:

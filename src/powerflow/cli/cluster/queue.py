@@ -25,9 +25,7 @@ _ACTIVE = [state for state in JobState if not state.ended]
 @asks
 def queue(
     controller: ControllerClient,
-    state: Annotated[
-        list[JobState] | None, typer.Option("--state", help="Only jobs in this state; may be repeated.")
-    ] = None,
+    state: Annotated[list[JobState] | None, typer.Option("--state", help="Job state; may be repeated.")] = None,
     all: Annotated[bool, typer.Option("--all", "-a", help="Show also jobs that have ended.")] = False,
     user: Annotated[str | None, typer.Option(help="Only this user's.")] = None,
     project: Annotated[str | None, typer.Option(help="Only this project's.")] = None,

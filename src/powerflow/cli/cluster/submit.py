@@ -28,9 +28,7 @@ _WAIT_S = 20.0
 @asks
 def submit(
     controller: ControllerClient,
-    file: Annotated[
-        Path | None, typer.Argument(metavar="[JOB.YAML]", help="File with the job; - is standard input.")
-    ] = None,
+    file: Annotated[Path | None, typer.Argument(metavar="[JOB.YAML]", help="Job file; - is standard input.")] = None,
     run: Annotated[str | None, typer.Option(help="Command to run.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the job.")] = None,
     gpus: Annotated[str | None, typer.Option(help="GPU counts: 4; 1..8; 1,2,4,8; 2..16 by 2; H100:1..8.")] = None,

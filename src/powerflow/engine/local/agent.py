@@ -81,12 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m powerflow.engine.local.agent", description="Starts ranks.")
     parser.add_argument("directory", type=Path, metavar="DIR", help="folder of the agent's files")
     parser.add_argument(
-        "--node",
-        type=_node,
-        action="append",
-        default=[],
-        metavar="NAME:GPUS",
-        help="a node; default: those of the last start",
+        "--node", type=_node, action="append", default=[], metavar="NAME:GPUS", help="a node; default: as last time"
     )
     parser.add_argument(
         "--preload", action="append", default=[], metavar="MODULE", help="module for ranks; default: as last time"

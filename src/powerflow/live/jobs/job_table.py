@@ -162,9 +162,7 @@ class JobTable:
             self._ended.popleft()
 
     def clock_set(self, by_s: float) -> None:
-        """Move all times at which jobs may run again by ``by_s`` seconds, because the machine's clock was set by these
-        seconds.
-        """
+        """Move the times at which jobs may run again by ``by_s`` seconds, because the machine's clock was set."""
         for job in self._jobs.values():
             job.eligible_s += by_s
             job.explore_since_s += by_s

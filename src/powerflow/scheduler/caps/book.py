@@ -227,9 +227,7 @@ class CapBook:
         return self._drawn_w(scope, {name: self.watts(pool) for name, pool in self._pools.items()})
 
     def left_w(self, from_s: float, to_s: float) -> dict[str, float]:
-        """Return the watts that jobs may still add between two times, for each set of nodes with a power cap, by its
-        name.
-        """
+        """Return the watts that may still be added between two times, by name of each set of nodes with a cap."""
         limits = ((scope, self.limit_w(scope, from_s, to_s)) for scope in self.scopes())
         return {scope.name: limit_w - self.drawn_w(scope) for scope, limit_w in limits if limit_w < math.inf}
 

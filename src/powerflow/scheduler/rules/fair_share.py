@@ -79,9 +79,7 @@ class FairShare(Wrapper):
         self._given: dict[int, tuple[str, int]] = {}  # by job id: project, and GPUs of the last answer
 
     def decide(self, view: View) -> Allocation:
-        """Return the inner policy's answer to a view in which the jobs' weights depend on the past usage of their
-        projects.
-        """
+        """Return the inner policy's answer to a view with weights that depend on each project's past usage."""
         self._account(view)
         of = self.factors()
         factor = np.array([of.get(name, 1.0) for name in view.projects])[view.jobs["project"]]
