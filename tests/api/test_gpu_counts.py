@@ -64,8 +64,8 @@ def test_counts_can_be_said(written: Any, counts: tuple[int, ...] | None, gpu_ty
 @pytest.mark.parametrize(
     ("written", "what"),
     [
-        ([4], "write 4, or several"),
-        ([], "write 4, or several"),
+        ([4], "write 4, or a list"),
+        ([], "write 4, or a list"),
         ([0, 1], "a whole number from 1"),
         ([1, True], "a whole number from 1"),
         ([1, "2"], "a whole number from 1"),

@@ -58,7 +58,7 @@ def test_the_example_of_the_module_is_a_job() -> None:
         ("gpus: 1..8\nrun: x", "job.yaml:1: gpus: 1..8 GPUs, but rescale is none"),
         ("run: x\ncheckpoint:\n  dir: ck\n  grace: 1 parsec", "job.yaml:4: checkpoint.grace: cannot read '1 parsec'"),
         ("run: x\nenv:\n  A: b\n  PORT: 8080", "job.yaml:4: env.PORT is 8080; give text (put a number in quotes)"),
-        ("run: x\nenv:\n  A-B: b", "job.yaml:3: env.A-B is 'A-B'; letters, digits and '_'"),
+        ("run: x\nenv:\n  A-B: b", "job.yaml:3: env.A-B is 'A-B'; use letters, digits and '_'"),
         ("run: x\nname: &a y\nproject: *a", "job.yaml:2: anchors"),
         ("run: &a [*a]", "job.yaml:1: anchors"),
         ("run: !!python/object/apply:os.system ['x']", "job.yaml:1: run is"),

@@ -114,7 +114,7 @@ def test_other_lines_start_no_launcher(run: str) -> None:
         ("deepspeed --num_gpus 2 t.py", "write torchrun instead"),
         ("mpirun -np 2 python t.py", "rescale: none"),
         ("cd x && horovodrun -np 2 python t.py", "rescale: none"),
-        ("srun python t.py", "leave it out"),
+        ("srun python t.py", "remove it"),
         ("bash -c 'torchrun t.py'", "write the command in quotes"),
         ("torchrun --new-thing x t.py", "--new-thing=VALUE"),
         ("torchrun --nproc-per-node 2", "names no script"),

@@ -36,7 +36,7 @@ def test_another_form_of_a_chip_is_scaled_from_that_chip_and_not_from_the_neares
 def test_nothing_known_is_a_guess_throughout() -> None:
     card = guessed_type("NVIDIA Something", CardLimits())
     assert card.limit_w > card.idle_w > 0
-    assert "nothing is known" in card.sources["limits"]
+    assert "gives no values" in card.sources["limits"]
 
 
 @given(st.floats(20.0, 2000.0), st.floats(300.0, 4000.0))

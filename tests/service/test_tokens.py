@@ -78,7 +78,7 @@ ENTRY = {"user": "ada", "role": "user", "sha256": "0" * 64}
         (json.dumps({"tokens": [{**ENTRY, "more": 1}]}), "token 1: is not user, role and sha256"),
         (json.dumps({"tokens": [ENTRY, {**ENTRY, "role": "root"}]}), "token 2: 'root' is not a role"),
         (json.dumps({"tokens": [{**ENTRY, "role": []}]}), "is not a role"),
-        (json.dumps({"tokens": [{**ENTRY, "user": 3}]}), "is no name"),
+        (json.dumps({"tokens": [{**ENTRY, "user": 3}]}), "is not the name"),
         (json.dumps({"tokens": [{**ENTRY, "sha256": "x"}]}), "64 hexadecimal"),
     ],
 )
@@ -143,7 +143,7 @@ def test_a_file_that_is_gone_or_broken_lets_nobody_in_until_it_can_be_used(tmp_p
     else:
         path.write_text(content, "utf-8")
     assert tokens.caller(token) is None
-    assert "no token is valid" in tokens.trouble
+    assert "every request is refused" in tokens.trouble
     assert "\n" not in tokens.trouble
     if content is None:
         new = create_token(path, "ada", Role.OPERATOR)

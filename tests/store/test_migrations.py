@@ -94,7 +94,7 @@ def test_a_database_of_something_else_is_refused(bare_url: str) -> None:
     database = Database(bare_url, migrate=False)
     with database.write() as connection:
         connection.exec_driver_sql("CREATE TABLE jobs (salary INTEGER)")
-    with pytest.raises(StoreError, match="something else"):
+    with pytest.raises(StoreError, match="not a database of PowerFlow"):
         Store(bare_url)
     database.close()
 
