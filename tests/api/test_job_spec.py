@@ -176,7 +176,7 @@ def test_no_work(written: object) -> None:
         ({"progress": "(?P<step>" * 100}, "progress"),
         ({"progress": "x" * 2000}, "progress"),
         ({"env": {"POWERFLOW_URL": "x"}}, "env: env sets POWERFLOW_URL"),
-        ({"env": {"A=B": "x"}}, "env.A=B is 'A=B'; letters"),
+        ({"env": {"A=B": "x"}}, "env.A=B is 'A=B'; use letters"),
         ({"env": {"": "x"}}, "env"),
         ({"env": {"1A": "x"}}, "env.1A"),
         ({"env": {"A": 8080}}, "env.A is 8080; give text .put a number in quotes"),
