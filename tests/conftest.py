@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Where compiled files are not kept, each program that the tests start compiles every module again: a second of CPU.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# Stores commit some ten thousand times in these tests, and wait for the disk each time: a disk in memory does not.
+_MEMORY = "/dev/shm"
+if os.path.ismount(_MEMORY) and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 2**31:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", _MEMORY)
+    tempfile.tempdir = _MEMORY
+
 
 _KERNELS = Path(__file__).parents[1] / "src" / "powerflow" / "policy" / "__pycache__"
 
