@@ -69,12 +69,12 @@ def test_its_token_goes_nowhere_else(places: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("url: http://a:1\nurls: x\n", r"config.yaml:2: 'urls' is no setting; one of url, token"),
+        ("url: http://a:1\nurls: x\n", r"config.yaml:2: 'urls' is not a setting; one of url, token"),
         ("url: [a]\n", r"config.yaml:1: url is not a word"),
         ("url:\n", r"config.yaml:1: url is not a word"),
         ("- url\n", r"config.yaml:1: is not a list of settings"),
         ("a: b: c\n", r"config.yaml:1: not YAML: mapping values are not allowed here"),
-        ("url: ftp://a\n", r"url: 'ftp://a' is no URL"),
+        ("url: ftp://a\n", r"url: 'ftp://a' is not the URL"),
     ],
 )
 def test_a_file_that_says_something_else_is_refused(places: Path, text: str, why: str) -> None:
@@ -91,7 +91,7 @@ def test_an_empty_file_says_nothing(places: Path) -> None:
 @pytest.mark.parametrize("text", ["", "[", "[]", "3"])
 def test_a_damaged_server_file_is_said_so(places: Path, text: str) -> None:
     write(places / "state/powerflow/server.json", text)
-    with pytest.raises(InputError, match=r"server\.json: is not a file that a controller has written"):
+    with pytest.raises(InputError, match=r"server\.json: was not written by a controller"):
         settings.load()
 
 

@@ -154,7 +154,7 @@ def test_of_a_project_that_has_jobs_nothing_is_noted(operator: Shell, tmp_path: 
 
 def test_what_is_no_stage_is_said_in_a_line(operator: Shell, shell: Shell) -> None:
     assert "'[STAGE]': 'everything' is not one of 'observe', " in operator("mode", "everything", code=2)
-    assert "'a b' is no name; letters, digits and ._@-" in operator("mode", "shadow", "--projects", "a b", code=2)
+    assert "'a b' is no name; use letters, digits and ._@-" in operator("mode", "shadow", "--projects", "a b", code=2)
     assert "no project is named" in operator("mode", "enforce", "--projects", "", code=2)
     assert "no stage is given" in operator("mode", "--projects", "vision", code=2)
 

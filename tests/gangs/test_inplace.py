@@ -229,7 +229,7 @@ def test_a_script_that_never_joins_can_be_made_to_leave(bench: Bench) -> None:
 def test_a_script_that_never_says_a_word_is_told_why_it_was_ended(bench: Bench) -> None:
     bench.engine.play = lambda spec: Script(1000)
     bench.gangs.apply([order(1, "a0")])
-    assert "said nothing for 30 s; its script does not use powerflow.elastic" in bench.hear(GangFailed).text
+    assert "reported nothing for 30 s; its script does not use powerflow.elastic" in bench.hear(GangFailed).text
 
 
 def test_who_starts_slowly_grows_once_it_speaks(bench: Bench) -> None:

@@ -118,7 +118,7 @@ def test_a_job_says_which_of_two_it_means() -> None:
     assert type_wanted("A100-SXM4-80GB", types) == "A100"
     assert type_wanted("A100-PCIE-40GB", types) == "NVIDIA A100-PCIE-40GB"
     assert type_wanted(None, types) is None
-    with pytest.raises(Refused, match="no H100 here"):
+    with pytest.raises(Refused, match="no H100 in this cluster"):
         type_wanted("H100", types)
 
 
