@@ -250,7 +250,7 @@ def test_acct(busy: Shell) -> None:
 
 def test_node(busy: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     assert busy("node", "list").count("A100") == 8
-    assert "takes the role operator" in busy("node", "drain", "n1", code=4)
+    assert "needs the role operator" in busy("node", "drain", "n1", code=4)
     monkeypatch.setenv("POWERFLOW_TOKEN", "pf_operator")
     assert busy("node", "drain", "n1", "--reason", "fan") == "n1 is drained\n"
     assert busy.json("node", "resume", "n1")["state"] == "up"

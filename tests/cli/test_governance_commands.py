@@ -24,7 +24,7 @@ def test_a_cap_is_set_shown_recorded_lifted_and_audited(operator: Shell) -> None
     assert "60 kW" in operator("cap", "show")
     assert operator("cap", "record", "1").startswith("time_s,watts,allowed_w\n")
     assert json.loads(operator("cap", "record", "1", "--as", "json"))["cap"]["number"] == 1
-    assert operator("cap", "lift") == "no power cap on cluster any more\n"
+    assert operator("cap", "lift") == "there is no power cap on cluster any more\n"
     assert "cap set" in operator("audit")
     assert operator.json("audit")["audit"][0]["user"] == "ops"
 
@@ -83,7 +83,7 @@ def test_a_signal_is_set_from_a_file_an_address_or_a_number(operator: Shell, tmp
     assert [signal["kind"] for signal in operator.json("signal", "show")["signals"]] == ["tariff", "carbon"]
     assert "https://example.org/co2.csv" in operator("signal", "set", "carbon", "https://example.org/co2.csv")
     assert "always" in operator("signal", "show")
-    assert operator("signal", "drop", "tariff") == "no tariff signal any more\n"
+    assert operator("signal", "drop", "tariff") == "there is no tariff signal any more\n"
 
 
 @pytest.mark.parametrize(
