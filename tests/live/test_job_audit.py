@@ -41,7 +41,7 @@ def test_one_user_cannot_fill_the_queue_and_what_was_taken_is_still_known_by_its
     for key in ("a", "b"):
         bench.service.submit(spec_of(), ADA, key)
     bench.turn()
-    with pytest.raises(Refused, match="ada has 2 jobs that have not ended; cancel some"):
+    with pytest.raises(Refused, match="ada has 2 jobs that have not ended; cancel jobs"):
         bench.service.submit(spec_of(), ADA, "c")
     again, new = bench.service.submit(spec_of(), ADA, "b")
     assert (again.id, new) == ("2", False)
