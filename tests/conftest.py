@@ -57,6 +57,16 @@ _LONGEST = (
     "test_serve_gpus.py",
     "test_ending.py",
     "test_recovery.py",
+    "test_contract_live.py",
+    "test_contract.py",
+    "test_types.py",
+    "test_budgets.py",
+    "test_client_commands.py",
+    "test_bound.py",
+    "test_belief.py",
+    "test_controller.py",
+    "test_real_data.py",
+    "test_app.py",
 )
 
 
