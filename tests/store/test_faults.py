@@ -17,7 +17,8 @@ import pytest
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.records import JobState
 from powerflow.errors import InputError
-from powerflow.store.database import StoreError, _postgresql_failure
+from powerflow.store.database import StoreError
+from powerflow.store.failures import postgresql_failure
 from powerflow.store.models import Intent, JobUpdate, Seen
 from powerflow.store.store import Store
 from tests.store.databases import Postgres
@@ -307,7 +308,7 @@ def test_what_a_server_refuses_is_said_without_the_password(postgres: Postgres) 
 def test_what_may_pass_on_postgresql(state: str, retry: bool) -> None:
     error = Exception("could not extend file\nDETAIL: more")
     error.sqlstate = state  # type: ignore[attr-defined]
-    what, may_pass = _postgresql_failure(error)
+    what, may_pass = postgresql_failure(error)
     assert may_pass is retry
     assert what.endswith("(could not extend file)")
 

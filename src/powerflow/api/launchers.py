@@ -2,7 +2,7 @@
 
 A job with ``rescale: restart`` is normally started as one process per GPU. A launcher in its ``run`` line would then be
 started once per GPU, and each launcher would run the whole job. So PowerFlow parses the line, starts a launcher once
-per node, and replaces the options for the number of processes and for their meeting point by values for the job's GPUs.
+per node, and replaces the options for the number of processes and for the rendezvous by values for the job's GPUs.
 A line that cannot be parsed with certainty is refused, and the error says what to write instead.
 
 Source of the options: `torch.distributed.run.get_args_parser` (torch 2.13) and `accelerate.commands.launch` (accelerate

@@ -216,7 +216,7 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """Expected completion time and energy of a job if its configuration does not change; None if not known.
+    """Expected completion time and energy of a job if its configuration stays; an unknown value is None.
 
     Attributes:
         jct_s, energy_j: Seconds from submission to end, and joules of the whole job.
@@ -324,7 +324,7 @@ class Top:
         watt_price: What one more watt would be worth under the power caps, in seconds per joule like λ_E; 0 if no cap
             limits the jobs.
         jobs: Running jobs, then queued jobs.
-        notices: Problems that an operator should know (no right to set clocks, a meter that disagrees), one line each.
+        notices: Problems that an operator should know (no right to set clocks, two meters that differ), one line each.
         next_decision_s: When the next decision is due, in Unix seconds. Until then no running job changes. None if
             nothing calls for a decision.
     """

@@ -34,9 +34,9 @@ class Costs:
     cards: tuple[GpuType, ...] = field(default=())
 
     def of(self, model: str) -> Mapping[str, Fit]:
-        """Return the fitted cost models of a model by GPU type.
+        """Return the fitted cost models of a neural network, by GPU type.
 
-        A model is searched under its own name, then under other names of its family.
+        Look under the network's own name first, then under other names of its family (similar networks).
         """
         own = self._named(model.lower())
         if own:

@@ -14,9 +14,9 @@ _SHORTEST_STEM = 4  # letters; a shorter stem must be the whole word
 def family_alike(name: str) -> str | None:
     """Return the family whose name a model's name resembles (``resnet34`` → imagenet), or None.
 
-    The words of the name are compared with the stems of the families' names, aliases and related names (``resnet`` of
-    ``resnet50``). The longest matching stem wins; of several with the same stem, the one with the nearest number, or
-    the related name if the model's name has no number.
+    The words of the name are compared with the stems of the families' names, aliases and related names (``resnet`` is
+    the stem of ``resnet50``). The longest matching stem wins. If several names have this stem, the name with the
+    nearest number wins; if the model's name has no number, the related name wins.
     """
     words = re.findall(r"[a-z]+", name.lower())
     number = next(iter(re.findall(r"\d+", name)), None)

@@ -31,8 +31,8 @@ def strangers(pids: Iterable[int], ours: Collection[int], *, spare_containers: b
     """Return the processes that belong to no job, as text such as "python (process 12 of ada)".
 
     Args:
-        pids: Pids from the driver, as the host numbers them. In a container some of them may be unknown; unknown pids
-            are left out.
+        pids: Pids from the driver, as the host numbers them. If PowerFlow runs in a container, it may not know some
+            pids; these are left out.
         ours: Pids of processes of jobs. All descendants of these processes belong to jobs, too.
         spare_containers: True to leave out processes in containers. A container of a job is started by a daemon, so its
             processes do not descend from the job.

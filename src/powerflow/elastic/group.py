@@ -98,10 +98,10 @@ def meet(mailbox: Mailbox, target: Target, rank: int, give_up: Callable[[], bool
 
 
 def form(store: Store, rank: int, ranks: int, *, cuda: bool) -> None:
-    """Form torch's default process group of all members that have met.
+    """Form torch's default process group of all ranks that have met in the store.
 
     Raises:
-        RuntimeError: A member was lost while the group was formed (`lost_peer`).
+        RuntimeError: A rank was lost while the group formed (see `lost_peer`).
     """
     if os.environ.get(ADDRESS, _LOOPBACK) == _LOOPBACK:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")

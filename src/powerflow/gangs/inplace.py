@@ -71,9 +71,9 @@ class InPlace(Gang):
         return self.record.steps_safe
 
     def leave_s(self) -> float:
-        """Return the seconds that a rank gets to leave: the owner's time for saving, or three steps if they take
-        longer.
+        """Return the seconds that a rank gets to leave.
 
+        That is the time that the owner set for saving, or the time of three steps if that is longer.
         The result is never above the administrator's limit.
         """
         return max(self.grace_s, min(_STEPS_TO_LEAVE * self._step_s, self.context.limits.grace_s))

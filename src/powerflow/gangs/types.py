@@ -222,7 +222,7 @@ class GangFailed:
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """Event: a message for the job's owner. ``kind`` is the kind of event in the job's history."""
+    """Event: a message for the job's owner. It becomes an entry of type ``kind`` in the job's history."""
 
     job_id: str
     kind: str

@@ -137,7 +137,7 @@ class InPlaceView(GangView):
 
     @property
     def members(self) -> list[RankReport]:
-        """Last reports of the gang's members, in order; members that have not reported are missing."""
+        """Latest report of each rank of the gang, in order of rank; ranks that have not reported are left out."""
         return [self.reports[name] for name in self.record.members if name in self.reports]
 
     @property

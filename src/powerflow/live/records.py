@@ -15,7 +15,7 @@ TOP_JOBS = 200
 
 
 class Records:
-    """Describe the jobs and nodes of one live cluster. Any thread may use it.
+    """Describe the jobs and nodes of one live cluster. Thread-safe.
 
     Args:
         controller: The controller of the cluster.

@@ -17,7 +17,7 @@ from powerflow.simulate.comparison import REFERENCE, Comparison
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """A point of the figure: energy as a share of the energy of FIFO at maximum clock, seconds, and a description."""
+    """A point of the figure: energy as a share of that of FIFO at maximum clock, mean completion time (s), text."""
 
     share: float
     seconds: float

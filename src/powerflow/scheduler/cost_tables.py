@@ -28,7 +28,7 @@ class CostTables:
         self._power_w: FloatArray = np.empty(shape)
 
     def row(self, cost_class: str, only: tuple[int, ...] | None = None) -> int:
-        """Return the row of a class in the arrays. A new class gets a new row.
+        """Return the index of the row of a class in this table. A new class gets a new row.
 
         As long as the costs of a class are unknown, its row says that it cannot run on any GPU count.
 

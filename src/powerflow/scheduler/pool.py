@@ -144,7 +144,7 @@ class Pool:
             self.history.add(iterations * float(step_s[runs[0]]) * int(self.axes.gpu_counts[runs[0]]))
 
     def vacate(self, slot: int) -> None:
-        """Take all GPUs of the job in this slot (row of the ledger) away."""
+        """Free all GPUs of the job in this slot (row of the ledger)."""
         self.evicted.discard(slot)
         self._unpacked.discard(slot)
         self._spread.pop(slot, None)

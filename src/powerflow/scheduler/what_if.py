@@ -1,7 +1,7 @@
 """Explain one job in detail: the limit that holds it back, the changes that would help it, and its expected start.
 
 To find out what a limit costs the job, a copy of the policy is asked about the same view without this limit.
-`powerflow.scheduler.reasons` does the same for fewer limits.
+`powerflow.scheduler.reasons` tests fewer limits in this way.
 """
 
 from __future__ import annotations

@@ -236,7 +236,7 @@ def _entry(item: object, where: str) -> TokenEntry:
     if not isinstance(user, str) or not re.fullmatch(USER_PATTERN, user):
         raise InputError(f"{user!r} is not the name of a user", where=where)
     if role not in tuple(Role):
-        raise InputError(f"{role!r} is not a role", where=where, fix=f"one of {', '.join(Role)}")
+        raise InputError(f"{role!r} is not a role", where=where, fix=f"give one of {', '.join(Role)}")
     if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{64}", digest):
         raise InputError("sha256 is not 64 hexadecimal digits", where=where)
     return TokenEntry(user, Role(role), digest)

@@ -37,9 +37,9 @@ def replay_day(
         projects: Names of projects whose energy is returned as well.
 
     Returns:
-        Scope (the cluster "" or a project) → energy at each price. For the cluster it is the joules above idle draw.
-        For a project it is the joules of its jobs, and the idle draw of the GPUs that they hold is included. A scope
-        without any job on this day is left out.
+        Energy at each price, by name. The name "" stands for the cluster: its joules above idle draw. The other names
+        are projects: the joules of their jobs, with the idle draw of the GPUs that these hold. A name without any job
+        on this day is left out.
     """
     from_s, to_s = day * DAY_S, (day + 1) * DAY_S
     jobs = [replace(job, submit_s=job.submit_s - from_s) for job in believed.jobs if from_s <= job.submit_s < to_s]

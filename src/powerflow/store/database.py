@@ -44,6 +44,7 @@ from powerflow.api.records import Unavailable
 from powerflow.cluster.spec import printable
 from powerflow.errors import InputError
 from powerflow.store import schema
+from powerflow.store.failures import first_line, postgresql_failure, sqlite_failure
 
 #: Which of PostgreSQL's advisory locks is ours ("powerflo" as a number).
 _ADVISORY_LOCK = int.from_bytes(b"powerflo", "big")
@@ -269,10 +270,10 @@ class Database:
         except PoolTimeout:
             raise self._locked() from None
         except DBAPIError as error:
-            what, retry = _sqlite_failure(error.orig) if self.is_sqlite else _postgresql_failure(error.orig)
+            what, retry = sqlite_failure(error.orig) if self.is_sqlite else postgresql_failure(error.orig)
             raise StoreError(what, where=self.where, retry=retry) from error
         except SQLAlchemyError as error:  # an error that follows the loss of a connection
-            raise StoreError(f"failed ({_first_line(error)})", where=self.where, retry=True) from error
+            raise StoreError(f"failed ({first_line(error)})", where=self.where, retry=True) from error
 
     def _locked(self) -> StoreError:
         return StoreError(f"is locked by another writer for more than {self._wait_s:g} s", where=self.where, retry=True)
@@ -343,62 +344,3 @@ def _prepare_sqlite(connection: sqlite3.Connection, _: Any) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     writes = connection.get_execution_options().get("powerflow_writes")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-def _sqlite_failure(error: BaseException | None) -> tuple[str, bool]:
-    """Return what happened in SQLite, in plain words, and whether the same operation may succeed later."""
-    name = getattr(error, "sqlite_errorname", "") or ""
-    known = {
-        "SQLITE_BUSY": ("is locked by another process", True),
-        "SQLITE_LOCKED": ("is locked by another process", True),
-        "SQLITE_FULL": ("disk is full", True),
-        "SQLITE_IOERR": ("cannot be read or written (disk full or failing)", True),
-        "SQLITE_NOMEM": ("not enough memory", True),
-        "SQLITE_CORRUPT": ("is damaged", False),
-        "SQLITE_NOTADB": ("is not a database", False),
-        "SQLITE_CANTOPEN": ("cannot be opened", False),
-        "SQLITE_READONLY": ("may not be written", False),
-        "SQLITE_PERM": ("may not be used", False),
-        "SQLITE_AUTH": ("may not be used", False),
-    }
-    for code, (what, retry) in known.items():
-        if name.startswith(code):
-            return f"{what} ({error})", retry
-    return f"failed ({_first_line(error)})", False
-
-
-def _postgresql_failure(error: BaseException | None) -> tuple[str, bool]:
-    """Return what happened in PostgreSQL, in plain words, and whether the same operation may succeed later.
-
-    The answer depends on the error's SQLSTATE code. If no connection was made, there is no code, and the message
-    decides.
-    """
-    state = getattr(error, "sqlstate", None) or _refusal(str(error))
-    known = {
-        "08": ("cannot be reached", True),
-        "57": ("server went away", True),
-        "53": ("server is short of disk, memory or connections", True),
-        "55P03": ("is locked by another writer", True),
-        "40": ("was busy with another writer", True),
-        "25": ("does not accept writes now", True),
-        "58": ("server cannot read or write its files", True),
-        "28": ("refuses the login", False),
-        "3D": ("does not exist", False),
-        "42501": ("does not let us", False),
-        "XX": ("is damaged", False),
-    }
-    for code, (what, retry) in known.items():
-        if state.startswith(code):
-            return f"{what} ({_first_line(error)})", retry
-    return f"failed ({_first_line(error)})", False
-
-
-def _refusal(message: str) -> str:
-    """Return the SQLSTATE code of a failed attempt to connect, which PostgreSQL reports only by a message."""
-    if "authentication failed" in message or "pg_hba.conf" in message or "no password" in message:
-        return "28000"
-    return "3D000" if 'database "' in message and "does not exist" in message else "08001"
-
-
-def _first_line(error: BaseException | None) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

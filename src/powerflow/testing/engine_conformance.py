@@ -10,8 +10,8 @@ The fixture returns a function. Each call of that function returns a new engine 
             with my_cluster(tmp_path) as cluster:
                 yield lambda: MyEngine(cluster)
 
-`EngineConformance` is for every engine, even for an engine without processes; its ranks run ``true``, ``false``,
-``sleep`` and ``echo``. If ranks are processes of this machine, subclass `ProcessConformance` of
+`EngineConformance` is for every engine, even for an engine without processes. The tests run ``true``, ``false``,
+``sleep`` and ``echo`` as ranks. If ranks are processes of this machine, subclass `ProcessConformance` of
 `powerflow.testing.engine_conformance_process`, which has more tests.
 
 No test depends on the speed of the engine. `PATIENCE_S` only limits how long a test waits for a broken engine.

@@ -6,8 +6,8 @@ the step, whatever the number R of ranks and the number of passes::
     L = Σ_r Σ_p w_rp · l_rp / W      W = Σ_r Σ_p w_rp
 
 DDP averages over ranks, so the factor on the loss of each pass is R · w_rp / W. W is known only in the last pass, in
-which the ranks add up their weights. Until then, a guess G takes the place of W. Before the last backward, the
-gradients of earlier passes are multiplied by G / W, which corrects the guess. So the guess only matters for the number
+which the ranks add up their w_rp. Until then, a guess G takes the place of W. Before the last backward, the
+gradients of earlier passes are multiplied by G / W, which corrects the guess. So the guess only affects the dynamic
 range of 16-bit gradients.
 """
 

@@ -89,7 +89,7 @@ class ClockKeeper:
         }
 
     def write_changes(self, write: Callable[[Sequence[AuditRecord]], None]) -> None:
-        """Write which clocks were set and reset since the last call. If ``write`` fails, the next call repeats it."""
+        """Give ``write`` the clock changes since the last call. If ``write`` fails, the next call gives them again."""
         if self._changes:
             write(self._changes)
             self._changes = []

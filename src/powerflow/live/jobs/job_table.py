@@ -152,7 +152,7 @@ class JobTable:
         self._ended.append(job.id)
 
     def ended(self, job_ids: Iterable[str]) -> None:
-        """Record jobs that ended under an earlier controller, oldest first, so that `forget_logs` finds them."""
+        """Record jobs that ended under an earlier controller, for `forget_logs`. Give the oldest job first."""
         self._ended.extend(job_ids)
 
     def forget_logs(self, keep: int, forget: Callable[[str], None]) -> None:

@@ -53,7 +53,10 @@ class Hysteresis(Wrapper):
         if not 0 <= least_run_s < math.inf:
             raise InputError(f"minimum run time {least_run_s!r} is not a time", fix="give seconds, 0 or more")
         if not 0 < share < 1:
-            raise InputError(f"share {share!r} for rescaling is not above 0 and below 1", fix="0.025 is 2.5 %")
+            raise InputError(
+                f"share {share!r} for rescaling is not between 0 and 1",
+                fix="give a share such as 0.025, which is 2.5 %",
+            )
         super().__init__(inner)
         self.least_run_s = least_run_s
         self.share = share

@@ -204,7 +204,7 @@ def limits_left(view: View, answer: Allocation) -> Mapping[str, float]:
 
 
 def members(view: View, project: str) -> BoolArray:
-    """Return for each of the J jobs of a view True if it belongs to a project, ``[J]``."""
+    """Return an array ``[J]``: True for the jobs of the view that belong to the project."""
     code = view.projects.index(project) if project in view.projects else -1
     return np.asarray(view.jobs["project"] == code, np.bool_)
 

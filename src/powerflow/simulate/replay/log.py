@@ -64,7 +64,11 @@ def log_of(trace: Trace, capacity: int) -> Log:
     """
     for job in trace.jobs:
         if not math.isfinite(job.duration_s):
-            raise InputError(f"job {job.id} has no duration", where=trace.source, fix="a replay needs all durations")
+            raise InputError(
+                f"job {job.id} has no duration",
+                where=trace.source,
+                fix="give every job a duration, or leave the job out",
+            )
     gpus = np.array([job.gpus for job in trace.jobs], np.int64)
     if too_large := int(np.sum(gpus > capacity)):
         raise InputError(

@@ -27,7 +27,7 @@ DEPTH = 500
 
 
 def start_times(submit_s: FloatArray, run_s: FloatArray, gpus: IntArray, capacity: int, discipline: str) -> FloatArray:
-    """Return the time at which each job would have started, ``[J]`` seconds on the clock of ``submit_s``.
+    """Return the time at which each job would have started: ``[J]`` seconds, with the same zero as ``submit_s``.
 
     Args:
         submit_s: ``[J]`` submission times in seconds, ascending.
