@@ -79,12 +79,9 @@ def broken(what: str, fix: str, field: str = "") -> PydanticCustomError:
 
 
 class _Part(BaseModel):
-    """Strict: YAML's ``yes`` is no number 1, and a number no text.
+    """Strict: YAML's ``yes`` is no number 1, and a number no text."""
 
-    Validators are built when the first job is read, because most commands of the command line read none.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, str_strip_whitespace=True, defer_build=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, str_strip_whitespace=True)
 
 
 class Gpus(_Part):
@@ -279,17 +276,17 @@ class JobSpec(_Part):
 
     run: str = Field(min_length=1, max_length=65536, pattern=NO_NUL)
     name: Name = ""
-    gpus: GpuRange = Gpus.model_construct(least=1, most=1)
+    gpus: GpuRange = Gpus(least=1, most=1)
     batch: Batch | None = None
     priority: Priority = "normal"
-    energy: Energy = Energy.model_construct()
+    energy: Energy = Energy()
     rescale: Rescale = "none"
-    checkpoint: Checkpoint = Checkpoint.model_construct()
+    checkpoint: Checkpoint = Checkpoint()
     project: Name = ""
     model: str | None = Field(default=None, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/+-]*$")
     work: Work | None = None
     progress: str | None = Field(default=None, min_length=1, max_length=1024, pattern=NO_NUL)
-    limits: ProcessLimits = ProcessLimits.model_construct()
+    limits: ProcessLimits = ProcessLimits()
     directory: Annotated[Path, Field(pattern=r"^/[^\x00]*$")] | None = None
     env: dict[Variable, Value] = Field(
         default_factory=dict, max_length=512, json_schema_extra={"additionalProperties": False}
@@ -325,14 +322,3 @@ class JobSpec(_Part):
             if name.startswith(_RESERVED):
                 raise broken(f"env sets {name}", f"{_RESERVED}… are PowerFlow's own", "env")
         return self
-
-
-_PARTS: tuple[type[_Part], ...] = (Gpus, Batch, Energy, Checkpoint, Work, ProcessLimits, JobSpec)
-for _part in _PARTS:
-    _part.model_config["defer_build"] = False  # whoever makes a `TypeAdapter` of one needs it at once
-
-
-def build_validators() -> None:
-    """Build the validators of jobs now. A process calls this before it reads jobs in several threads."""
-    for part in _PARTS:
-        part.model_rebuild()

@@ -24,7 +24,7 @@ from starlette.exceptions import HTTPException
 from powerflow.api import operations as ops
 from powerflow.api.cluster_api import ClusterApi
 from powerflow.api.governance import NAME, DrainReason
-from powerflow.api.job_spec import JobSpec, build_validators
+from powerflow.api.job_spec import JobSpec
 from powerflow.api.operations import PREFIX
 from powerflow.api.pages import Items, NumberedPage, Page
 from powerflow.api.records import (
@@ -85,7 +85,6 @@ def build_app(
         proxies: Proxies whose ``X-Forwarded-For`` header is trusted.
         refused: Counts failed authentications for the audit (`powerflow.service.token_audit`).
     """
-    build_validators()
     app = FastAPI(
         title="PowerFlow",
         version=version,
