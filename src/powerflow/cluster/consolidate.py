@@ -33,7 +33,7 @@ class Spread:
     Attributes:
         owner: Row of the job in the scheduler's ledger.
         gpus: Number of GPUs that the job holds, at most those of one node.
-        speedup: Share of its time that the job would save on one node.
+        speedup: Part of its time (0 to 1) that the job would save on one node.
         stay_s: Seconds for which the job would otherwise stay spread.
     """
 
@@ -83,8 +83,8 @@ def who_leaves(
 ) -> int:
     """Find smaller jobs that can move to other nodes, so that a given job fits on their node.
 
-    Nodes that lack the fewest GPUs are tried first. On a node, the largest jobs that fit into the missing number leave
-    first.
+    Nodes that miss the fewest free GPUs are tried first. On a node, larger jobs leave first, but none with more GPUs
+    than are missing.
 
     Args:
         pool: The pool's arrays.

@@ -1,4 +1,4 @@
-"""Choose nodes for jobs by best fit, on as few nodes, then as few racks, as possible, in compiled code.
+"""Choose nodes for jobs by best fit: as few nodes as possible, then as few racks. The code is compiled.
 
 The rows of a pool list its nodes by their number of free GPUs. A search through the rows, upwards from the size of a
 job, finds the best fit, and it fills nodes in use before it takes an empty one. The result depends only on the current
@@ -71,11 +71,9 @@ def place_many(pool: PackedPool, owners: I64, gpus: I64) -> None:
 def place(pool: PackedPool, owner: int, gpus: int) -> None:
     """Give ``gpus`` free GPUs to an owner (ledger row) that holds none.
 
-    1. Take whole nodes first: nodes with the largest room (number of free GPUs) that any node has, as many as fit into
-    the
-       request. If some racks have enough such nodes, use the rack with the fewest of them; otherwise the rack with the
-       most.
-    2. The rest is smaller than the room of some node, and goes to the node that fits best.
+    1. Take whole nodes first: those with the most free GPUs, as many as fit into the request. If some racks have enough
+       of these nodes, use the rack with the fewest of them; otherwise the rack with the most.
+    2. The rest is smaller than the free GPUs of some node, and goes to the node that fits best.
 
     No other choice uses fewer nodes.
     """

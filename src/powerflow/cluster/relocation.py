@@ -1,6 +1,6 @@
 """Predict which node `packing` would choose for a job that moves, without placing the job.
 
-A kernel that plans several moves before it makes one keeps the number of free GPUs of each node in an array of its own,
+A kernel plans several moves before it makes one. It keeps the number of free GPUs of each node in an array of its own,
 and searches this array with `home`. The result is the same as that of `Occupancy.allocate_many`.
 """
 
@@ -45,7 +45,7 @@ def home(pool: PackedPool, room: IntArray, gpus: int, may_open: bool) -> int:
 def leave_node(
     pool: PackedPool, node: int, largest: int, total: int, may_open: bool, room: IntArray, leavers: IntArray
 ) -> int:
-    """Find jobs on ``node`` alone that together hold ``total`` GPUs and of which each fits on another node.
+    """Find jobs that are only on ``node``, each fit on another node, and together hold ``total`` GPUs.
 
     Larger jobs leave first, none with more than ``largest`` GPUs. ``room`` is the same before and after the call.
 

@@ -1,4 +1,4 @@
-"""Train a small PyTorch model on random data. This script of the demo's jobs can be rescaled."""
+"""Train a small PyTorch model on random data. The demo's jobs run this script; they can be rescaled."""
 
 from __future__ import annotations
 

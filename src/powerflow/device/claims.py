@@ -3,9 +3,9 @@
 The kernel releases the lock when the controller ends, even if it is killed. A lock file that is left behind blocks
 nobody. Controllers are kept apart even if they have different state directories and stores.
 
-Controllers of root lock files in ``/run/powerflow``, where no other user can block them. Controllers of other users
-lock files in ``/tmp/powerflow-gpus``, and also check whether a controller of root uses the GPU. The file name also
-depends on the loaded driver. Controllers in containers that share a driver must share the directory, too.
+If root runs a controller, its lock files are in ``/run/powerflow``, where no other user can block them. The lock files
+of other users are in ``/tmp/powerflow-gpus``; their controllers also check whether a controller of root uses the GPU.
+The file name also depends on the loaded driver. Containers that share a driver must share the directory, too.
 """
 
 from __future__ import annotations

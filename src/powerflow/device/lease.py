@@ -40,7 +40,7 @@ class Clocks:
     """Set the clocks of some GPUs, and restore them. Only one thread may use it.
 
     A clock is *borrowed* from the first change until it is restored. Clocks that an earlier `Clocks` object of the same
-    directory has set and not restored stay borrowed.
+    directory has set and not restored are still borrowed.
 
     Args:
         directory: The device directory, for the records of borrowed clocks; created if missing.

@@ -2,7 +2,7 @@
 
 The energy of each GPU is measured in two ways: by the GPU's own energy counter, and by its power readings, integrated
 over time. If a GPU has a counter, the counter is used, because it misses nothing between readings. The integral checks
-the counter. It replaces the counter when the counter was reset, and on GPUs without one.
+the counter. If the counter was reset or does not exist, the integral is used.
 
 Energy is counted in whole **millijoules**, the counter's own unit, so that sums are exact: the energy of all jobs and
 of idle GPUs adds up to the metered energy, to the last millijoule. `advance` is a pure function that does the
@@ -212,13 +212,13 @@ def _whole_mj(joules: float) -> int:
 class Meter:
     """Meter of some GPUs. Only one thread may use it.
 
-    Call `sample` about once a second; the interval decides how exact the integral of power is. Call `settle` whenever a
-    GPU gets another owner (job).
+    Call `sample` about once a second; with shorter intervals the integral of power is more exact. Call `settle`
+    whenever a GPU gets another owner (job).
 
     Args:
         gpus: The GPUs. A GPU that does not answer yet is metered from its first answer on.
-        state: Result of `state` of an earlier meter, stored together with the energy that this meter returned. Energy
-            since then goes to the owners at that time. None for a first meter, which starts without earlier energy.
+        state: Result of `state` of an earlier meter, stored together with the energy that the earlier meter returned.
+            Energy since then goes to the GPUs' owners at that time. None: start without earlier energy.
 
     Attributes:
         readings: Last reading by UUID, of each GPU that answered.

@@ -2,8 +2,8 @@
 
 A card keeps its power below its power limit. So an energy counter is wrong if it rises by more than the limit times the
 time that has passed. A power reading of several times the limit is wrong, too. A counter that goes back without a wrap
-(overflow to 0) was reset. In each case the power readings, integrated over time, are counted for that period instead of
-the counter. The counter is used again from its new value on, and a notice tells the operator.
+(overflow to 0) was reset. For a period with a wrong counter, the power readings, integrated over time, are counted
+instead. The counter is used again from its new value on, and a notice tells the operator.
 """
 
 from __future__ import annotations

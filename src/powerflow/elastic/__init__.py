@@ -1,7 +1,7 @@
 """Let training scripts run as elastic jobs, which PowerFlow can rescale while they run.
 
-The module `mailbox` is for the communication between the controller and the ranks; it needs only the standard library.
-All other modules import torch, and are imported when `init` is called.
+The module `mailbox`, through which controller and ranks communicate, needs only the standard library. All other modules
+import torch, and are imported when `init` is called.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ _SHARE = 0.25
 
 
 class CheckpointWriter:
-    """Writes the checkpoints of one rank to a file, one at a time. It reports the step of the last saved checkpoint."""
+    """Writes the checkpoints of one rank to a file, one at a time, and reports the step of the last one."""
 
     def __init__(self, training: Training, path: Path, reporter: Reporter) -> None:
         self._training, self._path, self._reporter = training, path, reporter
@@ -38,8 +38,8 @@ class CheckpointWriter:
         """Make this rank the one that saves checkpoints.
 
         Args:
-            saved_step: Step of the checkpoint from which this rank began. If the run has trained since this step, it is
-                unknown when an earlier rank last saved. Then a checkpoint is due at once.
+            saved_step: Step of the checkpoint from which this rank began. If the run has trained further, a checkpoint
+                is due at once, because it is unknown when another rank last saved one.
         """
         self._saved_s = -1e9 if self._training.position.step > saved_step else time.monotonic()
 
@@ -67,7 +67,7 @@ class CheckpointWriter:
         self._thread.start()
 
     def save_last(self) -> None:
-        """Save the state, which no other rank has, before this rank leaves.
+        """Save the state before this rank leaves, because no other rank has the state.
 
         Try again until this succeeds or the controller ends this process.
         """

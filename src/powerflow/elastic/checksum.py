@@ -1,9 +1,9 @@
 """Compare the parameters of all ranks bit by bit, when a group of ranks is formed and regularly afterwards.
 
 Data-parallel ranks start with the same parameters and apply the same gradients, so their parameters stay equal to the
-last bit. If they differ, the ranks no longer train one model. There are two causes. The script updates with something
-that is not equal on all ranks (a random number, a local gradient, a learning rate that counts passes). Or hardware
-computes wrongly.
+last bit. If they differ, the ranks no longer train one model. Either the script updates with something that is not
+equal on all ranks (a random number, a local gradient, a learning rate that counts passes), or hardware computes
+wrongly.
 
 The checksum of a parameter is the sum of its bits as 64-bit integers. It does not depend on the order of summation.
 Buffers may differ between ranks (each rank has its own BatchNorm statistics). Parameters that DDP ignores may differ,
@@ -40,7 +40,7 @@ class RankComparison:
     """Compares the parameters of the ranks of a gang.
 
     Attributes:
-        due: Number of the step before which the next comparison must be made. It is the same on all ranks.
+        due: Number of the step before which the next comparison must be made; the same on all ranks.
     """
 
     def __init__(self, training: Training) -> None:

@@ -1,4 +1,4 @@
-"""Find what a rank needs when it starts: its mailbox, its number among the ranks, and the pacer of an emulated GPU."""
+"""Find what a rank needs at its start: the job's mailbox, the rank's number, and the pacer of an emulated GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Refuse scripts that cannot be rescaled in place: they use sharded state, or open a process group themselves."""
+"""Refuse scripts that cannot be rescaled in place, because they shard their state or open a process group."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Make a rank a member of its gang: it joins new generations, leads the gang to new generations, and leaves.
+"""Let a rank take part in its gang: join new generations, lead the gang to a new generation, and leave.
 
-A generation of a gang is one set of ranks that train together. `powerflow.elastic.mailbox` describes the messages
-between ranks and controller.
+A generation is one group of ranks that train together. `powerflow.elastic.mailbox` describes the messages between ranks
+and controller.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 No wait for another rank is longer than `PATIENCE_S` if that rank may have died. There are two exceptions. The wait
 until all members have arrived may be longer, but each member can give up. The wait of gloo (torch's CPU communication)
-for connections follows `CONNECT_S`.
+for connections is limited by `CONNECT_S`.
 """
 
 from __future__ import annotations
@@ -145,10 +145,9 @@ def warm_up() -> None:
 def close() -> None:
     """Close torch's default process group, so that ranks that wait for this rank notice that it has left.
 
-    torch's group object is kept until the next group has formed or the process ends. Otherwise DDP's reducer, which
-    refers to the group too, would often be the last to release it. The reducer then waits for the threads of gloo while
-    it holds Python's global lock; a thread that still has to free a tensor of the last exchange waits for that lock,
-    and the process hangs. If Python code releases the group last, torch does not hold the lock.
+    This module keeps torch's group object until the next group has formed or the process ends. Otherwise DDP's reducer
+    would often release the object last. The reducer would then wait for gloo's threads while it holds Python's global
+    lock. A thread that must still free a tensor would wait for this lock, and the process would hang.
     """
     peer_sockets.cut()
     if dist.is_initialized():

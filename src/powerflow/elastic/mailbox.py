@@ -3,10 +3,11 @@
 Each file is replaced as a whole. The files remain if the controller or a rank is killed. A new controller finds the
 state of the job in them, and ranks without a controller continue to train. Each file has one writer::
 
-    target.json controller → ranks the generation that the gang shall become, and its members in order switch.json
-        leader → ranks the generation to which all ranks change, and at which step ranks/NAME.json each rank → all state
-        of the rank rendezvous-G.json member 0 of generation G → its members where to meet checkpoint.pt rank 0 the
-        saved state (may be elsewhere)
+    target.json         controller → ranks    the generation that the gang shall become, and its members in order
+    switch.json         leader → ranks        the generation to which all ranks change, and at which step
+    ranks/NAME.json     each rank → all       state of the rank
+    rendezvous-G.json   member 0 of generation G → its members    where to meet
+    checkpoint.pt       rank 0                the saved state (may be elsewhere)
 
 All ranks of a gang must see the same directory: on one machine, or on a shared file system.
 

@@ -41,7 +41,7 @@ class Peers:
         )
 
     def all_done(self, target: Target | None) -> bool:
-        """Return True if all ranks of a target have trained all training epochs, without ranks that never trained.
+        """Return True if all ranks of a target have trained all training epochs. Ranks that never trained do not count.
 
         Once the result is True, it stays True.
         """

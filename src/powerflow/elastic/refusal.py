@@ -1,7 +1,7 @@
 """End a refused script with a message of one line, and report the refusal to the controller.
 
-A refusal is an `InputError` about what the script does. The controller then ends the job with this message as the
-reason, and does not try the job again, as it would after a crash. Other errors end the script as usual.
+A refusal is an `InputError` about what the script does. The controller then ends the job, with this message as the
+reason, and does not try the job again. Other errors end the script as usual.
 """
 
 from __future__ import annotations

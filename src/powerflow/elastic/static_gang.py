@@ -1,4 +1,4 @@
-"""Replace the gang in a script that PowerFlow did not start. Its ranks (one, or those of torchrun) never change."""
+"""Replace the gang if PowerFlow did not start the script. The ranks (one, or those of torchrun) never change."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Detect a deadlock: one rank calls a collective alone, while the other ranks wait for this rank in a step.
 
-This happens with ``compute()`` of torchmetrics, and with ``dist.all_reduce`` inside ``if run.rank == 0``. A
-thread checks regularly which code the script executes. A long wait alone is no proof of a deadlock. The script of this
-rank must be inside torch.distributed, and another rank must wait for this rank: when the ranks exchange gradients in a
-step, or at the end of all training epochs.
+This happens with ``compute()`` of torchmetrics, and with ``dist.all_reduce`` inside ``if run.rank == 0``. A thread
+checks regularly which code the script executes. A long wait alone is no proof of a deadlock. In a deadlock, the script
+of this rank is inside torch.distributed. And another rank waits for this rank, to exchange gradients in a step or to
+end the training.
 """
 
 from __future__ import annotations

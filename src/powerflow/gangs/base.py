@@ -1,11 +1,11 @@
-"""Run one gang, turn by turn: look at its ranks, change the gang record, save the record, act on it.
+"""Run one gang (the processes of one job) in turns: look at its ranks, save what shall happen, then act.
 
 A turn:
 
-1. Complete the actions of the gang record that an earlier turn did not complete.
-2. Look at the ranks, and find a `Trigger` (an event or a request). `powerflow.gangs.machine.TABLE` has the transition
-   for this trigger. Take this transition, which changes the record. Repeat until no trigger is found.
-3. Save the record, then carry out its actions: post a target, launch ranks, ask ranks to leave.
+1. Complete the actions that an earlier turn saved in the gang record (the gang's file on disk) but did not complete.
+2. Look at the ranks, and find a `Trigger`: an observation or a request. Take its transition, which
+   `powerflow.gangs.machine.TABLE` gives and which changes the record. Repeat until no trigger is found.
+3. Save the record. Then carry out its actions: tell ranks whom to train with, launch ranks, ask ranks to leave.
 
 Every action may be repeated safely. A turn may be cut short at any point: the next turn completes it, even if another
 controller runs that turn.
@@ -34,7 +34,7 @@ _MOST_TRANSITIONS = 20
 
 
 class Gang(ABC):
-    """Run the gang of one job: the part that is the same for all kinds of gangs.
+    """Run the gang (all processes) of one job. Subclasses add what differs between kinds of gangs.
 
     Attributes:
         state: State of the gang in the table of `powerflow.gangs.machine`.
@@ -44,8 +44,7 @@ class Gang(ABC):
         events: Events that the controller has not received yet.
         due_s: When the next turn of this gang is due.
         trouble: The action that failed in the last turn, with the reason; "" for none.
-        reading: True while the last lines of the job's log are still being read. Until then, no end of a rank is
-            handled.
+        reading: True while the last lines of the job's log are being read. Ends of ranks are handled only after that.
         stops: The ranks that were asked to leave.
     """
 
@@ -138,7 +137,7 @@ class Gang(ABC):
         self.soon()
 
     def collapse(self, why: str) -> None:
-        """Fail the job, because a defect of PowerFlow ended the gang's turn. If this fails too, kill the gang's ranks.
+        """Fail the job, because a defect of PowerFlow ended the gang's turn. If that is impossible, kill the ranks.
 
         The next turn repeats actions that fail now.
 
@@ -172,20 +171,20 @@ class Gang(ABC):
 
     @abstractmethod
     def find(self) -> Trigger | GangFailure | None:
-        """Return the trigger for a change of a gang that has ranks; None if nothing has changed."""
+        """Return the next reason to change a gang that has ranks; None if there is no reason."""
 
     def watch(self) -> None:  # noqa: B027 - a kind may have nothing to do
-        """Ask ranks to stop if they hang or wait in vain. Each turn calls this after its transitions."""
+        """Ask ranks to stop if they hang, or wait for ranks that will not come. Each turn ends with this."""
 
     def post(self) -> None:  # noqa: B027 - a kind may have nothing to do
         """Post the target (which ranks shall train together) in the job's mailbox, if it was not posted yet."""
 
     @abstractmethod
     def plans(self) -> Sequence[StartPlan]:
-        """Return how the process of each member is started. If this fails, fail the job and return nothing."""
+        """Return how to start each member's process. If this is impossible, fail the job and return nothing."""
 
     def forgive(self) -> None:  # noqa: B027 - a kind may have nothing to do
-        """Forget all earlier losses of ranks, because there is a new desired state."""
+        """Count lost ranks from 0 again, because there is a new desired state."""
 
     def safe_steps(self) -> int | None:
         """Return the number of steps that a checkpoint holds; None if only the script knows this number."""
@@ -238,14 +237,14 @@ class Gang(ABC):
         return names
 
     def clear(self) -> None:
-        """Mark all ranks of the gang as ended and handled. Call it only when no process of this job runs."""
+        """Remove all ranks from the gang record. Call this only when no process of this job runs."""
         for name in reversed(list(self.record.ranks)):  # the first rank last: its log is the one to show
             self.record.drop(name)
         self.record.trained_gpus = 0
         self.changed()
 
     def tell_started(self) -> None:
-        """Tell the controller, once for each epoch, that all ranks of the desired state train."""
+        """Tell the controller that all wanted ranks train. Do this only once for each epoch (placement of the job)."""
         if self._started_epoch != self.record.epoch:
             self._started_epoch = self.record.epoch
             self.events.append(Started(self.job_id, self.record.epoch))

@@ -160,9 +160,7 @@ def prepare(mailbox: Mailbox, user: str) -> None:
 
 @contextlib.contextmanager
 def spoiling() -> Iterator[None]:
-    """Return a context that raises an `EngineError` for errors from a mailbox that its user has damaged.
-
-    This error fails the job.
+    """Turn the errors of a damaged mailbox into an `EngineError`, which fails the job. Use it in a ``with`` statement.
 
     Raises:
         EngineError: The user has put a folder in place of a file, or something else in place of a folder.

@@ -9,11 +9,11 @@ Each rank says in its report what it does. There are three cases:
 - The rank **waits** for the other ranks. If all ranks wait inside the same all-reduce, no rank will ever go on.
 
 A process that was stopped as a whole (SIGSTOP) reports nothing and uses no CPU time. So a rank without CPU time hangs,
-even if its last report looks normal. CPU time shows nothing else, because a rank that waits in an all-reduce of NCCL is
-busy all the time.
+even if its last report looks normal. CPU time shows nothing more: a rank that waits in an all-reduce of NCCL uses CPU
+time, too.
 
-Times are taken on the clock of this process, from when a rank was first seen to do something. So no rank is ended
-because a wall clock jumps.
+A rank's time counts from when this process first saw what the rank does. So no rank is ended because the machine's
+clock was set.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Run a gang whose ranks continue when it changes. There is one rank per GPU, and targets in the mailbox guide the
-ranks.
+"""Run a gang whose ranks continue to run when its GPUs change. Each GPU has one rank.
 
-When the placement changes, a rank on a GPU of the new placement stays, and stands first in the target. The other ranks
-are not in the new target. They leave when the gang switches to this target. New ranks are named in a target as soon as
-all GPUs for them are free:
+A target is a message in the job's mailbox that names the ranks which shall train together. When the placement (the
+job's GPUs) changes, ranks on GPUs of the new placement stay, and stand first in the new target. The other ranks leave
+when the gang switches to the new target. New ranks are named as soon as all GPUs for them are free:
 
 - All new GPUs are free: one target drops old ranks and names new ranks, so the gang switches once.
 - Another gang still holds some of the GPUs: the first target only drops ranks, and a later target names new ranks. A
@@ -41,7 +40,7 @@ _NEVER_JOINED = "its script does not use powerflow.elastic: see docs/elastic.md,
 
 
 class InPlace(Gang):
-    """Run a gang whose ranks continue when its GPUs change."""
+    """Run a gang whose ranks continue to run when its GPUs change."""
 
     told_by_mail = True
     seen: InPlaceView
@@ -62,7 +61,7 @@ class InPlace(Gang):
         self._silent: set[str] = set()  # ranks that were ended because they never reported
 
     def forgive(self) -> None:
-        """Forget all earlier losses of ranks, and let the gang try again at once."""
+        """Count lost ranks from 0 again, and let the gang try again at once."""
         self._losses = Losses()
         self._grow_s = 0.0
 
@@ -79,9 +78,9 @@ class InPlace(Gang):
         return max(self.grace_s, min(_STEPS_TO_LEAVE * self._step_s, self.context.limits.grace_s))
 
     def has_room(self, slots: Sequence[Place]) -> bool:
-        """Return True if new ranks may be launched on these GPUs.
+        """Return True if new ranks may be launched on these GPUs now.
 
-        New ranks may be launched if no process is on these GPUs and the gang is not recovering from a loss of ranks.
+        They may not while a process is on one of these GPUs, or while the gang recovers from the loss of a rank.
         """
         now = self.context.clock()
         if now < self._grow_s:
@@ -92,7 +91,7 @@ class InPlace(Gang):
         return super().has_room(slots)
 
     def post(self) -> None:
-        """Post the target of the newest generation in the job's mailbox."""
+        """Post in the job's mailbox which ranks shall train together in the newest generation."""
         record, spec = self.record, self.desired.spec
         if not record.generation or self._posted >= record.generation:
             return
@@ -109,7 +108,7 @@ class InPlace(Gang):
         self._posted = record.generation
 
     def plans(self) -> list[StartPlan]:
-        """Return for each member how its process is started: one process per GPU.
+        """Return how to start the process of each member of the gang: one process per GPU.
 
         Each process learns the path of the file that all ranks share, if the job's user says where to put this file.
         """
@@ -164,9 +163,9 @@ class InPlace(Gang):
     # Finding.
 
     def find(self) -> Trigger | GangFailure | None:
-        """Return the trigger for a change in the gang; None if nothing has changed.
+        """Return the next reason to change the gang; None if there is no reason.
 
-        Check first whether ranks ended, then whether all members train together, then the placement.
+        The order of the checks: have ranks ended, do all members train together, are they on the wanted GPUs?
         """
         seen = self.seen
         if seen.nonsense:

@@ -1,4 +1,4 @@
-"""Start the ranks of a gang on the engine, and try again later what cannot be started now."""
+"""Start the ranks of a gang through the engine. If a rank cannot be started now, try again later."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class CannotStart(Exception):
 
 
 class Launcher:
-    """Start the ranks of one gang for one desired state. After a failed launch, it waits before the next launch.
+    """Start the ranks of one gang for one desired state. After a failed launch, wait before the next launch.
 
     Attributes:
-        again_s: Time before which no rank is launched.
+        again_s: Earliest time of the next launch.
         trouble: Why the last launch failed; "" if it has not failed.
     """
 
@@ -38,7 +38,7 @@ class Launcher:
 
         Raises:
             CannotStart: The rank cannot be started, and ``retry`` is False.
-            Fenced: Another controller has a later epoch, so that this one must not go on.
+            Fenced: Another controller has launched a later epoch of this job. This controller must not go on.
         """
         now = self._context.clock()
         if now < self.again_s:

@@ -1,8 +1,8 @@
 """Plan the processes of a job's script: their number, the GPUs that each process sees, and their environments.
 
-By default there is one process per GPU, with the environment that torchrun gives. A job whose ``run`` line names a
-launcher (`powerflow.api.launchers`) gets one process per node: the launcher, which starts the other processes of this
-node. A job with ``rescale: none`` gets one process with all its GPUs.
+By default there is one process per GPU, with the environment that torchrun gives. A job with ``rescale: none`` gets one
+process with all its GPUs. If a job's ``run`` line names a launcher (`powerflow.api.launchers`), the launcher is started
+once per node; it starts the other processes of its node.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def launcher_in(spec: JobSpec) -> Launcher | None:
 
 
 def notes(spec: JobSpec, ranks: int) -> list[tuple[str, str]]:
-    """Return messages for the job's owner about a launch on ``ranks`` ranks: kinds of events, and their texts.
+    """Return messages for the job's owner about a launch with this many ranks: pairs of event kind and text.
 
     Raises:
         InputError: The ``run`` line of the job starts a launcher that cannot be told how many processes to start.

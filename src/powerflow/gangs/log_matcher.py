@@ -1,9 +1,9 @@
 """Match users' patterns in a separate process, so that the controller's loop does not wait.
 
-RE2 takes no exponential time (`powerflow.api.patterns`), but a large pattern on a long log is still slow. So a thread
-sends lines to a small process, one request after the other. The kernel ends this process when a request takes too long;
-the pattern of this request is then not used again. Most answers come at once, so the loop waits a moment for each
-answer. It spends at most a tenth of its time waiting, and takes late answers in its next turn.
+The library RE2 never takes exponential time (`powerflow.api.patterns`), but a large pattern on a long log is still
+slow. So a thread sends lines to a small process, one request after the other. If a request takes too long, the kernel
+ends this process, and the request's pattern is not used again. Most answers come at once, so the loop waits a moment
+for each answer. Such waits take at most a tenth of the loop's time; late answers are read in its next turn.
 """
 
 from __future__ import annotations

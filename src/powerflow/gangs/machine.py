@@ -1,8 +1,7 @@
 """Define the states of a gang, and the table of its transitions: one table for all kinds of gangs.
 
-A gang looks at its ranks and finds a `Trigger`. `TABLE` gives the next state for this trigger, and the `Action` to
-take. If the table has no transition for a trigger in a state, this is a defect of PowerFlow. `docs/gangs.md` shows the
-table as a diagram.
+A gang looks at its ranks and finds a `Trigger`. `TABLE` gives the next state and the `Action` to take. A trigger for
+which the present state has no transition is a defect of PowerFlow. `docs/gangs.md` shows the table as a diagram.
 
 The state itself is not saved, because it can be found again from the gang record (`GangState.ADOPTED`). So if a
 controller is killed, the next controller continues in the same state.

@@ -1,9 +1,9 @@
-"""Run the gangs of a cluster: turn desired states into launches and targets, and reports of ranks into events.
+"""Run the gangs of a cluster: bring each job to its desired state, and report as events what its ranks do.
 
 This module never waits, and does not decide which job gets which GPU. `Gangs.poll` compares the desired state of every
-job with its processes, and takes the next actions. The next call takes the actions after these. Some facts must outlive
-the controller: which rank is on which GPU, and which ranks were told to leave. They are written to the gang record
-before the gang acts on them. So a new `Gangs` object over the same directory continues where the old one was killed.
+job with its processes, and takes the next actions. Later actions follow in the next call. Some facts must outlive the
+controller: which rank is on which GPU, and which ranks were told to leave. A gang writes them to its gang record (a
+file) before it acts on them. So a new `Gangs` object for the same directory continues where the old one was killed.
 """
 
 from __future__ import annotations
@@ -105,8 +105,7 @@ class Gangs:
         self._see_owners()
 
     def apply(self, desired: Sequence[DesiredState]) -> None:
-        """Accept new desired states, which `poll` carries out later. Ignore a state that is older than the job's last
-        one.
+        """Accept new desired states of jobs, for `poll` to carry out. A state older than the job's last one is ignored.
 
         Raises:
             InputError: A job id cannot be the name of a file.
@@ -119,7 +118,7 @@ class Gangs:
                 gang.fire(GangFailure(None, why, final=True))
 
     def kill(self, job_id: str) -> None:
-        """End a job now: send SIGTERM to its ranks, wait for the time that ranks get to save, send SIGKILL.
+        """End a job now: send SIGTERM to its ranks, give them time to save, then send SIGKILL.
 
         The event `Vacated` follows when no process of the job runs. Nothing happens for a job without a gang.
         """
@@ -127,7 +126,7 @@ class Gangs:
             self._gangs[job_id].kill()
 
     def poll(self) -> list[GangEvent]:
-        """Give each gang that is due one turn; return the events since the last call, in order.
+        """Let each gang whose time has come take its next actions; return the events since the last call, in order.
 
         Actions that failed are in `troubles`; the next call repeats them.
         """
@@ -159,7 +158,7 @@ class Gangs:
         return events
 
     def troubles(self) -> dict[str, str]:
-        """Return by job id the actions that failed in the last `poll`; the job id "" stands for the whole engine.
+        """Return the actions that failed in the last `poll`, by job id. The id "" stands for the whole engine.
 
         Jobs that have ended are left out.
         """
@@ -171,9 +170,9 @@ class Gangs:
         return dict(self._context.owners)
 
     def standing(self, job_id: str) -> list[dict[str, Any]]:
-        """Return the state of each of a job's `ranks`, as the engine gives it.
+        """Return the state of each rank of a job, as the engine reports it.
 
-        For a rank that runs, the fields of its own report are added.
+        A rank that runs also has the fields of its own report.
         """
         names = self.ranks(job_id)
         known = self._context.statuses.get(job_id, {})
@@ -181,7 +180,7 @@ class Gangs:
         return [_standing(name, known.get(name), said.get(name)) for name in names]
 
     def ranks(self, job_id: str) -> list[str]:
-        """Return the names of a job's ranks that may have logs.
+        """Return the names of all ranks of a job that may have a log.
 
         Ranks that may be alive come first, then ended ranks, the latest first.
         """
@@ -214,9 +213,9 @@ class Gangs:
         return piece.decode("utf-8", "replace").splitlines()[-count:]
 
     def forget(self, job_id: str) -> None:
-        """Delete the logs and the gang record of a job without processes, if its desired state has no GPUs.
+        """Delete the logs and the gang record of a job that has no process and shall have no GPU.
 
-        Otherwise do nothing.
+        For any other job, do nothing.
         """
         gang = self._gangs.get(job_id)
         if gang is not None and not gang.quiet:

@@ -1,9 +1,9 @@
 """Read a rank's report as untrusted data, because a job's user may write anything into it.
 
 The user of a job owns the job's mailbox. So a report can be anything: a fifo, a link, a million bytes, numbers of 400
-digits, brackets 200,000 deep. Only this module reads report files. The result is a `RankReport`, in which every field
-has its type and is within its bounds (`powerflow.gangs.report_bounds`), or a `Nonsense` with the reason why the file is
-no report. A job with such a file fails. No later code has to check a report again.
+digits, brackets 200,000 deep. Only this module reads report files, so no other code has to check them. The result is a
+`RankReport`, with every field of the right type and within its bounds (`powerflow.gangs.report_bounds`). If the file is
+no report, the result is a `Nonsense` with the reason, and the job fails.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Find ranks whose script PowerFlow refused to train.
 
-PowerFlow would refuse the script again, so the job is not tried again.
+The job is not tried again, because its script would be refused again.
 """
 
 from __future__ import annotations

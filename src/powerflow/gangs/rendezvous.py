@@ -1,9 +1,9 @@
 """Detect if the ranks of a script have connected to each other ("met").
 
-If they do not meet, each rank runs the whole script, and the script is stopped. Ranks of one job talk to each other
-first through a store that listens on ``MASTER_PORT``, then through connections between their processes (gloo, NCCL).
-Both are visible in ``/proc``, in whatever language the script is written. Processes that cannot be inspected (of
-another user or another machine) are not judged.
+If the ranks do not meet, each rank runs the whole script, so the script is stopped. Ranks that meet have connections:
+first to a store that listens on ``MASTER_PORT``, then between their processes (gloo, NCCL). Both are visible in
+``/proc``, in whatever language the script is written. Processes that cannot be inspected (of another user or another
+machine) are not judged.
 """
 
 from __future__ import annotations
@@ -84,10 +84,10 @@ class Meeting:
 
 
 def look(ranks: Sequence[RankProcess], launched: bool) -> MeetingState:
-    """Return True if there is a connection between processes of different ranks.
+    """Return whether processes of different ranks are connected; UNKNOWN if a process cannot be inspected.
 
-    A launcher has several ranks among its child processes. So if the first processes are launchers, every connection
-    between two processes counts, except a connection between two launchers.
+    A launcher has several ranks among its child processes. So with launchers, every connection between two processes
+    counts, except a connection between two launchers.
 
     Args:
         ranks: First processes of the ranks.
@@ -122,7 +122,7 @@ def look(ranks: Sequence[RankProcess], launched: bool) -> MeetingState:
 
 
 def port_is_known(port: int) -> bool:
-    """Return True if a socket of this machine uses this port at either end, or used it within the last minute."""
+    """Return True if a TCP connection of this machine uses this port at either end, or did within the last minute."""
     ending = f":{port:04X}"
     return any(local.endswith(ending) or remote.endswith(ending) for local, remote, _ in _connections())
 

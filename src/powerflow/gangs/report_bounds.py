@@ -1,8 +1,7 @@
 """Check the numbers that a job reports about its training: numbers outside their bounds cannot be true.
 
 The numbers are checked when a report is read (`rank_reports`, `step_timing`). They are checked again when they are read
-from the store, which an earlier version may have filled. A number that crashed one controller must not crash the next
-one too.
+from the store, because an earlier version may have stored impossible numbers.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ def steps_or(value: float | None, otherwise: float | None) -> float | None:
 
 
 def within(kept: object, most: float) -> dict[str, float]:
-    """Return the named numbers in ``kept`` (read from the store) that are from 0 to ``most``; leave out the others."""
+    """Return the numbers in ``kept`` (read from the store) from 0 to ``most``, by name; leave out other entries."""
     if not isinstance(kept, Mapping):
         return {}
     return {str(name): value for name, value in kept.items() if type(value) in (int, float) and 0 <= value <= most}

@@ -29,7 +29,7 @@ class ReportReader:
         self.nonsense: dict[str, str] = {}
 
     def post(self, target: Target, user: str) -> None:
-        """Post a target in the job's mailbox: it tells the ranks which ranks shall train together.
+        """Post a target in the job's mailbox: the message that names the ranks which shall train together.
 
         Raises:
             OSError: The target cannot be written.
@@ -40,7 +40,7 @@ class ReportReader:
             self._mailbox.post_target(target)
 
     def generation(self) -> int:
-        """Return the generation that the gang trains in or is switching to; 0 before the first."""
+        """Return the generation (group of ranks) that trains now or is being formed; 0 before the first."""
         try:
             switch = self._mailbox.switch()
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -50,7 +50,7 @@ class ReportReader:
         return switch.target.generation
 
     def sweep(self) -> None:
-        """Delete the reports of ranks of earlier launches, so that new ranks do not take them for alive."""
+        """Delete the reports of earlier launches, so that new ranks do not believe that those ranks are alive."""
         with (
             contextlib.suppress(OSError),
             open_folder(self._mailbox.directory / "ranks") as folder,
@@ -72,7 +72,7 @@ class ReportReader:
                     os.unlink(name, dir_fd=folder)
 
     def read(self, names: list[str]) -> dict[str, RankReport]:
-        """Return the reports of these ranks, by rank name; `nonsense` then has the ranks whose file is no report."""
+        """Return the reports of these ranks, by rank name. Set `nonsense` to the ranks whose file is no report."""
         found = {name: read_report(self._mailbox.directory / "ranks", name) for name in names}
         self.nonsense = {name: said.why for name, said in found.items() if isinstance(said, Nonsense)}
         return {name: said for name, said in found.items() if isinstance(said, RankReport)}

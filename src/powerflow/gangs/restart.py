@@ -3,8 +3,8 @@
 ``rescale: restart`` runs an unmodified script as torchrun does (`powerflow.gangs.layout`), or a launcher on each node.
 ``rescale: none`` runs any command once, with all GPUs of the job. Both kinds are stopped by SIGTERM, then get time to
 save, then get SIGKILL. They continue from their own checkpoint, if they save one. If one rank fails, the other ranks
-are ended too, because no rank can train without it. PowerFlow sees the progress of the ranks only in the log of the
-first rank, if the job says how to read this log. If the log shows no new steps for too long, the ranks hang.
+are ended too, because they cannot train without it. PowerFlow sees progress only in the log of the first rank, if the
+job says how to read this log. If the log shows no new step for too long, the ranks are taken to hang.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Scripts(Gang):
         self._still_since_step = False  # False if this object began to look later than the last step or launch
 
     def plans(self) -> list[StartPlan]:
-        """Return for each process of the job how it is started, as `powerflow.gangs.layout` plans it."""
+        """Return how to start each process of the job, as `powerflow.gangs.layout` plans it."""
         entries = [(name, self.record.ranks[name].node, self.record.ranks[name].gpus) for name in self.record.members]
         try:
             return lay_out(self.desired.spec, entries, self.record.port, self.context.interpreter)
@@ -56,10 +56,10 @@ class Scripts(Gang):
     # Finding.
 
     def find(self) -> Trigger | GangFailure | None:
-        """Return the trigger for a change in the gang; None if nothing has changed.
+        """Return the next reason to change the gang; None if there is no reason.
 
-        The checks: how ranks ended, if each rank runs the whole script by itself, if ranks hang, and if they are on the
-        wanted GPUs.
+        The order of the checks: have ranks ended, does each rank run the whole script by itself, do ranks hang, are
+        they on the wanted GPUs?
         """
         seen, members = self.seen, self.record.members
         if self.state in (GangState.STOPPING, GangState.FINISHING):

@@ -1,9 +1,8 @@
 """Keep the gang record: one small file for each gang, with the data that the next controller needs.
 
-The file is written before the gang takes the actions in it. The engine keeps the list of ranks and how they ended. The
-mailbox has the reports of the ranks. The record adds the rest: the GPUs of each rank, which ranks are members, which
-ranks were told to leave, and how the job ended. A later version of PowerFlow must be able to read the file: do not
-rename fields.
+A gang writes its record before it acts. The engine keeps the list of ranks and how they ended; the mailbox has the
+reports of the ranks. The record adds the rest: the GPUs of each rank, which ranks train together, which were told to
+leave, and how the job ended. Do not rename fields: a later version of PowerFlow must be able to read the file.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from powerflow.osutil.files import read_untrusted_json, replace_json
 
 @dataclass(slots=True)
 class RankEntry:
-    """One rank in the gang record: its node, its GPUs, and True if the engine has launched it.
+    """One rank in the gang record: its node, its GPUs, and whether the engine has launched it.
 
-    If it is unknown whether a rank was launched, it is launched again.
+    If it is unknown whether a rank was launched, the launch is repeated, which does no harm.
     """
 
     node: str
@@ -61,7 +60,7 @@ class GangRecord:
         members: Ranks of the newest generation, in order.
         ranks: All ranks that may be alive, or have ended but were not handled yet.
         leaving: Ranks that were told to leave; any end of these ranks is accepted.
-        ended: Ranks that have ended and were handled, oldest first; their logs are kept.
+        ended: Ranks whose end was handled, oldest first; their logs are kept.
         joined: True if a rank has been part of a generation, so that the script uses `powerflow.elastic`.
         trained_gpus: GPUs of the last generation that trained; 0 before the first one since all ranks were launched.
         steps_safe: Number of steps in the checkpoint.
@@ -139,7 +138,7 @@ class GangRecord:
         self.failure = failure
 
     def drop(self, name: str) -> None:
-        """Record that a rank has ended and that the gang has handled this end."""
+        """Record that the gang has handled the end of a rank."""
         del self.ranks[name]
         self.ended.append(name)
         if name in self.leaving:
@@ -155,6 +154,6 @@ class GangRecord:
         return [name for name in names if name in self.ranks]
 
     def tell_to_leave(self, names: list[str]) -> None:
-        """Record that these ranks are not members any more; any end of these ranks is accepted."""
+        """Record that these ranks were told to leave. However they end, this is no failure."""
         self.leaving += [name for name in names if name not in self.leaving]
         self.members = [name for name in self.members if name not in names]

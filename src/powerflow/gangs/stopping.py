@@ -26,7 +26,7 @@ class StopSignal(IntEnum):
 class StopAttempt:
     """The last attempt to make a rank leave: the signal, its time, and the time of the next stronger signal.
 
-    ``sent`` is True if the present signal was sent.
+    ``sent`` is True if this signal was sent.
     """
 
     signal: StopSignal
@@ -45,7 +45,7 @@ class StopAttempts:
     def ask(self, name: str, signal: StopSignal, within_s: float) -> None:
         """Ask a rank to leave, with at least the strength of ``signal``.
 
-        If the rank has not left after ``within_s`` seconds, it is asked more strongly.
+        If the rank has not left after ``within_s`` seconds, the next stronger signal is due.
         """
         attempt = self._attempts.get(name)
         if attempt is None or attempt.signal < signal:
@@ -57,9 +57,9 @@ class StopAttempts:
         return name in self._attempts
 
     def postpone(self, name: str, within_s: float, most_s: float) -> None:
-        """Start the time to leave again, for a rank that was told to leave but got no signal.
+        """Give a rank more time to leave, if it was told to leave but got no signal yet.
 
-        The time of ``within_s`` starts now, but at most ``most_s`` after the rank was told.
+        It gets ``within_s`` seconds from now, or from ``most_s`` seconds after it was told, whichever is earlier.
         """
         attempt = self._attempts.get(name)
         if attempt is not None and attempt.signal is StopSignal.TOLD:

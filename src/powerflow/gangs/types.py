@@ -1,8 +1,8 @@
 """Define the data between the controller and `Gangs`: desired states of jobs (`DesiredState`), and events.
 
-Within one `Gangs` object each end of a job (`GangCompleted`, `GangFailed`, `Vacated`) is reported once for each desired
-state. After a restart of the controller the ends are reported again, because the event may have been lost. So an event
-that comes twice must do no harm.
+A `Gangs` object reports each end of a job (`GangCompleted`, `GangFailed`, `Vacated`) once for each desired state. After
+a restart of the controller, ends are reported again, because the first event may have been lost. So an event that comes
+twice must do no harm.
 """
 
 from __future__ import annotations
@@ -49,20 +49,19 @@ class Limits:
     """Time limits of a gang, and its numbers of attempts.
 
     Attributes:
-        hang_s: A rank hangs if all other ranks wait for it while it is in one step for longer than ``hang_s`` and
-            longer than ``hang_steps`` average steps. Ranks also hang if they all wait in an all-reduce for this long,
-            and a process hangs if it uses no CPU time for ``hang_s`` seconds.
+        hang_s: A rank hangs if all others wait for it while it is in one step for longer than ``hang_s`` and
+            ``hang_steps`` average steps. Ranks also hang if they all wait in an all-reduce for this long. A process
+            hangs if it uses no CPU time for ``hang_s`` seconds.
         hang_steps: A number of average steps; see ``hang_s``.
         between_s: A rank hangs if it is outside a step for this long, unless its job sets another limit.
         start_s: A rank hangs if it has not trained a step after this long (importing, building, compiling). A script
             hangs if its log shows no new step for this long and for ``hang_steps`` times its longest step.
         grace_s: Most seconds that a job may ask for to save and leave; see `DesiredState.grace_s`.
         kill_s: Seconds from SIGTERM to SIGKILL for a rank that has already had its time to save.
-        settle_s: After a rank is lost: seconds that its peers have to end too, before the other ranks form a new group.
+        settle_s: Seconds to wait after a rank is lost, because others may end too; then the rest form a new group.
         rejoin_s: If all ranks live but have not formed a group after this long, the group is formed anew.
-        meet_s: If the ranks of a script are not connected after this long, each rank is taken to run the whole script.
-        losses: Number of losses of ranks in a row, without a trained step between them, that a job may have; the next
-            loss fails the job.
+        meet_s: If the ranks of a script are not connected after this long, each is assumed to run the whole script.
+        losses: How often a job may lose ranks without training a step in between; the next loss fails the job.
         transit_poll_s, steady_poll_s: Seconds between two looks at a gang while it changes, and while nothing happens.
         ended_kept: Logs of ended ranks that are kept for each job.
     """
@@ -84,7 +83,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Event: all ranks of the desired state with this epoch train."""
+    """Event: all ranks train that the controller wanted in this epoch (placement of the job)."""
 
     job_id: str
     epoch: int
@@ -148,7 +147,7 @@ class Rescaled:
 
 @dataclass(frozen=True, slots=True)
 class Continued:
-    """Event: the log of a script that was launched again shows its first step.
+    """Event: a script was launched again, and its log shows the first step.
 
     ``went_on`` is True if the script continued from its checkpoint, False if it began again.
     """

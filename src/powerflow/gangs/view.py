@@ -1,7 +1,7 @@
 """Answer questions about one gang in one turn, from its record, the engine's answer and the reports of its ranks.
 
-A view decides nothing and changes nothing. It reads the gang record anew for each question, so its answers stay true
-when the record changes.
+A view decides nothing and changes nothing. Each answer is read from the gang record at that moment, so it is true even
+after a change.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Losses:
     Attributes:
         count: Number of losses.
         step: Number of trained steps at the last loss.
-        mended: Generation without the ranks that were lost last. The gang grows again once this generation trains.
+        mended: Number of the group that was formed without the lost ranks. Once it trains, the gang may grow again.
     """
 
     count: int = 0
@@ -54,8 +54,7 @@ class GangView:
 
     Attributes:
         record: The gang record.
-        statuses: The engine's status of each rank, by rank name. Ranks that the record does not have (strays) are
-            included.
+        statuses: The engine's status of each rank, by rank name, even of ranks that the record does not have (strays).
         wanted: GPUs that the gang shall have.
     """
 
@@ -93,7 +92,7 @@ class GangView:
 
     @property
     def running(self) -> list[str]:
-        """All ranks of this job that run, with ranks that the gang record does not have (strays)."""
+        """All ranks of this job that run, even those that the gang record does not have (strays)."""
         return [name for name in self.statuses if self.alive(name)]
 
     @property
@@ -103,7 +102,7 @@ class GangView:
 
     @property
     def ended(self) -> list[str]:
-        """Ranks in the gang record that have ended, but were not handled yet."""
+        """Ranks in the gang record that have ended, and whose end was not handled yet."""
         return [name for name in self.record.ranks if self.has_ended(name)]
 
     @property
@@ -118,7 +117,7 @@ class GangView:
     def is_stale(self, name: str) -> bool:
         """Return True if a rank can never be launched.
 
-        Such a rank was named in an earlier epoch of the job and not launched; launches of this epoch are refused now.
+        Such a rank belongs to an earlier epoch (placement) of the job, whose launches the engine now refuses.
         """
         return not self.record.ranks[name].launched and RankName.parse(name).epoch < self.record.epoch
 
@@ -168,8 +167,7 @@ class InPlaceView(GangView):
     def ended_badly(self, name: str) -> bool:
         """Return True if a rank that was not told to leave ended too early or with an error.
 
-        A rank that got SIGTERM from somebody else saves and ends with code 0. The answer for such a rank is True,
-        because it has not finished training.
+        This includes a rank that got SIGTERM from somebody else: it ended with code 0, but has not finished training.
         """
         released = name in self.reports and self.reports[name].phase is Phase.RELEASED
         return self.code(name) != 0 or released or self.rebooted(name)
@@ -182,10 +180,10 @@ class InPlaceView(GangView):
 
     @property
     def trained_all(self) -> RankReport | None:
-        """Last report of the first rank that has ended because no step is left to train; None if there is no such rank.
+        """Report of the first rank that ended because no step is left to train; None if there is no such rank.
 
-        The script of a rank may leave its training loop before the last step; then this rank reports nothing more. The
-        other ranks leave the loop too, or wait for this rank for ever.
+        A script may also leave its training loop early. Then its rank reports nothing more, and the other ranks leave
+        the loop too or wait for ever.
         """
         for name in self.ended:
             report = self.reports.get(name)
@@ -198,13 +196,13 @@ class InPlaceView(GangView):
 
     @property
     def all_trained(self) -> bool:
-        """True if the ranks that trained have finished all steps, and only run the rest of their script."""
+        """True if all ranks that trained have finished all steps, and now run only the rest of their script."""
         phases = [report.phase for name, report in self.reports.items() if report.generation and self.alive(name)]
         return Phase.DONE in phases and all(phase in (Phase.DONE, Phase.RELEASED) for phase in phases)
 
     @property
     def late(self) -> list[str]:
-        """New ranks that came when the gang had already trained all steps. They would wait for ever for a group."""
+        """New ranks that came after all steps were trained. They would wait for ever for a group."""
         return [name for name in self.record.ranks if not self.joined(name)] if self.all_trained else []
 
     @property
@@ -214,7 +212,7 @@ class InPlaceView(GangView):
 
     @property
     def peers_know(self) -> bool:
-        """True if the other ranks have noticed that ranks were lost, or need no more time to notice it."""
+        """True if all other ranks have noticed that ranks were lost, or if none of them can notice it."""
         trained = [self.reports[name] for name in self.living if self.joined(name)]
         noticed = all(report.phase in (Phase.BROKEN, Phase.DONE) for report in trained)
         return not self.living or (bool(trained) and (noticed or not any(map(self.joined, self.lost))))

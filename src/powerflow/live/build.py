@@ -68,7 +68,7 @@ class ClusterSettings:
         seed, time_scale: Settings of emulated GPUs; see `Emulation`.
         replays: Functions that replay past days (`powerflow.live.governance.replay_process`).
         stage: Rollout stage of all projects until an operator sets another stage.
-        costs: Measured costs of some models; None: all jobs start from the costs in the catalogue.
+        costs: Measured step times and watts of some models; None: all jobs start from the catalogue's values.
         restored: Accept a store or state directory of another cluster; see `powerflow.store.pairing`.
         max_grace_s: Most seconds that a job gets between SIGTERM and SIGKILL.
         controller: Settings of the controller's loop.
@@ -219,7 +219,7 @@ def _claims(gpus: Sequence[Gpu], emulation: Emulation | None) -> GpuClaims:
 
 
 def preloaded() -> Sequence[str]:
-    """Return the names of modules that are loaded once for all ranks of Python scripts, to save seconds per rank."""
+    """Return the names of modules to load once for the ranks of all Python scripts, which saves seconds per rank."""
     from importlib.util import find_spec
 
     if find_spec("torch") is None:
@@ -253,7 +253,7 @@ def _gpus(settings: ClusterSettings, left_out: list[str]) -> tuple[Sequence[Gpu]
 
 
 def _axes(name: str, nodes: Sequence[Node]) -> Axes:
-    """Return the GPU counts and clocks that jobs may have on one GPU type.
+    """Return the GPU counts and the clocks that jobs may have on one GPU type.
 
     The counts are powers of two, whole nodes, and each count up to 16 or up to a node.
     """

@@ -1,7 +1,7 @@
-"""Answer requests of the API from the store and from the latest snapshot of the controller's loop.
+"""Answer API requests from the store (the controller's database) and from the loop's latest copies of the active jobs.
 
-A request that changes something is written to the store; then the loop gets a command. Only the request `explain` waits
-for the loop.
+A request that changes something is written to the store; then the loop gets a command. Of all requests only `explain`
+waits for an answer of the loop.
 """
 
 from __future__ import annotations
@@ -295,7 +295,7 @@ class ClusterService(ClusterApi):
         check_gpus(spec, self._controller.scheduler.pools, self._controller.power.types)
 
     def _check_crowd(self, user: str) -> None:
-        """Refuse another job of a user with very many jobs: each job takes time in every turn and every decision."""
+        """Refuse a job of a user who has very many jobs: each job takes time in every turn and every decision."""
         active = sum(job.user == user for job in self._controller.snapshot.values())
         if active >= MOST_ACTIVE:
             raise Refused(f"{user} has {active} jobs that have not ended", fix="cancel jobs, or wait until jobs end")

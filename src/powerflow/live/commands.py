@@ -87,11 +87,11 @@ class ApiCommands:
         return bool(self._waiting)
 
     def put(self, command: ApiCommand) -> None:
-        """Add a command for the loop. Write to the store before this call."""
+        """Add a command for the loop. Write the request to the store before this call."""
         self._waiting.append(command)
 
     def take_all(self, now_s: float) -> None:
-        """Carry out the commands that wait, at most `COMMANDS_AT_ONCE`.
+        """Carry out waiting commands, at most `COMMANDS_AT_ONCE` of them.
 
         Raises:
             StoreError: The store cannot be used. The command that failed is carried out at the next call.

@@ -59,9 +59,10 @@ class ControllerSettings:
     Attributes:
         idle_s, busy_s: Most seconds between two turns of the loop while no job runs, and while a job runs.
         save_s: Seconds between two times at which running jobs are stored.
-        lease_s: Another controller may take over the store this long after the last sign of this controller.
-        explore_steps: Steps at each clock when a class first runs on a GPU count; 0: clocks are not tried.
-        pause_s: Pause of a rescale before a pause was measured, by ``rescale``.
+        lease_s: Another controller may take over the store if this one has not renewed its lease for this long.
+        explore_steps: Steps at each clock when a class (jobs of equal cost) first runs on a GPU count; 0: try no
+            clocks.
+        pause_s: Assumed pause of a rescale until one was measured, seconds, for each ``rescale`` mode.
     """
 
     idle_s: float = 1.0
@@ -143,14 +144,14 @@ class Controller:
         return math.inf if self._draining else max(self._executor.wake_s, self.turned_s)
 
     def tell(self, command: ApiCommand) -> None:
-        """Give the loop a command to carry out. Write to the store before this call."""
+        """Give the loop a command to carry out. Write the request to the store before this call."""
         self._commands.put(command)
         self._bell.set()
 
     def inquire(self, job_id: str, wait_s: float = 2.0) -> Insight | None:
-        """Ask the scheduler a question about a job.
+        """Ask the scheduler why a job has its GPUs, and what else it could have.
 
-        The question goes through the loop, because only the loop may use the scheduler.
+        The loop asks the scheduler, because no other thread may use it.
 
         Returns:
             None if the scheduler does not know the job, or the loop does not answer in ``wait_s`` seconds.
@@ -191,7 +192,7 @@ class Controller:
         """Run turn after turn until ``stop`` is set.
 
         Raises:
-            LostClaim: Another controller has the store, because this controller was asleep for longer than its lease.
+            LostClaim: Another controller has taken the store, because this one did not renew its lease in time.
         """
         watcher = threading.Thread(target=self._watch, args=(stop,), name="powerflow-watch", daemon=True)
         watcher.start()

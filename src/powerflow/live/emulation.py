@@ -1,8 +1,8 @@
 """Emulate GPUs for real ranks: slow their steps down to the speed of a modelled GPU.
 
-Ranks that use `powerflow.elastic` slow themselves down; all other scripts are slowed down from outside. Every class of
-jobs has its own true costs: the model of its family, with hidden random variation. The scheduler never sees these
-costs. It learns them from the measured steps of the ranks.
+Ranks that use `powerflow.elastic` slow themselves down; all other scripts are slowed down from outside. Each class
+(jobs that cost the same per step) has true costs: those of its model family, varied at random. The scheduler never sees
+the true costs. It learns from the measured steps of the ranks.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ class Emulation:
     def environment(
         self, user: str, spec: JobSpec, node: str, numbers: Sequence[int], name: RankName
     ) -> Mapping[str, str]:
-        """Return the environment variables with which a rank on these GPUs finds its emulated GPUs."""
+        """Return the environment variables through which a rank finds its emulated GPUs."""
         gpus = [self._gpus[node, number] for number in numbers]
         truth = ground_truth(class_of(spec, user), gpus[0].gpu_type, self._seed)
         path = self._directory / "ranks" / f"{name}.json"
         return emulate_rank(path, truth, gpus, time_scale=self._time_scale)
 
     def follow(self, ranks: Sequence[RankStatus], jobs: Mapping[str, ActiveJob]) -> None:
-        """Slow the jobs whose scripts do not use `powerflow.elastic`; stop slowing jobs that ended or changed."""
+        """Slow down scripts that do not use `powerflow.elastic`; stop this for jobs that have ended or changed."""
         running: dict[str, list[RankStatus]] = {}
         for rank in ranks:
             job = jobs.get(rank.name.gang)
@@ -73,7 +73,7 @@ class Emulation:
                 self._throttles[job_id] = wanted[job_id], throttle
 
     def close(self) -> None:
-        """Stop slowing scripts: all scripts run at their own speed."""
+        """Let all scripts run at their own speed again."""
         for _, throttle in self._throttles.values():
             throttle.close()
         self._throttles.clear()

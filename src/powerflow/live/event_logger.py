@@ -1,4 +1,4 @@
-"""Copy the store's events to the structured log, so that one log has all events."""
+"""Copy the events in the store to the structured log, so that one log has all events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pass questions about jobs from any thread to the controller's loop, which asks the scheduler."""
+"""Let any thread ask the scheduler about jobs, through the controller's loop."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class ExplainRequests:
     def answer(self, now_s: float) -> None:
         """Answer one question, if any waits.
 
-        Only one question is answered, because with many jobs an answer takes long.
+        Only one question is answered per call, because with many jobs an answer takes long.
 
-        If the scheduler does not know the job, the answer is None. If the answer fails because of a defect of
-        PowerFlow, the defect is logged, and the controller continues.
+        If the scheduler does not know the job, the answer is None. A defect of PowerFlow is logged, and the controller
+        continues.
         """
         if not self._asked:
             return

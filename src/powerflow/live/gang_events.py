@@ -71,13 +71,13 @@ class GangEvents:
         return bool(self._waiting)
 
     def poll(self) -> None:
-        """Let every gang take its next actions; the events that result wait for `take_all`."""
+        """Let every gang take its next actions, and keep the events of the gangs for `take_all`."""
         self._waiting.extend(self._gangs.poll())
 
     def take_all(self, now_s: float) -> None:
-        """Handle the events that wait, at most `EVENTS_AT_ONCE`.
+        """Handle waiting events, at most `EVENTS_AT_ONCE` of them.
 
-        If an event leads to a defect of PowerFlow, only the job of this event fails ("internal: …").
+        If a defect of PowerFlow makes an event fail, only the job of this event fails ("internal: …").
 
         Raises:
             StoreError: The store cannot be written. The event that failed is handled again at the next call.

@@ -1,4 +1,4 @@
-"""Take GPUs out of service and return them: tell the scheduler, move jobs away, and note the reason."""
+"""Take GPUs out of service and return them to it: tell the scheduler, move jobs away, note the reason."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FAULTS = "gpu faults"
 
 
 class GpuService:
-    """Take GPUs of one cluster out of service, and back. Only the controller's loop may use it."""
+    """Take GPUs of one cluster out of service, and return them. Only the controller's loop may use it."""
 
     def __init__(self, context: LoopContext) -> None:
         power = context.power
@@ -47,7 +47,7 @@ class GpuService:
         self.failed_on([(node, (number,)) for node, number in self._uuids])
 
     def look(self) -> None:
-        """Judge from the last readings which GPUs are in service. The next `save` stores what changes."""
+        """Decide from the last readings which GPUs are in service. The next `save` stores what changes."""
         errors, readings, holding = self._power.errors(), self._power.last(), self._gangs.holding()
         ours = self._our_processes() if any(reading.pids for reading in readings.values()) else None
         sights = {}

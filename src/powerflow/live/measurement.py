@@ -26,11 +26,11 @@ class Measurement:
         self._unknown: Collection[str] = frozenset()
 
     def ignore(self, job_ids: Collection[str]) -> None:
-        """Charge nobody for the GPUs of these jobs, because the store does not know the jobs."""
+        """Charge nobody for the GPUs of these jobs, because the jobs are not in the store."""
         self._unknown = job_ids
 
     def measure(self, now_s: float) -> None:
-        """Read the GPUs if the last reading is old, or if a GPU has changed its job since."""
+        """Read the GPUs if the last reading is old, or if a GPU has another job since then."""
         if not self._power.due(now_s, self._holding()):
             return
         self.settle(now_s)

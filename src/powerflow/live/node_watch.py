@@ -15,7 +15,7 @@ class NodeWatch:
         self._engine, self._store, self._table = context.engine, context.store, context.table
 
     def start(self) -> None:
-        """Tell the scheduler which nodes are drained, as the store says."""
+        """Tell the scheduler which nodes are drained according to the store."""
         drained = [node.name for node in self._store.node_states().values() if node.state == "drained"]
         self._table.emit(*map(NodeDrained, drained))
 

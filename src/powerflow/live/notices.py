@@ -1,4 +1,4 @@
-"""Hold what operators should know: the notices of the controller's loop and of its helpers, by name."""
+"""Keep the messages that operators should see now: those of the controller's loop and of its helpers."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import threading
 
 
 class Notices:
-    """Messages to operators, one line each. Each has a name, under which it is replaced and removed. Thread-safe."""
+    """Messages to operators, one line each. A message is replaced and removed by its name. Thread-safe."""
 
     def __init__(self) -> None:
         self._lines: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def show(self, name: str, line: str) -> bool:
-        """Show a line, or remove the line of this name if ``line`` is ""; return whether this changes what is shown."""
+        """Show a line under a name, or remove this name's line if ``line`` is ""; return whether anything changed."""
         with self._lock:
             if line == self._lines.get(name, ""):
                 return False

@@ -39,12 +39,12 @@ def recall(context: LoopContext) -> None:
 def adopt(context: LoopContext, now_s: float) -> frozenset[str]:
     """Take over all jobs that have not ended.
 
-    The ranks of a job continue if the store, its gang and the cluster agree about the job.
+    The ranks of a job continue if the store, the job's gang and the cluster agree about the job.
 
     1. Each job gets the stored decision (intent) of the last controller, if its GPUs are still in the cluster.
-    2. If a gang has a later epoch than the store (which was restored from a backup), the ranks of this gang end.
-    3. Send the scheduler an event for each job, with the place where the job runs.
-    4. Decisions that differ from the stored intents are stored. Then the gangs adopt their ranks, and end all others.
+    2. If a gang has a later epoch than the store, the store was restored from a backup. Then the ranks of the gang end.
+    3. The scheduler gets an event for each job, with the GPUs on which the job runs.
+    4. Decisions that differ from the stored ones are stored. Then the gangs take over their ranks, and end all others.
 
     Returns:
         Ids of jobs with running ranks that the store does not know.

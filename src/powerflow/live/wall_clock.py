@@ -1,9 +1,9 @@
 """Provide two times: the machine's time of day, which can be set, and a time that is never set.
 
-The machine's clock can be set while the controller runs: late in booting when the network answers, by an administrator,
-after a sleep. Time stamps, budgets, caps and leases use the machine's clock and follow at once, forward and back.
-Durations (intervals, patience, GPU-seconds) must not change. So when the clock is set by some seconds, earlier moments
-are moved by the same number of seconds (`moved`), and the scheduler gets a time that is never set (`SchedulerTime`).
+The machine's clock can be set while the controller runs: by the network soon after a boot, by an administrator, or
+after a sleep. Time stamps, budgets, caps and leases use the machine's clock and follow at once. Durations (intervals,
+waits, GPU-seconds) must not change. So when the clock is set by some seconds, earlier moments are moved by the same
+number of seconds (`moved`). The scheduler gets a time that is never set (`SchedulerTime`).
 """
 
 from __future__ import annotations

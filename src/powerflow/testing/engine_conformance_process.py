@@ -1,5 +1,5 @@
 # ruff: noqa: D102 (a test's name says what it holds)
-"""Test what engines must do whose ranks are POSIX processes.
+"""Test the behaviour of engines whose ranks are POSIX processes.
 
 The test must see the same file system as the ranks.
 """

@@ -1,4 +1,4 @@
-"""Check the arrays of a pool. They are computed again from GPU owners, GPUs out of service and node status."""
+"""Check the arrays of a pool against owners of GPUs, GPUs out of service, and status of nodes."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def pacer_from_environment(environment: Mapping[str, str] | None = None) -> Pace
 
 
 class Pacer:
-    """Makes the steps of one rank last as long as on its emulated GPUs. Only one thread may use it.
+    """Makes each step of a rank last as long as on the emulated GPUs. Only one thread may use it.
 
     Attributes:
         steps: Number of steps that were paced.

@@ -1,4 +1,4 @@
-"""Share a record between processes in a file. Reading needs no lock. A reader never sees a half-written record.
+"""Share a record between processes in a file. A reader needs no lock, and never sees a half-written record.
 
 The file holds a description that never changes, and **two slots** for the record. A writer holds the file's lock. It
 overwrites the older slot, with a higher number and a checksum, and leaves the other slot as it is. A reader takes the

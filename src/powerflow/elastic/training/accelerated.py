@@ -1,8 +1,8 @@
 """Tell Hugging Face's accelerate the number of this rank, so that ``is_main_process`` is True on one rank only.
 
-PowerFlow starts ranks without the launcher of accelerate. So accelerate takes each rank for process 0 of 1. Here its
-process index is replaced by the number of the rank. Its number of processes stays 1. Otherwise accelerate would split
-loaders, and would communicate in a process group that it has not formed.
+PowerFlow starts ranks without the launcher of accelerate. So accelerate takes each rank for process 0 of 1. This module
+replaces accelerate's process index by the number of the rank. Accelerate's number of processes stays 1. Otherwise
+accelerate would split loaders, and would communicate in a process group that it has not formed.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ _OURS = ("batch_size", "batch_sampler", "sampler", "shuffle")
 class RankSamples(Sampler[list[int]]):
     """Sampler of one rank: yields a list of sample indices for each pass.
 
-    It begins at a position of the run, and ends at the end of this training epoch.
+    The first pass is at a position of the run, the last at the end of the training epoch.
     """
 
     def __init__(self) -> None:

@@ -6,8 +6,8 @@ The script's loop runs once per pass, but what the script does in the loop is me
   backward they are put back. In between, the script sees no gradients: clipping, clearing or using them has no effect.
   In the last pass, the script sees the sum of all passes.
 - If something else changes between two passes (`powerflow.elastic.training.look`), the script is refused.
-- A pass may have several backwards, one after another. An update or a clear between two of them is refused, because the
-  second backward would use other parameters than in a step of one pass.
+- A pass may have several backwards, one after another. A script that updates or clears gradients between two of them is
+  refused, because the second backward would use other parameters than in a step of one pass.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Limit memory and CPUs of ranks by control groups (cgroups), and find all processes of a rank, even detached ones.
 
 Cgroup versions 1 and 2 are used where they are mounted. With version 2, a control group holds all processes of a rank,
-so that they can be killed even if shim and agent were killed. A limit needs the kernel's controller for memory or cpu:
-in version 2 if that controller was delegated to this user, otherwise in version 1 (which has a separate hierarchy for
-each controller). If the directory for a limit cannot be created, the limit cannot be enforced.
+so that they can be killed even if shim and agent were killed. The kernel has one controller for memory and one for
+CPUs. A limit uses its controller in version 2 if this user may use it there, otherwise in version 1 (with a separate
+hierarchy for each controller). If the directory for a limit cannot be created, the limit cannot be enforced.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Cgroups:
     limiting: Mapping[str, tuple[Path, int]]
 
     def limits(self) -> frozenset[str]:
-        """Return those of the limits ``memory`` and ``cpus`` that can be enforced."""
+        """Return the limits that can be enforced: ``memory``, ``cpus``, both or none."""
         return frozenset(self.limiting)
 
     def enter(self, rank: str, pid: int, *, memory_bytes: int, cpus: float) -> list[str]:

@@ -82,7 +82,7 @@ class LocalEngine:
         return [EngineNode(name, gpus) for name, gpus in self._ask({"do": "hello"})["nodes"].items()]
 
     def limits(self) -> frozenset[str]:
-        """Return those of the limits memory, cpus and user that this engine can enforce on this machine."""
+        """Return the limits that this engine can enforce on this machine: some of "memory", "cpus" and "user"."""
         return frozenset(self._ask({"do": "hello"})["limits"])
 
     def notices(self) -> Sequence[str]:

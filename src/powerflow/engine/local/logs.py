@@ -1,6 +1,6 @@
 """Write and read the log of a rank.
 
-Only the newest part is kept on disk; offsets count all bytes that were ever written.
+Only the newest part is kept on disk. Offsets count all bytes that were ever written.
 
 The log is a series of files. The name of each file is the offset of its first byte. A new file begins after
 `SEGMENT_BYTES`. The oldest file is deleted when the others hold that many bytes. So at least `SEGMENT_BYTES` of the

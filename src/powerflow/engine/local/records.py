@@ -51,7 +51,7 @@ def check_gang(gang: str) -> str:
 
 
 def check_epoch(epoch: int) -> int:
-    """Return an epoch (or rank number) unchanged if it is a whole number ≥ 0.
+    """Return an epoch or a rank's number unchanged if it is a whole number ≥ 0.
 
     Raises:
         EngineError: The epoch is not a whole number ≥ 0.

@@ -1,4 +1,4 @@
-"""Find running ranks of the same owner from another engine folder, which was copied or deleted.
+"""Find ranks of the same owner that still run from another engine folder, such as a copied or deleted one.
 
 The owner's name is among the arguments of an agent. Its shims are forks of the agent, so they show the same arguments.
 The working directory of a shim is its engine folder, so the folder is known even after it was deleted.

@@ -1,7 +1,8 @@
 """Keep the energy budgets of a live cluster, and send the scheduler the energy price and the limits in watts.
 
-The governors are the same as in the simulator (`powerflow.energy.budgets`). This module gives them meter readings, the
-remaining energy of active jobs, and once a day a replay of the last day's jobs. It also stores the governors' states.
+Each budget has a governor (`powerflow.energy.budgets`), as in the simulator. The governors get from this module the
+meter readings, the energy that active jobs still need, and once a day a replay of the last day's jobs. This module also
+stores the states of the governors.
 """
 
 from __future__ import annotations
@@ -70,8 +71,8 @@ class LiveBudgets:
         cluster: The cluster.
         meter_j: Returns the joules that the whole cluster has used so far.
         signals: The signals that change the energy price over the day.
-        learning: The cost beliefs of the jobs' classes.
-        axes: GPU counts and clocks by GPU type.
+        learning: Has the believed costs of all jobs.
+        axes: GPU counts and clocks that jobs may have, by GPU type.
         respond: Function that replays past days; with None, prices stay 0.
         price: λ_E (s/J) while the cluster has no budget.
         emulated: True if the GPUs are emulated.
@@ -167,7 +168,7 @@ class LiveBudgets:
             return [self._show(self._stored[project], now_s) for project in sorted(self._stored)]
 
     def words(self, now_s: float) -> str:
-        """Describe in plain words which limits of energy use apply now."""
+        """Describe in plain words how much energy may be used now."""
         shown = self.show(now_s)
         if not shown:
             return "none: a fixed price of energy" if self._price else "none: only time counts"
@@ -191,9 +192,9 @@ class LiveBudgets:
     # -- the loop -------------------------------------------------------------------------------------------------
 
     def start(self, now_s: float) -> scheduler_events.Event:
-        """Restore the governors, and return the event with the energy price and limits that they last set.
+        """Restore the governors; return the event with the energy price and the limits (W) that they last set.
 
-        The first plan must not exceed these limits.
+        The first plan of the scheduler must not exceed these limits.
         """
         accounts = self._store.charges.accounts(0.0, now_s, "project")[:-2]  # the last two are idle and total
         kept = self._store.get(KEEPERS, {})
@@ -216,7 +217,7 @@ class LiveBudgets:
             return self._terms
 
     def charge(self, project: str, energy_j: float) -> None:
-        """Add joules that a job of a project has used to the energy of this project."""
+        """Add the joules that a job has used to the energy of the job's project."""
         if project:
             self._project_j[project] = self._project_j.get(project, 0.0) + energy_j
 
@@ -261,7 +262,7 @@ class LiveBudgets:
             self._begin_replay(now_s, table)
 
     def warn(self, tell: Callable[[str], None]) -> None:
-        """Report each warning once, then store the states of the governors, which include which warnings were reported.
+        """Report each warning once. Then store the governors' states, which name the reported warnings.
 
         Args:
             tell: Called with each warning.

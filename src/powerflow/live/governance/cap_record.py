@@ -1,4 +1,4 @@
-"""Record the power that was drawn under each power cap, to judge later whether the cap was kept.
+"""Record the watts that are drawn under each power cap, to judge later whether the cap was kept.
 
 There is one CSV file for each cap. The values of a line hold from the time of this line to the time of the next line.
 """

@@ -1,6 +1,6 @@
 """Keep the power caps of a live cluster, pass them to the scheduler, and judge how well each cap was kept.
 
-The watts drawn under a cap are recorded as they are metered (`powerflow.live.governance.cap_record`). The same code
+Each meter reading is recorded for the caps that it concerns (`powerflow.live.governance.cap_record`). The same code
 judges live and simulated caps (`powerflow.scheduler.caps.compliance`).
 """
 
@@ -48,7 +48,7 @@ class StoredCap:
     def place(self) -> tuple[str, float]:
         """The part of the cluster that is capped, and the start time.
 
-        A new cap with the same pair replaces the old cap.
+        A new cap for the same part and start time replaces the old cap.
         """
         return self.scope, self.start_s
 
@@ -186,7 +186,7 @@ class Caps:
                 self._records.note(cap.number, now_s, self._drawn_w(scope), allowed_w(scope))
 
     def _stored(self) -> tuple[int, list[StoredCap]]:
-        """Return the last number given to a cap, and all caps, oldest first. A number is never given twice."""
+        """Return the highest number of a cap so far, and all caps, oldest first. No number is used twice."""
         kept = self._store.get(CAPS, {"last": 0, "caps": []})
         return kept["last"], [StoredCap(**cap) for cap in kept["caps"]]
 

@@ -27,9 +27,9 @@ class PastDays:
 
     Attributes:
         days: The jobs of each day; their times of submission count from the beginning of the day.
-        shares: For each day, the share of the day in which the cluster already existed; below 1 only for the first day.
+        shares: For each day, the part of the day (0 to 1) in which the cluster existed; below 1 only for the first day.
         costs: Believed costs by (cost class, GPU type).
-        news: Costs of classes that the scheduler has not received since the controller started.
+        news: Costs of classes about which the scheduler was not yet told since the controller started.
     """
 
     days: Sequence[Sequence[Job]]

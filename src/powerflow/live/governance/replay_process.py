@@ -1,7 +1,6 @@
 """Replay past days in a separate process, because a replay takes seconds and must not delay the controller's loop.
 
-The functions that replay belong to the simulator. `powerflow.cli.serve` passes these functions as arguments, because
-`powerflow.live` must not import the simulator.
+`powerflow.live` must not import the simulator. So `powerflow.cli.serve` passes the functions that replay as arguments.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Estimate daily how much PowerFlow would have saved on the cluster's last days, while it does not manage all jobs.
+"""Estimate daily what PowerFlow would have saved on the last days, as long as some projects are not managed.
 
 The simulator replays these days twice with the believed costs: once as the jobs' owners asked, and once with the policy
-under all rules. The result is an estimate by a model, and is shown as an estimate.
+and all its rules. The result comes from a model, so it is always shown as an estimate.
 """
 
 from __future__ import annotations

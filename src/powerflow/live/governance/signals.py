@@ -1,7 +1,7 @@
-"""Keep the signals of a live cluster in the store, and fetch them: the cost and the emissions of energy over time.
+"""Fetch and store the signals of a live cluster: what a kWh costs (tariff) or emits (carbon) over time.
 
-Fetched values are added to the known values. If a fetch fails, the known values are used until they are too old. Then
-the signal's fallback value is used (`powerflow.energy.signal`), and all results computed from it say so.
+Fetched values are added to the known values. If a fetch fails, the known values are used until they are too old. After
+that, the signal's fallback value is used (`powerflow.energy.signal`), and all results say so.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Signals:
         self._fetched: deque[tuple[StoredSignal, Signal | str]] = deque()  # fetched, not yet taken by the loop
 
     def clock_set(self) -> None:
-        """Make all signals due to be fetched again, because the machine's clock was set."""
+        """Let `refresh` fetch all signals again, because the machine's clock was set."""
         self._asked_s.clear()
 
     # -- from outside ---------------------------------------------------------------------------------------------

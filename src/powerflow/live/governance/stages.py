@@ -33,7 +33,7 @@ OTHERS = "*"
 
 @dataclass(frozen=True, slots=True)
 class StoredStage:
-    """The stage of a project, or of all projects without their own stage, as the store keeps it."""
+    """A rollout stage as the store keeps it: of one project, or of all projects without their own stage."""
 
     stage: Stage
     by: str

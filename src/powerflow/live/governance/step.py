@@ -37,7 +37,7 @@ class GovernanceStep:
     """Apply the budgets, caps, signals and stages of operators in each turn of one controller's loop.
 
     Attributes:
-        cap_w, watt_price: Power limit in watts (inf: none) and price of a watt, in the last plan.
+        cap_w, watt_price: Power limit in watts (inf: none) and what a watt was worth, in the last plan.
         notices: Messages of the last plan about power caps.
         steps: Actions of each turn. If an action fails for now, the next turn repeats it.
     """
@@ -105,7 +105,7 @@ class GovernanceStep:
                 job.unmanaged()
 
     def decided(self, plan: Plan, now_s: float) -> None:
-        """Log the effect of a plan on each job. Call this after the plan was written to the job table."""
+        """Log what a plan decides for each job. Write the plan to the job table before this call."""
         stages, decision_log, jobs = self._parts.stages, self._parts.decision_log, self._table.jobs
         self.cap_w, self.watt_price, self.notices = plan.cap_w, plan.watt_price, tuple(plan.notices)
         self._parts.budgets.decided(self._scheduler.limited)

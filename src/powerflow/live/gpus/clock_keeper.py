@@ -1,12 +1,12 @@
 """Keep GPUs at the wanted clocks, and detect GPUs that run at another clock.
 
-The clock that was *asked for* is the last one that PowerFlow requested. This clock *holds* once a later reading shows
-the GPU at this clock. The clock that *runs* is the one that the GPU reports.
+The clock *asked for* is the one that PowerFlow last requested. It *holds* once a later reading shows the GPU at it.
+Readings that show another clock are handled so:
 
-If a GPU runs above the clock that was asked for, the clock was lost: somebody or a watchdog reset it, or the driver did
-not obey. Then the GPU is asked again at once, and after that less and less often. If a GPU runs below the clock, and
-heat, the GPU's power limit or idleness explains this, the GPU is left alone. If the driver names no such reason and the
-GPU is busy, somebody else has locked the GPU to a lower clock; then the GPU is asked again too.
+- A higher clock: somebody or a watchdog has reset the clock, or the driver did not obey. PowerFlow asks again at once,
+  and after that less and less often.
+- A lower clock, for which the driver names a reason (heat, power limit, idle): PowerFlow does nothing.
+- A lower clock without such a reason, while the GPU is busy: somebody else has locked the clock. PowerFlow asks again.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class ClockKeeper:
         self._changes: list[AuditRecord] = []  # not in the audit yet
 
     def start(self) -> None:
-        """Take over the clocks that an earlier controller has set, until the next `tune` changes them."""
+        """Keep the clocks that an earlier controller has set, until the next `tune`."""
         borrowed = self._clocks.borrowed()
         self._asked = {
             place: _Asked(math.nan, -math.inf, -math.inf, borrowed=True)
@@ -106,7 +106,7 @@ class ClockKeeper:
             out: GPUs that are out of service; they are left alone.
 
         Returns:
-            New readings of GPUs that were read after they were asked for a clock.
+            New readings, of the GPUs that were asked for a clock by this call.
         """
         moment_s = self._clock()
         self._renew(now_s, moment_s)
@@ -129,13 +129,13 @@ class ClockKeeper:
         return said
 
     def holds(self, places: Collection[Place]) -> bool:
-        """Return True if these GPUs were read at the clocks that they were asked for, and at no other clock since."""
+        """Return True if the readings show each of these GPUs at the clock that it was asked for."""
         return all(place in self._asked and self._asked[place].holds for place in places)
 
     def strays(self, place: Place) -> bool:
-        """Return True if a GPU was last read at another clock than it was asked for.
+        """Return True if the last reading shows a GPU at another clock than the one that it was asked for.
 
-        A GPU whose own state (heat, its power limit, idleness) explains the other clock does not count.
+        A lower clock with a known reason (heat, power limit, idle) does not count.
         """
         asked = self._asked.get(place)
         return asked is not None and (asked.off or bool(asked.error))

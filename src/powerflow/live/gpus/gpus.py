@@ -81,7 +81,7 @@ class ClusterGpus:
         self._look()
 
     def due(self, now_s: float, holding: Mapping[Place, str]) -> bool:
-        """Return True if the GPUs should be read now: the last reading is old, or a GPU has changed its job since."""
+        """Return True if the GPUs should be read now: the last reading is old, or a GPU has another job since then."""
         return now_s - self._read_s >= READ_S or holding != self._owners
 
     def settle(self, now_s: float, holding: Mapping[Place, str]) -> Mapping[str, tuple[float, float]]:
@@ -146,7 +146,7 @@ class ClusterGpus:
 
     @property
     def settable(self) -> bool:
-        """True if PowerFlow can set the clocks of all GPUs, or does not know yet that it cannot."""
+        """True unless it is known that PowerFlow cannot set the clock of some GPU."""
         return not self._refused
 
     def tune(self, now_s: float, wanted: Mapping[Place, float]) -> None:
@@ -162,7 +162,7 @@ class ClusterGpus:
         self.keeper.write_changes(self._store.note)
 
     def finish(self, *, give_back: bool) -> None:
-        """Reset all clocks if ``give_back`` is True, because no job runs on.
+        """Reset all clocks if ``give_back`` is True, that is, if no job continues to run.
 
         Otherwise the clocks stay until their lease ends.
         """

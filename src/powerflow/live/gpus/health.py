@@ -1,4 +1,4 @@
-"""Decide which GPUs are in service, from the readings of each GPU. No I/O, no clock.
+"""Decide from readings which GPUs are in service. The code does no I/O and reads no clock.
 
 | observation | leaves service | comes back |
 |---|---|---|

@@ -1,8 +1,8 @@
 """Present the GPUs of one machine as nodes of the scheduler, with a fixed number for each GPU.
 
 A node has GPUs of one type, so a machine with two types is two nodes: ``gpu07-A100`` and ``gpu07-L4``. The placement of
-a job names nodes and GPU numbers, and the job continues while the controller restarts. So the number of each GPU (by
-UUID) is kept on disk. A GPU that is missing keeps its number, and counts as lost.
+a job names nodes and GPU numbers, and must stay valid when the controller restarts. So the number of each GPU (by UUID)
+is kept on disk. A GPU that is missing keeps its number, and counts as lost.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class AbsentGpu:
 
 
 def numbered(gpus: Sequence[Gpu], host: str, state: Path) -> Sequence[Gpu]:
-    """Give every GPU of this machine a node and a number there, and store them. A known GPU keeps its node and number.
+    """Give every GPU of this machine a node and a number in it, and store both. A known GPU keeps its node and number.
 
     Args:
         gpus: GPUs of this machine that can be used; their ``node`` and ``index`` are set.

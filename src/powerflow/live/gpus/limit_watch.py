@@ -1,9 +1,8 @@
 """Detect GPUs whose power limit somebody else has changed, so that no costs are learned from these GPUs.
 
-PowerFlow sets no power limits. The limit that a GPU had when no job was on it is taken as its own limit; costs are
-learned at this limit. The limit may be changed by a job that searches for a better limit (Zeus'
-``GlobalPowerLimitOptimizer``), or by an operator with ``nvidia-smi -pl``. Such a change alters what every step costs
-for as long as it lasts.
+PowerFlow sets no power limits. The limit that a GPU has while no job is on it counts as its own limit; costs are
+learned at this limit. A job may change the limit to search for a better one (Zeus' ``GlobalPowerLimitOptimizer``); so
+may an operator with ``nvidia-smi -pl``. While the limit is changed, every step costs something else.
 """
 
 from __future__ import annotations

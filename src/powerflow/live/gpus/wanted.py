@@ -37,7 +37,7 @@ def type_wanted(wanted: str | None, types: Mapping[str, Collection[str]]) -> str
 
 
 def check_gpus(spec: JobSpec, pools: Mapping[str, Pool], types: Mapping[str, Collection[str]]) -> None:
-    """Refuse a job that asks for GPUs that this cluster can never give to it.
+    """Refuse a job that asks for GPUs that this cluster does not have.
 
     Raises:
         Refused: The cluster has no such GPU type (see `type_wanted`) or too few GPUs, or no GPU count that the job

@@ -55,15 +55,15 @@ class ActiveJob:
     Attributes:
         kind: The job's class: jobs that cost the same per step.
         held: True while the owner or an operator keeps the job from running.
-        known: True while the scheduler plans with the job.
-        eligible_s: The job must not run before this time, because it has failed and waits for its next attempt.
+        known: True while the scheduler plans for the job.
+        eligible_s: After a failure: the job must not run again before this time.
         epoch, gpu_type, placement, clock_mhz: The last decision; the placement is empty while the job waits.
         reason, why, decided_s, gpu_price: Explanation of the last decision (`why` is its `Why`), its time, and the
             price of a GPU then.
-        steps: Completed steps that count.
+        steps: Completed steps, without steps that were lost.
         step_time_s: Seconds per step, lately; nan while unknown.
         training: True if the job's ranks have trained since they were last changed.
-        explore_mhz: Clocks still to be tried in this configuration. The first clock is set once steps are timed.
+        explore_mhz: Clocks still to be tried in this configuration, from the job's first step on.
         explore_since_s: When the first clock of ``explore_mhz`` was set.
         window: Steps that are being timed.
         power_w: Watts of the job's GPUs at the last reading.
@@ -145,7 +145,7 @@ class ActiveJob:
         return DesiredState(self.id, self.epoch, self.spec, self.placement, runs_as)
 
     def update(self) -> JobUpdate:
-        """Return the values that the store keeps of the job, apart from its last decision and its charges."""
+        """Return what the store keeps of the job, except its last decision and its charges."""
         return JobUpdate(
             self.id,
             steps=self.steps,
@@ -163,7 +163,7 @@ class ActiveJob:
         return scheduler_job(self.id, self.spec, self.kind, self.submitted_s, iterations)
 
     def explained(self, reason: Reason, gpu_price: float, now_s: float) -> bool:
-        """Set the scheduler's explanation of the job's last decision. Return False if nothing in it is new."""
+        """Set the explanation of the last decision about the job. Return False if it was the same before."""
         self.gpu_price = gpu_price
         if self.why == reason.why and reason.why in QUIET:
             return False
@@ -191,7 +191,7 @@ class ActiveJob:
         self.training, self.window, self.explore_mhz = False, None, ()
 
     def vacated(self, reason: str) -> bool:
-        """Take all GPUs from the job, even if a decision gave them to it. Return False if it had no GPUs."""
+        """Take all GPUs from the job, whatever was decided. Return False if the job had no GPUs."""
         had = bool(self.placement)
         if had:
             self.epoch, self.placement, self.clock_mhz = self.epoch + 1, (), 0.0
@@ -215,7 +215,7 @@ class ActiveJob:
         self.training = True
 
     def progressed(self, steps: float, steps_total: float | None = None) -> None:
-        """Set how many steps count now; the number falls if the job went back to a checkpoint."""
+        """Set how many steps are completed; the number falls if the job went back to a checkpoint."""
         self.steps, self.steps_total = steps, steps_total or self.steps_total
 
     def began_again(self, reason: str) -> None:
@@ -236,12 +236,12 @@ class ActiveJob:
         self.gpu_s += gpu_s
 
     def metered(self, power: MeanPower, disturbed: bool, now_s: float) -> None:
-        """Record a power reading of the job's GPUs, and end the trial of a clock that has lasted for `EXPLORE_S`.
+        """Record a power reading of the job's GPUs. End a clock's trial that has lasted for `EXPLORE_S`.
 
         Args:
-            power: Mean power of the job's GPUs. It is no part of the present timing if its period began earlier.
+            power: Mean power of the job's GPUs. It is left out of the present timing if its period began before it.
             disturbed: True if the GPUs do not show the job's own costs. Then the present steps are not timed, but the
-                time of the trial goes on.
+                trial's time still runs.
             now_s: Time of the reading.
         """
         self.power_w = power.watts
@@ -261,7 +261,7 @@ class ActiveJob:
         self.explore_mhz = clocks_mhz
 
     def unmanaged(self) -> None:
-        """End all trials of clocks and time the job's steps anew, because PowerFlow no longer manages the job."""
+        """End all trials of clocks and time the steps anew, because PowerFlow does not manage the job any more."""
         self.explore_mhz, self.window = (), None
 
     def tried(self, clock_mhz: float | None, now_s: float) -> None:
@@ -293,10 +293,10 @@ def scheduler_job(job_id: str, spec: JobSpec, kind: JobClass, submit_s: float, i
 
 
 def asked(least: int, most: int, counts: tuple[int, ...] | None = None) -> int:
-    """Return the GPU count that policies with fixed counts give a job that accepts ``least`` to ``most`` GPUs.
+    """Return the one GPU count of a job that accepts ``least`` to ``most`` GPUs, for policies with fixed counts.
 
-    It is the power of two nearest to the geometric mean of ``least`` and ``most``, within these limits. If the job
-    lists its ``counts``, it is the listed count nearest to this mean.
+    This is the power of two, within these limits, nearest to their geometric mean. If the job lists its ``counts``, it
+    is the listed count nearest to this mean.
     """
     if counts is not None:
         return min(counts, key=lambda count: (abs(math.log2(count * count / (least * most))), -count))

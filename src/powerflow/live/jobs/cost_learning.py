@@ -3,7 +3,7 @@
 A new job starts from the beliefs about its **class** (same project, name, program and batch). A new class starts from
 
 1. a fitted model of the same program in the same project,
-2. else the model that the job names, with costs from a costs file or from the model's family in the catalogue,
+2. else the model that the job names: its costs stand in a costs file, or come from its family in the catalogue,
 3. else a family that stands for any model; the first measurement corrects its scale.
 
 All measurements go through the `Learner` that the simulator uses too.
@@ -48,10 +48,10 @@ class JobClass:
     """A class: jobs that are taken to cost the same per step.
 
     Attributes:
-        name: Name of the class; the same jobs get the same name on any day.
+        name: Name of the class; equal jobs get the same name on any day.
         program: Which program of which project the jobs run; classes with the same program resemble each other.
         family: Family of the catalogue to start from.
-        global_batch: Samples per step. If the job states no batch, the most GPUs that it may have: one sample for each.
+        global_batch: Samples per step. If the job states no batch: one sample for each GPU that it may have.
         local_max: Most samples of one pass.
         model: Model that the job names; "" if it names none.
     """
@@ -124,7 +124,7 @@ class CostLearning:
         self.pauses_s: dict[str, float] = {}
 
     def expect(self, kind: JobClass) -> Sequence[CostLearned]:
-        """Add a class, if it is new; return the cost beliefs about a new class, and nothing for a known class."""
+        """Add a class if it is new, and return the beliefs about its costs; for a known class return nothing."""
         if kind.name in self._classes:
             return ()
         if kind.name in self.batches:
@@ -149,8 +149,8 @@ class CostLearning:
     def batch_is(self, cost_class: str, global_batch: int) -> Sequence[CostLearned]:
         """Learn the batch of a class from what its ranks report; return the cost beliefs that change.
 
-        It is for classes whose jobs state no batch. Before the first report, the most GPUs that a job may have stand
-        for its batch, so more GPUs look useless.
+        Call this only if the jobs of the class state no batch. Before the first report, a batch is assumed with one
+        sample for each GPU that a job may have.
         """
         kind = self._classes[cost_class]
         if kind.global_batch == global_batch:

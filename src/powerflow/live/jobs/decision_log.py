@@ -1,8 +1,9 @@
 """Log the decisions about each job with a forecast of its end, and learn how accurate the forecasts were.
 
-The forecast is what the model predicts for the job's configuration from now to its end. The interval around it is
-learned from completed jobs (`powerflow.scheduler.calibration`). A job may run in several configurations, one after the
-other: the predictions for all of these periods are added, and compared with the job's real time and energy.
+A forecast is the model's prediction for the job's configuration, from now to the job's end. How wide the interval
+around the forecast must be is learned from completed jobs (`powerflow.scheduler.calibration`). A job may run in several
+configurations, one after the other. At its end, the sum of the predictions for them is compared with its real time and
+energy.
 """
 
 from __future__ import annotations
@@ -194,6 +195,6 @@ class DecisionLog:
         )
 
     def _interval(self, what: str, left: float, past: float) -> tuple[float, float] | tuple[None, None]:
-        """Return the interval of a total: what is past, plus the interval of what is predicted to be left."""
+        """Return the interval of a total: the part that is past, plus the interval of the predicted rest."""
         found = self.calibrations[what].interval(left) if left > 0 else None
         return (past + found[0], past + found[1]) if found else (None, None)

@@ -125,7 +125,7 @@ class JobTable:
         self.emit(scheduler_events.Cancelled(job_id))
 
     def hold(self, job: ActiveJob) -> None:
-        """Take a job's GPUs away, and keep it from running until it is released or ends."""
+        """Take all GPUs from a job, and keep the job from running until `release`."""
         self.held(job)
         self.withdraw(job)
         self.vacate(job, "held")
@@ -176,13 +176,14 @@ class JobTable:
         self._pending[job.id] = self._pending.get(job.id, False) or gpus_change
 
     def vacate(self, job: ActiveJob, reason: str) -> None:
-        """Take all GPUs from a job, even if the scheduler gave them to it."""
+        """Take all GPUs from a job, whatever the scheduler has decided."""
         if job.vacated(reason):
             self._pending[job.id] = True
         self.changed(job)
 
     def supersede(self, job: ActiveJob, epoch: int, reason: str) -> None:
-        """Cancel all decisions about a job up to an epoch. The ranks of the job end, and the job starts again."""
+        """Cancel all decisions about a job up to an epoch (number of a placement). End its ranks, and start it again.
+        """
         job.epoch, job.placement, job.clock_mhz, job.reason = epoch + 1, (), 0.0, reason
         self._pending[job.id] = True
 

@@ -31,8 +31,8 @@ def timed(
 ) -> Observation | None:
     """Measure the time of steps from a report of a job's ranks.
 
-    The first report in a configuration only starts the timing, because its last step may have begun in the
-    configuration before.
+    The first report in a configuration only starts the timing: its last step may have begun in an earlier
+    configuration.
 
     Args:
         job: The job; its step time and the error of its model are set.
@@ -44,7 +44,8 @@ def timed(
         steps: Least number of steps for a measurement.
 
     Returns:
-        A measurement if enough steps ran in one configuration, and their power was read if it can be read; else None.
+        A measurement, once enough steps ran in one configuration and their power was read (if the GPU reports power);
+        until then None.
     """
     key = (report.generation, report.gpus, report.nodes, clock_mhz, report.local_batch, report.accumulation)
     window = job.window
