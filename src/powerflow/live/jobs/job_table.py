@@ -182,8 +182,7 @@ class JobTable:
         self.changed(job)
 
     def supersede(self, job: ActiveJob, epoch: int, reason: str) -> None:
-        """Cancel all decisions about a job up to an epoch (number of a placement). End its ranks, and start it again.
-        """
+        """Cancel all decisions about a job up to an epoch (number of a placement); end its ranks, start it again."""
         job.epoch, job.placement, job.clock_mhz, job.reason = epoch + 1, (), 0.0, reason
         self._pending[job.id] = True
 
