@@ -12,7 +12,7 @@ class InputError(ValueError):
         what: What is wrong, as a clause: "duration is negative (-3)".
         where: Where the error is: a file, ``file:line``, an option or a field.
         fix: How to correct the error: "give seconds ≥ 0".
-        exit_code: 2 for wrong usage, 1 for something that cannot be done, 3 for something that is not found.
+        exit_code: Exit code of the command: 1 failed, 2 wrong usage, 3 not found, 4 refused, 5 unreachable.
     """
 
     def __init__(self, what: str, *, where: str = "", fix: str = "", exit_code: int = 2) -> None:

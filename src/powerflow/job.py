@@ -15,21 +15,20 @@ class Job:
     Attributes:
         id: Name of the job, unique among active jobs.
         submit_s: Submission time, in seconds on the clock of the simulator or controller.
-        cost_class: Name of the job's cost table. Jobs of one class cost the same per iteration.
-        iterations: Work, in iterations at the job's global batch. This is the true number; the scheduler may not know
-            it.
+        cost_class: Name of the job's class. Jobs of one class take the same time and energy per iteration.
+        iterations: True work of the job, in iterations at its global batch. The scheduler may not know this number.
         gpus: Requested number of GPUs. Rigid policies give exactly this number.
         gpus_min: Smallest number of GPUs on which the job can run.
         gpus_max: Largest number of GPUs that the job can use.
         gpus_allowed: The only GPU counts on which the job can run, ascending, from ``gpus_min`` to ``gpus_max``. None
             allows every count between these two.
         weight: Priority, as weight in the mean completion time. 1 is normal; a larger weight is more important.
-        project: Project that the job belongs to, for accounting and fairness.
+        project: Project that the job is charged to.
         gpu_type: The only GPU type on which the job may run, or None for any type.
         protected: True if every plan must keep the job's guarantees: it starts at once and respects ``max_slowdown``.
-        max_slowdown: Largest allowed slowdown, as a share: 0.1 is 10 %. For a protected job it limits the completion
-            time (JCT), relative to running alone as submitted. For any other job it limits the step time, relative to
-            the maximum clock.
+        max_slowdown: Largest allowed slowdown, as a share: 0.1 is 10 %. For a protected job, it limits the completion
+            time compared with running alone as submitted. For any other job, it limits the step time compared with that
+            at the maximum clock.
         keeps: True if the job, once started, must keep its GPUs until it ends, because it cannot resume after a stop.
 
     Raises:

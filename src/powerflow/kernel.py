@@ -1,8 +1,8 @@
 """Compile frequently called functions with numba, but only if this saves time.
 
-Such functions are called kernels. Loading numba takes more memory than the rest of a controller, so it is loaded at the
-first call that needs a compiled kernel. A controller with few decisions does not need numba at all: after `be_patient`,
-kernels run as plain Python until they have used a given time, or until their input is large.
+Such functions are called kernels. numba needs more memory than the rest of a controller, so it is loaded at the first
+call that needs a compiled kernel. A controller with few decisions never needs numba: after `be_patient`, kernels run as
+plain Python until they have used a given time, or until their input is large.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ Function = TypeVar("Function", bound=Callable[..., object])
 def kernel(function: Function) -> Function:
     """Compile a function that creates no arrays and writes its results into arrays that it gets as arguments.
 
-    numba then does not count references to the function's arguments. Counting takes longer than passing an array, and
-    up to nine tenths of the time of functions that pass many arrays to others. Division by zero behaves as in numpy.
+    Such a function is faster, because numba does not count references to its arguments. Counting can take up to nine
+    tenths of the time of functions that pass many arrays on. Division by zero behaves as in numpy.
     """
     return cast(Function, _Later(function, _nrt=False, error_model="numpy"))
 
@@ -46,8 +46,7 @@ def inlined(function: Function) -> Function:
 def be_patient(seconds: float) -> None:
     """Run kernels as plain Python at first, and compile them when they have used more than ``seconds`` in an hour.
 
-    A kernel that gets arrays with many rows is compiled at once. The results are the same, bit by bit: the tests of the
-    scheduler pass with compiled and with plain kernels.
+    A kernel whose arrays have many rows is compiled at once. Compiled and plain kernels give exactly the same results.
     """
     _Later.patience_s = seconds
 

@@ -39,10 +39,10 @@ _RATE = re.compile(_NUMBER + r"([A-Za-z]+)\s*/\s*(s|min)\s*")
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """Amount of energy or power, or a share of a reference.
+    """Amount of energy or power, absolute or as a share.
 
     Attributes:
-        value: Joules or watts; or a share, where 1 is all of it.
+        value: Joules or watts; or a share, where 1 is 100 %.
         relative: True if it is a share.
     """
 
@@ -51,7 +51,7 @@ class Amount:
 
 
 def parse_amount(text: str, where: str) -> Amount:
-    """Read a share such as ``80%``, or an amount of energy as `parse_joules` does.
+    """Read a share such as ``80%``, or an amount of energy such as ``300kWh``.
 
     Raises:
         InputError: The text is not a share or an amount of energy, or not more than 0.
@@ -108,13 +108,13 @@ def length_of(text: str) -> float | None:
 
 
 def seconds_of(text: str) -> float | None:
-    """Convert a duration in the form of `DURATION` to seconds, the default unit; None if it has another form."""
+    """Convert a duration (regular expression `DURATION`) to seconds, the default unit; None if it has another form."""
     found = re.fullmatch(DURATION, text.strip(), re.ASCII)
     return None if found is None else float(found[1]) * _SECONDS[found[3] or "s"]
 
 
 def bytes_of(text: str) -> int | None:
-    """Convert a size such as ``512MiB`` or ``16GB`` to bytes; None if the text has another form than `SIZE`."""
+    """Convert a size such as ``512MiB`` or ``16GB`` to bytes; None if the text has another form."""
     found = re.fullmatch(SIZE, text.strip(), re.ASCII)
     return None if found is None else round(float(found[1]) * _BYTES[found[3]])
 
@@ -173,7 +173,7 @@ def duration(seconds: float) -> str:
 
 
 def durations(*seconds: float) -> list[str]:
-    """Format several durations in the same unit, which suits the longest, so that they can be compared."""
+    """Format several durations in the unit that suits the longest, so that readers can compare them."""
     return _scaled(seconds, _TIMES)
 
 
@@ -183,7 +183,7 @@ def energy(joules: float) -> str:
 
 
 def energies(*joules: float) -> list[str]:
-    """Format several energies in the same unit, which suits the largest, so that they can be compared."""
+    """Format several energies in the unit that suits the largest, so that readers can compare them."""
     return _scaled(joules, _ENERGIES)
 
 
@@ -198,7 +198,7 @@ def power(watts: float) -> str:
 
 
 def percent(share: float) -> str:
-    """Format a share in percent: 0.8 as ``80 %``, 0.125 as ``12.5 %``. A decimal of 0 is left out."""
+    """Format a share in percent: 0.8 as ``80 %``, 0.125 as ``12.5 %``."""
     if not math.isfinite(share):
         return NOTHING
     value = round(share * 100, 1)

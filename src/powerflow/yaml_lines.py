@@ -1,6 +1,6 @@
 """Read YAML files, with the line number of every error.
 
-Callers work on YAML's syntax tree, because plain dictionaries have no line numbers.
+Results are syntax trees (`yaml.Node`) instead of dictionaries, because these have no line numbers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def read_text(path: Path, where: str, what: str) -> str:
     Args:
         path: The file.
         where: Name of the file in error messages.
-        what: Expected content, for error messages, such as "a job".
+        what: What the file should contain, for error messages, such as "a job".
 
     Raises:
         InputError: The file cannot be read, is too large, or is not text; exit code 3 if it does not exist.
@@ -40,7 +40,11 @@ def read_text(path: Path, where: str, what: str) -> str:
 
 
 def decode(content: str | bytes, where: str, what: str) -> str:
-    """Decode UTF-8 text. Arguments and errors are those of `read_text`."""
+    """Decode UTF-8 text; ``where`` and ``what`` are as in `read_text`.
+
+    Raises:
+        InputError: The content is not text.
+    """
     if len(content) > MOST_BYTES:
         raise InputError(f"larger than 1 MiB: not {what}", where=where)
     try:
@@ -75,12 +79,12 @@ def line_of(node: yaml.Node) -> int:
 
 
 def at(where: str, node: yaml.Node) -> str:
-    """Return ``where:line`` for error messages: the name of the source and the line where a YAML node begins."""
+    """Return ``where:line`` for error messages, with the line where a YAML node begins."""
     return f"{where}:{line_of(node)}"
 
 
 def entries(node: yaml.Node, where: str) -> Iterator[tuple[yaml.ScalarNode, yaml.Node]]:
-    """Yield keys and values of a YAML mapping.
+    """Yield each key and value of a YAML mapping.
 
     Raises:
         InputError: The node is not a mapping, a key is not a plain word, or a key occurs twice (YAML would silently use

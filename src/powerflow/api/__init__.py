@@ -1,1 +1,1 @@
-"""Define the contract of a live cluster: its operations, requests and answers."""
+"""Define what a client can ask of a live cluster: operations, requests and answers."""

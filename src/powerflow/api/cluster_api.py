@@ -36,23 +36,22 @@ from powerflow.energy.kinds import Kind
 
 
 class ClusterApi(Protocol):
-    """Protocol between the REST API and a live cluster. Its methods can be called from any thread.
+    """Interface through which the REST API asks a live cluster. Methods can be called from any thread.
 
-    The code that calls a method has already checked that the caller's role is sufficient (`powerflow.api.operations`).
-    Every method may raise `NotFound` if a thing does not exist, `Forbidden` for a job of another user, `Refused` if the
-    state of the thing does not allow the change, and `Unavailable` while the store cannot be used. The part of a
-    method's docstring before ``Returns`` or ``Raises`` is the operation's description in the OpenAPI document, unless
-    its route has a docstring.
+    The REST API checks the caller's role (`powerflow.api.operations`) before it calls a method. Every method may raise
+    `NotFound` (a job or node does not exist), `Forbidden` (the job belongs to another user), `Refused` (the present
+    state does not allow the change) and `Unavailable` (the store cannot be used). The OpenAPI document takes an
+    operation's description from its route's docstring, or else from here: the text before ``Returns`` or ``Raises``.
     """
 
     def submit(self, spec: JobSpec, caller: Caller, key: str | None = None) -> tuple[JobRecord, bool]:
-        """Submit a job. The store has the job on disk when this returns.
+        """Submit a job. When the answer arrives, the job is stored on disk.
 
         Returns:
-            The job, and True if it is new. A key that this caller has used before returns the job of that request.
+            The job, and True if it is new. If this caller has used the key before, the earlier job is returned.
 
         Raises:
-            Refused: The key was used for a different spec, or the job can never run on this cluster.
+            Refused: The key was used for a different job, or the job can never run on this cluster.
         """
 
     def jobs(
@@ -70,7 +69,7 @@ class ClusterApi(Protocol):
         """Show one job."""
 
     def cancel(self, job_id: str, caller: Caller) -> JobRecord:
-        """Cancel a job: its processes are ended. If the job is cancelled already, nothing changes."""
+        """Cancel a job and end its processes. If the job is cancelled already, nothing changes."""
 
     def hold(self, job_id: str, caller: Caller) -> JobRecord:
         """Keep a job from running. If the job is running, it is stopped first and gives back its GPUs."""
@@ -79,7 +78,7 @@ class ClusterApi(Protocol):
         """Let a held job run again."""
 
     def explain(self, job_id: str) -> Explanation:
-        """Explain why a job has the GPUs and the clock that it has, and which other configurations it could have."""
+        """Explain why a job has its present GPUs and clock, and which other GPU counts and clocks it could have."""
 
     def log(self, job_id: str, *, rank: str | None = None, offset: int = 0, limit: int = 65536) -> LogChunk:
         """Show part of a job's log. To get the next part, set `offset` to the offset in this answer."""
@@ -106,34 +105,31 @@ class ClusterApi(Protocol):
         """Show how much energy each user, project or job (`by`) was charged in a time window."""
 
     def stages(self) -> Sequence[StageRecord]:
-        """List rollout stages and the results of their jobs.
+        """List rollout stages and the results of the jobs in them.
 
-        The first applies to all projects, the others to one project each.
+        The first stage applies to all projects without a stage of their own, each further one to one project.
         """
 
     def savings(self) -> SavingsRecord | None:
-        """Show the latest replay of this cluster's own past days; null before the first replay."""
+        """Show the latest simulation of this cluster's past days (a replay); null if there is none yet."""
 
     def set_stage(self, order: StageOrder, caller: Caller) -> Sequence[StageRecord]:
-        """Set the rollout stage of the named projects, or of all projects if none is named, and list all stages."""
+        """Set the rollout stage of the named projects; if none is named, of all projects. List all stages."""
 
     def budgets(self) -> Sequence[BudgetRecord]:
         """List energy budgets and how much of each is used: first the cluster's budget, then budgets of projects."""
 
     def set_budget(self, order: BudgetOrder, caller: Caller) -> BudgetRecord:
-        """Set an energy budget of the cluster or a project, in joules per day or month.
-
-        It replaces the previous budget.
-        """
+        """Set an energy budget of the cluster or a project, in joules per day or month. Replace the previous budget."""
 
     def drop_budget(self, project: str, caller: Caller) -> BudgetRecord:
         """Remove the energy budget of a project. With the project "", remove the cluster's budget."""
 
     def signals(self) -> Sequence[SignalRecord]:
-        """List signals, each with its present value and the value that is used for times without data."""
+        """List signals (tariff and carbon), each with its present value and its value for times without data."""
 
     def set_signal(self, order: SignalOrder, caller: Caller) -> SignalRecord:
-        """Set a signal from exactly one of `csv`, `url` and `constant`. It replaces the previous signal of its kind."""
+        """Set a signal from exactly one of `csv`, `url` and `constant`. Replace the previous signal of this kind."""
 
     def drop_signal(self, kind: Kind, caller: Caller) -> SignalRecord:
         """Remove a signal."""
@@ -145,13 +141,13 @@ class ClusterApi(Protocol):
         """Show the power that was drawn and allowed under a cap, as CSV with one line for each change."""
 
     def set_cap(self, order: CapOrder, caller: Caller) -> CapRecord:
-        """Set a power cap for a part of the cluster, in `watts` or as a `share` of the power that this part draws now.
+        """Set a power cap for a part of the cluster, in `watts` or as a `share` of the part's present power.
 
-        A cap of the same part with the same start time is replaced.
+        The cap replaces an earlier cap of the same part with the same start time.
         """
 
     def lift_cap(self, scope: str, caller: Caller) -> Sequence[CapRecord]:
-        """End the present power caps of a part of the cluster (`scope`), and remove its future caps."""
+        """End the present power caps of a part of the cluster (`scope`), and remove the part's future caps."""
 
     def audit(self, *, after: int = 0, limit: int = 100) -> NumberedPage[AuditRecord]:
         """List the changes that users have made: who changed what, when and from which address, oldest first.
@@ -160,4 +156,4 @@ class ClusterApi(Protocol):
         """
 
     def healthy(self) -> Mapping[str, Any]:
-        """Report whether the controller's main loop runs (``ok``), and how many seconds ago its last round ended."""
+        """Report if the controller's main loop runs (``ok``), and how many seconds ago its last round ended."""

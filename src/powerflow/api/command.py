@@ -1,10 +1,9 @@
-"""Turn a job's ``run`` line into the argument vector of a process.
+"""Turn a job's ``run`` line (its shell command) into the argument vector of a process.
 
-The line was written by the job's owner and runs as this user, who could have typed it into a shell. So a line with
-shell syntax is run by ``/bin/sh -c`` as this user. A line without shell syntax is executed directly, without a shell
-between the engine and the process. A ``python`` or ``python3`` without a path means PowerFlow's own interpreter, unless
-the job sets PATH itself. If the line runs a script with this interpreter (not ``-c``, ``-m`` or another option), the
-script may run in a preloaded interpreter.
+A line with shell syntax is run by ``/bin/sh -c`` as the job's owner, who could have typed it into a shell. Any other
+line is executed directly. A ``python`` or ``python3`` without a path means PowerFlow's own interpreter, unless the job
+sets PATH itself. If the line runs a script with this interpreter and without options such as ``-c`` or ``-m``, the
+script may run in an interpreter that has loaded libraries in advance.
 """
 
 from __future__ import annotations
@@ -23,7 +22,10 @@ _SHELL_WORDS = frozenset(
 
 
 class RunCommand(NamedTuple):
-    """Argument vector of a ``run`` line, and whether a preloaded interpreter can run it (``[python, script, …]``)."""
+    """Argument vector of a ``run`` line.
+
+    ``python`` is True if it has the form ``[python, script, …]``, which a preloaded interpreter can run.
+    """
 
     argv: tuple[str, ...]
     python: bool
@@ -34,7 +36,7 @@ def command(run: str, interpreter: str, *, own_path: bool = False) -> RunCommand
 
     Args:
         run: The line as the owner wrote it.
-        interpreter: Path of the program that ``python`` without a path stands for.
+        interpreter: Path of the program that replaces ``python`` without a path.
         own_path: True if the job sets PATH itself. Then ``python`` is searched in PATH like any other program.
     """
     if is_shell(run):

@@ -1,7 +1,7 @@
-"""Define the stages, budgets, power caps and signals that operators set, and the audit of these changes.
+"""Define the stages, budgets, power caps and signals that operators set, and the audit (log) of these changes.
 
-The service checks requests with pydantic, by the constraints of their fields. Records are plain data. The units are
-those of `powerflow.api.records`.
+Classes named ``…Order`` are requests; pydantic checks their fields. Classes named ``…Record`` are answers. Times are
+Unix seconds (UTC), energies joules, and power is in watts.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _NOTHING_ELSE = ConfigDict(extra="forbid")
 class AuditRecord:
     """One audit entry: who changed what, when, and from which address.
 
-    ``number`` rises from entry to entry. ``fields`` are the values that were set, as plain JSON.
+    Later entries have a higher ``number``. ``fields`` are the values that were set, as plain JSON.
     """
 
     number: int
@@ -50,13 +50,13 @@ class AuditRecord:
 def audited(
     caller: Caller, now_s: float, action: str, target: str, fields: Mapping[str, Any] | None = None
 ) -> AuditRecord:
-    """Return an audit entry for an action of a caller. The entry has the number 0 until the store gives it one."""
+    """Return an audit entry for an action of a caller. Its number is 0; the store sets the real number."""
     return AuditRecord(0, now_s, caller.user, caller.address, action, target, fields or {})
 
 
 @dataclass(frozen=True, slots=True)
 class CapRecord:
-    """One power cap, and how well it was kept so far. None means "not known yet".
+    """One power cap, and how well power has stayed below it. None means "not known yet".
 
     Attributes:
         scope: The part of the cluster: ``cluster``, ``rack:…``, ``row:…`` or ``nodes:…``.
@@ -105,7 +105,7 @@ class CapOrder:
         scope: The part of the cluster: ``cluster``, ``rack:NAME``, ``row:RACK,RACK`` or ``nodes:NODE,NODE``.
         start_s, end_s: When the cap begins and ends. Without a start, the cap begins now. Without an end, it holds
             until an operator lifts it.
-        deadline_s: When the cap must be met, if that is later than the start. Until then, power is lowered.
+        deadline_s: When power must be below the cap; None means at the start. Before this time, power is lowered.
         ramp_w_per_s: How fast power may change, in watts per second; None for no limit.
     """
 
@@ -140,7 +140,7 @@ class DrainReason:
 
 @dataclass(frozen=True, slots=True)
 class CapCsv:
-    """How a power cap was kept, as CSV text with the columns ``time_s,watts,allowed_w``."""
+    """Power over time under a cap, as CSV text with the columns ``time_s,watts,allowed_w``."""
 
     number: int
     csv: str
@@ -148,9 +148,9 @@ class CapCsv:
 
 @dataclass(frozen=True, slots=True)
 class BudgetOrder:
-    """Request to set an energy budget: joules per ``day`` or ``month``, for a project; "" is the cluster.
+    """Request to set an energy budget: joules per ``day`` or ``month``.
 
-    ``zone`` is the IANA time zone in which days and months begin.
+    ``project`` is "" for a budget of the cluster. Days and months begin at midnight in the IANA time zone ``zone``.
     """
 
     __pydantic_config__ = _NOTHING_ELSE
@@ -172,7 +172,10 @@ class BudgetScope:
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """Energy that is expected to be used until the end of a budget's window, if λ_E is ``price`` (s/J) from now on."""
+    """Forecast for a budget: the energy used at the end of its day or month, at one energy price.
+
+    ``price`` is λ_E from now on (s/J). ``fits`` is True if the energy is within the budget.
+    """
 
     price: float
     expected_j: float
@@ -181,21 +184,22 @@ class Outlook:
 
 @dataclass(frozen=True, slots=True)
 class BudgetRecord:
-    """One energy budget, and how much of it is used. Energies are in joules.
+    """One energy budget of the cluster or a project, and how much of it is used. Energies are in joules.
 
     Attributes:
-        project: The project whose budget this is; "" for the cluster.
+        project: Name of the project; "" for the cluster.
         amount_j, period, zone: The budget as an operator set it.
         window, start_s, end_s: The present day or month, its start and its end.
         spent_j, share: Energy used in the window, in joules and as a share of the budget.
-        forecast_j: Energy that is expected to be used until the end of the window.
-        price: λ_E that the budget sets, in seconds per joule. The price of a project is added to that of the cluster.
-        limit_w: Power that the budget allows now: the energy that is left, divided by the time until the window ends
-            (at least 2 h).
+        forecast_j: Energy that is expected to be used at the end of the window.
+        price: λ_E that the budget sets, in seconds per joule. A job's price is that of the cluster plus that of its
+            project.
+        limit_w: Power that the budget allows now. At this power, the rest of the budget lasts two hours, or until the
+            window ends if that is sooner.
         limited: True if ``limit_w`` keeps jobs from getting GPUs or higher clocks.
-        knows_days: True if past days have been replayed. Before that, only the limit keeps the budget.
+        knows_days: True if past days have been simulated (replayed). Before that, ``limit_w`` alone keeps the budget.
         bias: Metered energy divided by the energy that replays predicted.
-        outlook: Forecasts at several prices; empty before days have been replayed.
+        outlook: Forecasts at several prices; empty before the first replay.
         by, set_s: Who set the budget, and when.
         emulated: True if the GPUs are emulated, so that their joules are computed, not measured.
     """
@@ -223,12 +227,12 @@ class BudgetRecord:
 
 @dataclass(frozen=True, slots=True)
 class SignalOrder:
-    """Request to set a signal: exactly one of ``csv`` (the text of the series), ``url`` and ``constant``.
+    """Request to set a signal from exactly one of ``csv`` (the text of the series), ``url`` and ``constant``.
 
     Attributes:
         kind: tariff (money per kWh) or carbon (g CO2 per kWh).
         source: Name that is shown for a series given as CSV.
-        fallback: Value for times for which the series has none; None for the mean of the series.
+        fallback: Value for times without data; None for the mean of the series.
         max_age_s: How many seconds a value of the series is valid.
         weight: How much the signal changes the price of a joule. With 0 it is used in accounts only.
     """
@@ -247,7 +251,7 @@ class SignalOrder:
 
 @dataclass(frozen=True, slots=True)
 class SignalKind:
-    """Request to remove the signal of a kind: tariff or carbon."""
+    """Request to remove a signal: the tariff or the carbon signal."""
 
     __pydantic_config__ = _NOTHING_ELSE
 
@@ -261,7 +265,7 @@ class SignalRecord:
     Attributes:
         kind, source, weight, fallback: The signal as an operator set it.
         value: The present value, in money or g CO2 per kWh.
-        fell_back: Why the present value is the fallback or is old; "" if it is a valid value of the series.
+        fell_back: Why the present value is the fallback or is old; "" if the series has a valid value.
         mean: Mean over the last week.
         until_s: When the last value of the series stops being valid; None for never.
         by, set_s: Who set the signal, and when.
@@ -296,7 +300,7 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StageOrder:
-    """Request to set the stage of some projects. If ``projects`` is None, it is set for all projects."""
+    """Request to set the rollout stage of some projects; of all projects if ``projects`` is None."""
 
     __pydantic_config__ = _NOTHING_ELSE
 
@@ -308,21 +312,21 @@ class StageOrder:
 
 @dataclass(frozen=True, slots=True)
 class StageRecord:
-    """Stage of a project, and results of its jobs that have completed since it was set, at most 30 days ago.
+    """Stage of a project, and results of the jobs that completed in it (in the last 30 days).
 
     Attributes:
         project: Name of the project; "" stands for all projects that have no stage of their own.
-        stage, by: The stage, and who set it. ``powerflow`` set it if the project was in stage canary and PowerFlow
-            returned it to an earlier stage because of bad results.
+        stage, by: The stage, and who set it. ``powerflow`` means that PowerFlow ended stage canary because of bad
+            results.
         set_s: When the stage was set; None if nobody has set one since the controller's first start.
         why: Why PowerFlow returned the project to an earlier stage.
         ended: Number of jobs completed since the stage was set.
-        judged: Number of these jobs for which an interval was predicted when they started.
+        judged: Number of these jobs whose time and energy were predicted when they started.
         within_time, within_energy: Shares of the judged jobs whose completion time, and whose energy, was inside the
             predicted 80 % interval.
-        compared: Number of jobs for which it is known what PowerFlow would have done when they started.
-        energy_change, jct_change: Predicted change of the compared jobs' energy and mean completion time, if PowerFlow
-            had decided for them: -0.2 is 20 % less.
+        compared: Number of jobs that ran as their owners asked, and for which PowerFlow's own choice was logged.
+        energy_change, jct_change: Predicted change of energy and mean completion time of the compared jobs with
+            PowerFlow's choices: -0.2 is 20 % less.
     """
 
     project: str
@@ -341,16 +345,14 @@ class StageRecord:
 
 @dataclass(frozen=True, slots=True)
 class SavingsRecord:
-    """Result of replaying the last days of this cluster in the simulator, without and with PowerFlow.
-
-    All values are modelled.
+    """Result of simulating the last days of this cluster twice, without and with PowerFlow. All values are modelled.
 
     Attributes:
-        time_s: When the days were replayed.
-        days, jobs: How many days and jobs were replayed.
-        asked_jct_s, asked_j: Mean completion time, and joules of all jobs, if jobs run first come, first served with
-            the GPUs that their owners asked for.
-        acted_jct_s, acted_j: Mean completion time, and joules of all jobs, if PowerFlow decides for all jobs.
+        time_s: When the days were simulated.
+        days, jobs: Number of days and of jobs.
+        asked_jct_s, asked_j: Mean completion time, and joules of all jobs, without PowerFlow: first come, first served,
+            with the GPUs that owners asked for.
+        acted_jct_s, acted_j: The same values, if PowerFlow decides for all jobs.
     """
 
     time_s: float
@@ -364,7 +366,7 @@ class SavingsRecord:
 
 @dataclass(frozen=True, slots=True)
 class StageList:
-    """Stage of all projects, stages of single projects, and the latest replay of this cluster's own days."""
+    """Stage of all projects, stages of single projects, and the latest simulation of this cluster's past days."""
 
     items: Sequence[StageRecord]
     replayed: SavingsRecord | None = None

@@ -28,7 +28,7 @@ _LIST_KEYS = {"counts", "type"}
 
 
 class NoCounts(ValueError):
-    """Error: a text or value does not give GPU counts. The message says what is wrong and how to correct it."""
+    """Error: a value is not a valid description of GPU counts. The message says how to correct it."""
 
     def __init__(self, what: str, fix: str = FIX) -> None:
         super().__init__(what)
@@ -45,15 +45,14 @@ class Counts(NamedTuple):
 
 
 def read_counts(value: object, shown: str) -> Counts | None:
-    """Read GPU counts in any form of this module. Return None for values of other types; pydantic then refuses the
-    value.
+    """Read GPU counts in any form of this module; return None for a value of another type.
 
     Args:
         value: The value, as a YAML or JSON parser returns it.
         shown: The value as text, for error messages.
 
     Raises:
-        NoCounts: The value has one of the forms, but gives no possible GPU counts.
+        NoCounts: The value has one of the forms, but no possible GPU counts.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)[:99]

@@ -1,7 +1,7 @@
-"""Read ``job.yaml``. An error message names the line and the field that are wrong.
+"""Read ``job.yaml``. An error message names the line and the field.
 
-YAML is read by the rules of version 1.2: ``yes`` and ``on`` are words, ``1:30`` and ``010`` are not numbers, a date is
-text. Anchors and tags are refused.
+The YAML version is 1.2: ``yes`` and ``on`` are text, and so are ``1:30``, ``010`` and dates. Anchors and tags are
+errors.
 """
 
 from __future__ import annotations
@@ -68,11 +68,11 @@ Lines = dict[tuple[str, ...], int]
 def read_spec(path: str | Path, over: Mapping[str, Any] | None = None) -> JobSpec:
     """Read a job from a YAML file.
 
-    A relative ``directory`` is relative to the file's folder. ``~`` is this process's home directory.
+    A relative ``directory`` in the job is relative to the file's folder. ``~`` is this process's home directory.
 
     Args:
         path: The file.
-        over: Values that replace those of the file, such as flags of a command line.
+        over: Values that replace values of the file, such as command-line flags.
 
     Raises:
         InputError: The file cannot be read, is not YAML, or has an invalid value. The message has ``file:line``.
@@ -89,7 +89,7 @@ def spec_of_text(
     folder: Path | None = None,
     over: Mapping[str, Any] | None = None,
 ) -> JobSpec:
-    """Read a job from YAML text. A relative ``directory`` is relative to ``folder`` (None: to the current folder).
+    """Read a job from YAML text. A relative ``directory`` in it is relative to ``folder`` (None: the current folder).
 
     Raises:
         InputError: As in `read_spec`.
@@ -116,8 +116,8 @@ def spec_from(mapping: Mapping[str, Any], where: str = "", lines: Lines | None =
 
     Args:
         mapping: Values by their keys in job.yaml.
-        where: Name of the source of the values, for error messages.
-        lines: Line of each key, by the key's path; None if the source has no lines.
+        where: Name of the source, for error messages.
+        lines: Line number of each key, by the key's path; None if the source has no lines.
 
     Raises:
         InputError: A value is invalid. The message describes the first invalid value.

@@ -1,7 +1,7 @@
 """Make the JSON Schema of ``job.yaml`` for editors; ``python -m powerflow.api.job_schema`` prints it.
 
-The schema says which values each field can have. Only PowerFlow itself checks rules about several fields, for example
-that a range of GPU counts needs a rescale mode.
+The schema has the allowed values of each single field. Rules about several fields are not in it; PowerFlow checks them
+when it reads the job. An example of such a rule: a range of GPU counts needs a rescale mode.
 """
 
 from __future__ import annotations

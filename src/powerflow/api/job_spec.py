@@ -1,4 +1,4 @@
-r"""Define and check the fields of a job, for ``job.yaml``, the API's requests and the flags of ``powerflow submit``.
+r"""Define and check the fields of a job, as ``job.yaml``, API requests and ``powerflow submit`` have them.
 
 ::
 
@@ -11,10 +11,10 @@ r"""Define and check the fields of a job, for ``job.yaml``, the API's requests a
     rescale: in-place               # in-place | restart | none
     checkpoint: {dir: ck, grace: 30s, every: 10m}
     project: vision
-    model: resnet50                 # the family whose costs to start from, if there is a like one
-    work: {iterations: 20000}       # how much it is, if known
-    progress: 'step (?P<step>\d+)'  # how to read the step from the log of a script that imports nothing
-    limits: {memory: 16GiB, cpus: 4, between_steps: 1h}  # of each process
+    model: resnet50                 # a model family; its known costs are the first estimate for this job
+    work: {iterations: 20000}       # iterations of the whole job, if known
+    progress: 'step (?P<step>\d+)'  # finds step numbers in the log, for scripts that do not use powerflow
+    limits: {memory: 16GiB, cpus: 4, between_steps: 1h}  # for each process
     directory: /home/ada/run7
     env: {DATA: /data}
     retries: 2
@@ -74,7 +74,9 @@ _RESERVED = "POWERFLOW_"
 
 
 def broken(what: str, fix: str, field: str = "") -> PydanticCustomError:
-    """Return a validation error: what is wrong, how to correct it and, for a rule about several fields, one field."""
+    """Return a validation error: what is wrong and how to correct it. For a rule about several fields, name one
+    ``field``.
+    """
     return PydanticCustomError("rule", "{what}; {fix}", {"what": what, "fix": fix, "field": field})
 
 
@@ -85,7 +87,7 @@ class _Part(BaseModel):
 
 
 class Gpus(_Part):
-    """GPU counts that a job can use, in any form of `powerflow.api.gpu_counts`: all counts of a range, or a list."""
+    """GPU counts that a job can use: all from ``least`` to ``most``, or only those in ``counts``."""
 
     least: int = Field(ge=1, le=MOST_GPUS)
     most: int = Field(ge=1, le=MOST_GPUS)
@@ -228,14 +230,14 @@ Value = Annotated[str, Field(max_length=32_768, pattern=NO_NUL)]
 
 
 class Batch(_Part):
-    """Samples per step over all GPUs, and the largest number of samples of one pass on one GPU."""
+    """Samples per step over all GPUs, and the most samples that one GPU can compute at once (``local_max``)."""
 
     global_batch: int = Field(alias="global", ge=1, le=10**9)
     local_max: int | None = Field(default=None, ge=1, le=10**9)
 
 
 class Energy(_Part):
-    """How much longer each step of the job may take to save energy, compared with the job as it was submitted."""
+    """Largest share by which steps may become slower to save energy, compared with the job as submitted."""
 
     max_slowdown: Share | None = None
 
@@ -243,8 +245,8 @@ class Energy(_Part):
 class Checkpoint(_Part):
     """Where and how the job saves its state.
 
-    ``grace`` is the time in seconds between SIGTERM and SIGKILL. ``every`` is the time between two checkpoints of an
-    in-place job; with 0 the job saves a checkpoint only when all ranks must leave.
+    ``grace`` is the seconds between SIGTERM and SIGKILL. ``every`` is the seconds between two checkpoints of an
+    in-place job; with 0, it saves a checkpoint only when all its processes must end.
     """
 
     dir: Annotated[Path, Field(pattern=NO_HOME)] | None = None
@@ -253,17 +255,16 @@ class Checkpoint(_Part):
 
 
 class Work(_Part):
-    """The amount of work of the job, if the owner knows the amount before the job runs."""
+    """Work of the whole job in iterations, if its owner knows this before the job runs."""
 
     iterations: Number
 
 
 class ProcessLimits(_Part):
-    """Limits of each process of the job, together with all processes that it starts. A limit that is not set does not
-    apply.
+    """Limits of each process of the job, including its child processes. None means no limit.
 
-    ``between_steps`` is the longest time between two steps, for example to evaluate or save. After this time the
-    process counts as hung.
+    ``between_steps`` is the longest time between two steps, for example to evaluate or save. A process that takes
+    longer is treated as hung.
     """
 
     memory: Size | None = None

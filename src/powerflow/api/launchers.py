@@ -1,9 +1,9 @@
-"""Find torchrun or accelerate in a job's ``run`` line. These launchers start the ranks of a node themselves.
+"""Find torchrun or accelerate in a job's ``run`` line. These launchers start one process per GPU of a node.
 
-A job with ``rescale: restart`` is normally started as one process per GPU. A launcher in its ``run`` line would then be
-started once per GPU, and each launcher would run the whole job. So PowerFlow parses the line, starts a launcher once
-per node, and replaces the options for the number of processes and for the rendezvous by values for the job's GPUs.
-A line that cannot be parsed with certainty is refused, and the error says what to write instead.
+PowerFlow, too, starts one process per GPU of a job with ``rescale: restart``. If each of these were a launcher, each
+would run the whole job. So PowerFlow starts a launcher only once per node. It replaces the launcher's options for the
+number of processes and for the meeting point of processes by values for the job's GPUs. A line that PowerFlow cannot
+parse with certainty is an error, and the message says what to write instead.
 
 Source of the options: `torch.distributed.run.get_args_parser` (torch 2.13) and `accelerate.commands.launch` (accelerate
 1.15).
@@ -31,7 +31,7 @@ class LauncherKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Launcher:
-    """A launcher in a ``run`` line. All words are copied from the line, with their quotes.
+    """A launcher in a ``run`` line. All words are as in the line, with their quotes.
 
     Attributes:
         kind: torchrun or accelerate.
@@ -60,7 +60,7 @@ class Launcher:
             node: Number of the node among the job's nodes, from 0.
             gpus: Number of the job's GPUs on each of its nodes.
             port: Port on node 0 at which all ranks meet.
-            interpreter: Path of the Python interpreter that ``python`` without a path stands for. A launcher without a
+            interpreter: Path of the Python interpreter that replaces ``python`` without a path. A launcher without a
                 path is taken from the same installation.
             own_path: True if the job sets PATH itself, so that programs are searched there.
 
@@ -173,8 +173,8 @@ def launcher_of(run: str) -> Launcher | None:
     """Return the launcher that a ``run`` line starts; None if the line starts no known launcher.
 
     Raises:
-        InputError: PowerFlow cannot set the number of processes of this launcher, or cannot parse its options; or the
-            line starts more than one launcher.
+        InputError: PowerFlow cannot set the launcher's number of processes, cannot parse its options, or finds several
+            launchers.
     """
     pieces = [(found["word"] or "", found.start(), found.end()) for found in _PIECE.finditer(run)]
     launchers = []
@@ -220,16 +220,16 @@ def _launcher_at(run: str, pieces: list[tuple[str, int, int]]) -> Launcher | Non
 
 
 def check_launcher(run: str, rescale: str, least: int, most: int) -> Launcher | None:
-    """Return the launcher in a ``run`` line if it fits the job; None if PowerFlow must set no number of processes.
+    """Return the launcher in a ``run`` line if it can run the job; None if PowerFlow runs the line as it is.
 
     Args:
         run: The line.
-        rescale: The job's rescale mode. With ``none``, a launcher is run like any other command.
+        rescale: The job's rescale mode. With ``none``, the line is run as it is.
         least, most: Smallest and largest GPU count of the job.
 
     Raises:
-        InputError: As in `launcher_of`; or the mode is ``in-place``; or the line asks for a number of processes that
-            differs from the job's only GPU count.
+        InputError: As in `launcher_of`. Also if the mode is ``in-place``, or if the line's number of processes differs
+            from the job's number of GPUs.
     """
     if rescale == "none":
         return None

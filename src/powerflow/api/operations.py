@@ -1,7 +1,7 @@
 """List the operations of the REST API: their paths, the roles that may use them, and the types of their answers.
 
-The service makes its routes from this table, and clients make their requests from it. Roles are checked against it in
-one place, `powerflow.service.routes`. The cluster itself checks that users change only their own jobs.
+The service makes its routes, and clients make their requests, from this table. Only `powerflow.service.routes` checks
+roles. The cluster itself checks that users change only their own jobs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Define lists of records in answers: complete lists, and single pages of long lists."""
+"""Define the lists in answers: complete lists, and pages of long lists."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Items(Generic[Item]):
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[Item]):
-    """One page of records. ``next`` is the value of ``after`` for the next page; None if this page is the last."""
+    """One page of records. To get the next page, request ``after=next``; ``next`` is None on the last page."""
 
     items: Sequence[Item]
     next: str | None
@@ -26,7 +26,7 @@ class Page(Generic[Item]):
 
 @dataclass(frozen=True, slots=True)
 class NumberedPage(Generic[Item]):
-    """One page of numbered records, oldest first. ``after`` is the number after which the next request should go on."""
+    """One page of numbered records, oldest first. To get later records, request ``after`` with the value given here."""
 
     items: Sequence[Item]
     after: int

@@ -1,7 +1,7 @@
-"""Check regular expressions that users write, with the engine RE2, whose time is linear in the length of the text.
+"""Check regular expressions that users write. They are matched by the engine RE2, in time linear in the text's length.
 
-Python's own `re` tries alternatives one after the other, and a pattern such as ``(a+)+$`` can keep it busy almost for
-ever. RE2 therefore has no look-around and no back-references.
+Python's `re` tries alternatives one after the other, so that a pattern such as ``(a+)+$`` can take almost for ever. RE2
+avoids this, and therefore has no look-around and no back-references.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def options(most_bytes: int = _MOST_BYTES) -> Any:
 
 
 def check_progress(pattern: str) -> None:
-    """Check that a pattern can be used to read step numbers from a log. This takes some milliseconds at most.
+    """Check that a pattern can find step numbers in a log. This takes a few milliseconds at most.
 
     Raises:
         InputError: The pattern is not a regular expression of RE2, is too large, or has no group named ``step``.

@@ -1,7 +1,8 @@
-"""Split a job's global batch into equal passes of its ranks. So a step has the same samples for any number of ranks.
+"""Split a job's global batch (samples per step) equally among its ranks, so that a step does not depend on their
+number.
 
-A script of a job with ``rescale: restart`` finds the numbers in its environment variables. Their product is exactly the
-global batch: ranks × `LOCAL_BATCH` × `ACCUMULATION` = `GLOBAL_BATCH`.
+A script of a job with ``rescale: restart`` finds the numbers in environment variables. Always, number of ranks ×
+`LOCAL_BATCH` × `ACCUMULATION` = `GLOBAL_BATCH`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class RankBatch(NamedTuple):
 
 
 def rank_batch(global_batch: int, ranks: int, local_max: int | None = None) -> RankBatch | None:
-    """Return how each rank splits its part of the global batch into the fewest equal passes.
+    """Split the global batch equally among ranks, and each rank's part into the fewest equal passes.
 
     Args:
         global_batch: Samples per step over all ranks.
@@ -32,7 +33,7 @@ def rank_batch(global_batch: int, ranks: int, local_max: int | None = None) -> R
         local_max: Most samples of one pass; None for no limit.
 
     Returns:
-        None if the global batch is not a multiple of the number of ranks.
+        The work of a rank; None if the global batch is not a multiple of the number of ranks.
     """
     if global_batch % ranks:
         return None

@@ -1,4 +1,4 @@
-"""Define records of a live cluster: plain data between the controller, the REST API and its clients.
+"""Define records of a live cluster: plain data that the controller, the REST API and its clients exchange.
 
 Units: seconds (times of day are Unix seconds, UTC), watts, joules, MHz. None means "not known" or "not yet".
 """
@@ -30,10 +30,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """User who makes a request: login name and role.
-
-    ``address`` is the network address of the request, for the audit.
-    """
+    """User who makes a request: login name, role, and the request's network address (for the audit)."""
 
     user: str
     role: Role
@@ -41,7 +38,7 @@ class Caller:
 
 
 class JobState(StrEnum):
-    """State of a job. The last three states are final: each job reaches exactly one of them."""
+    """State of a job. The last three states are final."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -52,7 +49,7 @@ class JobState(StrEnum):
 
     @property
     def ended(self) -> bool:
-        """True if the state is final, so that the job's state does not change any more."""
+        """True if the state is final: completed, failed or cancelled."""
         return self in (JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED)
 
 
@@ -64,7 +61,7 @@ class NotFound(InputError):
 
 
 class Refused(InputError):
-    """The caller may not make this change, or the present state of the job or node does not allow it."""
+    """The change is not allowed: by the caller's rights, or by the present state of the job or node."""
 
     def __init__(self, what: str, *, fix: str = "") -> None:
         super().__init__(what, fix=fix, exit_code=4)
@@ -75,10 +72,7 @@ class Forbidden(Refused):
 
 
 class Unavailable(InputError):
-    """The request cannot be answered now but may succeed later: the store is locked, or the disk is full.
-
-    Nothing was changed.
-    """
+    """The request failed and changed nothing, but may succeed later: the store is locked, or the disk is full."""
 
     def __init__(self, what: str) -> None:
         super().__init__(what, exit_code=5)
@@ -90,17 +84,17 @@ class JobRecord:
 
     Attributes:
         id: The job's number, as text.
-        gpus, gpu_type, clock_mhz, nodes: GPUs, their type and clock, and the nodes that the job has now; 0, None and ()
-            while it has no GPUs.
+        gpus, gpu_type, clock_mhz, nodes: Present number of GPUs, their type, clock and nodes. While the job has no
+            GPUs: 0, None, None and ().
         clock_read_mhz: Clock that was read from the job's GPUs; None if it was not read.
         power_w: Present power of the job's GPUs.
         energy_j: Energy charged to the job so far.
-        reason: Why the job has its present GPUs and clock, or none, in plain words.
+        reason: Why the job has its present GPUs and clock (or no GPUs), in plain words.
         progress: Share of the job's work that is done, 0 to 1.
         step_time_s: Seconds per iteration, measured recently.
         eta_s: When the job is expected to end.
         exit: How the job ended, in plain words; "" if it has not ended.
-        attempts: How often the job has failed, including the last time.
+        attempts: How often the job has failed.
         model_error: |predicted ÷ measured − 1| of the step time in the job's present configuration.
         emulated: True if the job's GPUs are emulated, so that its joules are computed, not measured.
     """
@@ -144,8 +138,8 @@ class JobDetail:
         record: The job as a list of jobs shows it.
         spec: The job as its user submitted it.
         gpus_held: Numbers of the job's GPUs in each node, by the node's name.
-        ranks: The job's ranks whose logs are kept, running ones first: name, state, node, pid, exit code. A running
-            rank that reports its phase, step and generation has these too.
+        ranks: The job's processes whose logs are kept, running ones first: name, state, node, pid, exit code; phase,
+            step and generation if the process reports them.
         last_lines: The last lines of the job's log, if it failed.
     """
 
@@ -158,10 +152,10 @@ class JobDetail:
 
 @dataclass(frozen=True, slots=True)
 class JobOption:
-    """A configuration that a job could have, and what a step would take in it, as predicted now.
+    """A GPU count and clock that a job could have, and the predicted time, power and energy of a step.
 
-    ``cost_s`` is the cost of one step in weighted seconds, at the present GPU price and energy price
-    (`docs/policies.md`).
+    ``cost_s`` is what the scheduler minimises: the cost of one step in weighted seconds, at the present GPU price and
+    energy price (`docs/policies.md`).
     """
 
     gpus: int
@@ -174,7 +168,7 @@ class JobOption:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why a job has its present GPUs and clock, or none.
+    """Why a job has its present GPUs and clock, or no GPUs.
 
     Attributes:
         sentence: The reason in plain words.
@@ -184,15 +178,13 @@ class Explanation:
         energy_price: λ_E, in seconds per joule.
         now: The job's present configuration; None while it waits.
         options: Other configurations of the job, best first.
-        binds: The limit without which the job would have more: GPUs, budget, cap, priority, protection, topology,
-            minimum run time, rescale cost, slowdown; "" if there is none or it is not known.
-        otherwise: All changes of limits or prices that would change the job's configuration.
-        start_s: When the job is expected to get GPUs if no other job is submitted; None if it runs or this cannot be
-            predicted.
-        end_s, end_low_s, end_high_s: When the job is expected to end if its configuration does not change, and the 80 %
-            interval of this time, derived from the errors of earlier predictions.
-        energy_j, energy_low_j, energy_high_j: Energy that the job is expected to have used at its end, and the 80 %
-            interval.
+        binds: The limit that keeps the job from having more: GPUs, budget, cap, priority, protection, topology, minimum
+            run time, rescale cost, slowdown; "" if there is none or it is not known.
+        otherwise: Changes of limits or prices that would change the job's GPUs or clock.
+        start_s: When the job will get GPUs if no other job is submitted; None if it runs, or if this is not known.
+        end_s, end_low_s, end_high_s: When the job will end if it keeps its GPUs and clock, and the 80 % interval of
+            this time. The interval comes from the errors of earlier predictions.
+        energy_j, energy_low_j, energy_high_j: Energy used by the job until its end, and the 80 % interval.
     """
 
     job_id: str
@@ -216,11 +208,11 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """Expected completion time and energy of a job if its configuration stays; an unknown value is None.
+    """Expected completion time and energy of a job that keeps its GPUs and clock. An unknown value is None.
 
     Attributes:
         jct_s, energy_j: Seconds from submission to end, and joules of the whole job.
-        jct_low_s, jct_high_s, energy_low_j, energy_high_j: 80 % intervals of both values, derived from the errors of
+        jct_low_s, jct_high_s, energy_low_j, energy_high_j: 80 % intervals of both values. They come from the errors of
             earlier predictions (`powerflow.scheduler.calibration`).
     """
 
@@ -236,12 +228,11 @@ class Forecast:
 class DecisionRecord(Forecast):
     """One decision on a job, with the completion time and energy expected at that time.
 
-    ``number`` rises from decision to decision.
-
     Attributes:
-        would: True if the decision is not carried out, because the job is unmanaged and runs as its owner asked.
+        number: Later decisions have higher numbers.
+        would: True if the decision is only logged: the rollout stage lets the job run as its owner asked.
         why, reason: Kind of the reason, and the reason in words.
-        gpus, clock_mhz: GPU count and clock that the job has from then on; 0 while it waits.
+        gpus, clock_mhz: Decided GPU count and clock; 0 if the job must wait.
     """
 
     number: int
@@ -256,7 +247,7 @@ class DecisionRecord(Forecast):
 
 @dataclass(frozen=True, slots=True)
 class EventRecord:
-    """One event of the cluster. ``number`` rises from event to event; ``fields`` are plain JSON."""
+    """One event of the cluster. Later events have a higher ``number``. ``fields`` are plain JSON."""
 
     number: int
     time_s: float
@@ -272,8 +263,8 @@ class GpuRecord:
 
     Attributes:
         clock_mhz: Clock at which the GPU runs.
-        locked_mhz: Clock to which the GPU is locked, as it was read; None if it was set but not read.
-        asked_mhz: Clock that PowerFlow asked the GPU to have; None if PowerFlow leaves the clock alone.
+        locked_mhz: Clock to which the GPU reports that it is locked; None if this was not read.
+        asked_mhz: Clock that PowerFlow has requested of the GPU; None if it has requested none.
         out: Why the GPU is out of service; "" if it is in service.
     """
 
@@ -295,8 +286,8 @@ class NodeRecord:
 
     Attributes:
         state: up, drained, failed or asleep.
-        left_out: GPUs of the node's machine that cannot be used, each with the reason, one line each. If a machine
-            counts as several nodes, only the first of them lists these GPUs.
+        left_out: One line for each GPU of the node's machine that cannot be used, with the reason. If a machine counts
+            as several nodes, only the first node lists these GPUs.
     """
 
     name: str
@@ -321,12 +312,12 @@ class Top:
         energy_price: λ_E, in seconds per joule.
         budget: What limits energy now, in plain words.
         cap_w: Watts that power caps allow the whole cluster now; None if there is no such cap.
-        watt_price: What one more watt would be worth under the power caps, in seconds per joule like λ_E; 0 if no cap
-            limits the jobs.
+        watt_price: Worth of one more watt under the power caps, in seconds per joule like λ_E; 0 if no cap limits jobs.
         jobs: Running jobs, then queued jobs.
-        notices: Problems that an operator should know (no right to set clocks, two meters that differ), one line each.
-        next_decision_s: When the next decision is due, in Unix seconds. Until then no running job changes. None if
-            nothing calls for a decision.
+        notices: Problems that an operator should know, one line each: no right to set clocks, two meters that differ,
+            ….
+        next_decision_s: Time of the next decision, in Unix seconds; until then, running jobs do not change. None if no
+            decision is needed.
     """
 
     time_s: float
@@ -355,8 +346,8 @@ class Top:
 class Account:
     """GPU time and energy charged to a user, a project or a job in a time window.
 
-    ``idle`` and ``total`` are accounts, too. ``cost`` is in the tariff's currency and ``co2_g`` in grams, both computed
-    hour by hour. Each is None if there is no signal for it.
+    ``idle`` and ``total`` are accounts, too. ``cost`` (in the tariff's currency) is None without a tariff, and
+    ``co2_g`` (in grams) is None without a carbon signal. Both are computed hour by hour.
     """
 
     name: str
@@ -374,10 +365,9 @@ class Accounts:
 
     Attributes:
         since_s, until_s: The window, in Unix seconds.
-        by: What an account stands for: ``user``, ``project`` or ``job``.
-        items: The accounts. The last but one is ``idle``, with the energy of idle GPUs; the last is ``total``.
-        notes: Where ``cost`` and ``co2_g`` come from, and how much of them is computed with a fallback: one line for
-            each signal.
+        by: Group of each account: ``user``, ``project`` or ``job``.
+        items: The accounts; after them ``idle`` (the energy of idle GPUs) and ``total``.
+        notes: One line for each signal: its source, and the share of joules that had its fallback value.
     """
 
     since_s: float
@@ -389,9 +379,9 @@ class Accounts:
 
 @dataclass(frozen=True, slots=True)
 class LogChunk:
-    """Part of a rank's log: its text, and the offset of the byte after it.
+    """Part of a rank's log: the text, and the offset of the byte after this text.
 
-    ``ended`` is True if nothing will follow.
+    ``ended`` is True if the log will not grow any more.
     """
 
     rank: str

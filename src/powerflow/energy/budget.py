@@ -1,7 +1,7 @@
-"""Define an energy budget per day or month, find the current window, and warn when the budget is nearly used.
+"""Define an energy budget per day or month, find its present window (day or month), and warn when it is nearly used.
 
-Days and months follow the site's time zone: they begin at local midnight. So a day has 23 or 25 hours when clocks
-change. All other code sees a window only as two moments in UTC.
+Days and months begin at local midnight. So a day has 23 or 25 hours when clocks change. All other code sees a window
+only as two moments in UTC.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ Period = Literal["day", "month"]
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Amount of energy that the cluster or a project may use in every day or month.
+    """Amount of energy that the cluster or a project may use in each day or month.
 
     Attributes:
         amount_j: Joules that may be used in one window, > 0.
         period: ``day`` or ``month``, from local midnight to local midnight.
         zone: IANA name of the time zone (``Europe/Berlin``).
-        scope: "" for the whole cluster, idle GPUs included; else the name of a project, for the energy of its jobs.
+        scope: "" for the cluster, with its idle GPUs; otherwise the name of a project, for the energy of its jobs.
 
     Raises:
         InputError: The amount is not positive, or the period or zone is unknown.
@@ -56,7 +56,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class BudgetWindow:
-    """One day or one month, in which a budget's amount of energy may be used.
+    """One day or month of a budget.
 
     Attributes:
         start_s: First moment of the window, Unix seconds.
@@ -119,13 +119,13 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Warned:
-    """Warning that the used share of a budget has reached a threshold in `WARN_AT`.
+    """Warning that the used share of a budget has reached one of the thresholds `WARN_AT`.
 
     Attributes:
         at: The threshold, as a share of the budget.
         now_s: Time of the warning, Unix seconds.
         standing: State of the budget at that time.
-        scope: "" for the whole cluster, else a project, as in `Budget`.
+        scope: "" for the cluster, otherwise a project, as in `Budget`.
     """
 
     at: float
@@ -144,7 +144,10 @@ class Warned:
 
 
 def warnings_due(budget: Budget, now_s: float, standing: Standing, given: Set[float]) -> list[Warned]:
-    """Return the warnings about a budget that are due now and were not yet given in this window, lowest share first."""
+    """Return the warnings about a budget that are due now, lowest threshold first.
+
+    ``given`` has the thresholds of the warnings that were already given in this window.
+    """
     # the sum of many readings may be too small by a rounding error
     reached = [at for at in WARN_AT if standing.share >= at * (1.0 - 1e-12) and at not in given]
     return [Warned(at, now_s, standing, budget.scope) for at in reached]

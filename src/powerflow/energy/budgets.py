@@ -1,8 +1,7 @@
-"""Combine all energy budgets of a cluster with its price signals, for the simulator and the controller.
+"""Combine all energy budgets of a cluster with its signals (tariff, carbon), for the simulator and the controller.
 
-Each budget has an object that keeps it. Together these objects set the prices and limits under which jobs get energy:
-one price for the cluster, an additional price for each project with a budget, and a limit in watts for each budget.
-Signals multiply all prices.
+Each budget has an object that keeps it by a price and by a limit in watts. The price of the cluster's budget applies to
+all jobs; that of a project's budget is added for the project's jobs. Signals multiply all prices.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from powerflow.energy.terms import EnergyTerms
 
 
 class Keeper(Protocol):
-    """Protocol of an object that keeps one budget: a `Governor`, or a constant price that studies compare with it."""
+    """Interface of an object that keeps one budget: a `Governor`, or in studies a constant price."""
 
     @property
     def price(self) -> float:
-        """λ_E that this budget sets, in seconds per joule."""
+        """Energy price λ_E that this budget sets, in seconds per joule."""
         ...
 
     def observe(self, now_s: float, meter_j: float, remaining_j: Sequence[float] | None, limited: bool) -> list[Warned]:
@@ -39,11 +38,11 @@ class Keeper(Protocol):
 
 
 class Budgets:
-    """All energy budgets of a cluster, by scope: "" is the cluster, any other scope is a project.
+    """All energy budgets of a cluster. Each has a scope: "" for the cluster, otherwise the name of a project.
 
     Args:
-        keepers: One object for each budget that keeps the budget.
-        signals: Price signals, each with its weight (`powerflow.energy.signal.factor`).
+        keepers: For each budget, by scope, the object that keeps it.
+        signals: Tariff and carbon signals, each with its weight (`powerflow.energy.signal.factor`).
         price: λ_E for all jobs if the cluster has no budget, seconds per joule.
     """
 
@@ -65,9 +64,8 @@ class Budgets:
 
         Args:
             now_s: The present, Unix seconds.
-            meter_j: By scope (a project, or "" for the cluster), the reading of a meter that only grows, in joules.
-            remaining_j: By scope, the energy that its active jobs still need at each price. A scope without this
-                information is left out.
+            meter_j: Meter reading of each scope (a project, or "" for the cluster), in joules, never falling.
+            remaining_j: Energy that the active jobs of each scope still need, at each price. A scope may be left out.
             limited: Scopes whose limit in watts has delayed jobs since the last call.
 
         Returns:
@@ -79,9 +77,9 @@ class Budgets:
         return warned
 
     def learn(self, day: Mapping[str, Response]) -> None:
-        """Pass the energy that one replayed day needed at each price to the budgets.
+        """Learn how much energy the jobs of one simulated day needed at each price, in each scope.
 
-        ``day`` is by scope: a project, or "" for the cluster. A project that is left out had no jobs on that day.
+        A project that ``day`` leaves out had no jobs on that day.
         """
         for scope, keeper in self.keepers.items():
             if scope in day:

@@ -1,11 +1,12 @@
 """Keep an energy budget by setting the price of energy, λ_E.
 
-1. Recent days are replayed at several prices. This gives the energy that jobs need at each price
-   (`powerflow.energy.response`). The curve is scaled by the ratio of metered to forecast energy so far.
-2. The price is the lowest one at which the rest of the budget is enough for the rest of the window. So errors are
-   corrected slowly, over all the time that is left. To follow a power target closely would cost up to 19 % of the mean
-   completion time (docs/budgets.md).
-3. If there is so much work that no price is high enough, a limit in watts keeps the budget, late in the window.
+1. Recent days are simulated at several prices. This gives a curve: the energy that jobs need at each price
+   (`powerflow.energy.response`). The curve is multiplied by the ratio of metered to predicted energy so far.
+2. The price is the lowest one at which the rest of the budget is enough for the rest of the day or month. So errors are
+   corrected slowly, over all the remaining time. Following a power target closely would make jobs up to 19 % slower
+   (docs/budgets.md).
+3. If no price is high enough, because there is too much work, a limit in watts keeps the budget. It acts late in the
+   day or month.
 """
 
 from __future__ import annotations
@@ -69,12 +70,12 @@ class Governor:
     """Sets the price of energy so that a budget is kept.
 
     1. Call `observe` every few minutes with the meter reading.
-    2. Call `learn` daily with the energy that the last day's jobs needed at each price.
+    2. Call `learn` once a day with the energy that the last day's jobs needed at each price.
     3. Read `price` and `limit_w` at any time.
 
     Args:
         budget: The budget to keep.
-        prices: λ_E values at which days are replayed, seconds per joule, ascending, the first 0. The governor
+        prices: λ_E values at which days are simulated, seconds per joule, ascending, the first 0. The governor
             interpolates between them.
         idle_w: Watts drawn without any job: for the cluster, all its GPUs idle; for a project, 0.
 
@@ -94,10 +95,10 @@ class Governor:
     # -- input --------------------------------------------------------------------------------------------------
 
     def begin(self, now_s: float, meter_then_j: float) -> None:
-        """Set the meter reading at the start of the present window of the budget.
+        """Set the meter reading that was valid at the start of the budget's present window (day or month).
 
-        Call this before the first `observe`, or when the budget has changed. Without this call, a governor created
-        within a window counts energy from its first meter reading.
+        Call this before the first `observe`, and after a change of the budget. Otherwise, energy is counted from the
+        first `observe` on.
         """
         self._seen.window = window_at(self.budget, now_s).name
         self._seen.window_meter, self._seen.warned = meter_then_j, []
@@ -105,11 +106,11 @@ class Governor:
     def observe(
         self, now_s: float, meter_j: float, remaining_j: Sequence[float] | None = None, limited: bool = False
     ) -> list[Warned]:
-        """Record a reading of the energy meter, and update the price.
+        """Record a meter reading, and update the price.
 
         Args:
             now_s: The present, Unix seconds; not before the time of the last call.
-            meter_j: Reading of a meter that only grows, in joules: the cluster's, or that of the project's jobs.
+            meter_j: Meter reading of the cluster (or of the project's jobs), in joules, never falling.
             remaining_j: Energy above idle that the active jobs still need at each price
                 (`powerflow.energy.remaining_energy`); None if unknown.
             limited: True if `limit_w` has delayed jobs since the last call.
@@ -170,13 +171,13 @@ class Governor:
 
     @property
     def price(self) -> float:
-        """λ_E until the next `observe`, in seconds per joule; 0 before any day was given to `learn`."""
+        """λ_E until the next `observe`, in seconds per joule; 0 before the first call of `learn`."""
         return self._seen.price
 
     def limit_w(self, now_s: float) -> float:
-        """Return the watts, idle draw included, that the budget's jobs may draw until the next `observe`.
+        """Return the watts (with idle draw) that may be drawn until the next `observe`.
 
-        At this power the rest of the budget would last two hours, or until the window ends if that is sooner.
+        At this power, the rest of the budget lasts two hours, or until the window ends if that is sooner.
         """
         window = window_at(self.budget, now_s)
         left_s = max(window.end_s - now_s, 60.0)
@@ -194,9 +195,9 @@ class Governor:
         return Standing(window, self.budget.amount_j, spent_j, min(expected_j, most_j))
 
     def outlook(self, now_s: float) -> list[float]:
-        """Return, for each price, the joules expected to be used by the end of the present window.
+        """Return, for each price, the joules expected to be used at the end of the present window.
 
-        The list is empty before a day was given to `learn`.
+        The list is empty before the first call of `learn`.
         """
         window = window_at(self.budget, now_s)
         left_s = window.end_s - now_s
@@ -205,20 +206,17 @@ class Governor:
 
     @property
     def knows_days(self) -> bool:
-        """True if at least one day was given to `learn`.
-
-        Before that, the price is 0, and only the limit keeps the budget.
-        """
+        """True after the first call of `learn`. Before, the price is 0, and only `limit_w` keeps the budget."""
         return bool(self._seen.curve)
 
     def empty_day(self) -> Response | None:
-        """Return a day on which no job arrived, as input for `learn`; None before any day was given to `learn`."""
+        """Return a day on which no job arrived, as input for `learn`; None before the first call of `learn`."""
         nothing = (0.0,) * len(self.prices)
         return Response(self.prices, nothing, tuple(self._seen.full_w), nothing) if self.knows_days else None
 
     @property
     def bias(self) -> float:
-        """Ratio of metered to forecast energy above idle, over the days given to `learn`."""
+        """Metered energy divided by predicted energy, both above idle, over the days given to `learn`."""
         seen = self._seen
         if seen.metered <= 0 or seen.forecast <= 0:
             return 1.0

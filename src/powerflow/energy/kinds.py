@@ -1,4 +1,4 @@
-"""Define the kinds of price signals, their units, and bounds of their values."""
+"""Define the kinds of signals (tariff and carbon), their units, and the bounds of their values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fetch a price signal over HTTP. This is the only I/O in `powerflow.energy`."""
+"""Fetch a signal (tariff or carbon intensity) over HTTP. No other module of `powerflow.energy` does I/O."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOST_BYTES = 4 * 1024 * 1024
 
 
 def poll(url: str, kind: Kind, *, fallback: float, max_age_s: float = MAX_AGE_S, timeout_s: float = 10.0) -> Signal:
-    """Fetch a price signal as CSV from a URL; `powerflow.energy.signal.read_signal` describes the format.
+    """Fetch a signal as CSV from a URL; `powerflow.energy.signal.read_signal` describes the format.
 
     Args:
         url: An http or https address. Redirects are not followed.

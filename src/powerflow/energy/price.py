@@ -1,7 +1,7 @@
 """Find the lowest price of energy at which a simulation uses no more than a given energy.
 
-Energy falls with the price only roughly, because a schedule jumps when one decision changes. So the search remembers
-every result, does not rely on slopes, and reports how close it came.
+A higher price usually means less energy, but not always: one changed decision can change the whole schedule. So the
+search remembers every result, does not rely on slopes, and reports how close it came.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ LOWEST = 1e-6
 def natural_price_of(cards: Sequence[GpuType]) -> float:
     """Return the natural price of energy in seconds per joule: the mean of 1/D over the GPU types.
 
-    D is the watts from idle to the power limit. In the cost T + λ_E·D·T of a job that runs T seconds on one GPU
-    (docs/policies.md), time and energy are equally important at λ_E = 1/D.
+    D is a GPU's power limit minus its idle watts. A job that runs T seconds on one GPU costs T + λ_E·D·T
+    (docs/policies.md). At λ_E = 1/D, the time and the energy in this sum are equally large.
     """
     return sum(1.0 / (card.limit_w - card.idle_w) for card in cards) / len(cards)
 
@@ -42,7 +42,7 @@ class PriceFound:
         energy: Energy used at that price, in the unit of the target.
         target: The requested energy.
         met: True if ``energy ≤ target``.
-        tried: Every (price, energy) that was simulated, in order.
+        tried: Each simulated price with its energy, in the order of the search.
     """
 
     energy_price: float
@@ -53,7 +53,7 @@ class PriceFound:
 
     @property
     def off(self) -> float:
-        """Unused share of the energy target; negative if the target was not met."""
+        """Unused share of the energy target; negative if more than the target was used."""
         return 1.0 - self.energy / self.target
 
 
@@ -71,15 +71,15 @@ def find_price(
     3. Bisect between the last two prices, on a log scale, guided by their energies.
 
     Args:
-        energy_at: Function from price to energy: joules, or any other unit that the target has. The energy should fall
-            with the price, but a few exceptions do no harm.
+        energy_at: Function from price to energy, in the unit of the target. The energy should fall as the price rises;
+            a few exceptions do no harm.
         target: Energy not to exceed, > 0.
         scale: Price at which energy is about as important as time, such as 1 / (watts of a busy GPU above idle).
         most_runs: Largest number of calls of ``energy_at``, at least 2.
 
     Returns:
-        Of all tried prices, the one whose energy is closest below the target. If no energy is below the target, the
-        price with the lowest energy, and ``met`` is False.
+        The tried price whose energy is closest below the target. If there is none: the price with the lowest energy,
+        and ``met`` is False.
     """
     seen: dict[float, float] = {}
 

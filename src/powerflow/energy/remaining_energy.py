@@ -21,15 +21,15 @@ def remaining_energy(
     power_w: FloatArray,
     baseline_w: float,
 ) -> list[float]:
-    """Return the joules above idle to finish every job on one pool, each in its cheapest configuration, at each price.
+    """Return, for each price, the joules above idle that all jobs of one pool (GPU type) need until they are done.
 
-    The cheapest configuration has the least T·w + λ_E·D·T, where T is the seconds of an iteration, D its watts above
-    idle and w the job's weight (docs/policies.md, "prices"). The price of a GPU is left out, because the future queue
-    is unknown.
+    Each job is assumed to run in its cheapest configuration, the one with the least T·w + λ_E·D·T. T is the seconds of
+    an iteration, D its watts above idle, and w the job's weight (docs/policies.md, "prices"). GPUs have no price here,
+    because the future queue is unknown.
 
     Args:
         prices: λ_E, seconds per joule.
-        remaining: ``[J]`` estimated remaining iterations; nan (unknown) counts as 0.
+        remaining: ``[J]`` estimated remaining iterations of each job; nan (unknown) counts as 0.
         weight: ``[J]`` weight of each job.
         gpus_min, gpus_max: ``[J]`` smallest and largest number of GPUs of each job.
         cost: ``[J]`` row of each job in the tables.

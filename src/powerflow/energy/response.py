@@ -1,7 +1,7 @@
-"""Describe how the energy of a day's jobs falls as the energy price rises. A governor sets its price from this curve.
+"""Describe how the energy of a day's jobs falls as the energy price rises. Governors use this curve.
 
-Recent days are replayed in the simulator at a few prices. Each replay runs until its last job has ended. Otherwise a
-high price would seem to save energy by leaving work undone.
+For the curve, recent days are simulated at a few prices. Each simulation runs until its last job has ended. Otherwise a
+high price would seem to save energy because work is left undone.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class Response:
 
     Attributes:
         prices: λ_E in seconds per joule, ascending, the first 0.
-        joules: Energy above idle of the jobs that arrive in a day, at each price; never rising with the price.
-        full_w: Watts above idle while no GPU is free, at each price; never rising with the price.
-        under_way_j: Energy above idle that active jobs still need, on average over the day, at each price.
+        joules: At each price, energy above idle of the jobs that arrive in a day; not rising from price to price.
+        full_w: At each price, watts above idle while no GPU is free; not rising from price to price.
+        under_way_j: At each price, energy above idle that active jobs still need, on average over the day.
     """
 
     prices: tuple[float, ...]
@@ -31,23 +31,23 @@ class Response:
     under_way_j: tuple[float, ...]
 
     def at(self, price: float) -> float:
-        """Return the energy of the day's jobs at a price, in joules.
+        """Return the energy of the day's jobs at a price, in joules, interpolated over log price.
 
-        It is interpolated over log price, and constant below the lowest and above the highest replayed price.
+        Below the lowest and above the highest price of the curve, the energy is constant.
         """
         return between(self.prices, self.joules, price)
 
     def of_whole_day(self, share: float) -> Response:
-        """Return the response of a whole day. This response is of a part of the day, and is scaled up."""
+        """Return this response scaled to a whole day, if it describes only a ``share`` of a day."""
         joules, under_way_j = (tuple(j / share for j in joules) for joules in (self.joules, self.under_way_j))
         return replace(self, joules=joules, under_way_j=under_way_j)
 
 
 def response(points: Sequence[tuple[float, float, float, float]]) -> Response:
-    """Return the curve of energy over price from replays of a day at several prices.
+    """Return the curve of energy over price, from simulations of a day at several prices.
 
     Args:
-        points: For each replay (price, joules, full_w, under_way_j), with the meanings in `Response`.
+        points: For each simulation (price, joules, full_w, under_way_j), with the meanings in `Response`.
 
     Raises:
         InputError: The prices fail `check_prices`, or an energy is negative or not finite.
@@ -73,11 +73,10 @@ def check_prices(prices: Sequence[float]) -> None:
 
 
 def falling(values: Sequence[float]) -> list[float]:
-    """Return the falling sequence that is closest to the given values, by least squares.
+    """Return the never rising sequence that is closest to the given values, by least squares.
 
-    The energy of a simulation should fall with the price. But schedules jump, so that sometimes a higher price costs a
-    little more energy. Where a value is larger than the one before, both are replaced by their mean, until the sequence
-    never rises (pool adjacent violators algorithm).
+    A higher price should mean less energy, but simulations have exceptions. Where a value is larger than the one
+    before, both are replaced by their mean, until the sequence never rises (pool adjacent violators algorithm).
     """
     pools: list[list[float]] = []
     for value in values:
@@ -89,7 +88,7 @@ def falling(values: Sequence[float]) -> list[float]:
 
 
 def between(prices: Sequence[float], values: Sequence[float], price: float) -> float:
-    """Return the value of a curve at one price: interpolated linearly in log(price + lowest price above 0)."""
+    """Return the value of a curve at ``price``, by linear interpolation over log(price + lowest price above 0)."""
     if price <= prices[0]:
         return values[0]
     for i in range(1, len(prices)):
@@ -101,7 +100,7 @@ def between(prices: Sequence[float], values: Sequence[float], price: float) -> f
 
 
 def price_for(prices: Sequence[float], values: Sequence[float], target: float) -> float:
-    """Return the lowest price at which a falling curve is at most ``target``; the last price if the curve never is."""
+    """Return the lowest price at which a falling curve is at most ``target``; the last price if there is none."""
     if values[0] <= target:
         return prices[0]
     for i in range(1, len(prices)):

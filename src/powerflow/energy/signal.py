@@ -1,7 +1,7 @@
-"""Read and evaluate price signals: electricity tariffs and carbon intensities over time, as step functions.
+"""Read and evaluate signals: electricity tariffs and carbon intensities over time, as step functions.
 
-A value is valid from its time until the next one, but not longer than ``max_age_s``. After that, and before the first
-value, a given fallback is used. Every result says how much of the time the fallback was used.
+A value is valid from its time until the time of the next value, but not longer than ``max_age_s``. At all other times,
+a fallback value is used, and results say so.
 """
 
 from __future__ import annotations
@@ -82,15 +82,12 @@ class Signal:
         return SignalValue(self.fallback, self._why(now_s))
 
     def mean(self, from_s: float, to_s: float) -> float:
-        """Return the signal's mean over a time span; the fallback counts where the series has no value."""
+        """Return the signal's mean over a time span (Unix seconds), with the fallback where the series has no value."""
         lasts_s, value, _ = self._values(from_s, to_s)
         return float(np.sum(lasts_s * value) / (to_s - from_s))
 
     def known_mean(self, from_s: float, to_s: float) -> float:
-        """Return the signal's mean over the part of a time for which the series has values.
-
-        It is nan if the series has no value for this time.
-        """
+        """Return the signal's mean where the series has values in a time span; nan if it has none there."""
         lasts_s, value, known = self._values(from_s, to_s)
         known_s = lasts_s * known
         return float(np.sum(known_s * value) / known_s.sum()) if known_s.any() else math.nan
@@ -117,7 +114,7 @@ class Signal:
 
 @dataclass(frozen=True, slots=True)
 class SignalValue:
-    """Value of a signal, and the reason for using the fallback; the reason is "" if the series has a valid value."""
+    """Value of a signal. ``fell_back`` is the reason for using the fallback; "" if the series has a valid value."""
 
     value: float
     fell_back: str
@@ -135,9 +132,9 @@ def constant(kind: Kind, value: float) -> Signal:
 def read_signal(text: str, kind: Kind, *, source: str, fallback: float, max_age_s: float = MAX_AGE_S) -> Signal:
     """Read a signal from CSV text.
 
-    The first line names the columns; ``time`` and ``value`` are read, others ignored. ``time`` is ISO 8601 with a zone
-    (``2026-11-23T17:00+01:00``) or Unix seconds, ascending; ``value`` is in the unit of the kind. Empty lines and lines
-    that begin with ``#`` are skipped.
+    The first line names the columns; only ``time`` and ``value`` are read. ``time`` is ISO 8601 with a zone
+    (``2026-11-23T17:00+01:00``) or Unix seconds, ascending. ``value`` is money (tariff) or g CO2 (carbon) per kWh.
+    Empty lines and lines that begin with ``#`` are skipped.
 
     Raises:
         InputError: A column is missing, a field is not valid, or the times are not ascending. The message names the
@@ -175,7 +172,7 @@ def read_signal(text: str, kind: Kind, *, source: str, fallback: float, max_age_
 
 
 def joined(old: Signal, new: Signal) -> Signal:
-    """Return the old series up to the new series' first time, followed by the new series."""
+    """Return a signal with the values of ``old`` up to the first time of ``new``, then the values of ``new``."""
     keep = old.time_s < new.time_s[0]
     time_s, value = np.append(old.time_s[keep], new.time_s), np.append(old.value[keep], new.value)
     return Signal(new.kind, new.source, time_s, value, new.fallback, new.max_age_s)
@@ -186,9 +183,9 @@ def factor(signals: Sequence[tuple[Signal, float]], now_s: float) -> tuple[float
 
         m(t) = Σ weight·s(t)/mean(s) ÷ Σ weight, bounded to [1/4, 4]
 
-    s(t) is a signal's value now, and mean(s) the mean of its known values of the last week. So λ_E keeps its mean,
-    energy is expensive only relative to what is usual at this site, and budgets do not depend on signals. A signal
-    counts as 1 if its value is a fallback, or if its mean is not above 0 (a week of negative prices).
+    s(t) is a signal's value now, and mean(s) the mean of its known values of the last week. So signals do not change
+    the mean of λ_E, and budgets do not depend on them. s(t)/mean(s) is taken as 1 if the value is a fallback, or if the
+    mean is not above 0 (a week of negative prices).
 
     Args:
         signals: Signals with weights > 0; without signals the factor is 1.

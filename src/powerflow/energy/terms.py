@@ -1,4 +1,4 @@
-"""Define the prices and power limits of energy that the scheduler must respect."""
+"""Define the energy prices and power limits that the scheduler must respect."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ PRICE_STEP = 0.02
 
 @dataclass(frozen=True, slots=True)
 class EnergyTerms:
-    """Prices and power limits of energy, valid until new ones are set. The scheduler gets them as an event.
+    """Energy prices and power limits, valid until new ones are set. The scheduler gets them as an event.
 
     Attributes:
         price: λ_E for all jobs, seconds per joule.
-        by_project: Price added for the jobs of each project that has its own budget.
-        limit_w: By project, or "" for the cluster: watts that its jobs may add to the idle draw, by their cost models.
-            For a project the number includes the idle draw of the GPUs that its jobs hold.
+        by_project: For each project with its own budget, the price that is added for its jobs.
+        limit_w: For "" (the cluster), watts that all jobs may add to the idle draw. For a project, watts that its jobs
+            may draw, including the idle draw of their GPUs. Jobs' watts are those of their cost models.
     """
 
     price: float = 0.0
@@ -25,7 +25,7 @@ class EnergyTerms:
     limit_w: Mapping[str, float] = field(default_factory=dict)
 
     def moved(self, before: EnergyTerms) -> bool:
-        """Return True if a price differs so much from the earlier terms ``before`` that jobs must be planned again."""
+        """Return True if prices differ so much from the earlier terms ``before`` that all jobs need a new decision."""
         names = before.by_project.keys() | self.by_project.keys()
         pairs = [(before.price, self.price)]
         pairs += [(before.by_project.get(name, 0.0), self.by_project.get(name, 0.0)) for name in names]

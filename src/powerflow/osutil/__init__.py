@@ -1,4 +1,4 @@
 """Replace files, lock files, and identify processes.
 
-These functions stay correct if a process is killed, and if another user writes to the same folder.
+The functions are safe even if a process is killed, or if another user writes to the same folder.
 """

@@ -1,6 +1,6 @@
 """Replace small files as a whole, read small files, and lock files.
 
-Ranks of jobs and the device watchdog import this module. So it imports little, to save memory.
+Processes of jobs and the device watchdog import this module. To save their memory, it imports little.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def replaced(
 
     Args:
         path: The file to replace.
-        durable: True to wait until the disk has stored the content and the name, so that both survive a power cut.
-        mode: Permissions of the new file, without the bits of the umask. The file has them from its creation on.
-        temporary: Name of the new file. No file of this name may exist. None for a random name.
+        durable: True to wait until content and name are on disk, so that both survive a power cut.
+        mode: Permissions of the new file, minus the umask. The file has them from its creation on.
+        temporary: Name of the new file until it replaces ``path``; it must not exist. None for a random name.
     """
     temporary = temporary or path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     # "x": never write through a link or into a file that somebody else has put there
@@ -60,7 +60,7 @@ def replaced(
 def replace_json(path: Path, content: Mapping[str, Any], *, durable: bool = False, mode: int = 0o666) -> None:
     """Replace a file by a JSON object, so that a reader sees the old content or the new content, never a part of it.
 
-    The arguments ``durable`` and ``mode`` mean the same as in `replaced`.
+    ``durable`` and ``mode`` are as in `replaced`.
 
     Raises:
         OSError: The file cannot be written; it stays as it was.
@@ -74,8 +74,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """Read a JSON object from a file.
 
     Returns:
-        The object. None if the file is missing or does not hold a JSON object. A power cut may damage a file in this
-        way.
+        The object. None if the file is missing or holds no JSON object (a power cut may damage a file in this way).
     """
     try:
         content = json.loads(path.read_bytes())
@@ -136,7 +135,7 @@ def try_lock(path: Path, *, wait_s: float = 0.0, pause_s: float = 0.01, create: 
     Closing the descriptor releases the lock. A process that inherits the descriptor holds the lock, too.
 
     Args:
-        path: The file. If ``create`` is True, a symbolic link is refused.
+        path: The file. If ``create`` is True, it must not be a symbolic link.
         wait_s: Seconds to wait until another holder releases the lock.
         pause_s: Seconds between two attempts to take the lock.
         create: True to create a missing file, which only its owner can read.

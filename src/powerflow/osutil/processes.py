@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def stat_fields(pid: int) -> list[bytes] | None:
-    """Return the fields of ``/proc/PID/stat`` (see proc(5)) from the third field on, which is the state of the process.
+    """Return the fields of ``/proc/PID/stat`` (see proc(5)) from the third on. The third is the state of the process.
 
     Returns:
         The fields; None if there is no process with this pid.
@@ -44,7 +44,7 @@ def born(pid: int) -> int | None:
 
 
 def lives(pid: int, birth: int) -> bool:
-    """Return True if the process with this pid and this start time (``birth``, as from `born`) still runs."""
+    """Return True if the process with this pid and this start time (``birth``, from `born`) still runs."""
     return pid > 0 and born(pid) == birth
 
 

@@ -1,1 +1,1 @@
-"""Serve the REST API: routes, tokens, roles and metrics."""
+"""Serve the REST API: routes, access tokens, roles and metrics."""

@@ -1,7 +1,7 @@
-"""Define the REST API: the operations of `powerflow.api.operations` over HTTP, answered by a `ClusterApi`.
+"""Build the web application that serves the REST API: the operations of `powerflow.api.operations` over HTTP.
 
-Each route passes its request to the cluster and returns the cluster's answer. What all requests have in common (host,
-token, size, log) is handled in `middleware`. Roles are checked in `routes`, and `problem` turns errors into answers.
+Each route passes its request to a `ClusterApi` and returns the cluster's answer. `middleware` checks each request's
+host, token and size. `routes` checks roles, and `problem` turns errors into answers.
 """
 
 from __future__ import annotations
@@ -77,10 +77,10 @@ def build_app(
 
     Args:
         cluster: Answers the requests.
-        tokens: The tokens that requests may carry.
+        tokens: The tokens that are valid.
         version: Version of PowerFlow.
         log: A structlog logger for requests and failures (`logs.json_lines`).
-        hosts: Host names that a request may ask for (`middleware.hosts_of`); None allows any.
+        hosts: Host names that a request's URL may have (`middleware.hosts_of`); None allows any.
         open_metrics: True if ``/metrics`` needs no token.
         proxies: Proxies whose ``X-Forwarded-For`` header is trusted.
         refused: Counts failed authentications for the audit (`powerflow.service.token_audit`).

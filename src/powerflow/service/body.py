@@ -1,4 +1,4 @@
-"""Limit the size and the nesting of a request's body, before anything reads the body as JSON."""
+"""Check a request's body before it is parsed as JSON: limit the number of values, and how deeply they are nested."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[\]{},]', re.DOTALL)
 
 
 def fault_of(body: bytes) -> str:
-    """Return the reason why a request's body must not be read as JSON: too deeply nested, or too many values.
+    """Return why a request's body must not be parsed as JSON (too deeply nested, or too many values); "" if it may be.
 
-    The result is "" if the body may be read. Without this check, reading could take long: 1 MiB can hold half a million
-    empty lists, and each unknown key becomes an error. The body may be any bytes, not only JSON.
+    Without this check, parsing could take long: 1 MiB can hold half a million empty lists, and each unknown key becomes
+    an error. The body may be any bytes, not only JSON.
     """
     depth = 0
     for number, token in enumerate(_TOKEN.finditer(body)):

@@ -1,11 +1,11 @@
 """Limit the number of connections, and the time that each part of a request may take.
 
 uvicorn closes only connections that are idle between two requests. A client that sends the head of a request byte by
-byte, or never reads the answer, would keep a file descriptor for ever. Some hundred such clients would stop the service
-for everybody (the attack *slowloris*). Here every part of a request has a time limit, and there can be fewer
-connections than files that the process may open. When no more connections are allowed, a new connection replaces an old
-one: the one that has waited longest, without a request that is being answered, of the address with the most
-connections. So an address that opens many connections loses only its own.
+byte, or never reads the answer, would keep a file descriptor for ever. A few hundred such clients would stop the
+service for everybody (the attack *slowloris*). Here every part of a request has a time limit, and the number of
+connections is limited to half of the files that the process may open. At this limit, a new connection replaces an idle
+one: of the address with the most connections, the one that has waited longest. So a client that opens many connections
+loses only its own.
 """
 
 from __future__ import annotations
@@ -32,11 +32,10 @@ class ConnectionLimits:
     Attributes:
         most: Largest number of connections.
         per_address: Largest number of connections from one address.
-        head_s: Longest time from the start of a connection, or from the previous answer, to the end of a request's
-            head.
+        head_s: Longest time from the start of the connection (or from the previous answer) to the end of the head.
         body_s: Longest time from the end of the head to the end of the body.
         answer_s: Longest time until the client has received an answer.
-        linger_s: Longest time for which a client may continue to send a request that is refused already.
+        linger_s: Longest time for which a client may continue to send a request that was already refused.
     """
 
     most: int
@@ -55,7 +54,7 @@ class ConnectionLimits:
 
 
 def bounded(limits: ConnectionLimits) -> type[H11Protocol]:
-    """Return a class of connections that share these limits, for uvicorn's option ``http``."""
+    """Return a connection class for uvicorn's option ``http``. Its connections share these limits."""
     crowd = Crowd(limits)
 
     class Limited(BoundedConnection):
@@ -66,7 +65,7 @@ def bounded(limits: ConnectionLimits) -> type[H11Protocol]:
 
 
 class BoundedConnection(H11Protocol):
-    """Connection with time limits, which `Crowd` may close. Times are seconds of the event loop's clock.
+    """Connection with time limits. `Crowd` closes it if it is too slow. Times are seconds of the event loop's clock.
 
     Attributes:
         address: Address of the client.
@@ -81,7 +80,7 @@ class BoundedConnection(H11Protocol):
         self.since_s = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Register a new connection, or close it at once if there is no room for it."""
+        """Register a new connection, or close it at once if too many are open."""
         super().connection_made(transport)
         self.address = self.client[0] if self.client else ""
         self.since_s = self.loop.time()
@@ -94,19 +93,14 @@ class BoundedConnection(H11Protocol):
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
-        """Start the time limit for the head of the next request.
-
-        This is also needed if the client has sent several requests in a row: then the part of the request does not
-        change.
-        """
+        """Start the time limit for the head of the next request, which the client may have sent already."""
         self.since_s = self.loop.time()
         super().on_response_complete()
 
     def part(self) -> str:
-        """Return the present part of a request: ``head``, ``body``, ``work``, ``answer`` or ``rest``.
+        """Return the present part of the request: ``head``, ``body``, ``work``, ``answer`` or ``rest``.
 
-        In ``work`` the request is being answered; in ``rest`` the client still sends a request that is answered
-        already.
+        ``work`` means that the answer is being computed, ``rest`` that the client still sends an answered request.
         """
         cycle = self.cycle
         if self.transport.get_write_buffer_size() > 0:
@@ -118,7 +112,7 @@ class BoundedConnection(H11Protocol):
     def overdue(self, now_s: float, limits: ConnectionLimits) -> bool:
         """Return True if the present part of the request has taken too long.
 
-        If the connection has entered a new part since the last call, the time of this part starts now.
+        If a new part has begun since the last call, its time starts now.
         """
         part = self.part()
         if part != self._part:
@@ -142,10 +136,10 @@ class Crowd:
         self._looking = False
 
     def enter(self, new: BoundedConnection) -> bool:
-        """Register a new connection, closing an idle one if all places are taken.
+        """Register a new connection. If too many are open, close an idle one.
 
         Returns:
-            False if all places are taken and no connection is idle.
+            False if too many are open and none is idle. Then the new one is not registered.
         """
         own_full = self._from[new.address] >= self._limits.per_address
         if own_full or len(self._all) >= self._limits.most:
@@ -166,7 +160,7 @@ class Crowd:
         return True
 
     def leave(self, gone: BoundedConnection) -> None:
-        """Remove a connection from the open ones; nothing happens if the connection was removed before."""
+        """Remove a connection from the open ones. A second call does nothing."""
         if gone in self._all:
             del self._all[gone]
             self._from[gone.address] -= 1

@@ -1,4 +1,4 @@
-"""Load one example of each answer, for the OpenAPI document. ``examples.json`` has them by the names of their types."""
+"""Load an example of each answer for the OpenAPI document. ``examples.json`` maps names of answer types to examples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from powerflow.api.pages import Items, NumberedPage, Page
 
 @cache
 def example(answer: Any) -> Any:
-    """Return the example for an answer's type as plain JSON. A list contains the example of its items."""
+    """Return an example of an answer, given its type, as plain JSON. An example list has one item."""
     container, item = get_origin(answer), next(iter(get_args(answer)), answer)
     found = _all()[item.__name__]
     if container is Items:

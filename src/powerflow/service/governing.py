@@ -29,7 +29,7 @@ from powerflow.service.schemas import AfterNumber, CapNumber, Limit
 
 @cache
 def governing() -> APIRouter:
-    """Return the routes for stages, budgets, signals, power caps and the audit; they serve any cluster."""
+    """Return the routes for stages, budgets, signals, power caps and the audit."""
     router = APIRouter()
 
     @serves(router, ops.STAGES)

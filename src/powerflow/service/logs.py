@@ -10,7 +10,7 @@ import structlog
 def json_lines(stream: TextIO) -> Any:
     """Return a structlog logger that writes JSON lines with ``time`` (UTC) and ``level`` to a stream.
 
-    The logger is passed as an argument and is not global, so that a function's signature shows whether it logs.
+    Functions get the logger as an argument, so that their signature shows whether they log.
     """
     return structlog.wrap_logger(
         structlog.PrintLogger(stream),

@@ -1,8 +1,8 @@
-"""Show the cluster as Prometheus metrics, read anew for every scrape.
+"""Export the state of the cluster as Prometheus metrics, read anew for every request.
 
 Units are base units: joules, watts, seconds, hertz, ratios. A value that comes from emulated GPUs has the label
-``emulated="true"``. Jobs that have ended are not shown; their joules are part of ``powerflow_energy_joules_total``, and
-``powerflow acct`` shows them by job.
+``emulated="true"``. Jobs that have ended have no metrics of their own. Their joules are part of
+``powerflow_energy_joules_total``; ``powerflow acct`` shows the joules of each job.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _GPU = ("node", "gpu", "gpu_type", "emulated")
 
 
 def exposition(cluster: ClusterApi, version: str, accept: str) -> tuple[bytes, str]:
-    """Return all metrics as text, and its media type, in a format that the HTTP header ``accept`` allows."""
+    """Return all metrics as text, and the text's media type. The HTTP header ``accept`` selects the format."""
     registry = CollectorRegistry(auto_describe=False)
     ProcessCollector(registry=registry)
     registry.register(_Cluster(cluster, version))

@@ -33,23 +33,23 @@ INSIDE, WATCHING = 64, 16
 
 
 def hosts_of(bound_to: str) -> frozenset[str] | None:
-    """Return the host names that requests may ask for, if the service listens on this address; None allows any name.
+    """Return the host names that a request's URL may have, given the address of the service; None allows any name.
 
-    On a loopback address only names of this machine are allowed. Otherwise the owner of a web page could let their own
-    name point to this machine (DNS rebinding), and the page could send requests with the rights of the user's browser.
+    On a loopback address only names of this machine are allowed. This prevents DNS rebinding: a web page's host name
+    that suddenly points to this machine, so that the page can send requests to the service.
     """
     return LOOPBACK if bound_to in ("localhost", "127.0.0.1", "::1") else None
 
 
 class RequestGuard:
-    """ASGI middleware that checks each request and passes it on with its caller in the request's state.
+    """ASGI middleware that checks each request, and passes it on with the caller's name and role.
 
     Args:
         app: The application that answers the requests that pass.
-        tokens: The tokens that requests may carry.
-        hosts: Host names that a request may ask for; None allows any.
+        tokens: The tokens that are valid.
+        hosts: Host names that a request's URL may have; None allows any.
         open_paths: Paths that need no token. A request to one of them must have no body.
-        quick_paths: Paths that are answered at once and without a thread, so that their requests never wait for others.
+        quick_paths: Paths whose requests are answered at once, without waiting for other requests.
         watch_paths: Paths on which a request may wait until something happens.
         proxies: Proxies whose ``X-Forwarded-For`` header is trusted (`powerflow.service.peers`).
         refused: Counts failed authentications.

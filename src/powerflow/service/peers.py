@@ -1,4 +1,4 @@
-"""Find the address from which a request comes: the connection's address, or an address from a trusted proxy."""
+"""Find the address from which a request comes: that of the connection, or one that a trusted proxy names."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def trusted_proxies(texts: Iterable[str]) -> tuple[Network, ...]:
 def origin(peer: str, forwarded: Sequence[str], trusted: Sequence[Network]) -> str:
     """Return the address that a request comes from, as the log and the audit show it.
 
-    Anybody can write an ``X-Forwarded-For`` header. Each proxy appends the address that it got the request from. So the
-    header is read from its end, and only as long as the address that wrote an entry is a trusted proxy.
+    Each proxy appends to ``X-Forwarded-For`` the address that it got the request from. But a client can write any
+    header. So the header is read from its end, and only while the sender of an entry is a trusted proxy.
 
     Args:
         peer: Address of the connection.
@@ -40,7 +40,7 @@ def origin(peer: str, forwarded: Sequence[str], trusted: Sequence[Network]) -> s
         trusted: Networks of trusted proxies, from `trusted_proxies`.
 
     Returns:
-        The connection's address; or ``CLIENT through PEER`` if it is a trusted proxy that named a client.
+        The connection's address; or ``CLIENT through PEER`` if the connection is from a trusted proxy.
     """
     if not forwarded or not _among(peer, trusted):
         return peer

@@ -76,10 +76,7 @@ def _cut(text: str) -> str:
 
 
 def of_error(error: Exception, instance: str) -> Problem:
-    """Return the problem document for an exception.
-
-    If the exception is unexpected, the document does not show its cause.
-    """
+    """Return the problem document for an exception. An unexpected exception's message is not shown to the client."""
     if isinstance(error, InputError):
         return problem(_status(error), error.what, instance, where=error.where, fix=error.fix)
     if isinstance(error, OSError):

@@ -1,4 +1,4 @@
-"""Count failed authentications by address. The audit then covers every attempt, and many attempts cannot flood it."""
+"""Count failed authentications by address, so that the audit needs few entries even for very many attempts."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ OTHERS = "elsewhere"
 
 
 class RefusedTokens:
-    """Numbers of failed authentications by address, since the last call of ``take``.
+    """Number of failed authentications of each address, since the last call of ``take``.
 
-    ``add`` is called by the event loop and ``take`` by one other thread.
+    The event loop calls ``add``, and one other thread calls ``take``.
     """
 
     def __init__(self) -> None:
@@ -29,11 +29,10 @@ class RefusedTokens:
         self._counts[address if known else OTHERS] += 1
 
     def take(self, now_s: float) -> Sequence[tuple[str, int]]:
-        """Return the addresses and their numbers of attempts that the audit may take now, most attempts first.
+        """Return addresses with their numbers of attempts, for the audit: most attempts first.
 
-        The audit gets at most `BURST` entries at once, and after that one more every `EVERY_S` seconds. If there are
-        more addresses, the last entry is the sum of all the others. If no entry is allowed yet, the numbers are kept
-        for later.
+        At most `BURST` entries are returned at once, and after that one more every `EVERY_S` seconds. If there are more
+        addresses, the last entry has the sum of the others. Until an entry is allowed, attempts are still counted.
         """
         if self._taken_s is not None:
             self._allowed = min(float(BURST), self._allowed + (now_s - self._taken_s) / EVERY_S)

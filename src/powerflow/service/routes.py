@@ -1,4 +1,4 @@
-"""Turn functions into the routes of the API's operations. Only this module checks roles and describes answers."""
+"""Turn functions into routes of the REST API: check the caller's role, and describe the answers for OpenAPI."""
 
 from __future__ import annotations
 
@@ -42,16 +42,15 @@ def serves(
 ) -> Callable[[Endpoint], Endpoint]:
     """Return a decorator that makes a function the route of an operation.
 
-    The route refuses a caller whose role is below the operation's lowest role, before it reads what the caller has
-    sent. The route's description in the OpenAPI document is the function's docstring. If the function has none, it is
-    the docstring of the `ClusterApi` method with the same name.
+    The route checks the caller's role before it reads the request. Its description in the OpenAPI document is the
+    function's docstring, or else the docstring of the `ClusterApi` method with the same name.
 
     Args:
         router: The router that gets the new route.
         operation: The operation that the route serves.
         body: True if the request has a body.
-        looks_up: True if the query or the body can name a thing that does not exist, so that the answer can be 404. For
-            a route with a name in its path this is always assumed.
+        looks_up: True if the answer can be 404 because the query or body names a job or project. A route with a name in
+            its path can always answer 404.
         repeatable: True if the answer is 200 instead of 201 for a repeated request.
     """
 

@@ -20,7 +20,7 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
 class Health(BaseModel):
-    """State of the controller, as it reports it: for example, if its main loop runs (``ok``)."""
+    """Health of the controller. ``ok`` is True if its main loop runs; `ClusterApi.healthy` has further fields."""
 
     model_config = ConfigDict(extra="allow")
 

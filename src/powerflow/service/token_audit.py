@@ -1,7 +1,7 @@
-"""Write to the audit which tokens were made and revoked, and which requests had no valid token.
+"""Record in the audit which tokens were made and revoked, and which requests had no valid token.
 
 ``powerflow token`` and editors change the token file without asking the controller. So the controller compares the file
-with the tokens that the audit knows, and adds the changes to the audit, even those made while it did not run.
+with the audit, and adds the differences to the audit, even those from a time when the controller did not run.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class TokenAudit:
     Args:
         tokens: The controller's tokens.
         refused: Failed authentications, as the API has counted them.
-        note: Function that adds entries to the audit. It raises `InputError` while it cannot.
+        note: Function that adds entries to the audit, or raises `InputError`.
         clock: Function that returns the present time in Unix seconds.
-        show: Function that shows a line to operators under a name, and removes it if the line is "". It returns whether
-            this changes what is shown. A line is shown while the token file cannot be used.
+        show: Function that shows operators a line under a name, or removes that line if it is "". It returns True if
+            the line has changed. A line is shown while the token file cannot be used.
         log: A structlog logger.
     """
 
@@ -66,7 +66,7 @@ class TokenAudit:
         self._stop.set()
 
     def step(self) -> None:
-        """Add changes of the token file and failed authentications to the audit, if they are not yet in the audit."""
+        """Add new changes of the token file, and new failed authentications, to the audit."""
         now_s = self._clock()
         self._tokens.look()
         self._tell(self._tokens.trouble)

@@ -1,14 +1,14 @@
-"""Keep the hashes of bearer tokens in a file that only its owner can read.
+"""Store the hashes of bearer tokens in a file that only its owner can read.
 
 ::
 
     {"tokens": [{"user": "ada", "role": "user", "sha256": "9f86d0…"}],
      "changes": [{"time_s": 1790000000.0, "by": "root", "what": "created", "id": "9f86d081884c"}]}
 
-``changes`` says who made and revoked the latest tokens, for the controller's audit (`powerflow.service.token_audit`).
+``changes`` lists who made and revoked the latest tokens, for the controller's audit (`powerflow.service.token_audit`).
 
-A token is 256 random bits, so it cannot be found from its SHA-256 hash by trying. Therefore a person who can read the
-file cannot make requests with its content.
+A token has 256 random bits, so that nobody can find it from its SHA-256 hash. Whoever reads the file still has no valid
+token.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ class TokenEntry:
 
     @property
     def id(self) -> str:
-        """Short name of the token, the first 12 digits of its hash. It does not reveal the token."""
+        """Short name of the token: the first 12 digits of its hash. The name does not reveal the token."""
         return self.sha256[:12]
 
 
 class Tokens:
     """All tokens of a controller. A change of the token file takes effect at once.
 
-    While the file does not exist or cannot be used, there are no tokens, and every request is refused.
+    While the file is missing or cannot be used, every request is refused.
 
     Attributes:
         trouble: Why every request is refused; "" while the file can be used.
@@ -104,7 +104,7 @@ class Tokens:
     def caller(self, token: str, address: str = "") -> Caller | None:
         """Return the caller to whom a token belongs; None if the token is unknown.
 
-        The time that this takes does not show how similar a wrong token is to a right one.
+        All hashes are compared in constant time, so that the duration tells an attacker nothing about valid tokens.
         """
         self.look()
         found = None
@@ -115,10 +115,7 @@ class Tokens:
         return Caller(found.user, found.role, address) if found else None
 
     def look(self) -> None:
-        """Read the token file again if it has changed.
-
-        If the file cannot be used (half edited, or deleted), no token is valid.
-        """
+        """Read the token file again if it has changed. If the file cannot be used, no token is valid."""
         if self._path is None:
             return
         stamp, now_s = _stamp(self._path), time.monotonic()
@@ -145,8 +142,7 @@ def _stamp(path: Path | None) -> tuple[int, int, int] | None:
 def create_token(path: str | os.PathLike[str], user: str, role: Role) -> str:
     """Make a token, add its hash to the token file, and return the token.
 
-    The file is created with mode 0600 if it does not exist. The token itself is stored nowhere: a user who loses it
-    must make another one.
+    A missing file is created with mode 0600. The token itself is stored nowhere: whoever loses it must make a new one.
 
     Raises:
         InputError: The user's name is not valid, or the file cannot be used.
@@ -163,7 +159,7 @@ def create_token(path: str | os.PathLike[str], user: str, role: Role) -> str:
 
 
 def revoke_tokens(path: str | os.PathLike[str], whose: str) -> Sequence[TokenEntry]:
-    """Remove tokens from the token file: all of a user, or the one with this id.
+    """Remove tokens from the token file: all tokens of a user, or the token with this id.
 
     A running controller refuses removed tokens at once.
 
@@ -188,7 +184,7 @@ def revoke_tokens(path: str | os.PathLike[str], whose: str) -> Sequence[TokenEnt
 
 
 def hash_of(token: str) -> str:
-    """Return the hash by which a token is stored: SHA-256 in hexadecimal digits."""
+    """Return the SHA-256 hash of a token, in hexadecimal digits."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -243,7 +239,7 @@ def _entry(item: object, where: str) -> TokenEntry:
 
 
 def changes_of(path: Path) -> list[TokenChange]:
-    """Return the latest changes that a token file lists; an empty list if the file cannot be read."""
+    """Return the latest changes of tokens from a token file; an empty list if the file cannot be read."""
     try:
         content = json.loads(_content(path))
         return [

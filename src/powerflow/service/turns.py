@@ -1,6 +1,6 @@
-"""Let users take turns: a user who sends many requests waits in a queue of their own.
+"""Let users take turns, so that the requests of one user do not delay those of others.
 
-Only a limited number of threads work on requests, and the database allows only one write at a time. Without turns, many
+A limited number of threads work on requests, and the database allows only one write at a time. Without turns, many
 submissions of one user would occupy all threads, and nobody else could even read.
 """
 
@@ -13,12 +13,12 @@ from contextlib import asynccontextmanager
 
 
 class Turns:
-    """Limit the number of requests that are worked on at a time. Waiting users get turns one after the other.
+    """Limit the number of requests that are processed at a time. Waiting users take turns.
 
     All calls must come from the same event loop.
 
     Args:
-        at_once: Largest number of requests that are worked on at a time.
+        at_once: Largest number of requests that are processed at a time.
         each: Largest number of these that belong to one user.
     """
 
@@ -30,7 +30,7 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self, user: str) -> AsyncIterator[None]:
-        """Wait until a request of this user may be worked on; the turn ends with the ``with`` block."""
+        """Wait until a request of this user may be processed. The turn ends with the ``with`` block."""
         if self._busy < self._at_once and self._of[user] < self._each and user not in self._queues:
             self._take(user)
         else:

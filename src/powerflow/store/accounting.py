@@ -1,7 +1,7 @@
 """Sum energy and GPU time by hour and job, and compute the accounts of users, projects and jobs from these sums.
 
-A charge is the joules and GPU-seconds of one GPU over a span of time. The store keeps charges as sums per hour and
-job, so that a year of a thousand GPUs stays small. Idle GPUs are charged to job number 0, which is no real job.
+A charge is the joules and GPU-seconds of one GPU over a time span. Only sums per hour and job are stored, so that a
+year of a thousand GPUs needs little space. Idle GPUs are charged to job number 0, which is not a real job.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _NOBODY = 0
 def hourly(rows: Sequence[Charge]) -> list[dict[str, Any]]:
     """Return rows of the table ``charges``: the joules and GPU-seconds that charges add to each hour and job.
 
-    A charge over several hours is split by time. If a charge ends before it begins, because the machine's clock was set
-    back meanwhile, all of it belongs to the hour in which it ends.
+    A charge over several hours is split by time. If the machine's clock was set back during a charge, so that it ends
+    before it begins, all of it belongs to the hour of its end.
 
     Raises:
         ValueError: A charge contains a number that is not finite.
@@ -68,7 +68,7 @@ def _shares(start_s: float, end_s: float) -> Iterator[tuple[int, float]]:
 
 
 class Charges:
-    """Energy and GPU time that one store has charged to jobs, and the sums of these charges."""
+    """Energy and GPU time charged to jobs, in one store."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -78,8 +78,8 @@ class Charges:
 
         Args:
             rows: The charges. A charge over several hours is split by time.
-            put: Settings to store in the same transaction, by key. The state of an energy meter is stored in this way,
-                so that no joule is charged twice or not at all.
+            put: Settings to store in the same transaction, by key. Store the state of the energy meter here; then each
+                joule is charged exactly once.
 
         Raises:
             NotFound: A charge names a job that does not exist.
@@ -102,15 +102,14 @@ class Charges:
                 put_setting(self._database, connection, key, value)
 
     def accounts(self, since_s: float, until_s: float, by: str) -> list[Account]:
-        """Return the accounts of a time window: those with the most joules first, then ``idle`` and ``total``.
+        """Return the accounts of a time window, most joules first, and after them ``idle`` and ``total``.
 
-        The window is widened to whole hours. The field ``jobs`` of an account counts the jobs with charges in the
-        window. The field ``mean_jct_s`` is the mean completion time of those jobs that have completed.
+        The window is widened to whole hours. An account's ``jobs`` is the number of jobs with charges in the window.
+        Its ``mean_jct_s`` is the mean completion time of those of them that have completed.
 
         Args:
             since_s, until_s: The window, in Unix seconds.
-            by: What an account stands for: a ``user``, a ``project`` (jobs without a project are in account "") or a
-                ``job``.
+            by: Group of each account: ``user``, ``project`` ("" has the jobs without a project) or ``job``.
 
         Raises:
             InputError: ``by`` is not one of these three words.
@@ -144,7 +143,7 @@ class Charges:
         return [*named, idle, total]
 
     def hourly(self, since_s: float, until_s: float, by: str) -> list[Hour]:
-        """Return the joules of each account in each hour of a window; the window is widened as in `accounts`."""
+        """Return the joules of each account in each hour of a time window, which is widened to whole hours."""
         name, inside, joules = _name(by), _inside(since_s, until_s), func.sum(charges.c.energy_j)
         query = select(name, charges.c.hour, joules).join_from(charges, jobs, charges.c.job_id == jobs.c.id)
         idle = select(charges.c.hour, charges.c.energy_j).where(inside, charges.c.job_id == _NOBODY)
@@ -157,10 +156,7 @@ class Charges:
         ]
 
     def totals(self) -> tuple[float, float, float]:
-        """Return three sums of joules since the store was created: all metered, those of jobs, and those of idle GPUs.
-
-        The first sum is the other two together.
-        """
+        """Return the joules metered since the store was created: in total, of jobs, and of idle GPUs."""
         of_jobs = case((charges.c.job_id != _NOBODY, charges.c.energy_j), else_=0.0)
         of_idle = case((charges.c.job_id == _NOBODY, charges.c.energy_j), else_=0.0)
         with self._database.read() as connection:
@@ -179,10 +175,10 @@ def _inside(since_s: float, until_s: float) -> ColumnElement[bool]:
 def priced(
     items: Sequence[Account], hours: Sequence[Hour], signals: Sequence[Signal]
 ) -> tuple[Sequence[Account], Sequence[str]]:
-    """Return accounts with the cost and CO2 of their joules, computed hour by hour, and a note on each signal.
+    """Add cost and CO2, computed hour by hour, to accounts; return them with a note on each signal.
 
     Args:
-        items: Accounts from `Charges.accounts`: the last is the total, the last but one the idle GPUs.
+        items: Accounts from `Charges.accounts`.
         hours: Joules by account and hour from `Charges.hourly`, for the same window.
         signals: Tariff and carbon intensity: at most one signal of each kind.
     """

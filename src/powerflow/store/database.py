@@ -1,8 +1,7 @@
 """Open a SQLite or PostgreSQL database, run transactions on it, and report its failures in one line.
 
-Only one write transaction runs at a time. SQLite ensures this by ``BEGIN IMMEDIATE``; on PostgreSQL the transaction
-holds an advisory lock. So a transaction may read, decide and then write, and row numbers become visible to readers in
-the order in which they were given.
+Only one write transaction runs at a time: in SQLite by ``BEGIN IMMEDIATE``, in PostgreSQL by an advisory lock. So a
+transaction can read, decide and write without conflicts, and readers see new rows in the order of their numbers.
 """
 
 from __future__ import annotations
@@ -53,10 +52,10 @@ TRY_AGAIN = 75
 
 
 class StoreError(Unavailable):
-    """Error: the store cannot be used now. Nothing of the attempted write was stored.
+    """Error: the store cannot be used now. A failed write has stored nothing.
 
-    ``retry`` is True if the operation may succeed later although nobody changes PowerFlow's configuration: another
-    process holds a lock, the disk is full, or the database server cannot be reached.
+    ``retry`` is True if the operation may succeed later without a change of PowerFlow's configuration: another process
+    holds a lock, the disk is full, or the database server cannot be reached.
     """
 
     def __init__(self, what: str, *, where: str = "", fix: str = "", retry: bool = False) -> None:
@@ -65,7 +64,7 @@ class StoreError(Unavailable):
 
 
 class LostClaim(StoreError):
-    """Error: another controller has taken over the store, so this controller must no longer write to the store."""
+    """Error: another controller has taken over the store. This controller must not write to the store any more."""
 
     def __init__(self) -> None:
         super().__init__("another controller has taken over the store, the jobs, the GPUs and their clocks")
@@ -73,17 +72,17 @@ class LostClaim(StoreError):
 
 
 class Database:
-    """Connections to one database, whose tables have the form that this version of PowerFlow needs.
+    """Connections to one database. Its tables have the revision that this version of PowerFlow needs.
 
     Args:
         url: ``sqlite:///path`` or ``postgresql://user:password@host/name``.
         wait_s: How many seconds to wait for a lock or a server.
-        migrate: True to bring older tables up to date. This runs in a separate process, so that the libraries it loads
-            do not stay in this process's memory.
+        migrate: True to bring older tables up to date. A separate process does this, so that this process needs no
+            memory for the libraries.
 
     Attributes:
-        owner: Name of the controller that holds the store's lease through this object; None for none
-            (`powerflow.store.leader_lease`).
+        owner: Name of the controller that holds the store's lease (`powerflow.store.leader_lease`); None without a
+            lease.
 
     Raises:
         StoreError: The database cannot be opened, or its tables are newer than this PowerFlow.
@@ -147,9 +146,9 @@ class Database:
 
     @contextmanager
     def write_claimed(self) -> Iterator[Connection]:
-        """Open a `write` transaction, after checking that this controller still holds the lease on the store.
+        """Open a write transaction, after checking that this controller still holds the lease on the store.
 
-        The check is left out if ``owner`` is None.
+        Without ``owner``, nothing is checked.
 
         Raises:
             LostClaim: Another controller has taken over the store.
@@ -176,14 +175,14 @@ class Database:
             key: Names of the columns that form the key.
             columns: Names of the columns that an update sets.
             add: True if an update adds the new values to the old ones instead of replacing them.
-            where: Condition for an update; without it, every update is made.
+            where: Condition that a row must meet to be updated; None to update every row.
         """
         if where is None:
             return _upsert(self.is_sqlite, into, tuple(key), tuple(columns), add)
         return _new_upsert(self.is_sqlite, into, key, columns, add, where)
 
     def checkpoint(self) -> None:
-        """Copy SQLite's write-ahead log into the database file, so that less is lost if the log file gets lost.
+        """Copy SQLite's write-ahead log into the database file, so that less is lost if the log file disappears.
 
         Raises:
             StoreError: The copy failed.
@@ -198,10 +197,10 @@ class Database:
                 connection.close()
 
     def version(self) -> str | None:
-        """Return the revision of the database's tables; None if it has no tables.
+        """Return the revision of the database's tables; None if there are no tables.
 
         Raises:
-            StoreError: The database is not one of PowerFlow's, or its tables are newer than this PowerFlow.
+            StoreError: The database was not made by PowerFlow, or its tables are newer than this PowerFlow.
         """
         with self.read() as connection:
             tables = set(inspect(connection).get_table_names())

@@ -1,4 +1,4 @@
-"""Keep the log of decisions: the allocations that jobs got or would have got, and the predictions for these jobs."""
+"""Store the log of decisions: which GPUs and clock each job got (or would have got), and what was predicted for it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Decisions:
         self._database = database
 
     def add(self, rows: Sequence[DecisionRecord]) -> None:
-        """Add decisions to the log; the database gives them their numbers."""
+        """Add decisions to the log. The database numbers them."""
         if rows:
             with self._database.write_claimed() as connection:
                 connection.execute(insert(decisions), [mappers.decision_row(row) for row in rows])
 
     def of_job(self, job_id: str, after: int = 0, limit: int = 100) -> NumberedPage[DecisionRecord]:
-        """Return the decisions on a job whose number is above ``after``, oldest first, at most ``limit`` of them."""
+        """Return at most ``limit`` decisions on a job, oldest first, beginning after decision number ``after``."""
         mine = (decisions.c.job_id == mappers.number(job_id)) & (decisions.c.number > after)
         with self._database.read() as connection:
             query = select(decisions).where(mine).order_by(decisions.c.number)

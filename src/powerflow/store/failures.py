@@ -1,4 +1,4 @@
-"""Say in plain words what went wrong in a database, and whether the same operation may succeed later."""
+"""Describe database errors in plain words, and tell whether the same operation may succeed later."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def sqlite_failure(error: BaseException | None) -> tuple[str, bool]:
 def postgresql_failure(error: BaseException | None) -> tuple[str, bool]:
     """Return what happened in PostgreSQL, in plain words, and whether the same operation may succeed later.
 
-    The answer depends on the error's SQLSTATE code. If no connection was made, there is no code, and the message
-    decides.
+    The result follows from the error's SQLSTATE code; without a connection there is no code, and it follows from the
+    message.
     """
     return _in_words(getattr(error, "sqlstate", None) or _refusal(str(error)), _POSTGRESQL, error)
 

@@ -1,7 +1,8 @@
-"""Keep the highest job number and the count of launches in a file, to recognise an older copy of the database.
+"""Keep the highest job number and the number of launches in a file, so that an older copy of the database is
+recognised.
 
-The file has one line, which is written in place before a submission is acknowledged or a rank is launched. It is not
-flushed to the disk: after a power failure the database may have higher numbers than this file, which does no harm.
+The file's only line is overwritten before a submission is acknowledged or a rank (process of a job) is launched. It is
+not flushed to the disk. So after a power failure the database may have higher numbers, which does no harm.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ _BYTES = 64
 
 
 class Marks:
-    """File with the highest job number and the count of launches. It is created if it does not exist.
+    """File with the highest job number and the number of launches. A missing file is created.
 
     Attributes:
-        number: Highest number that was given to a job.
-        beat: How many times ranks were launched.
-        inode: Number of the file in its file system, by which a copy of the file is recognised.
+        number: Highest job number so far.
+        beat: Number of launches so far.
+        inode: The file's inode number. A copy of the file has another one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,7 +31,7 @@ class Marks:
         self.number, self.beat = _read(os.pread(self._file, _BYTES, 0))
 
     def set(self, *, number: int = 0, beat: int = 0) -> None:
-        """Raise the highest job number and the count of launches in the file; a lower number is ignored.
+        """Raise the highest job number and the number of launches in the file. Lower numbers are ignored.
 
         Raises:
             OSError: The file cannot be written.
@@ -42,7 +43,7 @@ class Marks:
             self.number, self.beat = number, beat
 
     def close(self) -> None:
-        """Close the file with the highest job number and the count of launches."""
+        """Close the file."""
         os.close(self._file)
 
 

@@ -1,4 +1,4 @@
-"""Keep the desired state of each job (table ``gangs``). It is written before the controller starts or stops ranks."""
+"""Store the desired state of each job (table ``gangs``) before the controller starts or stops processes for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from powerflow.store.statements import states_of
 
 
 class Intents:
-    """The latest `Intent` of each job: the epoch, GPUs and clock that the controller wants the job to have."""
+    """The latest `Intent` of each job: the GPUs and clock that the controller wants the job to have."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -23,16 +23,15 @@ class Intents:
     def add(self, intents: Sequence[Intent], now_s: float) -> frozenset[str]:
         """Write intents, and the job states that follow from them, in one transaction.
 
-        A job whose intent has GPUs becomes running. A job whose intent has none becomes queued; if it is held, it stays
-        held. A job that was cancelled or held since the decision must get no GPUs, so an intent that gives it GPUs is
-        not written.
+        A job whose intent has GPUs becomes running. A job whose intent has none becomes queued, or stays held. If a job
+        was cancelled or held since the decision, an intent that gives it GPUs is not written.
 
         Returns:
             Ids of the jobs whose intents were not written.
 
         Raises:
-            ValueError: The epoch of an intent is lower than the stored epoch, because a later decision was written
-                first; or the epoch is the stored one but the GPUs differ.
+            ValueError: The epoch of an intent is lower than the stored epoch (a later decision was written first), or
+                equal to it with other GPUs.
             NotFound: An intent names a job that does not exist.
         """
         if not intents:
@@ -60,14 +59,11 @@ class Intents:
             return [mappers.intent_of(row) for row in connection.execute(query).mappings()]
 
     def retire(self, job_id: str) -> None:
-        """Store that a job holds no GPUs any more.
-
-        Its epoch is kept, so that no later intent can use the same epoch again.
-        """
+        """Store that a job holds no GPUs any more. Its epoch is kept, so that it is never used again."""
         self._set(job_id, placement="[]")
 
     def rename_type(self, job_id: str, gpu_type: str) -> None:
-        """Store a new name for the GPU type that a job holds."""
+        """Store a new name of the GPU type of a job's GPUs."""
         self._set(job_id, gpu_type=gpu_type)
 
     def _set(self, job_id: str, **values: str) -> None:

@@ -1,8 +1,7 @@
 """Let only one controller at a time work on a store: the one that holds the lease, which is valid for a limited time.
 
-A slow controller on another machine must not be treated as dead, so a new controller waits until the lease is over. If
-a controller on this machine was killed, the new one does not wait, because the operating system shows that the process
-has ended.
+A controller on another machine may only be slow. So a new controller waits until the lease has expired. A controller on
+this machine is different: the operating system shows if its process has ended, and then the new one does not wait.
 """
 
 from __future__ import annotations
@@ -22,16 +21,15 @@ class LeaderLease:
     """The lease of one controller on one store.
 
     Args:
-        database: Database of the store. After `claim` has set the database's ``owner``, each write first checks that
-            this owner still holds the lease. So a controller that was suspended for longer than its lease cannot
-            overwrite data of the next controller.
+        database: Database of the store. `claim` sets its ``owner``; after that, each write checks that the owner still
+            holds the lease. So a controller that was suspended for too long cannot overwrite data of the next one.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def claim(self, owner: str, lease_s: float, now_s: float) -> bool:
-        """Become the only controller of the store for ``lease_s`` seconds; return False if another controller is."""
+        """Take the lease for ``lease_s`` seconds; return False if another controller holds it."""
         mine_or_over = (claims.c.owner == owner) | (claims.c.until_s <= now_s)
         with self._database.write() as connection:
             row = {"id": 1, "owner": owner, "until_s": now_s + lease_s}
@@ -42,12 +40,10 @@ class LeaderLease:
         return claimed
 
     def take(self, owner: str, lease_s: float, now_s: float) -> bool:
-        """Become the only controller of the store, as `claim` does, without waiting for the lease of a dead controller.
-
-        The dead controller must have run on this machine.
+        """Take the lease as `claim` does, or from a controller that ran on this machine and whose process has ended.
 
         Returns:
-            False if another controller is at work, or may be.
+            False if another controller works on the store, or may do so.
         """
         if self.claim(owner, lease_s, now_s):
             return True
@@ -58,24 +54,21 @@ class LeaderLease:
         return self.claim(owner, lease_s, now_s)
 
     def renew(self, owner: str, lease_s: float, now_s: float) -> bool:
-        """Extend the lease of ``owner``; return False if another controller has taken over the store.
-
-        A lease that is over can be extended, too.
-        """
+        """Extend the lease of ``owner``, even an expired one; return False if another controller has taken it."""
         with self._database.write() as connection:
             mine = update(claims).where(claims.c.owner == owner).values(until_s=now_s + lease_s)
             return connection.execute(mine).rowcount == 1
 
     def claimed_by(self) -> str | None:
-        """Return the controller that took the lease last, even if this lease is over.
+        """Return the controller that took the lease last, even if it has expired.
 
-        The result is None if that controller has given the lease back, or if no controller ever took it.
+        Return None if that controller has given the lease back, or if no controller ever took it.
         """
         with self._database.read() as connection:
             return connection.scalar(select(claims.c.owner))
 
     def give_back(self, owner: str) -> None:
-        """End a controller's lease on the store. If another controller holds the lease, nothing happens."""
+        """End the lease of ``owner``. If another controller holds the lease, nothing happens."""
         with self._database.write() as connection:
             connection.execute(delete(claims).where(claims.c.owner == owner))
         if self._database.owner == owner:
@@ -83,16 +76,16 @@ class LeaderLease:
 
 
 def own_name() -> str:
-    """Return a name for this process that no other controller ever has.
+    """Return a name for this process that no other process ever has.
 
-    It consists of host, boot and PID namespace, PID, start time, and a random number.
+    It contains the host, boot, PID namespace, PID, start time, and a random number.
     """
     pid = os.getpid()
     return f"{platform.node()}:{_pid_namespace()}:{pid}:{born(pid)}:{secrets.token_hex(4)}"
 
 
 def is_dead(owner: str) -> bool:
-    """Return True if the controller's process with this name has certainly ended; False if this machine cannot know."""
+    """Return True if the process with this name has certainly ended; False if it runs, or if this is not known."""
     parts = owner.split(":")
     if len(parts) != 5 or parts[1] != _pid_namespace() or not (parts[2].isdigit() and parts[3].isdigit()):
         return False

@@ -1,4 +1,4 @@
-"""Convert rows of the store's tables to plain data and back."""
+"""Convert rows of database tables to records of `powerflow.store.models` and `powerflow.api`, and back."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def number(job_id: str) -> int:
     """Return the number of a job, given its id as text.
 
     Raises:
-        NotFound: The text cannot be the id of a job.
+        NotFound: The text is not the id of a job.
     """
     if not (job_id.isascii() and job_id.isdigit() and len(job_id) <= 9 and job_id[0] != "0"):
         raise NotFound(f"no job {job_id!r}")
@@ -39,11 +39,11 @@ def number(job_id: str) -> int:
 
 
 def to_json(value: Any) -> str:
-    """Write a value as JSON in ASCII, so that no database refuses a character of it.
+    """Convert a value to JSON in ASCII, whose characters every database accepts.
 
     Raises:
-        ValueError: The value contains a number that JSON does not have, such as infinity.
-        TypeError: The value contains a type that JSON does not have.
+        ValueError: The value contains a number that JSON cannot express, such as infinity.
+        TypeError: The value contains a type that JSON cannot express.
     """
     return json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
 
@@ -99,7 +99,9 @@ def new_job(spec: JobSpec, user: str, now_s: float) -> dict[str, Any]:
 
 
 def changes(row: JobUpdate) -> dict[str, Any]:
-    """Return the parameters of an SQL update of one job: ``number``, and one ``new_…`` for each column in `CHANGES`."""
+    """Return the parameters of the SQL update of a job: its ``number``, and ``new_COLUMN`` for each column in
+    `CHANGES`.
+    """
     values = {f"new_{name}": getattr(row, name) for name in CHANGES}
     if row.reason is not None:
         values["new_reason"] = plain(row.reason)

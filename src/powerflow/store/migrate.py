@@ -1,7 +1,7 @@
-"""Bring the tables of a database up to date: ``python -m powerflow.store.migrate``, with its URL on standard input.
+"""Bring the tables of a database up to date: ``python -m powerflow.store.migrate``, with the URL on standard input.
 
-This is a separate program, so that a controller which is idle for months does not keep alembic in memory. The URL is
-read from standard input because it may hold a password, and other users can see the arguments of a program.
+It is a separate program, so that the controller does not keep alembic in memory. The URL may contain a password, and
+other users can see a program's arguments; so it is read from standard input.
 """
 
 from __future__ import annotations

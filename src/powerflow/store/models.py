@@ -1,7 +1,6 @@
-"""Define plain data that the store keeps. Units: seconds (times of day are Unix seconds), watts, joules, MHz.
+"""Define the records that the store keeps. Units: seconds (times of day are Unix seconds), watts, joules, MHz.
 
-A job's id is its number as text. None means "not known" or "not yet"; in `JobUpdate` it means "leave the value as it
-is".
+A job's id is its number as text. None means "not known" or "not yet"; in `JobUpdate` it means "no change".
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ Placement = tuple[tuple[str, tuple[int, ...]], ...]
 
 @dataclass(frozen=True, slots=True)
 class StoredJob:
-    """The data that the store keeps of one job.
+    """One job, as the store keeps it.
 
     Attributes:
         state_since_s: When the job entered its present state.
@@ -29,7 +28,7 @@ class StoredJob:
         attempts: How often the job was started again after a failure.
         exit: How the job ended, in plain words; "" if it has not ended.
         last_lines: The last lines of the job's log, if it failed.
-        cost_class: Name of the job's class. The costs of all jobs of a class are learned together.
+        cost_class: Name of the job's class. All jobs of a class are assumed to cost the same per step.
     """
 
     id: str
@@ -55,7 +54,7 @@ class StoredJob:
 
 @dataclass(frozen=True, slots=True)
 class JobUpdate:
-    """Changes of a job since the previous update; None leaves a value as it is."""
+    """New values of a job's fields; None means that a value has not changed."""
 
     job_id: str
     steps: float | None = None
@@ -72,10 +71,10 @@ class JobUpdate:
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """Desired state of a job: GPUs, clock and epoch. It is written before the controller starts or stops any rank.
+    """Desired state of a job: GPUs, clock and epoch. It is stored before the controller starts or stops any process.
 
-    ``epoch`` rises with every new placement of the job, so that an action for an older placement is recognised as too
-    late. A new clock for the same GPUs needs no new epoch.
+    Each new placement of the job gets a higher ``epoch``, so that a late action for an older placement is recognised. A
+    new clock for the same GPUs needs no new epoch.
     """
 
     job_id: str
@@ -88,7 +87,7 @@ class Intent:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One observation, with its class, the job that was measured, the time, and the number of steps."""
+    """One measured step time (and perhaps watts): the observation, its job, class and time, and the number of steps."""
 
     cost_class: str
     observation: Observation
@@ -99,10 +98,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """Joules and GPU-seconds of one GPU from ``start_s`` to ``end_s``, and the job that used the GPU.
-
-    The job is None if the GPU was idle.
-    """
+    """Joules and GPU-seconds of one GPU from ``start_s`` to ``end_s``, and the job that used it (None: idle GPU)."""
 
     start_s: float
     end_s: float
@@ -114,7 +110,7 @@ class Charge:
 
 @dataclass(frozen=True, slots=True)
 class DecisionOutcome:
-    """The real time and energy of a completed job, and the scheduler's prediction.
+    """The real completion time and energy of a job, and what the scheduler had predicted.
 
     Attributes:
         jct_s, energy_j: Seconds from submission to end, and joules.
@@ -132,7 +128,7 @@ class DecisionOutcome:
 
 @dataclass(frozen=True, slots=True)
 class NodeState:
-    """State of a node as an operator or a failure has set it: up, drained, failed or asleep."""
+    """State of a node, set by an operator or by a failure: up, drained, failed or asleep."""
 
     name: str
     state: str

@@ -1,4 +1,4 @@
-"""Keep measured configurations of jobs, from which PowerFlow learns what steps cost."""
+"""Store measured step times and watts of jobs, from which PowerFlow learns what steps cost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from powerflow.store.statements import states_of
 
 
 class Observations:
-    """All observations in one store: measured step times and watts of jobs in their configurations."""
+    """All observations in one store: measured step times and watts, with the GPU count, clock and batch of each."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

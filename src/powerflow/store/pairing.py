@@ -1,13 +1,12 @@
 """Check that store, state directory, engine folder and machine belong together, and that none is an older copy.
 
-The names of ranks, records and logs contain job numbers. So two jobs must never get the same number, and data about one
-job must never be used for another job with the same number. This must hold even after a backup was restored, a file was
-deleted or a directory was copied. Two things are therefore kept in two places each, and compared at every start:
+Names of processes, records and logs contain job numbers. So two jobs must never get the same number, even after a
+backup was restored, a file was deleted or a directory was copied. Two things are therefore kept in both the store and
+the state directory, and compared at every start:
 
-- **who**: the names of the store and of the state directory, in the store (setting ``pair``) and in
-  ``<state>/pair.json``;
-- **when**: the *beat*, which counts launches and rises before each launch, and the highest job number, in the store and
-  in ``<state>/marks``. The place with the lower number is older than the other place.
+- **who**: the names of the store and of the state directory (setting ``pair``; ``<state>/pair.json``);
+- **when**: the number of launches so far (the *beat*) and the highest job number (``<state>/marks``). The place with
+  the lower number is older.
 
 Results of the comparison::
 
@@ -21,8 +20,8 @@ Results of the comparison::
     the store is older than the directory             accepted: new job numbers are above all earlier ones
     the directory is older than the store, or a copy  accepted, unless refused above: job numbers jump ahead
 
-With ``powerflow serve --restored`` the operator confirms that no job of this store runs on another machine. Then none
-of these cases is refused, and ranks of this store that still run on this machine are ended.
+With ``powerflow serve --restored`` the operator confirms that no job of this store runs on another machine. Then all
+these cases are accepted, and processes of this store's jobs that still run on this machine are ended.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ class Pair:
 
 
 def pair(state: Path, store: Store, *, restored: bool = False, now_s: float | None = None) -> Pair:
-    """Check that a state directory belongs to a store, and record in both places that they belong together.
+    """Check that a state directory and a store belong together, and record this in both of them.
 
     Args:
         state: The state directory.

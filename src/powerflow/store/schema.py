@@ -1,7 +1,7 @@
-"""Define the tables of the store, the same for SQLite and PostgreSQL. Their history is in ``migrations/versions``.
+"""Define the tables of the store, the same for SQLite and PostgreSQL. ``migrations/versions`` has their history.
 
-Structured values (a job spec, a placement, fields of an event) are stored as JSON in plain ASCII text. So neither
-database refuses a character that a log line can contain, such as NUL or half a surrogate pair.
+Structured values (a job spec, a placement, fields of an event) are stored as JSON in ASCII. So both databases accept
+every character that a log line can contain, such as NUL or half a surrogate pair.
 """
 
 from __future__ import annotations

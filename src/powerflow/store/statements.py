@@ -1,4 +1,4 @@
-"""Define database statements that several parts of the store use; each runs in its caller's transaction."""
+"""Define database statements that several modules of the store use. Each runs in its caller's transaction."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def add_event(
 
 
 def add_audit(connection: Connection, rows: Sequence[AuditRecord]) -> None:
-    """Add entries to the table ``audit``; the database gives them their numbers."""
+    """Add entries to the table ``audit``. The database numbers them."""
     if rows:
         connection.execute(insert(audit), [mappers.audit_row(row) for row in rows])
 
@@ -59,9 +59,9 @@ def feed(
     limit: int,
     record_of: Callable[[RowMapping], Numbered],
 ) -> NumberedPage[Numbered]:
-    """Return the first ``limit`` rows of a query as a page of records, with the number of its last record.
+    """Return the first ``limit`` rows of a query as a page of records.
 
-    If the query has no rows, that number is ``after``: the number from which the caller reads on.
+    The page's ``after`` is the number of its last record; for an empty page it is the argument ``after``.
     """
     rows = connection.execute(query.limit(checked(limit))).mappings()
     items = [record_of(row) for row in rows]
@@ -69,7 +69,7 @@ def feed(
 
 
 def checked(limit: int) -> int:
-    """Return ``limit``, the largest number of items on a page, after checking it.
+    """Return ``limit`` (the largest number of items on a page) after checking that it is at least 1.
 
     Raises:
         InputError: ``limit`` is less than 1.

@@ -1,5 +1,4 @@
-"""Keep the state of a live cluster in a database, so that it survives the controller, a reset of the machine and a full
-disk.
+"""Store the state of a live cluster in a database. It survives a killed controller, a power failure and a full disk.
 
 Each method is one transaction and can be called from any thread. When a method returns, its changes are on disk. When
 it raises an exception, nothing was written. Every method may raise `StoreError`.
@@ -79,15 +78,15 @@ class Store:
     def submit(
         self, spec: JobSpec, user: str, now_s: float, key: str | None = None, address: str | None = None
     ) -> tuple[StoredJob, bool]:
-        """Store a new job. The job is on disk when this method returns.
+        """Store a new job.
 
         Args:
             spec: The definition of the job.
             user: The user to whom the job belongs.
             now_s: Time of submission, in Unix seconds.
-            key: Text by which a repeated request is recognised: if the user has submitted a job with this key before,
-                that job is returned and no new one is stored.
-            address: Address from which the request came, for the audit; with None, no audit entry is written.
+            key: Text by which a repeated request is recognised. If the user has used it before, the earlier job is
+                returned, and no new one is stored.
+            address: Network address of the request, for the audit; None to write no audit entry.
 
         Returns:
             The job, and True if it is new.
@@ -162,7 +161,7 @@ class Store:
         return self._all(select(jobs).where(jobs.c.submitted_s >= since_s).order_by(jobs.c.submitted_s, jobs.c.id))
 
     def first_submission_s(self) -> float | None:
-        """Return the time at which the first job was submitted, in Unix seconds; None if no job was submitted."""
+        """Return the submission time of the first job, in Unix seconds; None if there is no job."""
         with self._database.read() as connection:
             first: float | None = connection.scalar(select(func.min(jobs.c.submitted_s)))
             return first
@@ -172,9 +171,9 @@ class Store:
         return self._all(select(jobs).where(jobs.c.state.in_(mappers.ACTIVE)).order_by(jobs.c.id))
 
     def front(self, states: Sequence[JobState], limit: int) -> tuple[list[StoredJob], Mapping[JobState, int]]:
-        """Return the first ``limit`` jobs in the given states, and the number of jobs in each state.
+        """Return at most ``limit`` jobs in the given states, and the number of jobs in each state.
 
-        The jobs are sorted by state, in the order of ``states``, and then by age, the oldest first.
+        Jobs are sorted by state (in the order of ``states``), then by age, the oldest first.
         """
         rank = case({state.value: at for at, state in enumerate(states)}, value=jobs.c.state)
         mine = jobs.c.state.in_([state.value for state in states])
@@ -202,14 +201,14 @@ class Store:
 
         Args:
             job_id: The job's id.
-            to: The new state. A queued job can become running or held, a running job queued or held, a held job queued.
-                Any job that has not ended can end.
+            to: The new state. Allowed are queued → running or held, running → queued or held, held → queued, and each
+                of these → completed, failed or cancelled.
             now_s: Unix seconds.
             exit: How the job ended, in plain words.
-            reason: Why the job has the GPUs that it has now; None leaves the stored reason as it is.
+            reason: Why the job has its present GPUs; None keeps the stored reason.
             last_lines: The last lines of the job's log.
             text: Text of the event.
-            asked: Audit entry of the request that asked for the change.
+            asked: Audit entry about the request for this change.
 
         Raises:
             NotFound: There is no job with this id.
@@ -253,12 +252,12 @@ class Store:
     # --- job numbers, each given once even if the database is restored from a backup ---
 
     def follow(self, marks: Marks) -> None:
-        """From now on, keep the highest job number and the count of launches in the file ``marks``, too."""
+        """From now on, write the highest job number and the number of launches to the file ``marks``, too."""
         self._marks = marks
         self._database.checkpoint()  # if the write-ahead log gets lost later, the names are not lost with it
 
     def beat(self) -> None:
-        """Count a launch of ranks that is about to happen, in the database and then in the file given to `follow`."""
+        """Count one launch, in the database and then in the file given to `follow`. Call this before the launch."""
         if self._marks is None:
             return
         beat = self._marks.beat + 1
@@ -266,7 +265,7 @@ class Store:
         self._marks.set(beat=beat)
 
     def last_number(self) -> int:
-        """Return the highest number that was given to a job or skipped by `raise_number`; 0 if there is none."""
+        """Return the highest job number that was used, or skipped by `raise_number`; 0 if there is none."""
         with self._database.read() as connection:
             given = connection.scalar(text(_GIVEN_SQLITE if self._database.is_sqlite else _GIVEN_POSTGRESQL))
             return max(int(given or 0), int(connection.scalar(select(func.max(jobs.c.id))) or 0))
@@ -304,7 +303,7 @@ class Store:
             return {row["name"]: NodeState(**row) for row in rows}
 
     def append(self, kind: str, text: str, now_s: float, job_id: str | None = None, **fields: Any) -> int:
-        """Add an event, and return the event's number, which is higher than all numbers before.
+        """Add an event, and return its number, which is higher than that of every earlier event.
 
         ``fields`` are plain JSON.
         """
@@ -312,9 +311,9 @@ class Store:
             return add_event(connection, kind, text, now_s, job_id, fields)
 
     def events(self, after: int = 0, job_id: str | None = None, limit: int = 100) -> NumberedPage[EventRecord]:
-        """Return the events whose number is above ``after``, oldest first, at most ``limit`` of them.
+        """Return at most ``limit`` events, oldest first, beginning after event number ``after``.
 
-        With ``job_id``, only events of this job are returned.
+        With ``job_id``, return only events of this job.
         """
         query = select(events).where(events.c.number > after).order_by(events.c.number)
         if job_id is not None:
@@ -339,18 +338,18 @@ class Store:
             put_setting(self._database, connection, key, value)
 
     def govern(self, key: str, value: Any, whats: Sequence[AuditRecord]) -> None:
-        """Store a setting (key and value) and audit entries that say who changed it, in one transaction."""
+        """Store a setting, and audit entries that say who changed it, in one transaction."""
         with self._database.write_claimed() as connection:
             put_setting(self._database, connection, key, value)
             add_audit(connection, whats)
 
     def note(self, rows: Sequence[AuditRecord]) -> None:
-        """Add entries to the audit; the database gives them their numbers."""
+        """Add entries to the audit. The database numbers them."""
         with self._database.write_claimed() as connection:
             add_audit(connection, rows)
 
     def audit(self, after: int = 0, limit: int = 100) -> NumberedPage[AuditRecord]:
-        """Return the audit entries whose number is above ``after``, oldest first, at most ``limit`` of them."""
+        """Return at most ``limit`` audit entries, oldest first, beginning after entry number ``after``."""
         query = select(audit).where(audit.c.number > after).order_by(audit.c.number)
         with self._database.read() as connection:
             return feed(connection, query, after, limit, mappers.audit_of)

@@ -1,4 +1,4 @@
-"""Upgrade tables with alembic, on the connection and in the transaction that `powerflow.store.migrate` opened."""
+"""Run migrations with alembic, in the transaction that `powerflow.store.migrate` has opened."""
 
 from __future__ import annotations
 

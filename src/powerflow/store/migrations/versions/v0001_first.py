@@ -1,6 +1,6 @@
 """Create the first tables.
 
-A migration has its own copy of the definitions, because the definitions in `schema` will change.
+The definitions are copied here, because those in `schema` will change.
 """
 
 import sqlalchemy as sa
@@ -11,7 +11,7 @@ down_revision = None
 
 
 def upgrade() -> None:
-    """Make all tables."""
+    """Create all tables."""
     op.create_table(
         "charges",
         sa.Column("job_id", sa.Integer(), primary_key=True, autoincrement=False),

@@ -8,7 +8,7 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """Create the table, and triggers that refuse changes."""
+    """Create the table ``audit``, and triggers that prevent changes of its rows."""
     op.create_table(
         "audit",
         sa.Column("number", sa.Integer(), primary_key=True, autoincrement=True),

@@ -1,4 +1,4 @@
-"""Add the log of decisions: the allocations that jobs got or would have got, and the predictions for these jobs."""
+"""Add the log of decisions: which GPUs and clock each job got (or would have got), and what was predicted for it."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    """Make the table."""
+    """Create the table ``decisions``."""
     op.create_table(
         "decisions",
         sa.Column("number", sa.Integer(), primary_key=True, autoincrement=True),

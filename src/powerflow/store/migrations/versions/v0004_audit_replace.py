@@ -1,4 +1,4 @@
-"""Refuse a second audit entry with the same number, because ``INSERT OR REPLACE`` of SQLite calls no trigger."""
+"""Refuse an audit entry whose number exists already. Otherwise, SQLite's ``INSERT OR REPLACE`` could change entries."""
 
 from alembic import op
 
@@ -7,7 +7,7 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
-    """Refuse an entry whose number is taken."""
+    """Create a trigger that refuses an audit entry whose number exists already."""
     if op.get_bind().dialect.name == "sqlite":
         op.execute(
             "CREATE TRIGGER audit_no_replace BEFORE INSERT ON audit "
