@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from powerflow.arrays import FloatArray
+from powerflow.cost.batch_range import BatchRange
 from powerflow.cost.catalogue import family_model
 from powerflow.cost.table import CostTable
 from powerflow.cost.tabulate import tabulate
@@ -15,10 +16,12 @@ from powerflow.errors import InputError
 from powerflow.job import Job
 from powerflow.policy.registry import load
 from powerflow.scheduler.plan import Change, Reason, Why
-from powerflow.simulate.belief import TRIAL_S, Fitted, Online, Oracle, Sizes, belief_named, three_clocks
+from powerflow.simulate.belief import TRIAL_S, Fitted, Laboratory, Online, Oracle, Sizes, belief_named, three_clocks
 from powerflow.simulate.run import Simulation, simulate
+from powerflow.simulate.workload.build import build_workload
 from powerflow.simulate.workload.workload import Workload
 from powerflow.simulate.world import World
+from powerflow.trace.record import Trace, TraceJob
 from tests.simulate.workloads import from_trace
 
 
@@ -117,6 +120,24 @@ def test_without_noise_fitted_is_the_truth_where_it_was_measured(workload: Workl
         finite = np.isfinite(truth.step_time_s[:4, clocks])  # 1, 2, 4, 8 GPUs
         assert event.table.step_time_s[:4, clocks][finite] == pytest.approx(truth.step_time_s[:4, clocks][finite])
         assert event.table.power_w[:4, clocks][finite] == pytest.approx(truth.power_w[:4, clocks][finite])
+
+
+def test_real_steps_are_measured_where_the_batch_changes() -> None:
+    job = TraceJob("a", 0.0, 500.0, 2, model="cifar10", global_batch=256, batch_range=BatchRange(64, 4096, 8000.0))
+    changing = build_workload(Trace("log.csv", "test", [job]), "2x4:A100", seed=5)
+    ((name, _),) = changing.truth
+    truth, axes = changing.truth[name, "A100"], changing.axes["A100"]
+    row = list(axes.gpu_counts).index(8)
+    progress = np.asarray(truth.progress)[row]
+    assert progress > 1.5  # a larger batch than the own one
+    seen = Laboratory(changing, 0.0, np.random.default_rng(0)).measure(name, "A100", row, 6, packed=True)
+    assert seen.step_time_s == pytest.approx(truth.step_time_s[row, 6] * progress)
+    assert seen.local_batch * seen.accumulation * 8 > 256
+    for belief in (Fitted(changing, noise=0.0), Online(changing, noise=0.0)):
+        (event,) = belief.start()
+        assert event.table.step_time_s[:4] == pytest.approx(truth.step_time_s[:4], rel=0.5)
+    (event,) = Fitted(changing, noise=0.0).start()  # it may take another batch that is as good
+    assert event.table.step_time_s[:4, -1] == pytest.approx(truth.step_time_s[:4, -1], rel=0.05)
 
 
 def test_another_seed_another_noise(workload: Workload) -> None:

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 
+from powerflow.cost.batch_range import BatchRange
 from powerflow.errors import InputError
 from powerflow.policy.registry import load
 from powerflow.simulate.run import simulate
@@ -73,6 +74,37 @@ def test_runs_before_a_requeue_are_part_of_the_work() -> None:
     workload = build(logged(duration_s=100.0, gpus=2, earlier_gpu_s=600.0))
     assert alone_times(workload).tolist() == pytest.approx([100.0 + 300.0])
     assert workload.facts["Requeued"] == "1 jobs; 0.2 GPU-hours of their earlier runs are part of their work"
+
+
+def test_a_batch_that_may_change_changes_costs_and_not_the_logged_work() -> None:
+    fixed = logged(duration_s=500.0, gpus=2, model="cifar10", global_batch=256)
+    free = dataclasses.replace(fixed, batch_range=BatchRange(64, 4096, 8000.0))
+    plain, changing = build(fixed), build(free, dataclasses.replace(fixed, id="b", submit_s=1.0))
+    first, second = changing.jobs
+    # the log's 500 s on two GPUs were at batch 256, for both; both classes have the same true model
+    assert first.iterations == second.iterations == plain.jobs[0].iterations
+    own = changing.truth[second.cost_class, "A100"]
+    assert np.array_equal(own.step_time_s, plain.truth["cifar10/256", "A100"].step_time_s)
+    best = changing.truth["cifar10/256 (64..4096, noise scale 8000)", "A100"]
+    assert set(changing.truth) == {(job.cost_class, "A100") for job in changing.jobs}
+    assert (best.step_time_s[:, -1] < own.step_time_s[:, -1]).all()
+    gain = own.step_time_s[:, -1] / best.step_time_s[:, -1]
+    assert (np.diff(gain) > 0).all()  # the more GPUs, the more a larger batch gains
+    # every policy gains: it sees another cost table
+    for policy in ("prices", "pollux", "fifo"):
+        assert simulate(build(free), load(policy)).jobs.jct_s < simulate(plain, load(policy)).jobs.jct_s
+    assert changing.facts["Batches"].startswith("1 jobs may change their global batch")
+    assert "Batches" not in plain.facts
+
+
+def test_measured_step_times_scale_the_changing_batch_too() -> None:
+    own = logged(model="bert", global_batch=256)
+    free = dataclasses.replace(own, id="b", submit_s=1.0, batch_range=BatchRange(12, 384, 4000.0))
+    timed = dataclasses.replace(own, id="c", submit_s=2.0, iterations=10.0)  # 10 s a step
+    before, after = build(own, free), build(own, free, timed)
+    factor = 10.0 / before.truth["bert/256", "A100"].step_time_s[0, -1]
+    for key, table in before.truth.items():
+        assert after.truth[key].step_time_s == pytest.approx(table.step_time_s * factor)
 
 
 def test_time_begins_with_the_first_job() -> None:

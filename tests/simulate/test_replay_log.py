@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from powerflow.cost.batch_range import BatchRange
 from powerflow.errors import InputError
 from powerflow.simulate.replay.log import WEEK_S, Match, log_of, reproductions, utilisation
 from powerflow.simulate.replay.queue import DISCIPLINES, start_times
@@ -172,6 +173,9 @@ def test_refuses_what_no_such_cluster_ran() -> None:
     with pytest.raises(InputError, match="all jobs have one submission time"):
         log_of(one, 16)
     endless = replace(one.jobs[0], duration_s=float("nan"))
+    changing = replace(one.jobs[0], global_batch=64, batch_range=BatchRange(32, 128, 1.0))
+    with pytest.raises(InputError, match="PowerFlow never changes them"):
+        log_of(replace(one, jobs=(changing,)), 16)
     with pytest.raises(InputError, match="has no duration"):
         log_of(replace(one, jobs=(endless,)), 16)
 

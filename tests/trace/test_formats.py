@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from powerflow.cost.batch_range import BatchRange, progress
 from powerflow.cost.catalogue import axes_for, family_model
 from powerflow.cost.tabulate import tabulate
 from powerflow.errors import InputError
-from powerflow.trace.formats.pollux import PUBLISHED, iterations_of
+from powerflow.trace.formats.pollux import PUBLISHED, iterations_of, noise_scale_of
 from powerflow.trace.read import read_trace
 from powerflow.trace.record import JobOutcome, Trace, TraceJob
 from tests.trace import examples
@@ -133,6 +134,15 @@ def test_pollux_iterations_by_hand_and_against_what_was_left_out(monkeypatch: py
         truth = dict(PUBLISHED[application])[batch]
         monkeypatch.setitem(PUBLISHED, application, tuple(p for p in PUBLISHED[application] if p[0] != batch))
         assert iterations_of(application, batch) == pytest.approx(truth, rel=0.06)
+
+
+def test_pollux_noise_scale_gives_the_published_iterations() -> None:
+    assert noise_scale_of("cifar10") == pytest.approx(5_210_112 / 634)  # C/S, by hand above
+    for application, points in PUBLISHED.items():
+        largest, iterations = points[-1]
+        for batch, published in points:
+            worth = progress(noise_scale_of(application), largest, batch)
+            assert iterations / worth == pytest.approx(published, rel=0.03)
 
 
 @pytest.mark.parametrize(
@@ -277,6 +287,20 @@ def test_json_is_read_item_by_item(tmp_path: Path) -> None:
     assert len(text) > 3 * 65_536  # more than one window
     trace = read(tmp_path, text)
     assert [job.id for job in trace.jobs] == [f"application_{i}" for i in range(500)]
+
+
+def test_csv_with_batches_that_may_change(tmp_path: Path) -> None:
+    head = "submit_s,duration_s,gpus,global_batch,global_batch_min,global_batch_max,noise_scale\n"
+    rows = "0,9,1,64,32,512,800.5\n1,9,1,64,,,\n2,9,1,64,32,512,\n3,9,1,,32,512,1\n4,9,1,64,128,512,1\n5,9,1,64,9,8,1\n"
+    trace = read(tmp_path, head + rows)
+    assert [job.batch_range for job in trace.jobs] == [BatchRange(32, 512, 800.5), None]
+    together = "global_batch_min, global_batch_max, noise_scale and global_batch are not all given"
+    assert reasons(trace) == {
+        4: together,
+        5: together,
+        6: "global_batch 64 is not from 128 to 512",
+        7: "global batches from 9 to 8 are impossible",
+    }
 
 
 def test_csv(tmp_path: Path) -> None:

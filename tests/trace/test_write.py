@@ -2,12 +2,14 @@
 
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from powerflow.cluster.spec import MOST_GPUS
+from powerflow.cost.batch_range import BatchRange
 from powerflow.trace.demo import demo_day
 from powerflow.trace.fields import LONGEST_S
 from powerflow.trace.read import read_trace
@@ -30,10 +32,14 @@ jobs = st.builds(
     name=words,
     outcome=st.sampled_from(JobOutcome),
 )
+ranges = st.builds(BatchRange, st.just(1), st.integers(10**9, 10**12), st.floats(0, 1e12))
+changing_jobs = st.tuples(jobs, st.integers(1, 10**9), ranges).map(
+    lambda made: replace(made[0], global_batch=made[1], batch_range=made[2])
+)
 
 
 @settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(records=st.lists(jobs, min_size=1, max_size=8, unique_by=lambda job: job.id))
+@given(records=st.lists(jobs | changing_jobs, min_size=1, max_size=8, unique_by=lambda job: job.id))
 def test_round_trip(records: list[TraceJob], tmp_path: Path) -> None:
     records.sort(key=lambda job: job.submit_s)
     path = tmp_path / "jobs.csv"

@@ -10,11 +10,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from powerflow.cost.batch_range import BatchRange
 from powerflow.cost.fit import fit
+from powerflow.cost.goodput import tabulate_best
 from powerflow.cost.model import JobModel
 from powerflow.cost.observation import Observation
 from powerflow.cost.table import Axes, CostTable
-from powerflow.cost.tabulate import tabulate
 
 Configuration = tuple[int, int, int, int, float | None]  # GPUs, nodes, local batch, accumulation, clock
 
@@ -45,10 +46,11 @@ class _Seen:
 
 @dataclass(slots=True)
 class _Class:
-    """Prior, batch and measurements of one job class on one GPU type."""
+    """Prior, batches and measurements of one job class on one GPU type."""
 
     prior: JobModel
     global_batch: int
+    allowed: BatchRange | None
     seen: dict[Configuration, _Seen] = field(default_factory=dict)
     model: JobModel | None = None
 
@@ -66,9 +68,16 @@ class Learner:
         self._axes = axes
         self._classes: dict[tuple[str, str], _Class] = {}
 
-    def expect(self, cost_class: str, gpu_type: str, prior: JobModel, global_batch: int) -> None:
-        """Add a job class on a GPU type, with its prior and global batch."""
-        self._classes[cost_class, gpu_type] = _Class(prior, global_batch)
+    def expect(
+        self,
+        cost_class: str,
+        gpu_type: str,
+        prior: JobModel,
+        global_batch: int,
+        allowed: BatchRange | None = None,
+    ) -> None:
+        """Add a job class on a GPU type, with its prior, its own global batch, and other batches that it may use."""
+        self._classes[cost_class, gpu_type] = _Class(prior, global_batch, allowed)
 
     def observe(self, cost_class: str, gpu_type: str, observations: Sequence[Observation]) -> bool:
         """Add measurements of a class; return True if the cost table should be computed again.
@@ -104,4 +113,5 @@ class Learner:
         """Return the current cost table of a job class on a GPU type."""
         known = self._classes[cost_class, gpu_type]
         measured = [seen.mean() for seen in known.seen.values()]
-        return tabulate(known.model or known.prior, self._axes[gpu_type], known.global_batch, measured)
+        model, axes = known.model or known.prior, self._axes[gpu_type]
+        return tabulate_best(model, axes, known.global_batch, known.allowed, measured)

@@ -30,7 +30,10 @@ class Axes:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CostTable:
-    """Step time and power of one class of jobs at its global batch, for N GPU counts and F clocks.
+    """Step time and power of one class of jobs, for N GPU counts and F clocks.
+
+    An iteration has the job's own global batch. Where the owner allows other batches (`cost.goodput`), a GPU count may
+    use another batch; its times are then those of as much training progress as one iteration at the own batch.
 
     Attributes:
         step_time_s: ``[N, F]`` seconds per iteration on the fewest possible nodes; ``inf`` where the job cannot run on
@@ -39,6 +42,8 @@ class CostTable:
         power_w: ``[N, F]`` watts of all the job's GPUs together while it runs, idle draw included.
         local_batch: ``[N]`` samples per GPU in one pass.
         accumulation: ``[N]`` passes per iteration (gradient accumulation).
+        progress: ``[N]`` iterations at the own batch that one real iteration on each GPU count is worth; 1 if the batch
+            is the own one on all counts.
     """
 
     step_time_s: FloatArray
@@ -46,6 +51,7 @@ class CostTable:
     power_w: FloatArray
     local_batch: IntArray
     accumulation: IntArray
+    progress: FloatArray | float = 1.0
 
     def energy_j(self) -> FloatArray:
         """Return joules per iteration by GPU count and clock: watts of all the job's GPUs × seconds."""

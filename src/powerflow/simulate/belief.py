@@ -16,9 +16,9 @@ import numpy as np
 
 from powerflow.arrays import FloatArray
 from powerflow.cost.fit import fit
+from powerflow.cost.goodput import tabulate_best
 from powerflow.cost.learn import Learner
 from powerflow.cost.observation import Observation
-from powerflow.cost.tabulate import tabulate
 from powerflow.errors import InputError
 from powerflow.job import Job
 from powerflow.scheduler.events import CostLearned
@@ -139,7 +139,7 @@ class Fitted(Oracle):
         self._start = []
         for (name, gpu_type), truth in workload.truth.items():
             axes = workload.axes[gpu_type]
-            batch = name.rpartition("/")[2]
+            kind = workload.kinds[name]
             lab = Laboratory(workload, noise, np.random.default_rng([seed, 0xF17, *name.encode()]))
             points = [
                 lab.measure(name, gpu_type, row, clock, packed=True)
@@ -148,7 +148,8 @@ class Fitted(Oracle):
                 if math.isfinite(truth.step_time_s[row, clock])
             ]
             model = fit(points, prior=prior_of(workload, name, gpu_type)).model
-            self._start.append(CostLearned(name, gpu_type, tabulate(model, axes, int(batch), points)))
+            table = tabulate_best(model, axes, kind.global_batch, kind.allowed, points)
+            self._start.append(CostLearned(name, gpu_type, table))
 
     def start(self) -> Sequence[CostLearned]:
         """Return the fitted costs of all classes of jobs."""
@@ -169,8 +170,8 @@ class Online(Oracle):
         self._learner = Learner(workload.axes)
         self._tried: set[tuple[str, str, int, bool]] = set()
         for name, gpu_type in workload.truth:
-            batch = int(name.rpartition("/")[2])
-            self._learner.expect(name, gpu_type, prior_of(workload, name, gpu_type), batch)
+            kind, prior = workload.kinds[name], prior_of(workload, name, gpu_type)
+            self._learner.expect(name, gpu_type, prior, kind.global_batch, kind.allowed)
 
     def start(self) -> Sequence[CostLearned]:
         """Return the built-in estimates of the costs of all classes of jobs, from the model catalogue."""
@@ -223,7 +224,8 @@ class Laboratory:
         """
         axes = self._workload.axes[gpu_type]
         table = self._workload.truth[cost_class, gpu_type]
-        step_s = (table.step_time_s if packed else table.spread_step_time_s)[row, clock]
+        times_s = table.step_time_s if packed else table.spread_step_time_s
+        step_s = (times_s * np.reshape(table.progress, (-1, 1)))[row, clock]  # of a real step, at the batch in use
         off = np.exp(self._noise * self._rng.standard_normal(2))
         gpus = int(axes.gpu_counts[row])
         nodes = -(-gpus // axes.gpus_per_node)

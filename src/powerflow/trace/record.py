@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from powerflow.cost.batch_range import BatchRange
+
 
 class JobOutcome(StrEnum):
     """Ways in which a job of a log can end."""
@@ -35,6 +37,8 @@ class TraceJob:
         name: Name that the user gave the job, if logged. Jobs with the same name are similar.
         outcome: How the job ended.
         earlier_gpu_s: GPU-seconds of earlier runs of the job, before it was requeued, if the log has separate runs.
+        batch_range: Other global batches that the job's owner allows in a simulation, if ``global_batch`` is known;
+            None if the batch must not change. The job itself ran at ``global_batch``.
     """
 
     id: str
@@ -49,6 +53,7 @@ class TraceJob:
     name: str = ""
     outcome: JobOutcome = JobOutcome.UNKNOWN
     earlier_gpu_s: float = 0.0
+    batch_range: BatchRange | None = None
 
     @property
     def measured_step_s(self) -> float | None:

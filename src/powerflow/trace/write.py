@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TextIO
 
-from powerflow.trace.formats.generic import COLUMNS, EARLIER
+from powerflow.trace.formats.generic import BATCHES, COLUMNS, EARLIER
 from powerflow.trace.record import Trace, TraceJob
 
 
@@ -17,11 +17,14 @@ def write_trace(trace: Trace, stream: TextIO) -> None:
         stream: An open text file (``newline=""``).
     """
     requeued = any(job.earlier_gpu_s for job in trace.jobs)
-    stream.write(",".join((*COLUMNS, *(EARLIER,) * requeued)) + "\n")
-    stream.writelines(",".join(map(_quoted, _row(job, requeued=requeued))) + "\n" for job in trace.jobs)
+    changing = any(job.batch_range for job in trace.jobs)
+    stream.write(",".join((*COLUMNS, *(EARLIER,) * requeued, *BATCHES * changing)) + "\n")
+    rows = (_row(job, requeued=requeued, changing=changing) for job in trace.jobs)
+    stream.writelines(",".join(map(_quoted, row)) + "\n" for row in rows)
 
 
-def _row(job: TraceJob, *, requeued: bool) -> tuple[str, ...]:
+def _row(job: TraceJob, *, requeued: bool, changing: bool) -> tuple[str, ...]:
+    batches = job.batch_range
     return (
         job.id,
         _number(job.submit_s),
@@ -35,6 +38,8 @@ def _row(job: TraceJob, *, requeued: bool) -> tuple[str, ...]:
         job.name,
         str(job.outcome),
         *(_number(job.earlier_gpu_s),) * requeued,
+        *(("",) * 3 if batches is None else (str(batches.least), str(batches.most), _number(batches.noise_scale)))
+        * changing,
     )
 
 

@@ -59,8 +59,8 @@ def log_of(trace: Trace, capacity: int) -> Log:
     """Return the jobs of a trace as arrays.
 
     Raises:
-        InputError: A job has no duration, a job has more than ``capacity`` GPUs, or all jobs were submitted at one
-            time.
+        InputError: A job has no duration, allows other global batches, or has more than ``capacity`` GPUs; or all jobs
+            were submitted at one time.
     """
     for job in trace.jobs:
         if not math.isfinite(job.duration_s):
@@ -68,6 +68,12 @@ def log_of(trace: Trace, capacity: int) -> Log:
                 f"job {job.id} has no duration",
                 where=trace.source,
                 fix="give every job a duration, or leave the job out",
+            )
+        if job.batch_range is not None:
+            raise InputError(
+                f"job {job.id} allows other global batches, but on a real cluster PowerFlow never changes them",
+                where=trace.source,
+                fix="leave out the columns global_batch_min, global_batch_max and noise_scale",
             )
     gpus = np.array([job.gpus for job in trace.jobs], np.int64)
     if too_large := int(np.sum(gpus > capacity)):

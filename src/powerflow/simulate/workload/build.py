@@ -17,15 +17,15 @@ import numpy as np
 from powerflow.cluster.spec import ClusterSpec, parse_cluster
 from powerflow.cost.catalogue import axes_for, declare, family, family_model, gpu_type
 from powerflow.cost.costs_file import Costs
+from powerflow.cost.goodput import tabulate_best
 from powerflow.cost.table import Axes, CostTable
-from powerflow.cost.tabulate import tabulate
 from powerflow.cost.vary import FACTORS, VARIATION, varied
 from powerflow.errors import InputError
 from powerflow.job import Job
 from powerflow.simulate.workload.measured_costs import measured
 from powerflow.simulate.workload.measured_steps import scaled, step_on, step_scaling
-from powerflow.simulate.workload.placing import Kind, place
-from powerflow.simulate.workload.workload import Workload
+from powerflow.simulate.workload.placing import place
+from powerflow.simulate.workload.workload import Kind, Workload, with_logged
 from powerflow.trace.record import Trace, TraceJob
 from powerflow.units import HOUR_S
 
@@ -47,6 +47,9 @@ def build_workload(
     Each class of jobs (family and global batch) has its own true costs. They are the costs of the family's built-in
     model, after each parameter is multiplied by a random lognormal factor. In addition, the step time at each GPU count
     is multiplied by a random factor of about 3 %. So no built-in or fitted model can be exact.
+
+    Jobs whose global batch may change form classes of their own. They did their logged work at their own batch, and use
+    the best allowed batch in the simulation (`powerflow.cost.goodput`).
 
     Args:
         trace: The trace.
@@ -80,31 +83,36 @@ def build_workload(
     placed = iter(placing.kinds)
     kinds = [next(placed) if kind is None else kind for kind in known.kinds]
     axes = _axes(spec, asked)
-    truth = _truth(sorted(set(placing.kinds)), axes, variation, seed)
-    logged = step_scaling(rest_jobs, rest_asked, [*map(_class_name, placing.kinds)], truth, axes[reference])
-    truth = scaled(truth, logged.factors) | known.truth(axes)
+    truth = _truth(with_logged(placing.kinds), axes, variation, seed)
+    as_logged = [kind.as_logged.cost_class for kind in kinds]
+    rest_classes = [kind.as_logged.cost_class for kind in placing.kinds]
+    logged = step_scaling(rest_jobs, rest_asked, rest_classes, truth, axes[reference])
+    factors = {
+        kind.cost_class: logged.factors.get(kind.as_logged.cost_class, 1.0) for kind in with_logged(placing.kinds)
+    }
+    truth = scaled(truth, factors) | known.truth(axes)
     only_on = {name: known.only_on(name, [*pools]) for name in known.fits}
-    reference_pools = [only_on.get(name) or reference for name, _ in kinds]
+    reference_pools = [only_on.get(kind.model) or reference for kind in kinds]
     iterations = [
-        _iterations(job, gpus, truth[_class_name(kind), pool], axes[pool], trace.source)
-        for job, gpus, kind, pool in zip(trace.jobs, asked, kinds, reference_pools, strict=True)
+        _iterations(job, gpus, truth[name, pool], axes[pool], trace.source)
+        for job, gpus, name, pool in zip(trace.jobs, asked, as_logged, reference_pools, strict=True)
     ]
     first_s = trace.jobs[0].submit_s
     submit_s = [job.submit_s - first_s for job in trace.jobs]
-    offered = _offered(submit_s, asked, iterations, kinds, truth, axes, reference_pools, spec.gpus)
+    offered = _offered(submit_s, asked, iterations, as_logged, truth, axes, reference_pools, spec.gpus)
     scale = _time_scale(offered, load, trace.source)
-    most = {name: min(_power_of_two_below(largest), family(name).gpus_max) for name, _ in set(placing.kinds)}
+    most = {name: min(_power_of_two_below(largest), family(name).gpus_max) for name, *_ in set(placing.kinds)}
     most |= {name: min(largest, known.most_gpus(name)) for name in known.fits}
     jobs = tuple(
         Job(
             id=_unique(job.id, i),
             submit_s=submit * scale,
-            cost_class=_class_name(kind),
+            cost_class=kind.cost_class,
             iterations=work,
             gpus=gpus,
-            gpus_max=max(gpus, most[kind[0]]),
+            gpus_max=max(gpus, most[kind.model]),
             project=job.project,
-            gpu_type=only_on.get(kind[0]),
+            gpu_type=only_on.get(kind.model),
         )
         for i, (job, submit, kind, work, gpus) in enumerate(
             zip(trace.jobs, submit_s, kinds, iterations, asked, strict=True)
@@ -120,6 +128,11 @@ def build_workload(
             f"modelled: catalogue models on {', '.join(axes)}, each class varied by {variation:.0%} (seed {seed})"
         ),
     }
+    if changing := sum(kind.allowed is not None for kind in kinds):
+        facts["Batches"] = (
+            f"{changing:,} jobs may change their global batch: each GPU count has the batch with the most progress per "
+            "second (modelled: statistical efficiency at a constant noise scale)"
+        )
     if logged.factors:
         facts["Step times"] = logged.fact()
     if requeued := sum(job.earlier_gpu_s > 0 for job in trace.jobs):
@@ -129,17 +142,15 @@ def build_workload(
     if cut:
         facts["Requests"] = f"{cut} jobs requested more than {most_gpus} GPUs; their requests were reduced to that"
     title = f"{len(jobs):,} jobs of {trace.source} on {cluster}"
-    return Workload(title, jobs, spec, axes, truth, facts, known.models())
+    classes = {kind.cost_class: kind for kind in kinds}
+    truth = {(name, pool): table for (name, pool), table in truth.items() if name in classes}
+    return Workload(title, jobs, spec, axes, truth, facts, known.models(), classes)
 
 
 def _named_as_in_catalogue(spec: ClusterSpec) -> ClusterSpec:
     """Return the cluster with its GPU types named as in the catalogue (``a100`` becomes A100)."""
     nodes = tuple(dataclasses.replace(node, gpu_type=gpu_type(node.gpu_type).name) for node in spec.nodes)
     return dataclasses.replace(spec, nodes=nodes)
-
-
-def _class_name(kind: Kind) -> str:
-    return f"{kind[0]}/{kind[1]}"
 
 
 def _unique(name: str, position: int) -> str:
@@ -177,16 +188,17 @@ def _truth(
     kinds: Sequence[Kind], axes: Mapping[str, Axes], variation: float, seed: int
 ) -> dict[tuple[str, str], CostTable]:
     truth = {}
-    for name, batch in kinds:
-        # the factors of a class do not depend on the other classes
-        rng = np.random.default_rng([seed, *f"{name}/{batch}".encode()])
+    for kind in kinds:
+        # the factors of a class do not depend on the other classes, or on whether its batch may change
+        rng = np.random.default_rng([seed, *kind.as_logged.cost_class.encode()])
         factors = np.exp(variation * rng.standard_normal(FACTORS))
         most = max(len(pool.gpu_counts) for pool in axes.values())
         roughness = np.exp(ROUGHNESS * rng.standard_normal(max(64, most)))
         for pool_name, pool in axes.items():
-            table = tabulate(varied(family_model(name, pool_name), factors), pool, batch)
+            model = varied(family_model(kind.model, pool_name), factors)
+            table = tabulate_best(model, pool, kind.global_batch, kind.allowed)
             rough = roughness[: len(pool.gpu_counts), None]
-            truth[f"{name}/{batch}", pool_name] = dataclasses.replace(
+            truth[kind.cost_class, pool_name] = dataclasses.replace(
                 table,
                 step_time_s=table.step_time_s * rough,
                 spread_step_time_s=np.maximum(table.spread_step_time_s, table.step_time_s) * rough,
@@ -213,7 +225,7 @@ def _offered(
     submit_s: Sequence[float],
     asked: Sequence[int],
     iterations: Sequence[float],
-    kinds: Sequence[Kind],
+    classes: Sequence[str],
     truth: Mapping[tuple[str, str], CostTable],
     axes: Mapping[str, Axes],
     reference_pools: Sequence[str],
@@ -224,8 +236,8 @@ def _offered(
     The result is ``inf`` if all jobs are submitted at one time.
     """
     demand = sum(
-        n * work * step_on(truth[_class_name(kind), pool], axes[pool], n)
-        for n, work, kind, pool in zip(asked, iterations, kinds, reference_pools, strict=True)
+        n * work * step_on(truth[name, pool], axes[pool], n)
+        for n, work, name, pool in zip(asked, iterations, classes, reference_pools, strict=True)
     )
     span_s = submit_s[-1] - submit_s[0]
     return demand / (gpus * span_s) if span_s > 0 else math.inf

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from powerflow.cost.costs_file import Costs, usual_batch
 from powerflow.cost.fit import Fit
+from powerflow.cost.goodput import tabulate_best
 from powerflow.cost.model import JobModel
 from powerflow.cost.table import Axes, CostTable
-from powerflow.cost.tabulate import tabulate
-from powerflow.simulate.workload.placing import Kind
+from powerflow.simulate.workload.workload import Kind, with_logged
 from powerflow.trace.fields import clip
 from powerflow.trace.record import TraceJob
 
@@ -23,7 +23,7 @@ class Measured:
     """The jobs of a trace whose models are in files of measured costs, and these costs.
 
     Attributes:
-        kinds: Model and global batch of each job; None if the catalogue's costs are used for the job.
+        kinds: Model and global batches of each job; None if the catalogue's costs are used for the job.
         fits: Model → GPU type of the cluster → fit to the measured costs.
         source: Names of the files; "" without files.
         without: Name of a model that the files do not have ("" for jobs without a model name) → number of jobs.
@@ -37,12 +37,15 @@ class Measured:
     def truth(self, axes: Mapping[str, Axes]) -> dict[tuple[str, str], CostTable]:
         """Return cost tables for the measured models: (class of jobs, GPU type) → table.
 
-        A table has the measured costs where a configuration was measured, and fitted costs elsewhere.
+        A table has the measured costs where a configuration was measured, and fitted costs elsewhere. A class whose
+        batch may change also has a table as logged, at its own batch.
         """
         return {
-            (f"{name}/{batch}", kind): tabulate(fitted.model, axes[kind], batch, fitted.observations)
-            for name, batch in sorted({kind for kind in self.kinds if kind is not None})
-            for kind, fitted in self.fits[name].items()
+            (kind.cost_class, card): tabulate_best(
+                fitted.model, axes[card], kind.global_batch, kind.allowed, fitted.observations
+            )
+            for kind in self._with_logged()
+            for card, fitted in self.fits[kind.model].items()
         }
 
     def models(self) -> dict[tuple[str, str], JobModel]:
@@ -51,10 +54,13 @@ class Measured:
         A scheduler that does not know the truth begins with these models.
         """
         return {
-            (f"{name}/{batch}", kind): fitted.model
-            for name, batch in sorted({kind for kind in self.kinds if kind is not None})
-            for kind, fitted in self.fits[name].items()
+            (kind.cost_class, card): fitted.model
+            for kind in self._with_logged()
+            for card, fitted in self.fits[kind.model].items()
         }
+
+    def _with_logged(self) -> list[Kind]:
+        return with_logged(kind for kind in self.kinds if kind is not None)
 
     def most_gpus(self, name: str) -> int:
         """Return the largest number of GPUs on which a model was measured."""
@@ -110,5 +116,5 @@ def measured(jobs: Sequence[TraceJob], costs: Costs | None, pools: Sequence[str]
         name = names.get(job.model or "")
         if name is None:
             without[job.model or ""] += 1
-        kinds.append(None if name is None else (name, job.global_batch or batches[name]))
+        kinds.append(None if name is None else Kind(name, job.global_batch or batches[name], job.batch_range))
     return Measured(kinds, fits, costs.source, without)

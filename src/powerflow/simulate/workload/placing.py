@@ -19,11 +19,9 @@ from powerflow.cost.model import JobModel, step_time
 from powerflow.cost.names import family_alike
 from powerflow.cost.tabulate import split_batch
 from powerflow.errors import InputError
+from powerflow.simulate.workload.workload import Kind
 from powerflow.trace.fields import clip
 from powerflow.trace.record import TraceJob
-
-#: Family and global batch.
-Kind = tuple[str, int]
 
 _MOST_JOBS = 200  # most jobs of one name that are compared
 _NODE_GPUS = 8  # GPUs of a usual node
@@ -35,7 +33,7 @@ class Placing:
     """The model family and global batch of each job, and how they were chosen.
 
     Attributes:
-        kinds: Family and global batch of each job.
+        kinds: Family and global batches of each job.
         drawn: Number of jobs whose trace names no model.
         unknown: (name that is not in the catalogue, family, how the family was chosen) → number of jobs.
     """
@@ -99,7 +97,8 @@ def place(
             model = named[job.model]
             if job.model in how:
                 unknown[job.model, model.name, how[job.model]] += 1
-        kinds.append((model.name, job.global_batch or _batch_for(model.global_batches, gpus, rng)))
+        batch = job.global_batch or _batch_for(model.global_batches, gpus, rng)
+        kinds.append(Kind(model.name, batch, job.batch_range))
     return Placing(kinds, sum(job.model is None for job in jobs), dict(unknown.most_common()))
 
 

@@ -3,19 +3,52 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 
 from powerflow.arrays import FloatArray
 from powerflow.cluster.spec import ClusterSpec
+from powerflow.cost.batch_range import BatchRange
 from powerflow.cost.catalogue import family_model
 from powerflow.cost.model import JobModel
 from powerflow.cost.table import Axes, CostTable
 from powerflow.errors import InputError
 from powerflow.job import Job
+
+
+class Kind(NamedTuple):
+    """What jobs of one class train.
+
+    Attributes:
+        model: The model family, or the name of a measured model.
+        global_batch: The jobs' own global batch, samples per iteration over all GPUs.
+        allowed: Other global batches that their owner allows; None if the batch must not change.
+    """
+
+    model: str
+    global_batch: int
+    allowed: BatchRange | None = None
+
+    @property
+    def cost_class(self) -> str:
+        """Name of the class."""
+        name = f"{self.model}/{self.global_batch}"
+        return name if self.allowed is None else f"{name} ({self.allowed})"
+
+    @property
+    def as_logged(self) -> Kind:
+        """The same jobs at their own batch, as the log has them."""
+        return self._replace(allowed=None)
+
+
+def with_logged(kinds: Iterable[Kind]) -> list[Kind]:
+    """Return the different kinds, and each of them as logged, ordered by model and batch."""
+    every = {each for kind in kinds for each in (kind, kind.as_logged)}
+    return sorted(every, key=lambda kind: (kind.model, kind.global_batch, str(kind.allowed or "")))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,6 +65,7 @@ class Workload:
         models: (class of jobs, GPU type) → model fitted to measurements, for some classes. A scheduler that does not
             know the truth begins with this model. For all other classes it begins with a model of the built-in
             catalogue.
+        kinds: Class of jobs → what these jobs train. Only a scheduler that does not know the truth needs it.
     """
 
     title: str
@@ -41,6 +75,7 @@ class Workload:
     truth: Mapping[tuple[str, str], CostTable]
     facts: Mapping[str, str]
     models: Mapping[tuple[str, str], JobModel] = field(default_factory=dict)
+    kinds: Mapping[str, Kind] = field(default_factory=dict)
 
 
 def alone_times(workload: Workload) -> FloatArray:
@@ -64,12 +99,9 @@ def alone_times(workload: Workload) -> FloatArray:
 
 
 def prior_of(workload: Workload, cost_class: str, gpu_type: str) -> JobModel:
-    """Return the model with which a scheduler begins for a class of jobs, if it does not know the true costs.
-
-    The name of the class is ``FAMILY/BATCH``.
-    """
+    """Return the model with which a scheduler begins for a class of jobs, if it does not know the true costs."""
     known = workload.models.get((cost_class, gpu_type))
-    return known or family_model(cost_class.rpartition("/")[0], gpu_type)
+    return known or family_model(workload.kinds[cost_class].model, gpu_type)
 
 
 def check_workload(workload: Workload) -> None:

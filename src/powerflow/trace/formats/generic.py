@@ -7,7 +7,9 @@ ignored:
 - ``duration_s`` (seconds that the job ran on its GPUs; may be empty if ``iterations`` and ``model`` give the work);
 - ``gpus`` (whole number ≥ 1);
 - and, if known: ``id``, ``wait_s``, ``model``, ``global_batch``, ``iterations``, ``project``, ``name``,
-  ``state`` (completed, failed, cancelled or unknown), ``earlier_gpu_s`` (GPU-seconds held before a requeue).
+  ``state`` (completed, failed, cancelled or unknown), ``earlier_gpu_s`` (GPU-seconds held before a requeue);
+- for simulations in which the global batch may change (`powerflow.cost.batch_range`): ``global_batch_min``,
+  ``global_batch_max`` and ``noise_scale`` (samples), all three or none, and ``global_batch``.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TextIO
 
+from powerflow.cost.batch_range import BatchRange
+from powerflow.errors import InputError
 from powerflow.trace.clock import Clock
 from powerflow.trace.fields import Unusable, batch_size, clip, gpu_count, iteration_count, number, ran_s, seconds, text
 from powerflow.trace.formats.format import Entry, Format, csv_entries, header_of
@@ -35,6 +39,7 @@ COLUMNS = (
     "state",
 )
 EARLIER = "earlier_gpu_s"  # written only if a job was requeued
+BATCHES = ("global_batch_min", "global_batch_max", "noise_scale")  # written only if the batch of a job may change
 
 
 def _job(row: Mapping[str, str], line: int, clock: Clock) -> TraceJob:
@@ -49,6 +54,7 @@ def _job(row: Mapping[str, str], line: int, clock: Clock) -> TraceJob:
     state = text(row, "state").lower() or "unknown"
     if state not in set(JobOutcome):
         raise Unusable(f"state is not one of {', '.join(JobOutcome)} ({clip(state)})")
+    batch = batch_size(row.get("global_batch", ""), "global_batch")
     return TraceJob(
         id=row.get("id", "") or f"job-{line}",
         submit_s=_submit_s(row, clock),
@@ -56,13 +62,29 @@ def _job(row: Mapping[str, str], line: int, clock: Clock) -> TraceJob:
         gpus=gpu_count(number(row["gpus"], "gpus")),
         wait_s=seconds(row["wait_s"], "wait_s") if text(row, "wait_s") else None,
         model=model,
-        global_batch=batch_size(row.get("global_batch", ""), "global_batch"),
+        global_batch=batch,
         iterations=iterations,
         project=row.get("project", ""),
         name=row.get("name", ""),
         outcome=JobOutcome(state),
         earlier_gpu_s=seconds(row[EARLIER], EARLIER) if text(row, EARLIER) else 0.0,
+        batch_range=_batch_range(row, batch),
     )
+
+
+def _batch_range(row: Mapping[str, str], own_batch: int | None) -> BatchRange | None:
+    if not any(text(row, name) for name in BATCHES):
+        return None
+    least, most = (batch_size(row.get(name, ""), name) for name in BATCHES[:2])
+    if own_batch is None or least is None or most is None or not text(row, BATCHES[2]):
+        raise Unusable(f"{', '.join(BATCHES)} and global_batch are not all given")
+    try:
+        found = BatchRange(least, most, number(row[BATCHES[2]], BATCHES[2]))
+    except InputError as error:
+        raise Unusable(error.what) from None
+    if not found.allows(own_batch):
+        raise Unusable(f"global_batch {own_batch} is not from {least} to {most}")
+    return found
 
 
 def _submit_s(row: Mapping[str, str], clock: Clock) -> float:

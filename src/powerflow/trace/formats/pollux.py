@@ -17,7 +17,7 @@ numbers are least certain.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from powerflow.trace.clock import Clock
 from powerflow.trace.fields import Unusable, batch_size, clip, gpu_count, number, seconds, text
@@ -48,9 +48,29 @@ def iterations_of(application: str, global_batch: int) -> float | None:
             return float(iterations)
     if len(points) < 2:
         return None
-    (b0, n0), (b1, n1) = sorted(sorted(points, key=lambda point: abs(math.log(point[0] / global_batch)))[:2])
-    slope = (n0 - n1) / (1 / b0 - 1 / b1)
-    return max(n1 + slope * (1 / global_batch - 1 / b1), 1.0)
+    nearest = sorted(sorted(points, key=lambda point: abs(math.log(point[0] / global_batch)))[:2])
+    b1, n1 = nearest[1]
+    return max(n1 + _slope(nearest) * (1 / global_batch - 1 / b1), 1.0)
+
+
+def noise_scale_of(application: str) -> float:
+    """Return the gradient noise scale of an application in samples, as a constant over its training: B_noise = C/S_min.
+
+    It is fitted to the two largest published batches, where jobs of the workloads train.
+
+    Raises:
+        KeyError: Nothing is published about the application.
+    """
+    largest = PUBLISHED[application][-2:]
+    slope = _slope(largest)
+    b1, n1 = largest[1]
+    return slope / (n1 - slope / b1)
+
+
+def _slope(points: Sequence[tuple[int, int]]) -> float:
+    """Return C of the curve N(B) = S_min + C/B through two points (batch, iterations), the smaller batch first."""
+    (b0, n0), (b1, n1) = points
+    return (n0 - n1) / (1 / b0 - 1 / b1)
 
 
 def _job(row: Mapping[str, str], line: int, clock: Clock) -> TraceJob:
