@@ -95,7 +95,7 @@ def test_gpus_that_hang_or_are_others_leave_service_and_the_rest_goes_on(serve: 
     serve.machine.gpu[0].utilisation, serve.machine.gpu[0].power_w = 99, 390.0
     serve.machine.more[1].hangs = HANG_READING
     serve.until(lambda: [bool(gpu["out"]) for gpu in serve.gpus()] == [True, True, False])
-    assert ["not by PowerFlow" in gpu["out"] for gpu in serve.gpus()] == [True, False, False]
+    assert ["somebody else uses it" in gpu["out"] for gpu in serve.gpus()] == [True, False, False]
     assert serve.gpus()[1]["out"] == "its driver does not answer"
     serve.submit("sleep 300")
     serve.until(lambda: serve.gpus()[2]["job_id"] is not None)

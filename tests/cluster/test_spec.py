@@ -113,7 +113,7 @@ def test_what_no_cluster_can_be(text: str, said: str) -> None:
         ("groups: []\n", ":1: 'groups' is not a list"),
         ("nodes: 3\n", ":1: unknown key 'nodes'"),
         ("groups:\n  - gpu_type: A100\n    count: 2\n    gpu: 8\n", ":4: unknown key 'gpu'"),
-        ("groups:\n  - gpu_type: A100\n    count: 2\n", ":2: node group without 'gpus'"),
+        ("groups:\n  - gpu_type: A100\n    count: 2\n", ":2: the node group has no 'gpus'"),
         ("groups:\n  - {gpu_type: A100, count: two, gpus: 8}\n", ":2: count is 'two'"),
         ("groups:\n  - {gpu_type: A100, count: 2.5, gpus: 8}\n", ":2: count is 2.5"),
         ("groups:\n  - {gpu_type: A100, count: true, gpus: 8}\n", ":2: count is True"),

@@ -50,7 +50,7 @@ def test_it_is_read_back_unchanged() -> None:
 def test_a_parameter_that_cannot_be_is_refused(value: object) -> None:
     plain = json.loads(json.dumps(model_json(a_job())))
     plain["throughput"]["alpha_s"] = value
-    with pytest.raises(InputError, match="holds no model"):
+    with pytest.raises(InputError, match="does not describe a cost model"):
         model_from(plain, "here")
 
 

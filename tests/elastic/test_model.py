@@ -32,7 +32,7 @@ def test_a_newcomer_that_was_built_otherwise_says_so_in_one_line(tmp_path: Path)
         job.run_out()
         assert job.codes() == {names[0]: 0, new[0]: 1}, job.story()
         last = (tmp_path / "log" / f"{new[0]}.err").read_text().splitlines()[-1]
-        assert "what the others train is not what this rank has built: state of SGD" in last
+        assert "this rank has built other objects than the other ranks: state of SGD" in last
         assert "parameter group" in last
 
 

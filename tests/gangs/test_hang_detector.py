@@ -40,7 +40,7 @@ def hung_after(seconds: float, *reports: RankReport, between_s: float | None = N
 def test_one_in_a_step_for_whom_the_others_wait() -> None:
     ranks = report("a", Phase.COMPUTING), report("b", Phase.SYNCING)
     assert hung_after(60, *ranks) == {}
-    assert hung_after(61, *ranks) == {"a": "was in one step for 61 s"}
+    assert hung_after(61, *ranks) == {"a": "was in the same step for 61 s"}
     slow = report("a", Phase.COMPUTING, timed_s=50.0)  # steps of 10 s: 20 of them
     assert hung_after(200, slow, ranks[1]) == {}
     assert set(hung_after(201, slow, ranks[1])) == {"a"}
@@ -51,7 +51,7 @@ def test_one_outside_a_step_has_the_limit_of_the_job(phase: Phase) -> None:
     ranks = report("a", phase), report("b", Phase.SYNCING), report("c", Phase.SYNCING)
     assert hung_after(1800, *ranks) == {}
     (said,) = hung_after(1801, *ranks).values()
-    assert said.endswith("for 1801 s, more than limits.between_steps")
+    assert said.endswith("for 1801 s, longer than limits.between_steps allows")
     assert hung_after(7200, *ranks, between_s=7200) == {}
     if phase is not Phase.SAVING:  # that is our own doing, and has ten minutes at least
         assert set(hung_after(31, *ranks, between_s=30)) == {"a"}
@@ -74,7 +74,7 @@ def test_each_pass_of_an_evaluation_is_a_sign_of_life() -> None:
 def test_all_in_one_all_reduce_wait_for_ever() -> None:
     ranks = report("a", Phase.SYNCING), report("b", Phase.SYNCING)
     assert hung_after(60, *ranks) == {}
-    assert hung_after(61, *ranks) == {"b": "waited in one all-reduce, like all other ranks, for 61 s"}
+    assert hung_after(61, *ranks) == {"b": "waited in the same all-reduce, like all other ranks, for 61 s"}
     behind = report("a", Phase.SYNCING, step=4), report("b", Phase.SYNCING)
     assert set(hung_after(61, *behind)) == {"a"}
     assert hung_after(500, *(dataclasses.replace(rank, timed_steps=0) for rank in ranks)) == {}  # the first may compile

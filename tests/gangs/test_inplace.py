@@ -199,7 +199,8 @@ def test_a_script_that_never_joins_runs_once(bench: Bench) -> None:
     assert bench.engine.launches == [RankName("j", 1, 0)]
     assert ended.steps is None
     assert (
-        ended.note == "its script does not use powerflow.elastic: see docs/elastic.md, or give rescale: restart or none"
+        ended.note
+        == "its script does not use powerflow.elastic; use it (docs/elastic.md), or give rescale: restart or none"
     )
     bench.restart(order(3, "b0"))
     assert bench.turn() == [ended]

@@ -117,7 +117,7 @@ def test_ranks_that_never_met_fail_with_the_first_that_ends_and_are_not_tried_ag
     failed = bench.hear(GangFailed)
     assert failed.final
     assert failed.code == 0
-    assert failed.text.startswith("2 ranks each ran the whole script, and j.1.")
+    assert failed.text.startswith("each of 2 ranks ran the whole script, and j.1.")
     assert "init_process_group" in failed.text
     assert "rescale: none" in failed.text
     assert "\n" not in failed.text

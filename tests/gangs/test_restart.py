@@ -185,11 +185,11 @@ def test_a_script_whose_steps_stand_still_is_ended(bench: Bench) -> None:
     bench.engine.play = lambda spec: Diary(range(20))
     start(bench, "a0", "a1")
     failed = bench.hear(GangFailed)
-    assert re.fullmatch(r"j\.1\.0 did nothing for 3\d s", failed.text)  # 30 s is the least
+    assert re.fullmatch(r"the log of j\.1\.0 showed no new step for 3\d s", failed.text)  # 30 s is the least
     assert not bench.engine.running()
     bench.gangs.apply([order(2, "a0", "a1", spec=RESTART)])  # and now not one step
     bench.engine.play = lambda spec: Diary(())
-    assert "j.2.0 did nothing for 3" in bench.hear(GangFailed).text
+    assert "j.2.0 showed no new step for 3" in bench.hear(GangFailed).text
 
 
 def test_a_script_that_hung_before_a_restart_is_ended_after_it(bench: Bench) -> None:
@@ -197,7 +197,7 @@ def test_a_script_that_hung_before_a_restart_is_ended_after_it(bench: Bench) -> 
     start(bench, "a0")
     bench.until(lambda: bench.told(Progressed)[-1:] != [] and bench.told(Progressed)[-1].step == 19)
     bench.restart(order(1, "a0", spec=RESTART))
-    assert "did nothing for" in bench.hear(GangFailed).text
+    assert "showed no new step for" in bench.hear(GangFailed).text
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_a_boot_costs_no_attempt(bench: Bench, rescale: str, code: int | None) -
     assert bench.job(job).state is JobState.RUNNING
     assert bench.job(job).attempts == 0
     said = [event.text for event in bench.store.events(job_id=job, limit=1000).items if event.kind == "requeued"]
-    assert said == ["the machine was booted"] * 3
+    assert said == ["the machine was restarted"] * 3
 
 
 def test_an_engine_that_lost_its_records_costs_no_attempt(bench: Bench) -> None:
@@ -136,7 +136,7 @@ def test_a_spec_that_is_no_longer_one_fails_its_job_only(bench: Bench) -> None:
         database.commit()
     bench.start()
     bench.until_state(old, JobState.FAILED)
-    assert "cannot read its record" in bench.job(old).exit
+    assert "cannot read the job's record" in bench.job(old).exit
     assert [job.id for job in bench.store.jobs().items] == [old, victim]
     bench.until_trains(victim)
 
@@ -157,5 +157,5 @@ def test_a_mailbox_that_is_none_any_more_fails_its_job(tmp_path: Path, spoil: st
         (place / "full").mkdir(parents=True)
     bench.gangs.apply([order(3, "a1")])
     failed = bench.hear(GangFailed)
-    assert "its mailbox was changed by somebody" in failed.text
+    assert "somebody has replaced a file of its mailbox" in failed.text
     bench.gangs.close()

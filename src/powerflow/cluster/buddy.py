@@ -22,7 +22,7 @@ _ONE = np.uint64(1)
 
 @inlined
 def popcount(mask: np.uint64) -> np.int64:
-    """Return the number of set bits of a mask: sums over 2, 4 and 8 bits, then over the bytes by one multiplication."""
+    """Return the number of set bits of a mask."""
     x = np.uint64(mask)
     x = x - ((x >> np.uint64(1)) & np.uint64(0x5555555555555555))
     x = (x & np.uint64(0x3333333333333333)) + ((x >> np.uint64(2)) & np.uint64(0x3333333333333333))

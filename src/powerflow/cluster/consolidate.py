@@ -31,7 +31,7 @@ class Spread:
     """A job on more nodes than it needs.
 
     Attributes:
-        owner: Row of the job in the scheduler's ledger.
+        owner: Row number of the job in the scheduler's ledger.
         gpus: Number of GPUs that the job holds, at most those of one node.
         speedup: Part of its time (0 to 1) that the job would save on one node.
         stay_s: Seconds for which the job would otherwise stay spread.
@@ -53,10 +53,10 @@ def consolidate(occupancy: Occupancy, jobs: Sequence[Spread], pause_gpu_s: Float
     Args:
         occupancy: Current placement of the pool.
         jobs: Jobs on more nodes than they need.
-        pause_gpu_s: Cost of moving each job, in GPU-seconds, by its ledger row; 0 for a job that moves anyway.
+        pause_gpu_s: Cost of moving each job, in GPU-seconds, by its row number; 0 for a job that moves anyway.
 
     Returns:
-        Ledger rows of the jobs that moved, each once. Each of these jobs is now on one node.
+        Row numbers of the jobs that moved, each once. Each of these jobs is now on one node.
     """
     moved: dict[int, None] = {}
     pause_gpu_s = pause_gpu_s.copy()
@@ -88,11 +88,11 @@ def who_leaves(
 
     Args:
         pool: The pool's arrays.
-        owner: Ledger row of the job that shall move to one node.
+        owner: Row number of the job that shall move to one node.
         gpus: Number of GPUs that this job holds and needs on one node.
-        pause_gpu_s: Cost of moving each job, by its ledger row.
+        pause_gpu_s: Cost of moving each job, by its row number.
         affordable: Largest allowed cost of moving all leaving jobs together.
-        leavers: ``[64]`` output: ledger rows of the jobs that leave.
+        leavers: ``[64]`` output: row numbers of the jobs that leave.
 
     Returns:
         Number of jobs that leave; 0 if a node has room already; -1 if there is no way with an allowed cost.

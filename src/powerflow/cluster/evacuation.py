@@ -26,10 +26,10 @@ def empty_nodes(occupancy: Occupancy, gain: FloatArray, pause: FloatArray) -> li
     Args:
         occupancy: Current placement of the pool.
         gain: ``[N]`` weighted seconds saved if the node sleeps; 0 or less if nothing is saved.
-        pause: Weighted seconds that moving each job costs, by its ledger row; 0 for a job that moves anyway.
+        pause: Weighted seconds that moving each job costs, by its row number; 0 for a job that moves anyway.
 
     Returns:
-        Ledger rows of the jobs that are now on another node, each once.
+        Row numbers of the jobs that are now on another node, each once.
     """
     moved: dict[int, None] = {}
     pause = pause.copy()
@@ -51,8 +51,8 @@ def who_can_leave(pool: PackedPool, gain: FloatArray, pause: FloatArray, leavers
     Args:
         pool: The pool's arrays.
         gain: ``[N]`` weighted seconds saved if the node sleeps.
-        pause: Weighted seconds that moving each job costs, by its ledger row.
-        leavers: ``[64]`` output: ledger rows of the jobs that leave.
+        pause: Weighted seconds that moving each job costs, by its row number.
+        leavers: ``[64]`` output: row numbers of the jobs that leave.
 
     Returns:
         Number of jobs that leave; 0 if no node is worth emptying.

@@ -1,7 +1,7 @@
 """Track which owner holds which GPUs of one pool.
 
-A pool is all nodes of one GPU type. Owners are small whole numbers: rows of the scheduler's ledger, each of which
-stands for a job and is used again after the job has ended. `powerflow.cluster.packing` chooses nodes and racks,
+A pool is all nodes of one GPU type. An owner is a job, given by its row number in the scheduler's table of active jobs
+(the ledger). The number is used again after the job has ended. `powerflow.cluster.packing` chooses nodes and racks,
 `powerflow.cluster.buddy` the GPUs of a node; this module checks every request before it changes anything.
 """
 
@@ -33,8 +33,8 @@ Placement = tuple[NodeShare, ...]
 class Occupancy:
     """Current placement in one pool: the owner of each GPU, and the status of each node.
 
-    An owner is the row of a job in the scheduler's ledger. The place of the next owner depends only on the present
-    state, not on earlier states. ``copy.deepcopy`` and pickle work.
+    An owner is a job, given by its row number in the scheduler's ledger. Where the next owner is placed depends only on
+    the present state, not on earlier states. ``copy.deepcopy`` and pickle work.
 
     A node is *up*, *asleep* (empty and switched off), *drained* (takes no new owners; present ones may stay) or
     *failed*. A node drained while asleep stays asleep when it recovers, because nothing has switched it on. Owners keep
@@ -114,7 +114,7 @@ class Occupancy:
     # ---- owners ----
 
     def allocate(self, owner: int, gpus: int) -> None:
-        """Give ``gpus`` ≥ 1 free GPUs to an owner (ledger row) that holds none.
+        """Give ``gpus`` ≥ 1 free GPUs to an owner (number of a job) that holds none.
 
         Raises:
             ValueError: The owner already holds GPUs, or fewer than ``gpus`` are free. In both cases nothing is changed.
@@ -128,7 +128,7 @@ class Occupancy:
         several nodes, so it is sufficient that enough GPUs are free in total.
 
         Args:
-            owners: ``[J]`` different owners (ledger rows) that hold nothing.
+            owners: ``[J]`` different owners (numbers of jobs) that hold nothing.
             gpus: ``[J]`` GPUs for each owner, ≥ 1.
 
         Raises:
@@ -153,7 +153,7 @@ class Occupancy:
         packing.place_many(self._pool, who, counts)
 
     def put(self, owner: int, placement: Placement) -> None:
-        """Give exactly the GPUs of a placement to an owner (ledger row): to adopt a running job, or to undo a move.
+        """Give exactly these GPUs to an owner (number of a job), to adopt a running job or to undo a move.
 
         Raises:
             ValueError: The owner holds GPUs already, or one of the placement's GPUs is held, is on a sleeping node, or
@@ -164,16 +164,16 @@ class Occupancy:
         masks = np.array([sum(1 << gpu for gpu in set(share.gpus)) for share in placement], np.uint64)
         free = np.where(self._pool.status[nodes] == ASLEEP, np.uint64(0), self._pool.free_mask[nodes])
         if self.gpus_of(owner) or len(np.unique(nodes)) != len(nodes) or not masks.all() or (masks & ~free).any():
-            raise ValueError(f"owner {owner} cannot be placed on {placement}")
+            raise ValueError(f"owner {owner} holds GPUs already, or {placement} is not free")
         packing.put(self._pool, owner, nodes, masks)
 
     def release(self, owner: int) -> None:
-        """Release all GPUs of an owner (ledger row); nothing happens if the owner holds none."""
+        """Release all GPUs of an owner (number of a job); nothing happens if the owner holds none."""
         if owner < len(self._pool.head) and self._pool.held[owner]:
             packing.release(tuple(self._pool), owner)
 
     def release_many(self, owners: Sequence[int] | IntArray) -> None:
-        """Release all GPUs of several owners (ledger rows). Nothing happens for owners that hold none."""
+        """Release all GPUs of several owners (numbers of jobs). Nothing happens for owners that hold none."""
         who = np.asarray(owners, np.int64)
         packing.remove_many(self._pool, who[(who >= 0) & (who < len(self._pool.head))])
 
@@ -183,7 +183,7 @@ class Occupancy:
         The result is the same as after `release_many` and `allocate_many`. One call is faster, and every plan makes it.
 
         Args:
-            owners: ``[J]`` different owners (ledger rows).
+            owners: ``[J]`` different owners (numbers of jobs).
             gpus: ``[J]`` GPUs for each owner; 0 for none.
 
         Returns:
@@ -201,22 +201,22 @@ class Occupancy:
         return packed
 
     def gpus_of(self, owner: int) -> int:
-        """Return the number of GPUs that an owner (ledger row) holds."""
+        """Return the number of GPUs that an owner (number of a job) holds."""
         return int(self._pool.held[owner]) if owner < len(self._pool.held) else 0
 
     def nodes_of(self, owner: int) -> int:
-        """Return the number of nodes on which an owner (ledger row) holds GPUs."""
+        """Return the number of nodes on which an owner (number of a job) holds GPUs."""
         return int(self._pool.spread[owner]) if owner < len(self._pool.spread) else 0
 
     def is_packed(self, owner: int) -> bool:
         """Return True if an owner's GPUs are on the fewest nodes that could hold them if all nodes were empty.
 
-        The owner is the row of a job in the scheduler's ledger.
+        The owner is given by its job's row number in the scheduler's ledger.
         """
         return bool(self._fewest[self.gpus_of(owner)] == self.nodes_of(owner))
 
     def packed_many(self, owners: Sequence[int] | IntArray) -> BoolArray:
-        """Return for each of several owners (ledger rows) if it is packed, as an array; see `is_packed`."""
+        """Return for each of several owners (numbers of jobs) if it is packed, as an array; see `is_packed`."""
         who = np.asarray(owners, np.int64)
         if len(who):
             self._make_room(int(who.max()))
@@ -224,7 +224,7 @@ class Occupancy:
         return packed
 
     def placement(self, owner: int) -> Placement:
-        """Return the GPUs that an owner (ledger row) holds, node by node; empty if the owner holds none."""
+        """Return the GPUs that an owner (number of a job) holds, node by node; empty if the owner holds none."""
         pool = self._pool
         shares: dict[int, list[int]] = {}
         gpu = int(pool.head[owner]) if owner < len(pool.head) else packed_pool.NOBODY
@@ -237,7 +237,7 @@ class Occupancy:
     # ---- nodes, by name; repeating a call changes nothing ----
 
     def fail(self, node: str) -> IntArray:
-        """Mark a node as failed, and return the owners (ledger rows) that hold GPUs on the node, ascending.
+        """Mark a node as failed, and return the owners (numbers of jobs) that hold GPUs on the node, ascending.
 
         These owners keep all their GPUs, on this node and on others, until the scheduler releases them.
         """
@@ -246,7 +246,7 @@ class Occupancy:
         return self.owners_on(node)
 
     def drain(self, node: str) -> IntArray:
-        """Stop giving out GPUs of a node, and return the owners (ledger rows) on the node, which may stay.
+        """Stop giving out GPUs of a node, and return the owners (numbers of jobs) on the node, which may stay.
 
         A failed node stays failed.
         """
@@ -266,7 +266,7 @@ class Occupancy:
     # ---- single GPUs, by node and number in it; repeating a call changes nothing ----
 
     def fail_gpu(self, node: str, gpu: int) -> IntArray:
-        """Take a GPU out of service until `recover_gpu`, and return the owner (ledger row) that holds it, if any.
+        """Take a GPU out of service until `recover_gpu`; return the owner (number of a job) that holds it, if any.
 
         The owner keeps all its GPUs until the scheduler releases them.
 
@@ -319,7 +319,7 @@ class Occupancy:
         return int(self._pool.status[self._number[node]])
 
     def owners_on(self, node: str) -> IntArray:
-        """Return the owners (ledger rows) that hold GPUs on a node, ascending."""
+        """Return the owners (numbers of jobs) that hold GPUs on a node, ascending."""
         number = self._number[node]
         first = int(self._pool.first_gpu[number])
         owners = np.unique(self._pool.owner_of[first : first + int(self._pool.built[number])])
@@ -332,7 +332,7 @@ class Occupancy:
         packed_pool.set_status(self._pool, self._number[node], status)
 
     def _make_room(self, owner: int) -> None:
-        """Extend the arrays that have one entry per owner (ledger row), so that they have an entry for ``owner``."""
+        """Extend the arrays with one entry per owner (number of a job), so that they have one for ``owner``."""
         pool = self._pool
         more = max(owner + 1, 2 * len(pool.head)) - len(pool.head)
         if owner >= len(pool.head):

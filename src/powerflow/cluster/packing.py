@@ -1,8 +1,8 @@
 """Choose nodes for jobs by best fit: as few nodes as possible, then as few racks. The code is compiled.
 
 The rows of a pool list its nodes by their number of free GPUs. A search through the rows, upwards from the size of a
-job, finds the best fit, and it fills nodes in use before it takes an empty one. The result depends only on the current
-owners, never on the history.
+job, finds the best fit. Nodes in use come before empty nodes. The result depends only on the current owners, never on
+the history.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def refusal(held: I32, owners: I64, gpus: I64, free: int) -> int:
 
 @kernel
 def place_many(pool: PackedPool, owners: I64, gpus: I64) -> None:
-    """Give GPUs to several owners (ledger rows), in the given order.
+    """Give GPUs to several owners (numbers of jobs), in the given order.
 
     The sum of their GPUs must not exceed the number of free GPUs.
     """
@@ -69,7 +69,7 @@ def place_many(pool: PackedPool, owners: I64, gpus: I64) -> None:
 
 @kernel
 def place(pool: PackedPool, owner: int, gpus: int) -> None:
-    """Give ``gpus`` free GPUs to an owner (ledger row) that holds none.
+    """Give ``gpus`` free GPUs to an owner (number of a job) that holds none.
 
     1. Take whole nodes first: those with the most free GPUs, as many as fit into the request. If some racks have enough
        of these nodes, use the rack with the fewest of them; otherwise the rack with the most.
@@ -101,7 +101,7 @@ def place(pool: PackedPool, owner: int, gpus: int) -> None:
 
 @kernel
 def _best_fit(pool: PackedPool, owner: int, gpus: int) -> int:
-    """Return the node that fits best for ``gpus`` GPUs: in a rack where the owner (ledger row) has GPUs, else anywhere.
+    """Return the node that fits best for ``gpus`` GPUs: in a rack where the owner has GPUs, else anywhere.
 
     This is the node in use with the smallest sufficient number of free GPUs, else the smallest sufficient empty node.
     Of several such empty nodes it is one in the rack with the fewest, so that whole racks stay free for large jobs.
@@ -166,7 +166,7 @@ def _first_in(pool: PackedPool, row: int, first: int, end: int) -> int:
 
 @kernel
 def put(pool: PackedPool, owner: int, nodes: I64, masks: U64) -> None:
-    """Give an owner (ledger row) exactly these free GPUs: those in ``masks[i]`` of node ``nodes[i]``, each node once.
+    """Give an owner (number of a job) these free GPUs: those in ``masks[i]`` of node ``nodes[i]``, each node once.
 
     The owner must hold no GPUs before.
     """
@@ -176,13 +176,13 @@ def put(pool: PackedPool, owner: int, nodes: I64, masks: U64) -> None:
 
 @kernel
 def _take(pool: PackedPool, owner: int, node: int, gpus: int) -> None:
-    """Choose free GPUs of a node and give them to an owner (ledger row) that holds none on this node."""
+    """Choose free GPUs of a node and give them to an owner (number of a job) that holds none on this node."""
     _give(pool, owner, node, choose_gpus(pool.free_mask[node], gpus))
 
 
 @kernel
 def _give(pool: PackedPool, owner: int, node: int, chosen: np.uint64) -> None:
-    """Give the chosen free GPUs of a node to an owner (ledger row) that holds none on this node."""
+    """Give the chosen free GPUs of a node to an owner (number of a job) that holds none on this node."""
     if pool.room[node] == pool.size[node]:
         pool.totals[NODES_IN_USE] += 1
     gpus = popcount(chosen)
@@ -204,14 +204,14 @@ def _give(pool: PackedPool, owner: int, node: int, chosen: np.uint64) -> None:
 
 @kernel
 def remove_many(pool: PackedPool, owners: I64) -> None:
-    """Release all GPUs of several owners (ledger rows). Nothing happens for owners that hold none."""
+    """Release all GPUs of several owners (numbers of jobs). Nothing happens for owners that hold none."""
     for i in range(len(owners)):
         remove(pool, owners[i])
 
 
 @kernel
 def release(fields: Fields, owner: int) -> None:
-    """Release all GPUs of an owner (ledger row).
+    """Release all GPUs of an owner (number of a job).
 
     The pool is given as a tuple, which makes calls from Python fast.
     """
@@ -248,7 +248,7 @@ def rearrange(fields: Fields, owners: I64, gpus: I64, order: I64, fewest: I32, p
 
 @kernel
 def remove(pool: PackedPool, owner: int) -> None:
-    """Release all GPUs of an owner (ledger row); nothing happens if the owner holds none."""
+    """Release all GPUs of an owner (number of a job); nothing happens if the owner holds none."""
     gpu = pool.head[owner]
     while gpu != NOBODY:
         node = pool.node_of[gpu]

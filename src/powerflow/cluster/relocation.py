@@ -56,7 +56,7 @@ def leave_node(
         total: Number of GPUs that must become free.
         may_open: True if jobs may go to empty nodes.
         room: ``[N]`` free GPUs of each node, from `rooms`, after the moves planned so far.
-        leavers: ``[64]`` output: ledger rows of the jobs that leave.
+        leavers: ``[64]`` output: row numbers of the jobs that leave.
 
     Returns:
         Number of jobs that leave; -1 if there is no such choice of jobs.

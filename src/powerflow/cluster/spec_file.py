@@ -48,7 +48,7 @@ def _group(node: yaml.Node, where: str) -> NodeGroup:
         values[key.value] = _READERS[key.value](key.value, value, where)
     for required in ("gpu_type", "count", "gpus"):
         if required not in values:
-            raise InputError(f"node group without {required!r}", where=at(where, node))
+            raise InputError(f"the node group has no {required!r}", where=at(where, node))
     return NodeGroup(**values)
 
 

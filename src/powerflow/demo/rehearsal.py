@@ -84,11 +84,10 @@ class Recorded:
 
 
 class AsLive(Oracle):
-    """Belief that learns as the live scheduler did: it starts from priors, tries clocks, and measures the recorded
-    costs.
+    """Believed costs that are learned as on the live cluster: from prior costs, by trying clocks and measuring.
 
-    Trying clocks is simulated as a pause of the extra time that these steps take compared with the chosen clock. At the
-    end of this pause, the costs at all clocks are known.
+    A trial of clocks is simulated as a pause: the extra time that its steps take, compared with the chosen clock. After
+    the pause, the costs at all clocks are known, from the recorded costs.
     """
 
     name = "as live"
@@ -101,7 +100,7 @@ class AsLive(Oracle):
         self._start = [news for job in jobs for news in self._learning.expect(class_of(job.spec, job.user))]
 
     def start(self) -> Sequence[CostLearned]:
-        """Return the priors."""
+        """Return the costs that are believed before any measurement."""
         return self._start
 
     def exploration_s(self, job: Job, change: Change) -> float:

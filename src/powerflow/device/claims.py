@@ -66,7 +66,7 @@ def _locked(folder: Path, name: str, uuid: str, until_s: float) -> int:
         file = try_lock(path, wait_s=until_s - time.monotonic(), pause_s=0.1)
     except OSError as error:
         raise DeviceError(
-            f"GPU {uuid}: {path} cannot be used ({error.strerror}); is its owner another user?"
+            f"GPU {uuid}: {path} cannot be used ({error.strerror}); perhaps it belongs to another user"
         ) from error
     if file is None:
         raise _taken(uuid, read_json(folder / f"{name}.json"))

@@ -79,10 +79,7 @@ class Clocks:
         return self._set(uuid, clock_mhz, again=False)
 
     def set_again(self, uuid: str, clock_mhz: float) -> Reading:
-        """Lock a GPU to a clock, even if it seems to be locked to this clock already.
-
-        Otherwise it does the same as `set`.
-        """
+        """Lock a GPU to a clock as `set` does, but even if it seems to be locked to this clock already."""
         return self._set(uuid, clock_mhz, again=True)
 
     def _set(self, uuid: str, clock_mhz: float, *, again: bool) -> Reading:

@@ -105,7 +105,7 @@ class Check(NamedTuple):
         uuid: UUID of the GPU.
         window_s: Length of the compared period, seconds.
         counter_j, integral_j: Energy in this period by the counter, and by integrated power, joules.
-        share: Their difference as a share of the larger value.
+        share: Difference between the two energies, as a share of the larger one.
     """
 
     uuid: str

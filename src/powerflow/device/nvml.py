@@ -267,7 +267,7 @@ class NvmlGpu:
     def lock_clock(self, clock_mhz: float) -> None:
         """Request a fixed clock in MHz; see `Gpu.lock_clock`."""
         if not math.isfinite(clock_mhz) or clock_mhz <= 0:
-            raise DeviceError(f"{clock_mhz} MHz is not a clock")
+            raise DeviceError(f"{clock_mhz} MHz is no clock: give MHz above 0")
         mhz = round(clock_mhz)
         self._change(lambda: self._nvml.nvmlDeviceSetGpuLockedClocks(self._handle, mhz, mhz), float(mhz))
 

@@ -66,7 +66,7 @@ class Reading:
 class ReadsAhead(Protocol):
     """A GPU that takes time to answer.
 
-    Several such GPUs are read at the same time, by `begin_reading` on each first.
+    Call `begin_reading` on several such GPUs first; then all of them are read at the same time.
     """
 
     def begin_reading(self) -> None:

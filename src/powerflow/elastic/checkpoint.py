@@ -77,7 +77,7 @@ class CheckpointWriter:
             try:
                 self._training.save(self._path)
             except OSError as error:
-                self._reporter.tell(note=f"no checkpoint, trying again: {error}")
+                self._reporter.tell(note=f"the checkpoint cannot be saved, trying again: {error}")
                 time.sleep(SAVE_AGAIN_S)
             else:
                 self._reporter.note(saved_step=self._training.position.step, note="")

@@ -1,9 +1,9 @@
 """Compare the parameters of all ranks bit by bit, when a group of ranks is formed and regularly afterwards.
 
 Data-parallel ranks start with the same parameters and apply the same gradients, so their parameters stay equal to the
-last bit. If they differ, the ranks no longer train one model. Either the script updates with something that is not
-equal on all ranks (a random number, a local gradient, a learning rate that counts passes), or hardware computes
-wrongly.
+last bit. If they differ, the ranks no longer train one model. One cause is a script that updates with something that is
+not equal on all ranks: a random number, a local gradient, a learning rate that counts passes. The other cause is
+hardware that computes wrongly.
 
 The checksum of a parameter is the sum of its bits as 64-bit integers. It does not depend on the order of summation.
 Buffers may differ between ranks (each rank has its own BatchNorm statistics). Parameters that DDP ignores may differ,
@@ -103,8 +103,8 @@ class RankComparison:
             f"parameters of ranks differ: at step {step} parameter {names[apart[0]]}"
             + (f" and {len(apart) - 1} more are" if len(apart) > 1 else " is")
             + f" not the same on rank {', '.join(map(str, differ))} as on rank {first[differ[0]]}",
-            fix="update by what run.backward gathers alone; give optimiser, schedule and scaler to run.wrap; what all"
-            " ranks must draw alike, draw from a generator seeded by run.position.step",
+            fix="update only with gradients from run.backward; give optimiser, LR scheduler and scaler to run.wrap; if"
+            " random numbers must be equal on all ranks, use a generator that is seeded by run.position.step",
         )
 
 

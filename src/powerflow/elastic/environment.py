@@ -34,7 +34,9 @@ def find_mailbox() -> tuple[Mailbox | None, str]:
     """
     directory, name = os.environ.get(JOB_DIR), os.environ.get(RANK_NAME)
     if (directory is None) != (name is None):
-        raise InputError(f"only one of {JOB_DIR} and {RANK_NAME} is set", fix="set both, or none for a plain run")
+        raise InputError(
+            f"only one of {JOB_DIR} and {RANK_NAME} is set", fix="set both, or neither to run without PowerFlow"
+        )
     if directory is None or name is None:
         return None, ""
     mailbox = Mailbox(directory, os.environ.get(CHECKPOINT_FILE))

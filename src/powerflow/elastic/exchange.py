@@ -58,8 +58,8 @@ class Exchange:
     def arm(self, gang: GangMember | StaticGang, loss: Tensor) -> None:
         """Make the next backward exchange gradients, even if no forward has prepared the exchange.
 
-        The exchange is not prepared if the script called the model itself instead of the wrapped model, or if this is
-        the second backward after one forward. Then DDP would skip the exchange without an error.
+        This is needed if the script called the model itself instead of the wrapped model, and for the second backward
+        after one forward. There DDP would skip the exchange without an error.
         """
         parallel = gang.parallel
         if parallel is not None and not self._armed:

@@ -96,8 +96,8 @@ def own_group(said: str = "") -> InputError:
     """
     return InputError(
         "the script opens a process group itself, but in an in-place job PowerFlow opens the process group",
-        fix=f"for FSDP, ZeRO or DeepSpeed {RESTART}; for plain DDP leave it out, run.rank and run.ranks are known from"
-        " the start" + (f" (torch: {said})" if said else ""),
+        fix=f"for FSDP, ZeRO or DeepSpeed {RESTART}; for plain DDP remove this call: run.rank and run.ranks are known"
+        " from the start" + (f" (torch: {said})" if said else ""),
     )
 
 

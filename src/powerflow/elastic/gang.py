@@ -240,7 +240,7 @@ class GangMember:
         try:
             self._regroup(target, names.index(self.name))
         except group.GaveUp:
-            self.lose("members did not come together")
+            self.lose("not all members of the new group arrived")
         except Exception as error:
             if not isinstance(error, RuntimeError) or not group.lost_peer(error):
                 self._let_go()  # otherwise threads of gloo would abort the process at its end

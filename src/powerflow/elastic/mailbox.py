@@ -74,7 +74,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The generation that the gang shall become, as the controller wants it.
+    """The group of ranks (generation) that shall train next, as the controller wants it.
 
     Attributes:
         generation: Number of the generation. It rises with each change; ranks never go back to a lower one.
@@ -172,9 +172,9 @@ class Mailbox:
         (self.directory / "ranks").mkdir(parents=True, exist_ok=True)
 
     def post_target(self, target: Target) -> None:
-        """Post the target: the generation that the gang shall become.
+        """Post the target: the group of ranks (generation) that shall train next.
 
-        The value ``outside_s`` has a separate file, because ranks that version 0.1.0 started fail on unknown keys.
+        The value ``outside_s`` has a separate file, because ranks of version 0.1.0 fail on unknown keys.
         """
         if target.outside_s:
             replace_json(self.directory / _PATIENCE, {"outside_s": target.outside_s})

@@ -28,7 +28,7 @@ class Peers:
         return any(report.generation for report in self._mailbox.reports(names))
 
     def others_train(self, names: Sequence[str]) -> bool:
-        """Return True if the ranks ``names`` are all new, and other ranks have not yet saved the state and left.
+        """Return True if the ranks ``names`` are all new, and other ranks still have to save the state and leave.
 
         In this case the new ranks must wait.
         """

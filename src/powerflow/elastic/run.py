@@ -229,7 +229,9 @@ class Run:
         """
         self._parts()
         if self._epoch is None:
-            raise InputError("batches was called outside of epochs", fix="for epoch in run.epochs(10): …")
+            raise InputError(
+                "batches was called outside of epochs", fix="iterate inside the loop `for epoch in run.epochs(10):`"
+            )
         order = batches.order
         self._open_batches.close()
         self._trained_loop.refuse_second(self._epoch, batches.dataset, order, self.position)
@@ -288,8 +290,8 @@ class Run:
 
             run.backward(loss, weight=(labels != -100).sum())
 
-        For a mean loss l over w tokens in each pass, all ranks then get the gradient of ``Σ w·l / Σ w``, summed over
-        all ranks and passes of the step (`powerflow.elastic.training.token_mean`).
+        With l the mean loss of a pass over w tokens, all ranks then get the gradient of ``Σ w·l / Σ w``. The sums are
+        over all ranks and passes of the step (`powerflow.elastic.training.token_mean`).
 
         Args:
             loss: Mean loss of the local batch, one number. If there is a gradient scaler, it must have scaled the loss.
@@ -367,7 +369,7 @@ class Run:
 
     def _parts(self) -> tuple[Training, GangMember | StaticGang]:
         if self._training is None or self._gang is None:
-            raise InputError("run.wrap has not been called", fix="model = run.wrap(model, optimizer, …)")
+            raise InputError("run.wrap has not been called", fix="call model = run.wrap(model, optimizer, …) before")
         return self._training, self._gang
 
     def _explain(self, error: BaseException) -> InputError | None:

@@ -167,7 +167,7 @@ class Training:
 
 def _not_alike(what: str) -> InputError:
     return InputError(
-        f"what the others train is not what this rank has built: {what}",
+        f"this rank has built other objects than the other ranks: {what}",
         fix="build all objects for run.wrap in the same way on every rank, and do not change them afterwards",
         exit_code=1,
     )

@@ -216,7 +216,7 @@ class Gang(ABC):
         return not self.quiet and (self.context.clock() >= self.due_s or self._states() != self._last_states)
 
     def changed(self) -> None:
-        """Record that the gang record was changed. It is saved before the gang acts again."""
+        """Note that the gang record has changed. The record is saved before the gang acts again."""
         self._saved = False
         self.soon()
 

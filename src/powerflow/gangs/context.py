@@ -169,7 +169,9 @@ def spoiling() -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.EEXIST, errno.ENOTEMPTY):
-            raise EngineError(f"its mailbox was changed by somebody ({error.strerror}: {error.filename})") from error
+            raise EngineError(
+                f"somebody has replaced a file of its mailbox ({error.strerror}: {error.filename})"
+            ) from error
         raise
 
 

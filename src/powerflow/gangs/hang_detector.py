@@ -33,10 +33,10 @@ TRAINING = (Phase.COMPUTING, Phase.SYNCING, Phase.OUTSIDE, Phase.EVALUATING, Pha
 #: Phases of unknown length.
 _OUTSIDE = (Phase.OUTSIDE, Phase.EVALUATING, Phase.SAVING)
 _DOES = {
-    Phase.COMPUTING: "was in one step",
-    Phase.SYNCING: "waited in one all-reduce, like all other ranks,",
+    Phase.COMPUTING: "was in the same step",
+    Phase.SYNCING: "waited in the same all-reduce, like all other ranks,",
     Phase.OUTSIDE: "was outside a step",
-    Phase.EVALUATING: "was in one pass of an evaluation",
+    Phase.EVALUATING: "was in the same pass of an evaluation",
     Phase.SAVING: "saved a checkpoint",
     Phase.REGROUPING: "formed a group",
     Phase.STARTING: "was starting",
@@ -161,5 +161,5 @@ def _patience_s(report: RankReport | None, limits: Limits, between_s: float) -> 
 def _said(report: RankReport | None, spent_s: float) -> str:
     if report is None:
         return f"reported nothing for {spent_s:.0f} s"
-    limit = ", more than limits.between_steps" if report.phase in _OUTSIDE else ""
+    limit = ", longer than limits.between_steps allows" if report.phase in _OUTSIDE else ""
     return f"{_DOES.get(report.phase, 'did nothing')} for {spent_s:.0f} s{limit}"

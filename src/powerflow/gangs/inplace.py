@@ -36,7 +36,7 @@ from powerflow.gangs.view import InPlaceView, Losses, Regrouping, how_it_ended
 
 #: A rank leaves at the end of a step. If it reads the target late, two more steps may pass before it leaves.
 _STEPS_TO_LEAVE = 3
-_NEVER_JOINED = "its script does not use powerflow.elastic: see docs/elastic.md, or give rescale: restart or none"
+_NEVER_JOINED = "its script does not use powerflow.elastic; use it (docs/elastic.md), or give rescale: restart or none"
 
 
 class InPlace(Gang):
@@ -197,7 +197,7 @@ class InPlace(Gang):
         ran = [name for name, entry in record.ranks.items() if entry.launched]
         alone = next((name for name in lost if not seen.ended_badly(name)), None)
         if alone is not None and not record.joined and len(ran) > 1:
-            text = f"{len(ran)} ranks each ran the whole script, and {alone} has ended: {_NEVER_JOINED}"
+            text = f"each of {len(ran)} ranks ran the whole script, and {alone} has ended: {_NEVER_JOINED}"
             return GangFailure(0, text, alone, final=True)
         if refused := refusal(lost, seen.reports, seen.code, self.context.last_lines):
             return refused

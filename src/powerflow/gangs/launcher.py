@@ -52,7 +52,7 @@ class Launcher:
                 raise CannotStart(str(error)) from error
             self._failures += 1
             self.again_s = now + backoff_s(self._failures)
-            self.trouble = f"{plan.name} cannot be started now: {error}"
+            self.trouble = f"rank {plan.name} cannot be started now: {error}"
             return False
         self._failures = 0
         return True

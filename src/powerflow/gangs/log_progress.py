@@ -1,4 +1,4 @@
-"""Read the number of steps that a script has done from its log, by a pattern that the job's owner gives.
+"""Find in a script's log how many steps are done, by a pattern that the job's owner gives.
 
 The script needs no change. The log is read piece by piece, and each piece is matched in another process
 (`powerflow.gangs.log_matcher`). The next piece is read after the answer for the last piece has come.
@@ -60,14 +60,14 @@ class LogProgress:
         return True
 
     def feed(self, piece: bytes, offset: int) -> bool:
-        """Match the next piece of the log. A carriage return ends a line too.
+        """Send the next piece of the log to the matcher. A carriage return ends a line too.
 
         Args:
             piece: Bytes of the log.
             offset: Position in the log after ``piece``.
 
         Returns:
-            True if the answer for this piece has come; otherwise call `collect` later.
+            True if the matcher has already answered; otherwise call `collect` later.
         """
         self.offset = offset
         *lines, rest = (self._rest + piece.decode("utf-8", "replace")).replace("\r", "\n").split("\n")
@@ -75,10 +75,10 @@ class LogProgress:
         return self._look([line[:LINE_CHARS] for line in lines if line])
 
     def finish(self) -> bool:
-        """Match the last line of the log, even without an end of line, because nothing follows it.
+        """Send the last line of the log to the matcher, even if the line has no end, because no text follows.
 
         Returns:
-            True if the answer for this line has come; otherwise call `collect` later.
+            True if the matcher has already answered; otherwise call `collect` later.
         """
         rest, self._rest = self._rest, ""
         return self._look([rest] if rest else [])

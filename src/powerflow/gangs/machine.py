@@ -16,18 +16,18 @@ from typing import NamedTuple
 class GangState(Enum):
     """The state of a gang between two transitions."""
 
-    ADOPTED = "adopted"  # its record was read, or it shall run again; the next turn finds its state
-    WAITING = "waiting"  # nothing runs; its GPUs are not free yet
-    FORMING = "forming"  # its members start, or go over to a new group; those of the last group may train on
+    ADOPTED = "adopted"  # just read from its record, or about to run again; the next turn finds the state
+    WAITING = "waiting"  # no rank runs; the GPUs for the job are not free yet
+    FORMING = "forming"  # members start, or change to a new group; the last group may still train
     TRAINING = "training"  # all members train in one group; of a script: all its processes run
-    SETTLING = "settling"  # a rank was lost; its peers have a moment to end too
+    SETTLING = "settling"  # a rank was lost; the other ranks get a moment to end too
     STOPPING = "stopping"  # all ranks were told to save and leave
     FINISHING = "finishing"  # all steps are trained; the ranks end by themselves
-    KILLING = "killing"  # ended as its user asked
-    FAILING = "failing"  # has failed; what still runs is ended
-    IDLE = "idle"  # nothing runs, as it was asked
-    COMPLETED = "completed"  # nothing runs, and nothing is left to do
-    FAILED = "failed"  # nothing runs, and the failure was told
+    KILLING = "killing"  # the user has asked to end the job
+    FAILING = "failing"  # the job has failed; ranks that still run are ended
+    IDLE = "idle"  # no rank runs, because the job shall have no GPU
+    COMPLETED = "completed"  # no rank runs, and all work is done
+    FAILED = "failed"  # no rank runs, and the controller knows of the failure
 
 
 class Trigger(Enum):
@@ -35,38 +35,38 @@ class Trigger(Enum):
 
     DESIRED = "a newer desired state"
     KILL = "kill"
-    FAILURE = "it has failed"
-    KILLED = "its record says killed"
-    NAMED = "its record names members"
-    ALL_LEAVE = "no rank shall stay"
-    UNWANTED = "it shall have no GPU"
-    ROOM = "its GPUs are free"
-    WHOLE = "all members train, or run"
+    FAILURE = "the job has failed"
+    KILLED = "the gang record says killed"
+    NAMED = "the gang record names members"
+    ALL_LEAVE = "all ranks shall leave"
+    UNWANTED = "the job shall have no GPU"
+    ROOM = "the GPUs for the job are free"
+    WHOLE = "all members train (of a script: run)"
     BROKEN = "not all members train"
-    MISPLACED = "its GPUs are not those it shall have"
+    MISPLACED = "the job has other GPUs than it shall have"
     LEFT = "ranks that were told to leave have ended"
-    LATE = "newcomers come too late to train"
+    LATE = "new ranks come too late to train"
     LOST = "a rank ended unexpectedly"
-    SETTLED = "its peers had their time"
-    RECOVERED = "the lost rank is not needed"
+    SETTLED = "the other ranks had time to end too"
+    RECOVERED = "the lost rank is no longer needed"
     STUCK = "the group could not be formed"
-    TRAINED = "a rank has trained all there is"
+    TRAINED = "a rank has trained all steps"
     GONE = "no process runs"
 
 
 class Action(Enum):
     """A change of the gang record, or an event for the controller.
 
-    Each action is a method of the gang with the same name.
+    For each action, a gang has a method of the same name.
     """
 
-    NAME = "name ranks for all its GPUs"
-    REGROUP = "tell ranks to leave, name new ones"
+    NAME = "name ranks for all GPUs of the job"
+    REGROUP = "tell ranks to leave, name new ranks"
     MEND = "drop the lost ranks, form a new group"
     REFORM = "form a new group of the same members"
-    DISMISS = "tell the newcomers to leave"
+    DISMISS = "tell the new ranks to leave"
     DROP = "drop ranks that have left"
-    FINISH = "note that all is trained"
+    FINISH = "note that all steps are trained"
     TELL_WHOLE = "tell Started, Rescaled"
     TELL_VACATED = "tell Vacated"
     TELL_COMPLETED = "tell GangCompleted"

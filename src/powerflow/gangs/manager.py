@@ -46,8 +46,8 @@ class Gangs:
         environment: See `Environment`. Variables that gangs add (job directory, rank name, RANK, MASTER_PORT …) replace
             variables of the same name, except MASTER_ADDR.
         limits: Time limits, and numbers of attempts.
-        interpreter: The path for ``python`` without a path in a job's command; scripts for this Python may run in a
-            process that has loaded modules before.
+        interpreter: Path of the Python that is run if a job's command says ``python``. Its scripts may run in a process
+            that has already loaded modules.
         clock: Returns seconds on a clock that never goes back.
         on_defect: Called with the job id and the exception when a defect of PowerFlow breaks off the turn of one job.
         look_at_ranks: Looks into the processes of scripts, to see whether they have connected to each other.
@@ -77,7 +77,7 @@ class Gangs:
         return self._context.limits.grace_s
 
     def epoch_of(self, job_id: str) -> int:
-        """Return the epoch of the last desired state that a job's gang has taken; -1 if it has taken none.
+        """Return the epoch (number of the placement) that a job's gang has taken last; -1 if it has taken none.
 
         Raises:
             OSError: The gang record cannot be read.
@@ -243,7 +243,9 @@ class Gangs:
         try:
             return GangRecord.load(path)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            self._torn[job_id] = f"its record {path} cannot be read ({type(error).__name__}: {error})"[:DEFECT_CHARS]
+            self._torn[job_id] = f"its gang record {path} cannot be read ({type(error).__name__}: {error})"[
+                :DEFECT_CHARS
+            ]
             return GangRecord()
 
     def _see_owners(self) -> None:

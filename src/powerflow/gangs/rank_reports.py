@@ -89,7 +89,7 @@ def _report(text: bytes, name: str) -> RankReport:
     try:
         content = json.loads(text, parse_constant=_no_constant)
     except RecursionError:
-        raise _NoReport("is nested too deep") from None
+        raise _NoReport("has too many nested brackets") from None
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are, too; and numbers of 5,000 digits
         raise _NoReport(f"is not JSON ({_short(error)})") from None
     if not isinstance(content, dict):
@@ -100,14 +100,14 @@ def _report(text: bytes, name: str) -> RankReport:
         raise _NoReport(f"lacks {', '.join(sorted(missing))}")
     report = RankReport(**{key: _READERS[key](key, value) for key, value in said.items()})
     if report.name != name:
-        raise _NoReport(f"has the name {_short(report.name)}")
+        raise _NoReport(f"is that of another rank, {_short(report.name)}")
     if report.timed_steps * LEAST_STEP_S > report.timed_s:
-        raise _NoReport(f"says {report.timed_steps} steps took {report.timed_s:g} s")
+        raise _NoReport(f"says {report.timed_steps} steps took {report.timed_s:g} s, which is too short")
     return report
 
 
 def _no_constant(word: str) -> NoReturn:
-    raise _NoReport(f"holds {word}, which is no number")
+    raise _NoReport(f"has the value {word}, which is not a number")
 
 
 def _short(value: object) -> str:
@@ -157,7 +157,7 @@ def _phase(key: str, value: Any) -> Phase:
     try:
         return Phase(value)
     except (ValueError, TypeError):
-        raise _NoReport(f"says {key} is {_short(value)}") from None
+        raise _NoReport(f"says {key} is {_short(value)}, which does not exist") from None
 
 
 #: How each type of field is read; a type that is not here is a defect, found when this module is imported.

@@ -103,7 +103,7 @@ class Scripts(Gang):
         if found is MeetingState.UNKNOWN or not (late or steps or (alone and meeting.whole and not meeting.launched)):
             return None
         when = f"and {alone} has ended" if alone else f"and were not connected after {now - meeting.since_s:.0f} s"
-        text = f"{ranks} ranks each ran the whole script, {when}: {_NEVER_MET}"
+        text = f"each of {ranks} ranks ran the whole script, {when}: {_NEVER_MET}"
         return GangFailure(0 if alone else None, text, alone or record.members[0], final=True)
 
     def _find_hung(self) -> GangFailure | None:
@@ -121,7 +121,7 @@ class Scripts(Gang):
         still_s = self.context.clock() - self._still_s
         if still_s <= max(spec.limits.between_steps or limits.start_s, limits.hang_steps * record.gap_s):
             return None
-        return GangFailure(None, f"{first} did nothing for {still_s:.0f} s", first)
+        return GangFailure(None, f"the log of {first} showed no new step for {still_s:.0f} s", first)
 
     # Changing the record, and telling.
 
@@ -224,7 +224,9 @@ class Scripts(Gang):
             self.reading = last
             return
         if log.given_up:
-            self.trouble = f"progress pattern {shown(pattern)} {log.given_up} on the log of {first}; steps are not read"
+            self.trouble = (
+                f"progress pattern {shown(pattern)} {log.given_up} on the log of {first}; steps are not read any more"
+            )
         self._tell_steps(log, now)
 
     def _tell_steps(self, log: LogProgress, now: float) -> None:

@@ -59,17 +59,17 @@ class GangRecord:
         generation: Number of the newest target (in-place jobs) or of the newest launch (scripts).
         members: Ranks of the newest generation, in order.
         ranks: All ranks that may be alive, or have ended but were not handled yet.
-        leaving: Ranks that were told to leave; any end of these ranks is accepted.
+        leaving: Ranks that were told to leave. However they end, this is no failure.
         ended: Ranks whose end was handled, oldest first; their logs are kept.
-        joined: True if a rank has been part of a generation, so that the script uses `powerflow.elastic`.
-        trained_gpus: GPUs of the last generation that trained; 0 before the first one since all ranks were launched.
+        joined: True if a rank has been part of a generation, which shows that the script uses `powerflow.elastic`.
+        trained_gpus: GPU count of the generation that trained last; 0 if none has trained since all ranks were
+            launched.
         steps_safe: Number of steps in the checkpoint.
         port: Port on which the ranks of a script connect to each other.
         mark: Part of the name of the job's checkpoint, which makes the name unique. Other jobs may keep checkpoints in
             the same folder, and other clusters have jobs with the same number.
-        left_gpus: Number of GPUs that all ranks had to leave, if the job has not trained on other GPUs since then; 0
-            for none.
-        left_s: When the ranks were told to leave these GPUs, on the machine's monotonic clock.
+        left_gpus: If all ranks had to leave and the job has not trained since: how many GPUs it had; otherwise 0.
+        left_s: When the ranks were told to leave, on the machine's monotonic clock.
         first_step: First step in the log of the job's first launch; -1: there was none.
         gap_s: Longest time in a script's log from its launch to the first step, or from one step to the next.
         done: True if a rank has trained all steps of the job.

@@ -59,7 +59,7 @@ class StopAttempts:
     def postpone(self, name: str, within_s: float, most_s: float) -> None:
         """Give a rank more time to leave, if it was told to leave but got no signal yet.
 
-        It gets ``within_s`` seconds from now, or from ``most_s`` seconds after it was told, whichever is earlier.
+        Its time of ``within_s`` seconds starts now, but at the latest ``most_s`` seconds after it was told.
         """
         attempt = self._attempts.get(name)
         if attempt is not None and attempt.signal is StopSignal.TOLD:

@@ -56,14 +56,14 @@ class Limits:
         between_s: A rank hangs if it is outside a step for this long, unless its job sets another limit.
         start_s: A rank hangs if it has not trained a step after this long (importing, building, compiling). A script
             hangs if its log shows no new step for this long and for ``hang_steps`` times its longest step.
-        grace_s: Most seconds that a job may ask for to save and leave; see `DesiredState.grace_s`.
+        grace_s: Most seconds to save and leave that a job may ask for; see `DesiredState.grace_s`.
         kill_s: Seconds from SIGTERM to SIGKILL for a rank that has already had its time to save.
         settle_s: Seconds to wait after a rank is lost, because others may end too; then the rest form a new group.
         rejoin_s: If all ranks live but have not formed a group after this long, the group is formed anew.
         meet_s: If the ranks of a script are not connected after this long, each is assumed to run the whole script.
         losses: How often a job may lose ranks without training a step in between; the next loss fails the job.
         transit_poll_s, steady_poll_s: Seconds between two looks at a gang while it changes, and while nothing happens.
-        ended_kept: Logs of ended ranks that are kept for each job.
+        ended_kept: Number of logs of ended ranks to keep for each job.
     """
 
     hang_s: float = 60.0
@@ -108,7 +108,7 @@ class Progressed:
     Attributes:
         step: Steps done, over all epochs.
         steps_total: Steps of the whole run, None while unknown.
-        generation: Group of ranks that trained the steps; for scripts, the launch. Timing begins anew with each.
+        generation: Number of the group of ranks (for scripts: of the launch). Timing begins anew in each.
         gpus, nodes: Numbers of GPUs and of nodes that the job trains on now.
         timed_steps, timed_s: Steps of this generation, and the seconds that these steps took.
         samples: Samples trained so far; 0 if unknown.
@@ -135,8 +135,8 @@ class Rescaled:
     """Event: a gang trained on ``gpus_before`` GPUs, and now trains on ``gpus`` GPUs after a pause of ``pause_s`` s.
 
     ``gpus_before`` equals ``gpus`` if a lost rank was replaced, or if a script was started again on other GPUs. The
-    pause of a script is the time from SIGTERM to the first step, or to the new launch if the script's log shows no
-    steps. The pause of an in-place job that kept no rank begins when its ranks are told to leave.
+    pause of a script lasts from SIGTERM to the first step. If the script's log shows no steps, it lasts to the new
+    launch. The pause of an in-place job that kept no rank begins when its ranks are told to leave.
     """
 
     job_id: str

@@ -88,7 +88,7 @@ class GangView:
         """
         if self.record.ranks[name].launched and name not in self.statuses:
             return "the engine does not know the rank any more"
-        return "the machine was booted" if self.rebooted(name) else ""
+        return "the machine was restarted" if self.rebooted(name) else ""
 
     @property
     def running(self) -> list[str]:
@@ -165,7 +165,7 @@ class InPlaceView(GangView):
         return not (self.record.joined or self.reports) and any(e.launched for e in self.record.ranks.values())
 
     def ended_badly(self, name: str) -> bool:
-        """Return True if a rank that was not told to leave ended too early or with an error.
+        """Return True if a rank ended with an error or too early, without having been told to leave.
 
         This includes a rank that got SIGTERM from somebody else: it ended with code 0, but has not finished training.
         """
@@ -212,7 +212,7 @@ class InPlaceView(GangView):
 
     @property
     def peers_know(self) -> bool:
-        """True if all other ranks have noticed that ranks were lost, or if none of them can notice it."""
+        """True if the other ranks know that ranks were lost, or cannot know it because the lost ranks never trained."""
         trained = [self.reports[name] for name in self.living if self.joined(name)]
         noticed = all(report.phase in (Phase.BROKEN, Phase.DONE) for report in trained)
         return not self.living or (bool(trained) and (noticed or not any(map(self.joined, self.lost))))

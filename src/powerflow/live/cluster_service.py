@@ -141,7 +141,7 @@ class ClusterService(ClusterApi):
     def release(self, job_id: str, caller: Caller) -> JobRecord:
         job = self._own(job_id, caller)
         if job.state is not JobState.HELD:
-            raise Refused(f"job {job_id} is {job.state.value}, not held")
+            raise Refused(f"job {job_id} is {job.state.value}; only a held job can be released")
         return self._change(job_id, caller, JobState.QUEUED, JobReleased(job_id), "released")
 
     @override
@@ -317,7 +317,7 @@ class ClusterService(ClusterApi):
 
     def _set_node(self, node: str, caller: Caller, state: str, reason: str) -> NodeRecord:
         if node not in self._controller.power.node_names():
-            raise NotFound(f"there is no node {node}")
+            raise NotFound(f"there is no node {node}", fix=f"nodes: {_some(self._controller.power.node_names())}")
         self._store.set_node(node, state, reason, self._controller.clock(), caller.user, caller.address)
         self._controller.tell(NodeChanged(node, drained=state == "drained"))
         return self._records.node(node)

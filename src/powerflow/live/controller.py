@@ -58,7 +58,7 @@ class ControllerSettings:
 
     Attributes:
         idle_s, busy_s: Most seconds between two turns of the loop while no job runs, and while a job runs.
-        save_s: Seconds between two times at which running jobs are stored.
+        save_s: Running jobs are stored whenever this many seconds have passed.
         lease_s: Another controller may take over the store if this one has not renewed its lease for this long.
         explore_steps: Steps at each clock when a class (jobs of equal cost) first runs on a GPU count; 0: try no
             clocks.

@@ -190,7 +190,7 @@ class GangEvents:
         batch, stated = report.global_batch, job.spec.batch.global_batch if job.spec.batch else None
         if stated and batch not in (0, stated) and job.id not in self._misstated:
             self._misstated.add(job.id)
-            text = f"a step has {batch} samples, but batch.global is {stated}: predicted costs are wrong"
+            text = f"a step has {batch} samples, but batch.global is {stated}: correct it, or predictions are wrong"
             self._store.append("batch misstated", text, now_s, job.id, global_batch=batch)
         if stated is None and batch:
             if self._learning.batches.get(job.kind.name) != batch:
@@ -237,9 +237,9 @@ class GangEvents:
             job.progressed(float(event.steps_safe))
         self._table.withdraw(job)
         if event.excused:
-            said = f"{event.text}: starts again, without counting as an attempt"
+            said = f"{event.text}: starts again; this does not count as an attempt"
         else:
-            again = "goes on elsewhere" if place_lost else f"tries again, {attempts} of {job.spec.retries}"
+            again = "continues on other GPUs" if place_lost else f"retry {attempts} of {job.spec.retries} follows"
             said = f"failed ({event.text}); {again}"
         self._table.vacate(job, said)
 

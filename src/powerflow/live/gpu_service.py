@@ -1,4 +1,4 @@
-"""Take GPUs out of service and return them to it: tell the scheduler, move jobs away, note the reason."""
+"""Take GPUs out of service, and later back into service: tell the scheduler, move jobs away, note the reason."""
 
 from __future__ import annotations
 

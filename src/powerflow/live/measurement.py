@@ -30,7 +30,7 @@ class Measurement:
         self._unknown = job_ids
 
     def measure(self, now_s: float) -> None:
-        """Read the GPUs if the last reading is old, or if a GPU has another job since then."""
+        """Read the GPUs if the last reading is old, or if a GPU got another job after the last reading."""
         if not self._power.due(now_s, self._holding()):
             return
         self.settle(now_s)

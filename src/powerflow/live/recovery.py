@@ -1,4 +1,4 @@
-"""Continue where the last controller ended: with its beliefs, its decisions and its ranks."""
+"""Continue where the last controller ended: with its learned costs, its decisions, and the ranks that still run."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def adopt(context: LoopContext, now_s: float) -> frozenset[str]:
     desired = []
     for stored in store.active():
         if stored.spec is UNREADABLE:
-            store.move(stored.id, JobState.FAILED, now_s, exit="this version cannot read its record")
+            store.move(stored.id, JobState.FAILED, now_s, exit="this version of PowerFlow cannot read the job's record")
             continue
         job, intent = table.enter(stored), intents.get(stored.id)
         if intent is not None:

@@ -86,7 +86,7 @@ class MemoryCluster:
         if spec.name in self.statuses:
             return self.statuses[spec.name]
         if self.fences.get(spec.name.gang, 0) > spec.name.epoch:
-            raise Fenced(f"{spec.name} is fenced: {spec.name.gang} is at epoch {self.fences[spec.name.gang]}")
+            raise Fenced(f"{spec.name} is refused: {spec.name.gang} is at epoch {self.fences[spec.name.gang]}")
         if spec.node not in self.nodes or not self.nodes[spec.node].up:
             raise EngineError(f"there is no node {spec.node!r}")
         part = self._play(spec)

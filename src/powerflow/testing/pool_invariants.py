@@ -8,9 +8,7 @@ from powerflow.cluster.packed_pool import ASLEEP, NOBODY, UP, PackedPool
 
 
 def check_pool(pool: PackedPool) -> None:
-    """Raise AssertionError if an array of a `PackedPool` does not follow from GPU owners and node status. Slow; for
-    tests.
-    """
+    """Raise AssertionError if the arrays of a pool contradict GPU owners or node status. Slow; for tests."""
     taken = pool.owner_of != NOBODY
     owners = pool.owner_of[taken]
     nodes, most = len(pool.size), (len(pool.row_len) - 1) // 2

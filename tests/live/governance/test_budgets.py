@@ -70,7 +70,7 @@ def with_days(directory: Path) -> Bench:
 
 def test_a_budget_is_set_shown_dropped_and_audited(bench: Bench) -> None:
     assert bench.service.budgets() == []
-    assert bench.service.top().budget == "none: only time counts"
+    assert bench.service.top().budget == "none, only time counts"
     day(bench, 40.0, "vision")
     day(bench, 60.0)
     cluster, vision = bench.service.budgets()

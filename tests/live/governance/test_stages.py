@@ -154,7 +154,7 @@ def test_a_canary_that_slows_a_protected_job_goes_back(bench: Bench, monkeypatch
     assert record.why == f"protected job {job} is 75 s behind its promise"
     assert not bench.controller.scheduler.managed.manages("")
     said = [event.text for event in bench.store.events(limit=1000).items if event.kind == "canary"]
-    assert said == [f"canary of all projects goes back to shadow: {record.why}"]
+    assert said == [f"stage of all projects returns from canary to shadow: {record.why}"]
     assert [entry.user for entry in bench.service.audit().items if entry.action == "mode set"] == ["root", "powerflow"]
 
 
@@ -302,7 +302,9 @@ def test_a_canary_that_cannot_go_back_now_does_so_the_next_time(bench: Bench, mo
     with pytest.raises(StoreError):
         stages.ended("", bad, 1.0)
     monkeypatch.setattr(bench.store, "govern", govern)
-    assert stages.ended("", {}, 2.0).startswith("canary of all projects goes back to shadow: time of jobs missed")
+    assert stages.ended("", {}, 2.0).startswith(
+        "stage of all projects returns from canary to shadow: time of jobs missed"
+    )
 
 
 def test_what_a_canary_is_judged_by_is_fixed_when_it_begins(bench: Bench) -> None:

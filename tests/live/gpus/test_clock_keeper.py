@@ -130,7 +130,7 @@ def test_a_driver_that_never_obeys_is_asked_less_and_less_often_and_it_is_said(l
     for _ in range(600):
         loop.turn()
     assert 600 / MOST_WAIT_S - 1 <= len(loop.card.asks) <= 600 / MOST_WAIT_S + 8
-    assert loop.keeper.notices() == ["GPU 0 of n0: asked for 945 MHz, it runs at 1410 MHz"]
+    assert loop.keeper.notices() == ["GPU 0 of n0: it runs at 1410 MHz instead of the requested 945 MHz"]
     assert not loop.keeper.holds([PLACE])
     loop.card.locked_mhz = 945.0
     loop.turn()
@@ -184,7 +184,7 @@ def test_a_clock_that_cannot_be_given_back_is_given_back_later(loop: Loop) -> No
     loop.turn()
     loop.card.error = DeviceLost("GPU is lost")
     loop.turn(None)
-    assert loop.keeper.notices() == ["GPU 0 of n0: its clock cannot be given back: GPU is lost"]
+    assert loop.keeper.notices() == ["GPU 0 of n0: its own clock cannot be restored: GPU is lost"]
     loop.card.error = None
     for _ in range(10):
         loop.turn(None)

@@ -123,7 +123,7 @@ def test_somebody_else_on_a_free_gpu_takes_it_out_and_beside_a_job_is_only_said(
     gpus, who = health(), ("python (process 7 of eve)",)
     assert gpus.look(0.0, {G0: Sight(well(), strangers=who), G1: Sight(well(), held=True, strangers=who)}) == []
     (turn,) = gpus.look(FOREIGN_S, {G0: Sight(well(), strangers=who), G1: Sight(well(), held=True, strangers=who)})
-    assert turn == Turn(G0, True, "in use by python (process 7 of eve), not by PowerFlow")
+    assert turn == Turn(G0, True, "used by python (process 7 of eve), which PowerFlow did not start")
     assert gpus.shared() == {G1: who}
     gpus.look(FOREIGN_S + 1, {G0: Sight(well()), G1: Sight(well(), held=True)})
     assert gpus.shared() == {}

@@ -68,7 +68,9 @@ def create(directory: str | os.PathLike[str], nodes: Iterable[Node]) -> list[Emu
             create_cell(folder / str(index), description, EmulatedState(at_s=time.monotonic()))
             gpu = EmulatedGpu(folder / str(index))
             if gpu.gpu_type != card.name:
-                raise InputError(f"is a {gpu.gpu_type} already, not a {card.name}", where=str(gpu.path))
+                raise InputError(
+                    f"exists already, with GPU type {gpu.gpu_type} instead of {card.name}", where=str(gpu.path)
+                )
             gpus.append(gpu)
     return gpus
 
@@ -140,7 +142,7 @@ class EmulatedGpu:
     def lock_clock(self, clock_mhz: float) -> None:
         """Lock this GPU to a clock. As on hardware, the GPU takes the nearest clock that it has."""
         if not math.isfinite(clock_mhz) or clock_mhz <= 0:
-            raise DeviceError(f"{clock_mhz} MHz is not a clock")
+            raise DeviceError(f"{clock_mhz} MHz is no clock: give MHz above 0")
         self._set_clock(min(self.clocks_mhz(), key=lambda known: abs(known - clock_mhz)))
 
     def unlock_clock(self) -> None:
@@ -219,7 +221,7 @@ class EmulatedGpu:
         try:
             return self._cell.change(changed)
         except FileNotFoundError as error:
-            raise DeviceLost(f"emulated GPU {self.path} is gone") from error
+            raise DeviceLost(f"the file of emulated GPU {self.path} was deleted") from error
         except OSError as error:  # damaged, or locked by another process: all users may write it
             raise DeviceLost(f"emulated GPU {self.path}: {error.strerror}") from error
 

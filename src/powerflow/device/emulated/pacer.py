@@ -1,9 +1,10 @@
 """Slow a real training step down to its duration on an emulated GPU, and report the power that the GPU would draw.
 
 A rank computes on whatever hardware it has. At the end of each step, the rank's pacer sleeps until the step has lasted
-for the time in the true cost model: T(n, b, s, f, placement) for n GPUs, local batch b, accumulation s and clock f. The
-clock is the one to which the GPU is locked *while the pacer sleeps*: if the clock changes during a step, the rest of
-the step runs at the new pace. So a step takes real time, with a length from a model. Power is only modelled.
+as long as the true cost model says. This is T(n, b, s, f, placement) for n GPUs, local batch b, accumulation s and
+clock f. The clock is the one to which the GPU is locked *while the pacer sleeps*: if the clock changes during a step,
+the rest of the step runs at the new pace. So a step takes real time, with a length from a model. Power is only
+modelled.
 
 For each rank, the controller writes a file with its GPUs and its true cost model, and puts the name of the file into
 the rank's environment (`emulate_rank`). The training library finds the file there (`pacer_from_environment`).
@@ -80,7 +81,7 @@ def pacer_from_environment(environment: Mapping[str, str] | None = None) -> Pace
         return None
     found = read_json(Path(path))
     if found is None or found.get("kind") != KIND or found.get("version") != VERSION:
-        raise InputError(f"is not a file of an {KIND} of version {VERSION}", where=f"{ENVIRONMENT}={path}")
+        raise InputError("was not written by this version of PowerFlow", where=f"{ENVIRONMENT}={path}")
     gpus = [EmulatedGpu(name) for name in found["gpus"]]
     return Pacer(model_from(found["model"], path), gpus, time_scale=float(found["time_scale"]))
 

@@ -7,7 +7,7 @@ cost model says.
 
 A stopped process must be continued even if its throttle was killed. So before the first stop, the throttle writes a
 note with its own pid and the process groups that it stops. `continue_leftovers` continues the groups whose throttle has
-died. The watchdog calls it every second; a controller should call it when it starts.
+died. The watchdog calls this function every second; a controller should call it at its start.
 """
 
 from __future__ import annotations

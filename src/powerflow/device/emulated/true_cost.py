@@ -61,7 +61,7 @@ def model_from(plain: Any, where: str) -> JobModel:
             limit_w=plain.get("limit_w"),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"holds no model ({error})", where=where) from error
+        raise InputError(f"does not describe a cost model ({error})", where=where) from error
 
 
 def _numbers(kind: type[_Part], values: Mapping[str, Any]) -> _Part:

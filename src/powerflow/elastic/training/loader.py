@@ -50,11 +50,11 @@ class Feed:
             raise InputError(
                 "an elastic run needs a data set with a length and items by index",
                 where=type(dataset).__name__,
-                fix="the samples of an iterable data set cannot be divided again when ranks come and go",
+                fix="an iterable data set cannot be divided among ranks that come and go",
             )
         if taken := sorted(set(options) & set(_OURS)):
             raise InputError(
-                f"batches decides {', '.join(taken)} itself", where="run.batches", fix="give global_batch and shuffle"
+                f"run.batches sets {', '.join(taken)} itself", where="run.batches", fix="give global_batch and shuffle"
             )
         self.dataset = dataset
         self.options = options

@@ -6,8 +6,8 @@ The script's loop runs once per pass, but what the script does in the loop is me
   backward they are put back. In between, the script sees no gradients: clipping, clearing or using them has no effect.
   In the last pass, the script sees the sum of all passes.
 - If something else changes between two passes (`powerflow.elastic.training.look`), the script is refused.
-- A pass may have several backwards, one after another. A script that updates or clears gradients between two of them is
-  refused, because the second backward would use other parameters than in a step of one pass.
+- A pass may have several backwards, one after another. A script must not update or clear gradients between them.
+  Otherwise the second backward would use other parameters than in a step of one pass.
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ class Passes:
         self._left = not self.updated and self._training.optimizes()
         if self._kept is not None:
             self._kept = None
-            self._refuse("the last pass of a step had no backward", "call it in every pass of a step, or in none")
+            self._refuse(
+                "the last pass of a step had no backward", "call run.backward in every pass of a step, or in none"
+            )
 
     def drop(self) -> None:
         """Delete all gradients, because the step is given up."""
@@ -143,7 +145,7 @@ class Passes:
             return
         if self.backwards and self._asked:
             self._refuse(
-                "the script updates in the middle of a pass, and goes on with another backward that should see it",
+                "the script updates parameters between two backwards of one pass",
                 f"alternate training (such as a GAN) works only if each step has one pass: {_LARGER}",
             )
         if not self._looked:
@@ -154,7 +156,7 @@ class Passes:
             self._put_back()
         elif self._seen is not None and self._seen != self._see():
             self._refuse(
-                "gradients were changed between two backwards of a pass, or a pass had fewer of them than before",
+                "gradients were changed between two backwards of a pass, or a pass had fewer backwards than another",
                 f"make this change only once per step: {_ONCE}",
             )
 
@@ -197,7 +199,7 @@ class Passes:
         if not self._hidden or not any(sign in str(error) for sign in _OF_NOTHING):
             return None
         return InputError(
-            f"gradients are used between two of a step's {self.count} passes, where there are none yet ({error})",
+            f"gradients are used before the last of the {self.count} passes of a step; there are none yet ({error})",
             fix="put code that uses gradients under `if run.updates:`, or skip parameters whose grad is None; give a"
             " scaler to run.wrap",
         )

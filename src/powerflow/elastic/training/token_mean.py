@@ -60,7 +60,7 @@ class TokenMean:
         self._weighted = weighted
         if passes.count > 1 and (mixed or (weighted and passes.backwards)):
             raise InputError(
-                "in a step of several passes a weight needs one backward per pass, each with its weight",
+                "in a step of several passes, a weight is allowed only if each pass has one backward, with a weight",
                 where="run.backward",
                 fix="add up the losses, and give a weight in every pass",
             )

@@ -69,7 +69,7 @@ def _detach() -> None:
 def _node(text: str) -> tuple[str, int]:
     name, _, gpus = text.rpartition(":")
     if not name or not gpus.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is no NAME:GPUS")
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME:GPUS")
     return name, int(gpus)
 
 
@@ -81,11 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m powerflow.engine.local.agent", description="Starts ranks.")
     parser.add_argument("directory", type=Path, metavar="DIR", help="folder of the agent's files")
     parser.add_argument(
-        "--node", type=_node, action="append", default=[], metavar="NAME:GPUS", help="a node; default: as last time"
+        "--node", type=_node, action="append", default=[], metavar="NAME:GPUS", help="a node; default: the last ones"
     )
-    parser.add_argument(
-        "--preload", action="append", default=[], metavar="MODULE", help="module for ranks; default: as last time"
-    )
+    parser.add_argument("--preload", action="append", default=[], metavar="MODULE", help="module to import for ranks")
     parser.add_argument("--owner", default="", metavar="NAME", help="owner of the ranks, shown by their shims")
     given = parser.parse_args(arguments)
     if not Path(f"/proc/self/task/{os.getpid()}/children").exists():

@@ -2,8 +2,8 @@
 
 Cgroup versions 1 and 2 are used where they are mounted. With version 2, a control group holds all processes of a rank,
 so that they can be killed even if shim and agent were killed. The kernel has one controller for memory and one for
-CPUs. A limit uses its controller in version 2 if this user may use it there, otherwise in version 1 (with a separate
-hierarchy for each controller). If the directory for a limit cannot be created, the limit cannot be enforced.
+CPUs. A limit uses the controller of version 2 if this user may. Otherwise it uses that of version 1, which has a
+separate hierarchy for each controller. If the directory for a limit cannot be created, the limit cannot be enforced.
 """
 
 from __future__ import annotations

@@ -35,8 +35,8 @@ _SILENCE = (TimeoutError, BlockingIOError)
 class LocalEngine:
     """Engine that runs ranks on this machine through an agent process. Any thread may use it.
 
-    This object starts the agent if none runs. The agent continues when this object is closed. It manages one or more
-    nodes, all on this machine.
+    This object starts the agent if none runs. The agent continues when this object is closed. One agent manages one or
+    more nodes, all on this machine.
 
     Args:
         directory: Folder of the engine; all its files belong to one user.
@@ -74,7 +74,7 @@ class LocalEngine:
         self._cache: tuple[str, tuple[RankStatus, ...]] = ("", ())
         found = (read_json(self._home / records.SETTINGS) or {}).get("owner") or owner
         if owner and found != owner:
-            raise EngineError(f"{self._home} holds the ranks of another store")
+            raise EngineError(f"{self._home} holds the ranks of another store; use another folder for this store")
         self._ask({"do": "hello", "nodes": self._wanted, "owner": owner})
 
     def nodes(self) -> Sequence[EngineNode]:

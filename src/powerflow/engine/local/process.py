@@ -37,7 +37,7 @@ def adopt_orphans() -> None:
 def die_with_parent(parent: int) -> None:
     """Make the kernel kill this process when its parent ends. If the parent has ended already, end this process now.
 
-    Call this after a change of the user, because such a change undoes it.
+    Call this after a change of the user, because such a change cancels the setting.
     """
     _control(_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:

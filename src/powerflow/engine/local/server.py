@@ -34,7 +34,7 @@ _LONGEST_SLEEP_S = 3600.0
 class Peer:
     """Connection of one user of the agent.
 
-    A connection has received files, the beginning of an incomplete request, bytes to send, and the time until which the
+    The fields are: files that were received, the beginning of an incomplete request, bytes to send, and until when the
     user waits for a change of the ranks.
     """
 

@@ -102,7 +102,7 @@ class RankTable:
             EngineError: The record cannot be written.
         """
         if (least := self.fence_of(spec.name.gang)) > spec.name.epoch:
-            raise Fenced(f"{spec.name} is fenced: {spec.name.gang} is at epoch {least}")
+            raise Fenced(f"{spec.name} is refused: {spec.name.gang} is at epoch {least} already")
         directory = self.directory(str(spec.name))
         try:
             directory.mkdir(exist_ok=True)

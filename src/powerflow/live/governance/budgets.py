@@ -1,7 +1,7 @@
 """Keep the energy budgets of a live cluster, and send the scheduler the energy price and the limits in watts.
 
-Each budget has a governor (`powerflow.energy.budgets`), as in the simulator. The governors get from this module the
-meter readings, the energy that active jobs still need, and once a day a replay of the last day's jobs. This module also
+Each budget has a governor (`powerflow.energy.budgets`), as in the simulator. This module gives the governors meter
+readings and the energy that active jobs still need. Once a day it also gives them a replay of the last day's jobs. It
 stores the states of the governors.
 """
 
@@ -171,7 +171,7 @@ class LiveBudgets:
         """Describe in plain words how much energy may be used now."""
         shown = self.show(now_s)
         if not shown:
-            return "none: a fixed price of energy" if self._price else "none: only time counts"
+            return "none, the energy price is fixed" if self._price else "none, only time counts"
         return "; ".join(
             f"{budget.project or 'cluster'} {budget.window}: {budget.share:.0%} of {kwh(budget.amount_j)} used,"
             f" {kwh(budget.forecast_j)} expected"
@@ -183,8 +183,8 @@ class LiveBudgets:
         with self._lock:
             young = [project for project, governor in self._governors.items() if not governor.knows_days]
         wait = [
-            f"budget of {f'project {project}' if project else 'the cluster'}: no day has been replayed yet:"
-            " the budget sets no price, only its limit in watts is valid"
+            f"budget of {f'project {project}' if project else 'the cluster'}: no day has been replayed yet,"
+            " so the budget sets no energy price; only its limit in watts applies"
             for project in young
         ]
         return [*wait, *([self._trouble] if self._trouble else []), *self._signals.notices(now_s)]
@@ -217,7 +217,7 @@ class LiveBudgets:
             return self._terms
 
     def charge(self, project: str, energy_j: float) -> None:
-        """Add the joules that a job has used to the energy of the job's project."""
+        """Charge a project with the joules that one of its jobs has used."""
         if project:
             self._project_j[project] = self._project_j.get(project, 0.0) + energy_j
 
@@ -235,7 +235,7 @@ class LiveBudgets:
         return now_s >= self._due_s or (self._replaying is not None and self._replaying.done())
 
     def step(self, now_s: float, scheduler: Scheduler, table: JobTable) -> None:
-        """Read the meters, let the governors learn, and set the energy price and limits. Warnings wait for `warn`.
+        """Update all budgets: read the meters, then set the energy price and the limits (W). Warnings wait for `warn`.
 
         Args:
             now_s: The present.

@@ -73,7 +73,7 @@ class ReplayProcess(Generic[Found]):
         try:
             failed, found = self._answer.recv()
         except EOFError:
-            failed, found = "the process that replays was killed", None
+            failed, found = "the process of the replay was killed", None
         self.close()
         if failed:
             raise InputError(f"past days could not be replayed: {failed}", where="replay")

@@ -64,7 +64,7 @@ class SavingsEstimate:
         return None if kept is None else SavingsRecord(**kept)
 
     def start(self) -> None:
-        """Read from the store when the next estimate is due."""
+        """Read the time of the next estimate from the store."""
         last = self.show()
         self._due_s = -math.inf if last is None else last.time_s + DAY_S
 

@@ -34,7 +34,7 @@ KEPT_S = 400 * DAY_S
 
 @dataclass(frozen=True, slots=True)
 class StoredSignal:
-    """A signal, as the store keeps it: plain numbers."""
+    """A signal (tariff or carbon intensity over time), as the store keeps it: plain numbers."""
 
     kind: Kind
     source: str

@@ -70,7 +70,11 @@ class Stages:
             InputError: The list of projects is empty.
         """
         if order.projects is not None and not order.projects:
-            raise InputError("no project is named", where="projects", fix="name projects, or give none for all")
+            raise InputError(
+                "no project is named",
+                where="projects",
+                fix="name projects, or leave out the list for all projects",
+            )
         usual = {what: usually(known.residuals) for what, known in self._outcomes().items()}
         new = StoredStage(order.stage, caller.user, now_s, usual=usual if order.stage is Stage.CANARY else {})
         names = [OTHERS] if order.projects is None else order.projects
@@ -114,7 +118,7 @@ class Stages:
         return any(stored.stage is stage for stored in self._all().values())
 
     def ended(self, project: str, errors: Mapping[str, float], now_s: float) -> str:
-        """Judge a project in stage canary by a job that has completed.
+        """Judge a project in stage canary (managed on trial) by a job that has completed.
 
         Args:
             project: Project of the job.
@@ -157,7 +161,7 @@ class Stages:
         new = StoredStage(Stage.SHADOW, "powerflow", now_s, why)
         with self._lock:
             self._keep(self._stored() | dict.fromkeys(names, new), names, new, "")
-        return f"canary of {', '.join(map(_named, names))} goes back to shadow: {why}"
+        return f"stage of {', '.join(map(_named, names))} returns from canary to shadow: {why}"
 
     def _all(self) -> Mapping[str, StoredStage]:
         """Return the stages of all projects by name; the stage under `OTHERS` is always there."""

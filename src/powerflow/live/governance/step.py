@@ -79,7 +79,7 @@ class GovernanceStep:
         return self._parts.stages.acts(job.spec.project)
 
     def charged(self, job: ActiveJob, energy_j: float) -> None:
-        """Add the joules that a job has used to the energy of its project."""
+        """Charge the job's project with the joules that the job has used."""
         self._parts.budgets.charge(job.spec.project, energy_j)
 
     def completed(self, job: ActiveJob, now_s: float) -> None:

@@ -183,7 +183,7 @@ class ClockKeeper:
             if asked.holds:
                 self._audit("clock lost", place, now_s, clock_mhz=asked.mhz, read_mhz=reading.clock_mhz)
             asked.holds = False
-            asked.error = f"asked for {asked.mhz:.0f} MHz, it runs at {reading.clock_mhz:.0f} MHz"
+            asked.error = f"it runs at {reading.clock_mhz:.0f} MHz instead of the requested {asked.mhz:.0f} MHz"
         elif not asked.error:
             return None
         if moment_s < asked.next_s:
@@ -223,7 +223,7 @@ class ClockKeeper:
         try:
             self._clocks.release(self._gpus[place].uuid)
         except DeviceError as error:
-            self._late[place] = f"its clock cannot be given back: {_words(error, place)}", moment_s + RENEW_S
+            self._late[place] = f"its own clock cannot be restored: {_words(error, place)}", moment_s + RENEW_S
         else:
             self._late.pop(place, None)
             if asked is not None and asked.borrowed:

@@ -81,7 +81,7 @@ class ClusterGpus:
         self._look()
 
     def due(self, now_s: float, holding: Mapping[Place, str]) -> bool:
-        """Return True if the GPUs should be read now: the last reading is old, or a GPU has another job since then."""
+        """Return True if the GPUs should be read now: the last reading is old, or a GPU got another job after it."""
         return now_s - self._read_s >= READ_S or holding != self._owners
 
     def settle(self, now_s: float, holding: Mapping[Place, str]) -> Mapping[str, tuple[float, float]]:
@@ -197,15 +197,15 @@ class ClusterGpus:
     def _of_service(self) -> list[str]:
         out = [f"GPU {number} of {node} is out of service: {why}" for (node, number), why in self.health.out().items()]
         return out + [
-            f"GPU {number} of {node} is also used by {', '.join(who)}, not by PowerFlow: its energy is charged to "
-            "nobody, and no costs are learned from it"
+            f"GPU {number} of {node} is also used by {', '.join(who)}, which PowerFlow did not start: its energy is "
+            "charged to nobody, and no costs are learned from it"
             for (node, number), who in self.health.shared().items()
         ]
 
     def _limited(self) -> list[str]:
         return [
             f"GPU {self._place[uuid][1]} of {self._place[uuid][0]}: somebody set its power limit to {now_w:.0f} W (it "
-            f"was {own_w:.0f} W): no costs are learned from it meanwhile"
+            f"was {own_w:.0f} W): until that is undone, no costs are learned from it"
             for uuid, (own_w, now_w) in self._limits.changed().items()
         ]
 
@@ -264,7 +264,7 @@ class ClusterGpus:
         self._clock_mhz = {job: sum(clocks) / len(clocks) for job, clocks in clocks_mhz.items()}
         for found in self._meter.check():
             node, number = self._place[found.uuid]
-            what = f"counter and power differ by {found.share:.0%} over {found.window_s:.0f} s"
+            what = f"energy counter and power readings differ by {found.share:.0%} over {found.window_s:.0f} s"
             self._found[f"GPU {number} of {node}: {what}"] = None
         for jump in self._meter.jumps():
             node, number = self._place[jump.uuid]

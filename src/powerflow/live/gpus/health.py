@@ -138,7 +138,7 @@ class GpuHealth:
         return {place: gpu.shared for place, gpu in self._gpus.items() if gpu.shared}
 
     def faults(self) -> dict[Place, tuple[str, float]]:
-        """Return the faults of GPUs that last until an operator resumes the node, to be stored.
+        """Return the faults to store: those that last until an operator resumes the GPU's node.
 
         The number with each fault is the count of ECC errors at the time of the fault.
         """
@@ -163,9 +163,9 @@ class GpuHealth:
         if sight.held:
             return "", 0.0
         if sight.strangers:
-            return f"in use by {', '.join(sight.strangers[:2])}, not by PowerFlow", FOREIGN_S
+            return f"used by {', '.join(sight.strangers[:2])}, which PowerFlow did not start", FOREIGN_S
         if sight.reading.utilisation >= BUSY and now_s - gpu.free_since_s >= ECHO_S:
-            return "in use by somebody, not by PowerFlow: it is busy, and no job is on it", FOREIGN_S
+            return "it is busy, although no job of PowerFlow is on it: somebody else uses it", FOREIGN_S
         return "", 0.0
 
     def _note_faults(self, gpu: _Gpu, reading: Reading) -> None:
@@ -200,7 +200,7 @@ def faults_as_json(faults: Mapping[Place, tuple[str, float]], uuids: Mapping[Pla
 
 
 def faults_from_json(kept: Mapping[str, Any], places: Mapping[str, Place]) -> dict[Place, tuple[str, float]]:
-    """Read the faults of GPUs from the store's form; GPUs that are not in this cluster any more are left out."""
+    """Return the faults of GPUs that the store keeps as JSON, without GPUs that have left the cluster."""
     return {
         places[uuid]: (str(plain["why"]), math.nan if plain["ecc_errors"] is None else float(plain["ecc_errors"]))
         for uuid, plain in kept.items()

@@ -110,6 +110,6 @@ def names_by_type(gpus: Sequence[Gpu]) -> Mapping[str, Collection[str]]:
 
 
 def slug(gpu_type: str) -> str:
-    """Return a GPU type in the form that names of nodes and requests of jobs use: ``A100-PCIE-40GB``."""
+    """Return a GPU type as node names and job files write it, such as ``A100-PCIE-40GB``."""
     every = re.findall(r"[A-Za-z0-9]+", gpu_type)
     return "-".join(every[1:] if len(every) > 1 and words(every[0]) in (["nvidia"], ["tesla"]) else every)

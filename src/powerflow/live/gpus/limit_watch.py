@@ -38,7 +38,7 @@ class LimitWatch:
                 self._now_w[uuid] = reading.power_limit_w
 
     def changed(self) -> dict[str, tuple[float, float]]:
-        """Return the GPUs whose present power limit is not their own limit: both limits in watts, by UUID."""
+        """Return the GPUs whose present power limit is not their own limit: (own, present) in watts, by UUID."""
         both = {uuid: (self._own_w[uuid], watts) for uuid, watts in self._now_w.copy().items()}
         return {uuid: (own_w, now_w) for uuid, (own_w, now_w) in both.items() if abs(own_w - now_w) > NEAR_W}
 

@@ -48,11 +48,13 @@ def check_gpus(spec: JobSpec, pools: Mapping[str, Pool], types: Mapping[str, Col
     of_type = list(pools.values()) if kind is None else [pools[kind]]
     largest = max(sum(node.gpus for node in pool.occupancy.nodes) for pool in of_type)
     if wanted.least > largest:
-        raise Refused(f"asks for {wanted.least} GPUs, there are {largest}", fix=f"ask for at most {largest}")
+        raise Refused(
+            f"the job asks for {wanted.least} GPUs, but the cluster has {largest}", fix=f"ask for at most {largest}"
+        )
     counts = sorted({n for pool in of_type for n in pool.axes.gpu_counts.tolist()})
     if not any(wanted.least <= n <= wanted.most for n in counts):
         words = ", ".join(map(str, counts))
-        raise Refused(f"no usable number of GPUs from {wanted.least} to {wanted.most}", fix=f"usable are {words}")
+        raise Refused(f"no GPU count from {wanted.least} to {wanted.most} can be used here", fix=f"use one of {words}")
     if spec.rescale == "none":
         node = max(node.gpus for pool in of_type for node in pool.occupancy.nodes)
         if wanted.most > node:

@@ -239,9 +239,9 @@ class ActiveJob:
         """Record a power reading of the job's GPUs. End a clock's trial that has lasted for `EXPLORE_S`.
 
         Args:
-            power: Mean power of the job's GPUs. It is left out of the present timing if its period began before it.
+            power: Mean power of the job's GPUs. The present timing leaves it out if its period began earlier.
             disturbed: True if the GPUs do not show the job's own costs. Then the present steps are not timed, but the
-                trial's time still runs.
+                trial of the clock goes on.
             now_s: Time of the reading.
         """
         self.power_w = power.watts
@@ -265,7 +265,7 @@ class ActiveJob:
         self.explore_mhz, self.window = (), None
 
     def tried(self, clock_mhz: float | None, now_s: float) -> None:
-        """Remove a clock from the clocks that are still to be tried."""
+        """Remove a clock (MHz) from the clocks that are still to be tried; None removes no clock."""
         if self.explore_mhz[0] == clock_mhz:
             self.explore_since_s = now_s
         self.explore_mhz = tuple(clock for clock in self.explore_mhz if clock != clock_mhz)

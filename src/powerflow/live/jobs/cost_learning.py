@@ -1,6 +1,7 @@
 """Learn the costs and lengths of the jobs of a live cluster. Similar jobs form a class.
 
-A new job starts from the beliefs about its **class** (same project, name, program and batch). A new class starts from
+A new job starts from the believed costs of its **class** (same project, name, program and batch). A new class starts
+from
 
 1. a fitted model of the same program in the same project,
 2. else the model that the job names: its costs stand in a costs file, or come from its family in the catalogue,
@@ -99,7 +100,7 @@ def _family(model: str | None) -> str:
 
 
 class CostLearning:
-    """Keep the cost beliefs about all classes on all GPU types of one cluster.
+    """Keep the believed costs of all classes of jobs on all GPU types of one cluster.
 
     Args:
         axes: GPU counts and clocks by GPU type.
@@ -124,7 +125,7 @@ class CostLearning:
         self.pauses_s: dict[str, float] = {}
 
     def expect(self, kind: JobClass) -> Sequence[CostLearned]:
-        """Add a class if it is new, and return the beliefs about its costs; for a known class return nothing."""
+        """Add a class if it is new, and return its believed costs; for a known class return nothing."""
         if kind.name in self._classes:
             return ()
         if kind.name in self.batches:
@@ -147,7 +148,7 @@ class CostLearning:
         return self.pauses_s[cost_class]
 
     def batch_is(self, cost_class: str, global_batch: int) -> Sequence[CostLearned]:
-        """Learn the batch of a class from what its ranks report; return the cost beliefs that change.
+        """Learn the batch of a class from what its ranks report; return the believed costs that change.
 
         Call this only if the jobs of the class state no batch. Before the first report, a batch is assumed with one
         sample for each GPU that a job may have.
@@ -162,7 +163,7 @@ class CostLearning:
         return [self._table(cost_class, gpu_type) for gpu_type in self._axes]
 
     def observe(self, cost_class: str, observations: Sequence[Observation]) -> Sequence[CostLearned]:
-        """Learn from measurements of a class; return the cost beliefs that change."""
+        """Learn from measurements of a class; return the believed costs that change."""
         if cost_class not in self._classes:  # of a class that no job has shown yet since the controller started
             self._unexpected[cost_class].extend(observations)
             return ()
@@ -176,7 +177,7 @@ class CostLearning:
         return news
 
     def table(self, cost_class: str, gpu_type: str) -> CostTable:
-        """Return the present cost beliefs about a class on a GPU type.
+        """Return the present believed costs of a class on a GPU type.
 
         Raises:
             KeyError: The class was never added by `expect`.
@@ -259,7 +260,7 @@ class CostLearning:
 def restore(
     learning: CostLearning, seen: Iterable[tuple[str, Observation]], completed: Iterable[tuple[JobClass, float]]
 ) -> Sequence[CostLearned]:
-    """Learn again from the store's measurements and completed jobs. Return the new beliefs about the classes.
+    """Learn again from the store's measurements and completed jobs.
 
     The classes of completed jobs are added first, so that new classes of the same program can start from them.
 
@@ -269,7 +270,7 @@ def restore(
         completed: Classes and steps of completed jobs.
 
     Returns:
-        The cost beliefs about the classes of completed jobs.
+        The believed costs of the classes of completed jobs.
     """
     by_class: dict[str, list[Observation]] = defaultdict(list)
     for cost_class, observation in seen:

@@ -29,8 +29,8 @@ class JobTable:
     Args:
         store: Keeps the data that must survive the end of the controller.
         power: Has the jobs' charges.
-        learning: Has the cost beliefs about the jobs' classes.
-        pause_s: Expected pause of a rescale before a pause was measured, in seconds, by ``rescale``.
+        learning: Has the believed costs of all jobs.
+        pause_s: Assumed pause of a rescale until one was measured, seconds, for each ``rescale`` mode.
 
     Attributes:
         jobs: Active jobs by id; read-only.
