@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 
 
 class RankName(NamedTuple):
-    """Name of a rank: its gang, the epoch of the gang at its launch, and the rank's number in that epoch."""
+    """Name of a rank: its gang (job), the epoch (number of the gang's placement), and the rank's number in it."""
 
     gang: str
     epoch: int
@@ -114,7 +114,7 @@ class EngineError(RuntimeError):
 
 
 class Fenced(EngineError):
-    """Error: the engine refused a launch, because its epoch is lower than the fence of the gang."""
+    """Error: the engine refused a launch, because its epoch is lower than the gang's fence (lowest accepted epoch)."""
 
 
 class Engine(Protocol):
@@ -142,7 +142,7 @@ class Engine(Protocol):
         ...
 
     def fence(self, gang: str, epoch: int) -> None:
-        """Refuse all later launches of a gang whose epoch is lower than ``epoch``. A fence is never lowered."""
+        """Refuse later launches of a gang with an epoch lower than ``epoch`` (the fence). A fence is never lowered."""
         ...
 
     def signal(self, name: RankName, number: int) -> bool:

@@ -78,7 +78,7 @@ class Gang(ABC):
     # What the controller asks for.
 
     def take(self, desired: DesiredState) -> None:
-        """Accept a desired state if its epoch is higher than that of the last one; otherwise ignore it."""
+        """Accept a desired state if its epoch (placement number) is higher than the last; otherwise ignore it."""
         if desired.epoch <= self.record.epoch:
             return
         self.desired = desired

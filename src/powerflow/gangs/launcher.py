@@ -38,7 +38,7 @@ class Launcher:
 
         Raises:
             CannotStart: The rank cannot be started, and ``retry`` is False.
-            Fenced: Another controller has launched a later epoch of this job. This controller must not go on.
+            Fenced: Another controller has launched a later placement of this job. This controller must not go on.
         """
         now = self._context.clock()
         if now < self.again_s:

@@ -82,7 +82,7 @@ def lay_out(
         spec: The job's specification.
         members: Name, node and GPUs of each process, in order.
         port: Port on the first node, where the ranks connect to each other.
-        interpreter: Python program that is started for ``python`` without a path.
+        interpreter: Path of the Python that is run if the job's command says ``python``.
 
     Raises:
         InputError: The job's launcher cannot start this many ranks on these nodes.

@@ -4,7 +4,7 @@
 ``rescale: none`` runs any command once, with all GPUs of the job. Both kinds are stopped by SIGTERM, then get time to
 save, then get SIGKILL. They continue from their own checkpoint, if they save one. If one rank fails, the other ranks
 are ended too, because they cannot train without it. PowerFlow sees progress only in the log of the first rank, if the
-job says how to read this log. If the log shows no new step for too long, the ranks are taken to hang.
+job says how to read this log. If the log shows no new step for too long, the ranks are assumed to hang.
 """
 
 from __future__ import annotations

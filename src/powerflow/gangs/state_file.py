@@ -54,11 +54,11 @@ class GangRecord:
     """All data about one gang that the next controller needs.
 
     Attributes:
-        epoch: Epoch of the last desired state that the gang has taken.
+        epoch: Epoch (number of the placement) of the last desired state that the gang has taken.
         number: Number of the next rank in this epoch.
         generation: Number of the newest target (in-place jobs) or of the newest launch (scripts).
         members: Ranks of the newest generation, in order.
-        ranks: All ranks that may be alive, or have ended but were not handled yet.
+        ranks: All ranks that may be alive, or whose end was not handled yet.
         leaving: Ranks that were told to leave. However they end, this is no failure.
         ended: Ranks whose end was handled, oldest first; their logs are kept.
         joined: True if a rank has been part of a generation, which shows that the script uses `powerflow.elastic`.
@@ -124,7 +124,7 @@ class GangRecord:
         return GangRecord(**found)
 
     def begin(self, epoch: int) -> None:
-        """Begin a new epoch, in which the job has neither failed nor been killed."""
+        """Begin a new epoch (placement of the job). In it, the job has neither failed nor been killed."""
         self.mark = self.mark or secrets.token_hex(4)
         self.epoch = epoch
         self.number = 0

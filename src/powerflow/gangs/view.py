@@ -102,7 +102,7 @@ class GangView:
 
     @property
     def ended(self) -> list[str]:
-        """Ranks in the gang record that have ended, and whose end was not handled yet."""
+        """Ranks in the gang record that have ended, and to whose end the gang has not reacted yet."""
         return [name for name in self.record.ranks if self.has_ended(name)]
 
     @property

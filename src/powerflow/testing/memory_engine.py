@@ -197,7 +197,7 @@ class MemoryEngine:
             return self._cluster.launch(spec)
 
     def fence(self, gang: str, epoch: int) -> None:
-        """Refuse all later launches of a gang whose epoch is lower than ``epoch``. See `Engine.fence`."""
+        """Refuse all later launches of a gang with an epoch lower than ``epoch``. See `Engine.fence`."""
         file_name(RankName(gang, epoch, 0))
         with self._open().changed:
             self._cluster.fences[gang] = max(epoch, self._cluster.fences.get(gang, 0))

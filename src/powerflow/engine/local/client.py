@@ -100,7 +100,7 @@ class LocalEngine:
         return records.status_from_row(answer["rank"])
 
     def fence(self, gang: str, epoch: int) -> None:
-        """Refuse all later launches of a gang whose epoch is lower than ``epoch``."""
+        """Refuse all later launches of a gang with an epoch lower than ``epoch``. See `Engine.fence`."""
         self._ask({"do": "fence", "gang": records.check_gang(gang), "epoch": records.check_epoch(epoch)})
 
     def signal(self, name: RankName, number: int) -> bool:

@@ -126,7 +126,7 @@ class RankTable:
             self._remove(name)
 
     def fence(self, gang: str, epoch: int) -> None:
-        """Refuse all later launches of a gang whose epoch is lower than ``epoch``. A fence is never lowered."""
+        """Refuse all later launches of a gang with an epoch lower than ``epoch``. A fence is never lowered."""
         if epoch > self.fence_of(gang):
             replace_json(self.home / "fences" / gang, {"epoch": epoch}, durable=True)
 

@@ -65,7 +65,7 @@ class _Known(NamedTuple):
 class Signals:
     """Keep all signals of one cluster.
 
-    Any thread may call `set`, `drop` and `show`; only the controller's loop the rest.
+    Any thread may call `set`, `drop` and `show`; only the controller's loop may call the rest.
     """
 
     def __init__(self, store: Store) -> None:

@@ -57,7 +57,8 @@ class ActiveJob:
         held: True while the owner or an operator keeps the job from running.
         known: True while the scheduler plans for the job.
         eligible_s: After a failure: the job must not run again before this time.
-        epoch, gpu_type, placement, clock_mhz: The last decision; the placement is empty while the job waits.
+        epoch, gpu_type, placement, clock_mhz: The last decision: number of the placement, GPU type, GPUs, clock. The
+            placement is empty while the job waits.
         reason, why, decided_s, gpu_price: Explanation of the last decision (`why` is its `Why`), its time, and the
             price of a GPU then.
         steps: Completed steps, without steps that were lost.

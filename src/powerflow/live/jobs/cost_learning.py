@@ -46,7 +46,7 @@ NEWEST = 0.3
 
 @dataclass(frozen=True, slots=True)
 class JobClass:
-    """A class: jobs that are taken to cost the same per step.
+    """A class: jobs that are assumed to cost the same per step.
 
     Attributes:
         name: Name of the class; equal jobs get the same name on any day.
@@ -66,7 +66,7 @@ class JobClass:
 
 
 def class_of(spec: JobSpec, user: str) -> JobClass:
-    """Return the class of a job.
+    """Return the class of a job: the jobs that are assumed to cost the same per step.
 
     Jobs are in one class if they run the same file and their names differ only in a number at the end. Options of the
     program do not matter: all jobs of a sweep over learning rates are in one class.
@@ -104,7 +104,7 @@ class CostLearning:
 
     Args:
         axes: GPU counts and clocks by GPU type.
-        costs: Measured costs of some models; classes of these models start from them.
+        costs: Measured costs of some models; jobs with these models start from them.
 
     Attributes:
         batches: The batch that ranks reported, for classes whose jobs state none.
@@ -125,7 +125,7 @@ class CostLearning:
         self.pauses_s: dict[str, float] = {}
 
     def expect(self, kind: JobClass) -> Sequence[CostLearned]:
-        """Add a class if it is new, and return its believed costs; for a known class return nothing."""
+        """Add a class of jobs if it is new, and return its believed costs; for a known class return nothing."""
         if kind.name in self._classes:
             return ()
         if kind.name in self.batches:
@@ -148,7 +148,7 @@ class CostLearning:
         return self.pauses_s[cost_class]
 
     def batch_is(self, cost_class: str, global_batch: int) -> Sequence[CostLearned]:
-        """Learn the batch of a class from what its ranks report; return the believed costs that change.
+        """Learn the batch of a class of jobs from what its ranks report; return the believed costs that change.
 
         Call this only if the jobs of the class state no batch. Before the first report, a batch is assumed with one
         sample for each GPU that a job may have.
@@ -163,7 +163,7 @@ class CostLearning:
         return [self._table(cost_class, gpu_type) for gpu_type in self._axes]
 
     def observe(self, cost_class: str, observations: Sequence[Observation]) -> Sequence[CostLearned]:
-        """Learn from measurements of a class; return the believed costs that change."""
+        """Learn from measurements of a class of jobs; return the believed costs that change."""
         if cost_class not in self._classes:  # of a class that no job has shown yet since the controller started
             self._unexpected[cost_class].extend(observations)
             return ()
@@ -177,7 +177,7 @@ class CostLearning:
         return news
 
     def table(self, cost_class: str, gpu_type: str) -> CostTable:
-        """Return the present believed costs of a class on a GPU type.
+        """Return the present believed costs of a class of jobs on a GPU type.
 
         Raises:
             KeyError: The class was never added by `expect`.
@@ -185,7 +185,7 @@ class CostLearning:
         return self._tables[cost_class, gpu_type]
 
     def unmeasured_clocks(self, cost_class: str, gpu_type: str, gpus: int) -> list[float]:
-        """Return the clocks (MHz) at which a class was never measured on a GPU count.
+        """Return the clocks (MHz) at which a class of jobs was never measured on a GPU count.
 
         Only the lowest, a middle and the highest clock are considered.
         """
@@ -195,7 +195,7 @@ class CostLearning:
         return [clock for clock in three if (gpus, clock) not in seen]
 
     def costs_said(self) -> Sequence[str]:
-        """Return one line that says which classes start from the costs file; nothing if there is no costs file."""
+        """Return one line that says which classes of jobs start from the costs file; nothing without a costs file."""
         if self._costs is None:
             return ()
         classes = list(self._classes.values())
@@ -209,7 +209,7 @@ class CostLearning:
         return any(gpu_type in found for gpu_type in self._axes)
 
     def completed(self, cost_class: str, steps: float) -> None:
-        """Learn the number of steps of a completed job, for other jobs of its class."""
+        """Learn the number of steps of a completed job, for similar jobs (of its class)."""
         if steps <= 0:
             return
         kept = self._steps[cost_class]
@@ -220,7 +220,7 @@ class CostLearning:
             del self._lengths_s[:-LENGTHS_KEPT]
 
     def knows_length(self, spec: JobSpec, cost_class: str) -> bool:
-        """Return True if a job states its steps, or if other jobs of its class have completed."""
+        """Return True if a job states its steps, or if similar jobs (of its class) have completed."""
         return spec.work is not None or bool(self._steps[cost_class])
 
     def believed_steps(self, spec: JobSpec, cost_class: str) -> float:

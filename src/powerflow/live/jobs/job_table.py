@@ -89,7 +89,7 @@ class JobTable:
         return job
 
     def introduce(self, job: ActiveJob) -> None:
-        """Tell the scheduler about a job, the costs of its class, and the steps that it has done."""
+        """Tell the scheduler about a job, its believed costs, and the steps that it has done."""
         if job.id in self._leaving:  # its old processes are ending
             self._gone(job.id)
         self.emit(*self._learning.expect(job.kind))

@@ -1,4 +1,4 @@
-"""List the configurations that a job could have, with their costs by present beliefs and prices."""
+"""List the configurations that a job could have, with their believed costs at present prices."""
 
 from __future__ import annotations
 

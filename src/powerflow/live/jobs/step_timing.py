@@ -37,7 +37,7 @@ def timed(
     Args:
         job: The job; its step time and the error of its model are set.
         report: What the job's ranks report.
-        table: The believed costs of the job's class.
+        table: The believed costs of the job.
         axes: GPU counts and clocks of ``table``.
         clock_mhz: Clock that the job's GPUs are locked to; None if they are not locked.
         now_s: Time of the report.
@@ -83,11 +83,11 @@ def timed(
 
 
 def clocks_to_try(job: ActiveJob, learning: CostLearning, axes: Axes) -> tuple[float, ...]:
-    """Return the clocks (MHz) at which a job's class was never measured on the job's GPU count.
+    """Return the clocks (MHz) at which jobs like this one were never measured on this job's GPU count.
 
     Clocks that could slow the job more than its owner allows are left out. A step at clock f takes at most f_max / f
     times as long as at the highest clock f_max, for any job (κ ≤ 1 in the model of `powerflow.cost.model`). So the
-    owner's limit is kept even if the beliefs about the job are wrong.
+    owner's limit is kept even if the believed costs are wrong.
     """
     clocks = learning.unmeasured_clocks(job.kind.name, job.gpu_type, job.gpus)
     most = job.spec.most_slowdown
