@@ -3,7 +3,7 @@
 Each file is replaced as a whole. The files remain if the controller or a rank is killed. A new controller finds the
 state of the job in them, and ranks without a controller continue to train. Each file has one writer::
 
-    target.json         controller → ranks    the generation that the gang shall become, and its members in order
+    target.json         controller → ranks    the generation (group of ranks) that shall train next
     switch.json         leader → ranks        the generation to which all ranks change, and at which step
     ranks/NAME.json     each rank → all       state of the rank
     rendezvous-G.json   member 0 of generation G → its members    where to meet

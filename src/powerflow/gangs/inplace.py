@@ -2,7 +2,7 @@
 
 A target is a message in the job's mailbox that names the ranks which shall train together. When the placement (the
 job's GPUs) changes, ranks on GPUs of the new placement stay, and stand first in the new target. The other ranks leave
-when the gang switches to the new target. New ranks are named as soon as all GPUs for them are free:
+when the gang switches to the new target. New ranks are named once all GPUs for them are free. So there are three cases:
 
 - All new GPUs are free: one target drops old ranks and names new ranks, so the gang switches once.
 - Another gang still holds some of the GPUs: the first target only drops ranks, and a later target names new ranks. A

@@ -46,7 +46,9 @@ def check_gang(gang: str) -> str:
         EngineError: The name cannot be the name of a file.
     """
     if not isinstance(gang, str) or not _GANG.fullmatch(gang):
-        raise EngineError(f"{gang!r} cannot name a gang: use up to 128 of A-Z a-z 0-9 . _ -, not a dot or - first")
+        raise EngineError(
+            f"{gang!r} cannot name a gang: use up to 128 characters A-Z a-z 0-9 . _ -, beginning with none of . -"
+        )
     return gang
 
 

@@ -315,7 +315,9 @@ class AgentServer:
     def _shutdown(self, peer: Peer, request: dict[str, Any]) -> dict[str, Any] | None:
         running = self._table.running()
         if (running or self._pending) and not request["kill"]:
-            raise EngineError(f"{len(running) + len(self._pending)} ranks run; end them first, or ask to kill them")
+            raise EngineError(
+                f"{len(running) + len(self._pending)} ranks run; end them first, or ask the agent to kill them"
+            )
         self._ending = peer
         for name in running:
             self._table.signal(name, signal.SIGKILL)
