@@ -55,7 +55,7 @@ def test_the_example_of_the_module_is_a_job() -> None:
         ("run: x\nretries: yes", "job.yaml:2: retries is 'yes'; give a whole number"),
         ("run: x\nretries: 1_0", "job.yaml:2: retries is '1_0'; give a whole number"),
         ("run: x\nproject:", "job.yaml:2: project is empty; remove the key, or give a value"),
-        ("gpus: 1..8\nrun: x", "job.yaml:1: gpus: 1..8 GPUs, but rescale is none"),
+        ("gpus: 1..8\nrun: x", "job.yaml:1: gpus: rescale is none, so gpus must be one number, not 1..8"),
         ("run: x\ncheckpoint:\n  dir: ck\n  grace: 1 parsec", "job.yaml:4: checkpoint.grace: cannot read '1 parsec'"),
         ("run: x\nenv:\n  A: b\n  PORT: 8080", "job.yaml:4: env.PORT is 8080; give text (put a number in quotes)"),
         ("run: x\nenv:\n  A-B: b", "job.yaml:3: env.A-B is 'A-B'; use letters, digits and '_'"),
@@ -75,7 +75,7 @@ def test_the_example_of_the_module_is_a_job() -> None:
         ('run: "\\ud800"', "job.yaml:1: run"),
         (
             "run: x\nbatch: {global: 4}\nrescale: in-place\ngpus: 2..8",
-            "job.yaml:4: gpus: 8 GPUs for a global batch of 4",
+            "job.yaml:4: gpus: 8 GPUs are too many for a global batch of 4",
         ),
         ("run: x\nzzz: 1\npriority: urgent", "job.yaml:2: unknown key 'zzz'"),
         ("run: x\npriority: urgent\nzzz: 1", "job.yaml:2: priority is 'urgent'"),

@@ -169,8 +169,11 @@ def test_no_work(written: object) -> None:
 @pytest.mark.parametrize(
     ("values", "what"),
     [
-        ({"rescale": "none", "gpus": "1..8"}, "gpus: 1..8 GPUs, but rescale is none; write one number"),
-        ({"rescale": "in-place", "gpus": "1..8", "batch": {"global": 4}}, "gpus: 8 GPUs for a global batch of 4"),
+        ({"rescale": "none", "gpus": "1..8"}, "gpus: rescale is none, so gpus must be one number, not 1..8"),
+        (
+            {"rescale": "in-place", "gpus": "1..8", "batch": {"global": 4}},
+            "gpus: 8 GPUs are too many for a global batch of 4",
+        ),
         ({"progress": "step ("}, "progress: .* is not a regular expression"),
         ({"progress": r"step (\d+)"}, "progress: .* has no group named step"),
         ({"progress": "(?P<step>" * 100}, "progress"),

@@ -68,7 +68,7 @@ def test_accelerate_is_told_how_many_and_where() -> None:
     kept = "--multi_gpu --mixed_precision=bf16 t.py --cpu"
     assert " ".join(started(run, 2, 2, node=1)) == f"{program} --num_processes 4 {where} {kept}"
     assert "--multi_gpu" not in started(run, 1)  # accelerate refuses it for one process
-    with pytest.raises(InputError, match="as many GPUs on each of its nodes"):
+    with pytest.raises(InputError, match="the same number of GPUs on each node"):
         started(run, 2, 1)
 
 
@@ -115,7 +115,7 @@ def test_other_lines_start_no_launcher(run: str) -> None:
         ("mpirun -np 2 python t.py", "rescale: none"),
         ("cd x && horovodrun -np 2 python t.py", "rescale: none"),
         ("srun python t.py", "remove it"),
-        ("bash -c 'torchrun t.py'", "write the command in quotes"),
+        ("bash -c 'torchrun t.py'", "write the quoted command"),
         ("torchrun --new-thing x t.py", "--new-thing=VALUE"),
         ("torchrun --nproc-per-node 2", "names no script"),
         ("torchrun a.py; torchrun b.py", "2 launchers"),

@@ -70,8 +70,8 @@ def test_its_token_goes_nowhere_else(places: Path) -> None:
     ("text", "why"),
     [
         ("url: http://a:1\nurls: x\n", r"config.yaml:2: 'urls' is not a setting; one of url, token"),
-        ("url: [a]\n", r"config.yaml:1: url is not a word"),
-        ("url:\n", r"config.yaml:1: url is not a word"),
+        ("url: [a]\n", r"config.yaml:1: url has no text as its value"),
+        ("url:\n", r"config.yaml:1: url has no text as its value"),
         ("- url\n", r"config.yaml:1: is not a list of settings"),
         ("a: b: c\n", r"config.yaml:1: not YAML: mapping values are not allowed here"),
         ("url: ftp://a\n", r"url: 'ftp://a' is not the URL"),

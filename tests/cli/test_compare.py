@@ -91,7 +91,7 @@ def test_the_page_is_written_where_it_was_asked_for(
 def test_a_log_needs_a_cluster(log: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "compare", log)
     assert code == 2
-    assert err.startswith("powerflow: --cluster: for which cluster; such as --cluster 16x8:A100")
+    assert err.startswith("powerflow: --cluster: no cluster is given; give --cluster 16x8:A100")
 
 
 @pytest.mark.parametrize(

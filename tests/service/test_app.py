@@ -108,7 +108,7 @@ def test_a_bad_job_says_where_and_how(api: Api) -> None:
     assert body["where"] == "body.gpus"
     assert "1..8" in body["fix"]
     body = problem(api.post(JOBS, {"run": "true", "gpus": "1..4"}), 422, "invalid")
-    assert (body["where"], body["detail"]) == ("body.gpus", "1..4 GPUs, but rescale is none")
+    assert (body["where"], body["detail"]) == ("body.gpus", "rescale is none, so gpus must be one number, not 1..4")
     problem(api.post(JOBS, {"run": "true", "gpus": 99}), 409, "refused")
 
 

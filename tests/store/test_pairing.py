@@ -195,7 +195,7 @@ def test_a_new_directory_for_a_store_with_jobs_is_refused(tmp_path: Path, sqlite
     first.submit()
     first.stop()
     second = Place(tmp_path / "b", sqlite_template, tmp_path / "shared.db")
-    with pytest.raises(InputError, match=r"is not the state directory of this store: that is .*/a; .*--restored"):
+    with pytest.raises(InputError, match=r"is not the state directory of this store, which is .*/a; .*--restored"):
         second.start()
     first.start()  # nothing was changed
     first.stop()
@@ -212,7 +212,7 @@ def test_a_new_database_beside_an_old_directory_is_refused(place: Place) -> None
     place.stop()
     for file in place.state.glob("powerflow.db*"):
         file.unlink()
-    with pytest.raises(InputError, match="belongs to a store that is not this new one"):
+    with pytest.raises(InputError, match="belongs to an older store; this store is new"):
         place.start()
     name = place.start(restored=True).store
     assert place.submit() > 1

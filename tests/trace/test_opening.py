@@ -82,7 +82,7 @@ def test_latin_1_costs_nothing_but_the_letter(tmp_path: Path) -> None:
         (gzip.compress(tarred(PLAIN)), "is a tar archive; unpack it first"),
         (zipped(PLAIN, "a.txt", "b.txt"), "is a zip archive of 2 files; unpack it first"),
         (zipped(PLAIN, "[Content_Types].xml", "xl/workbook.xml"), "is an Excel file; save the sheet as CSV"),
-        (gzip.compress(lzma.compress(PLAIN.encode())), "is packed twice"),
+        (gzip.compress(lzma.compress(PLAIN.encode())), "is compressed twice"),
         (b"PAR1\x15\x04" + b"x" * 50, "is a Parquet file; write it as CSV"),
         (b"SQLite format 3\x00" + b"x" * 50, "is an SQLite database"),
         (lzma.compress(PLAIN.encode())[:-20], "cannot be read"),

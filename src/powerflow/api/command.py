@@ -24,7 +24,7 @@ _SHELL_WORDS = frozenset(
 class RunCommand(NamedTuple):
     """Argument vector of a ``run`` line.
 
-    ``python`` is True if it has the form ``[python, script, …]``, which a preloaded interpreter can run.
+    ``python`` is True if ``argv`` is ``[python, script, …]``, which a preloaded interpreter can run.
     """
 
     argv: tuple[str, ...]

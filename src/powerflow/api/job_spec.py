@@ -305,9 +305,9 @@ class JobSpec(_Part):
     def _agrees(self, info: ValidationInfo) -> Self:
         if self.rescale == "none" and self.gpus.least != self.gpus.most:
             fix = "write one number, or rescale: in-place or restart"
-            raise broken(f"{self.gpus} GPUs, but rescale is none", fix, "gpus")
+            raise broken(f"rescale is none, so gpus must be one number, not {self.gpus}", fix, "gpus")
         if self.batch is not None and self.gpus.most > self.batch.global_batch:
-            what = f"{self.gpus.most} GPUs for a global batch of {self.batch.global_batch}"
+            what = f"{self.gpus.most} GPUs are too many for a global batch of {self.batch.global_batch}"
             raise broken(what, "a GPU needs at least one sample per step", "gpus")
         if not (info.context or {}).get("stored"):  # what was submitted before a rule was made ends when it is run
             try:

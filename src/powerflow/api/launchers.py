@@ -97,7 +97,7 @@ def _fitting(kind: LauncherKind, options: Sequence[str], gpus: Sequence[int]) ->
         return list(options)
     if len(set(gpus)) > 1:
         raise InputError(
-            f"accelerate needs as many GPUs on each of its nodes, and these have {', '.join(map(str, gpus))}",
+            f"accelerate needs the same number of GPUs on each node, but the nodes have {', '.join(map(str, gpus))}",
             fix="write torchrun instead of accelerate launch, or counts that fill whole nodes",
         )
     if len(gpus) > 1 and "--use_deepspeed" in options:
@@ -199,7 +199,7 @@ def _launcher_at(run: str, pieces: list[tuple[str, int, int]]) -> Launcher | Non
     if name in _OTHERS:
         raise InputError(f"PowerFlow cannot tell {name} how many processes to start", fix=_OTHERS[name])
     if name in _SHELLS and any(_INSIDE.search(f"{word} "[1:]) for word in words[1:] if word[0] in "\"'"):
-        raise InputError(f"run starts a launcher inside {name} -c", fix="write the command in quotes directly as run")
+        raise InputError(f"run starts a launcher inside {name} -c", fix="write the quoted command itself as run")
     module, begin = _module(words) if re.fullmatch(r"python[0-9.]*", name) else ("", 1)
     if module.startswith("deepspeed"):
         raise InputError("PowerFlow cannot tell deepspeed how many processes to start", fix=_OTHERS["deepspeed"])
@@ -257,8 +257,8 @@ def _torchrun(options: _Options, module: str) -> tuple[tuple[str, ...], int | No
     values = dict(options)
     if module == "torch.distributed.launch" and "--use_env" not in values:
         raise InputError(
-            "torch.distributed.launch passes --local-rank to scripts in ways that changed with torch's versions",
-            fix="write torchrun, which replaced it; the script reads LOCAL_RANK from the environment",
+            "PowerFlow does not start torch.distributed.launch, because its options change between versions of torch",
+            fix="write torchrun, and read LOCAL_RANK from the environment instead of --local-rank",
         )
     kept = _written([(name, value) for name, value in options if name not in _TORCH_OURS], _TORCH_FLAGS)
     per_node, nodes = values.get("--nproc_per_node", ""), values.get("--nnodes", "1")
@@ -299,8 +299,8 @@ def _options(
             options.append((name, words[at] if at < len(words) else ""))
         else:
             raise InputError(
-                f"PowerFlow does not know the option {words[at]} of {kind}, nor whether a value follows it",
-                fix=f"write {words[at]}=VALUE if one does, and leave it out if not",
+                f"PowerFlow does not know the option {words[at]} of {kind}",
+                fix=f"write {words[at]}=VALUE if it has a value, or remove it",
             )
         at += 1
     if at >= len(words):

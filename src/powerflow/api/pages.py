@@ -18,7 +18,7 @@ class Items(Generic[Item]):
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[Item]):
-    """One page of records. To get the next page, request ``after=next``; ``next`` is None on the last page."""
+    """One page of records. Pass ``next`` as ``after`` in the next request; None means that this is the last page."""
 
     items: Sequence[Item]
     next: str | None
@@ -26,7 +26,7 @@ class Page(Generic[Item]):
 
 @dataclass(frozen=True, slots=True)
 class NumberedPage(Generic[Item]):
-    """One page of numbered records, oldest first. To get later records, request ``after`` with the value given here."""
+    """One page of numbered records, oldest first. Pass its ``after`` in the next request to get later records."""
 
     items: Sequence[Item]
     after: int

@@ -1,1 +1,1 @@
-"""Define the command line: one small module for each command, imported only when the command is used."""
+"""Define the command line. Each command has a small module, which is imported only when the command is used."""

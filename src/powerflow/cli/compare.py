@@ -48,7 +48,7 @@ def compare(
     seeds: Annotated[int, typer.Option(help="Number of seeds. Each seed gives other random models and costs.")] = 3,
     seed: Seed = 0,
     levels: Annotated[
-        str, typer.Option(help="Energy levels, as shares of the energy that FIFO uses at maximum clock.")
+        str, typer.Option(help="Energy levels to compare at: shares of the energy that FIFO uses at maximum clock.")
     ] = "100%,90%,80%,70%",
     load: Load = None,
     belief: BelievedCosts = "oracle",
@@ -61,7 +61,7 @@ def compare(
     picture: Annotated[Path | None, typer.Option(help="Write the frontiers to this file, as an SVG picture.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Compare policies on the same jobs at equal energy. Print the frontier of each policy, and a table for each level.
+    """Compare policies on the same jobs at equal energy. Print one table for each energy level.
 
     --seed sets the first seed. Results do not depend on --processes.
     """
@@ -77,9 +77,11 @@ def compare(
     if seeds < 1:
         raise InputError(f"{seeds} seeds", where="--seeds", fix="give 1 or more")
     if traces and cluster is None:
-        raise InputError("for which cluster", where="--cluster", fix="such as --cluster 16x8:A100, or a YAML file")
+        raise InputError("no cluster is given", where="--cluster", fix="give --cluster 16x8:A100, or a YAML file")
     if len(traces or ()) > seeds:
-        raise InputError(f"{len(traces or ())} logs for {seeds} seeds", where="--seeds", fix="give a seed per log")
+        raise InputError(
+            f"{len(traces or ())} logs for {seeds} seeds", where="--seeds", fix="give at least one seed per log"
+        )
     named = policies_for(sizes) if policies is None else split(policies, "--policies")
     wanted = shares(levels, "--levels")
     with ExitStack() as stack:
@@ -117,7 +119,7 @@ def show(comparison: Comparison, report: Path | None, json: bool, quiet: bool) -
 
 
 def document(comparison: Comparison, report: Path | None) -> dict[str, Any]:
-    """Return a comparison as the content of a JSON document: everything except complete simulations."""
+    """Return a comparison as the content of a JSON document, without the complete simulations."""
     return {
         "title": comparison.title,
         "facts": comparison.facts,

@@ -1,4 +1,4 @@
-"""``powerflow completion``: let the shell complete commands, options and job numbers."""
+"""``powerflow completion``: make the shell complete commands, options and job numbers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def completion(shell: Annotated[Shell, typer.Argument(help="Which shell.")]) -> 
 
 
 def complete(build_app: Callable[[Sequence[str]], typer.Typer]) -> int:
-    """Answer a shell that asks for completions; the unfinished command line is in environment variables."""
+    """Answer a shell that asks for completions. Environment variables contain the unfinished command line."""
     from typer.completion import completion_init, shell_complete  # type: ignore[attr-defined]
 
     completion_init()

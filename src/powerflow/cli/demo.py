@@ -48,7 +48,7 @@ NEAR = 0.10
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Result of the demo."""
+    """Results of the demo: its jobs, how they would run in simulations, and the number and pauses of rescales."""
 
     jobs: list[StoredJob]
     outcomes: list[RunOutcome]
@@ -64,7 +64,7 @@ def demo(
     """Run a cluster of eight emulated A100s on this machine, and ten small PyTorch jobs on it.
 
     Processes, training and rescaling are real. GPUs are emulated: a model computes the time and the watts of each step.
-    At the end the same jobs are simulated twice: as they ran, and under FIFO at maximum clock. Ctrl-C ends everything
+    At the end, the same jobs are simulated twice: as they ran, and under FIFO at maximum clock. Ctrl-C ends everything
     that was started.
     """
     from powerflow.demo.jobs import arrivals, warm_up
@@ -98,7 +98,7 @@ def _directory(keep: Path | None) -> Path:
 def cluster(directory: Path) -> Iterator[LiveCluster]:
     """Run a cluster inside this process.
 
-    After the ``with`` block all its processes have ended and GPU clocks are restored.
+    After the ``with`` block, all its processes have ended, and GPU clocks are restored.
     """
     from powerflow.cost.catalogue import gpu_type
     from powerflow.kernel import be_patient
@@ -165,9 +165,9 @@ def run_jobs(
     Args:
         live: A started cluster.
         jobs: The jobs with their arrival times, in order of arrival.
-        draw: Function that is called a few times a second with the cluster's state and the number of jobs that have not
-            arrived yet.
-        first: Warm-up jobs that must end before the first of ``jobs`` arrives. The result does not count them.
+        draw: Function that is called a few times a second with the cluster's state and the number of jobs still to
+            arrive.
+        first: Warm-up jobs, which end before the first of ``jobs`` arrives. They are not in the result.
 
     Raises:
         InputError: A job failed, or the jobs took too long.
@@ -328,7 +328,7 @@ def _show(done: Done, screen: Console) -> None:
     screen.print(result)
     screen.print(
         f"PowerFlow: {_change(same.jct_s, fifo.jct_s)} average JCT and {_change(same.energy_j, fifo.energy_j)} energy"
-        " than FIFO at maximum clock, both simulated with what was recorded."
+        " than FIFO at maximum clock (both simulated, from the recorded jobs)."
     )
     screen.print(_verdict(same.jct_s / live.jct_s - 1, same.energy_j / live.energy_j - 1))
     if done.rescales:
@@ -341,8 +341,8 @@ def _verdict(off_jct: float, off_j: float) -> str:
     It also says whether this is within the goal, `NEAR`.
     """
     near = max(abs(off_jct), abs(off_j)) <= NEAR
-    said = f"Simulated as it ran, it would differ from the live run by {off_jct:+.1%} in JCT and {off_j:+.1%} in energy"
-    return f"{said}: {'within' if near else 'not within'} the {NEAR:.0%} that are aimed at."
+    said = f"A simulation of the same run differs by {off_jct:+.1%} in JCT and {off_j:+.1%} in energy"
+    return f"{said}. The goal is at most {NEAR:.0%}: {'reached' if near else 'not reached'}."
 
 
 def _change(ours: float, theirs: float) -> str:

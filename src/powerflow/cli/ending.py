@@ -1,8 +1,8 @@
 """End the process in limited time, even if a store, a driver, an agent or a request hangs.
 
-Threads cannot be ended from outside, so an orderly end waits for all of them. If that takes too long, the process is
-ended by force, with a line that says where each thread was. Nothing is lost by this: ranks are other processes, the
-store is transactional, and GPU clocks are restored by the device watchdog or taken over by the next controller.
+A thread cannot be ended from outside, so an orderly end waits for all threads. If this takes too long, the process is
+ended by force, and a line says where each thread was. Nothing is lost: jobs run in other processes, the store is
+transactional, and the device watchdog or the next controller takes care of GPU clocks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FORCED = 1
 
 
 class Ending:
-    """Time limit for the end of this process. It has no effect before `begin`.
+    """Time limit for the end of this process; it starts with `begin`.
 
     Args:
         force_s: Seconds after which the process is ended by force.
@@ -49,10 +49,10 @@ class Ending:
         self._over = False
 
     def begin(self, what: str, more_s: float = 0.0) -> None:
-        """Start the time limit for the end of this process; a later call starts a new limit for the next part.
+        """Start the time limit for one part of the end of this process; the next call starts that of the next part.
 
         Args:
-            what: What the process waits for in this part of its end, for the message.
+            what: What the process waits for in this part, for the message.
             more_s: Additional seconds for this part.
         """
         with self._changed:
@@ -66,12 +66,12 @@ class Ending:
             faulthandler.dump_traceback_later(self._force_s + more_s + LIMIT_S - FORCE_S, exit=True)
 
     def now(self, what: str) -> None:
-        """Change the text that says which part of the end the process waits for. The time limit does not change."""
+        """Change the text that says what the process waits for. The time limit does not change."""
         with self._changed:
             self._what = what
 
     def done(self) -> None:
-        """Cancel the time limit, because the process has ended normally or continues."""
+        """Cancel the time limit. Call this if the process has ended normally, or if it continues."""
         with self._changed:
             self._over = True
             self._changed.notify_all()
@@ -94,7 +94,7 @@ class Ending:
 
 @contextmanager
 def ending(watch: Ending | None = None) -> Iterator[Ending]:
-    """Yield an `Ending` (a time limit for the end of this process), and cancel the limit after the ``with`` block."""
+    """Yield an `Ending` (time limit for the end of this process); cancel the limit after the ``with`` block."""
     watch = watch or Ending()
     try:
         yield watch
@@ -103,7 +103,7 @@ def ending(watch: Ending | None = None) -> Iterator[Ending]:
 
 
 def whereabouts() -> str:
-    """Return where in PowerFlow's code each thread of this process is, such as ``loop in engine.local.client.ask``."""
+    """Return where in PowerFlow's code each thread is now, such as ``loop in engine.local.client.ask``."""
     names = {thread.ident: thread.name.removeprefix("powerflow-") for thread in threading.enumerate()}
     me = threading.get_ident()
     found: dict[str, None] = {}

@@ -18,14 +18,16 @@ if TYPE_CHECKING:
 def fit(
     observations: Annotated[Path, typer.Argument(help="CSV of measured points; docs/models.md names its columns.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="JSON file to write the models to.")],
-    plot: Annotated[Path | None, typer.Option("--plot", help="HTML file for plots; default: beside MODEL.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="HTML file for plots. Default: OUTPUT with the suffix .html.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Fit cost models to measured points. Write the models, and a page that shows them with the points.
 
-    Each model is fitted to its own points on its own GPU type. If the catalogue has a family of the model's name, the
-    fit begins with the values of this family, and otherwise with rough guesses. Without points for other GPU counts,
-    the model assumes perfect scaling.
+    Points with the same model and GPU type give one fit. A fit begins with the catalogue's values for this model, or
+    with rough guesses if the catalogue does not have it. Without points at several GPU counts, the fit assumes perfect
+    scaling.
     """
     from powerflow.cost.costs_file import catalogue_prior, grouped
     from powerflow.cost.fit import fit as fit_points
@@ -51,7 +53,7 @@ def fit(
         _print_table(fits)
         for words in _said(fits):
             console().print(f"! {words}", soft_wrap=True)
-        console().print(f"models in {output}, fit against points in {page}", soft_wrap=True)
+        console().print(f"models: {output}; plots of models and points: {page}", soft_wrap=True)
 
 
 def _said(fits: list[Fit]) -> list[str]:

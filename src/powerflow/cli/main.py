@@ -28,8 +28,8 @@ FAILED, USAGE, NOT_FOUND, UNREACHABLE, INTERRUPTED = 1, 2, 3, 5, 130
 class Command:
     """Name, summary and module of a command.
 
-    ``attribute`` is the name of the command's function in the module, or of a `typer.Typer` with subcommands. ``home``
-    is the name of the module in `powerflow.cli`; "" if the module is named like the command.
+    ``attribute`` is the name of the command's function in its module, or of a `typer.Typer` with subcommands. ``home``
+    is the module's name in `powerflow.cli`; "" if it is the command's name.
     """
 
     name: str
@@ -79,10 +79,7 @@ def run() -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command line ``argv`` (without the program's name) and return its exit code.
-
-    It never raises an exception.
-    """
+    """Run the command line ``argv`` (without the program's name) and return its exit code; never raise an exception."""
     try:
         code = _invoke(argv)
         sys.stdout.flush()
@@ -109,7 +106,7 @@ def main(argv: Sequence[str]) -> int:
 def build_app(argv: Sequence[str]) -> typer.Typer:
     """Build the command line. Only the command that ``argv`` asks for is imported.
 
-    The other commands have only a name and a summary, which is enough for ``--help``. So ``powerflow --help`` is fast.
+    The other commands have only a name and a summary, which is enough for ``powerflow --help`` and keeps it fast.
     """
     import typer
 

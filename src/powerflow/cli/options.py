@@ -20,9 +20,19 @@ Cluster = Annotated[str, typer.Option(help="The cluster: COUNTxGPUS:TYPE such as
 Load = Annotated[
     float | None, typer.Option(help="Scale submission times to this load: requested ÷ available GPU-seconds.")
 ]
-BelievedCosts = Annotated[str, typer.Option("--belief", help="Belief about costs: oracle, fitted or online.")]
+BelievedCosts = Annotated[
+    str,
+    typer.Option(
+        "--belief",
+        help="What the scheduler knows of costs. oracle: all; fitted: models of noisy points; online: learns them.",
+    ),
+]
 BelievedSizes = Annotated[
-    str, typer.Option("--sizes", help="Belief about job sizes: known, unknown or mispredicted:SIGMA.")
+    str,
+    typer.Option(
+        "--sizes",
+        help="What the scheduler knows of job lengths: known, unknown or mispredicted:SIGMA (random error).",
+    ),
 ]
 CostFiles = Annotated[
     list[Path] | None,
@@ -40,9 +50,9 @@ Processes = Annotated[int | None, typer.Option(help="Number of processes. Defaul
 
 @dataclass(frozen=True, slots=True)
 class WorkloadOf:
-    """Function from a seed to its workload.
+    """Function from a seed to its workload, which can be sent to other processes.
 
-    Other processes can receive this object. With n traces, seed s takes trace number s mod n.
+    With n traces, seed s takes trace number s mod n.
     """
 
     traces: Sequence[Trace]

@@ -1,4 +1,4 @@
-"""Write the output of commands: JSON, text for terminals, progress, and complete files."""
+"""Write the output of commands: JSON, text for terminals, progress bars, and files."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def to_json(kind: str, payload: Mapping[str, Any] | object) -> str:
 
 
 def json_line(kind: str, payload: Mapping[str, Any] | object) -> str:
-    """Return a JSON document in one line, for commands that print one document after another."""
+    """Return a JSON document, as `to_json` does, in one line."""
     return json.dumps(_document(kind, payload), allow_nan=False)
 
 
@@ -56,7 +56,7 @@ def _document(kind: str, payload: Mapping[str, Any] | object) -> dict[str, Any]:
 
 
 def print_json(kind: str, payload: Mapping[str, Any] | object) -> None:
-    """Print a JSON document as made by `to_json` on stdout."""
+    """Print a JSON document (see `to_json`) on stdout."""
     sys.stdout.write(to_json(kind, payload) + "\n")
 
 
@@ -89,9 +89,8 @@ def _plain(value: Any) -> Any:
 def console(*, stderr: bool = False) -> Console:
     """Return a rich console on stdout, or on stderr.
 
-    Colours appear only on a terminal and never if ``NO_COLOR`` is set. Without a terminal the width is large, so that a
-    table in a pipe or a file is not cut. If the reader of a pipe stops reading (``| head``), `BrokenPipeError` is
-    raised.
+    Colours appear only on a terminal, and never if ``NO_COLOR`` is set. Without a terminal the width is large, so that
+    tables are not cut. Printing raises `BrokenPipeError` if the reader of a pipe has stopped (``| head``).
     """
     from rich.console import Console
     from rich.segment import Segment
@@ -189,10 +188,10 @@ def _no_step(by: float = 1.0, note: str | None = None) -> None:
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Write a file so that it is either complete or unchanged.
 
-    In ``with atomic_write(path) as file: file.write_text(…)``, ``file`` is a temporary path in the same folder, with
-    the same suffix. If the block ends normally, this file replaces the target. After an exception or Ctrl-C it is
-    deleted, and the target stays as it was. If the target is a link, the file that the link names is written. A target
-    that is not a regular file (``/dev/stdout``, a pipe) is written directly, because it cannot be replaced.
+    Use ``with atomic_write(path) as file: file.write_text(…)``. ``file`` is a temporary path in the same folder, with
+    the same suffix. If the block ends normally, this file replaces ``path``; after an exception or Ctrl-C it is
+    deleted. If ``path`` is a link, the file that it names is replaced. If ``path`` is not a regular file
+    (``/dev/stdout``, a pipe), it is written directly.
 
     Raises:
         InputError: The folder does not exist, the path is a folder, or the system does not allow the write.

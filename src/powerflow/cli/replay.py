@@ -27,7 +27,7 @@ def replay(
     tariff: Annotated[float | None, typer.Option(help="Money that a kWh costs, in any currency.")] = None,
     carbon: Annotated[float | None, typer.Option(help="Grams of CO2 that a kWh emits.")] = None,
     unvalidated: Annotated[
-        bool, typer.Option("--unvalidated", help="Estimate savings even if the log is not reproduced.")
+        bool, typer.Option("--unvalidated", help="Estimate savings even if the simulation does not reproduce the log.")
     ] = False,
     format: Annotated[str | None, typer.Option("--format", help="Format of the log; detected by default.")] = None,
     tz: Annotated[str | None, typer.Option("--tz", help="Time zone of dates without an offset.")] = None,
@@ -40,9 +40,9 @@ def replay(
     report: Report = None,
     quiet: Quiet = False,
 ) -> None:
-    """Simulate your log as it was, then estimate what PowerFlow would have saved: energy, money, CO2, hours.
+    """Simulate what your cluster did, then estimate what PowerFlow would have saved: energy, money, CO2, hours.
 
-    If the simulated times differ from those of the log by more than 10 %, print no savings and end with exit code 4.
+    If the simulated times differ from those in the log by more than 10 %, print no savings and exit with code 4.
     """
     from powerflow.cost.costs_file import read_costs
     from powerflow.report.replay import Rates, render_replay

@@ -1,4 +1,4 @@
-"""Make other people's text safe to show, so that a job's command, log or name cannot control the reader's terminal."""
+"""Make text from other users safe to show: a job's command, log or name cannot control the reader's terminal."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class LogText:
     def piece(self, text: str, *, last: bool) -> str:
         """Return the next piece of the log with visible control characters.
 
-        A carriage return at the end of the piece is kept for the next call, because a line feed may follow it; if
-        ``last`` is True, it is returned at once.
+        A carriage return at the end of the piece waits for the next call, because a line feed may follow. If ``last``
+        is True, nothing waits.
         """
         text, self._held = self._held + text, ""
         if text.endswith("\r") and not last:

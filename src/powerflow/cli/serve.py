@@ -47,7 +47,7 @@ class OnExit(StrEnum):
 def serve(
     state_dir: Annotated[
         Path | None,
-        typer.Option(help="State directory of the controller. Default: the directory in powerflow's settings."),
+        typer.Option(help="State directory of the controller. Default: the directory in PowerFlow's settings files."),
     ] = None,
     emulate: Annotated[
         str | None, typer.Option(help="Emulated GPUs, such as 2x4:A100. Default: the real GPUs of this machine.")
@@ -63,25 +63,36 @@ def serve(
         str, typer.Option(envvar=STORE_URL, help="Database URL; by default SQLite in the state directory.")
     ] = "",
     on_exit: Annotated[
-        OnExit, typer.Option(help="On SIGTERM or Ctrl-C: leave jobs running for the next controller, or drain them.")
+        OnExit,
+        typer.Option(help="What happens to jobs on SIGTERM or Ctrl-C. leave: they run on; drain: they stop and wait."),
     ] = OnExit.LEAVE,
     mode: Annotated[Stage, typer.Option(help="Rollout stage, until powerflow mode sets another one.")] = Stage.ENFORCE,
     explore_steps: Annotated[
         int,
-        typer.Option(help="Steps to try each clock when a job is new on a GPU count; 0 tries none.", min=0),
+        typer.Option(
+            help="Steps to measure at each clock when a job first runs on a number of GPUs; 0: none.",
+            min=0,
+        ),
     ] = 20,
     max_grace: Annotated[
-        float, typer.Option(help="Most seconds that a job may request for checkpoint.grace.", min=0.0)
+        float,
+        typer.Option(
+            help="Longest time that a job may request for saving its state (checkpoint.grace), in seconds.", min=0.0
+        ),
     ] = 600.0,
     restored: Annotated[
-        bool, typer.Option(help="Accept a restored or moved state directory or store; no job of it may run elsewhere.")
+        bool,
+        typer.Option(
+            help="Accept a restored or moved state directory or store. None of its jobs may run on another machine."
+        ),
     ] = False,
     costs: CostFiles = None,
     open_metrics: Annotated[bool, typer.Option(help="Serve /metrics without a token.")] = False,
     trusted_proxy: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="ADDRESS|CIDR", help="A proxy whose X-Forwarded-For is trusted; may be repeated. None by default."
+            metavar="ADDRESS|CIDR",
+            help="Proxy whose X-Forwarded-For header is trusted; may be repeated. Default: no proxy.",
         ),
     ] = None,
     seed: Annotated[
@@ -89,7 +100,9 @@ def serve(
     ] = 0,
     time_scale: Annotated[
         float,
-        typer.Option(help="Factor on the duration of emulated steps; 0.1 makes them ten times as short.", min=1e-6),
+        typer.Option(
+            help="Factor on the duration of emulated steps; with 0.1 they take a tenth of the time.", min=1e-6
+        ),
     ] = 1.0,
 ) -> None:
     """Run the controller of a live cluster on this machine, until SIGTERM or Ctrl-C.
@@ -115,7 +128,7 @@ def serve(
     be_patient(PLAIN_S)
     hide_memory()  # if this process is not root, jobs run as the same user
     if store and any(store in word for word in sys.argv) and ":" in store.partition("://")[2].rpartition("@")[0]:
-        what = "the store's password stands among the arguments, which every login of this machine can read"
+        what = "every user of this machine can read the store's password in the arguments of this process"
         print(f"powerflow: {what}: set {STORE_URL} instead", file=sys.stderr, flush=True)
     directory = state_dir or load().state_dir
     os.umask(0o022)  # users must be able to read what the controller writes for their ranks
@@ -173,10 +186,10 @@ def run_controller(
     open_metrics: bool = False,
     proxies: Sequence[Network] = (),
 ) -> None:
-    """Start the controller and serve the API until a signal arrives. ``watch`` limits the duration of the end.
+    """Start the controller, and serve the API until SIGTERM or Ctrl-C. ``watch`` limits the time for the end.
 
     Raises:
-        LostClaim: Another controller has taken over the store. This controller has changed nothing since then.
+        LostClaim: Another controller has taken over the store.
     """
     from powerflow import __version__
     from powerflow.engine.protocol import EngineError
@@ -248,7 +261,7 @@ def run_controller(
 
 
 def stage_said(stages: Stages, first: Stage) -> str:
-    """Return a sentence if a stage that was set earlier applies instead of ``--mode``; otherwise ""."""
+    """Return a sentence if a stage that was set earlier is used instead of ``first`` (``--mode``); otherwise ""."""
     now = stages.stored_for_all()
     if now is None or now.stage is first:
         return ""
@@ -276,10 +289,7 @@ def waking() -> Iterator[tuple[Callable[[], object], Callable[[], object]]]:
 
 
 def own_tokens(state: Path) -> Tokens:
-    """Load the controller's tokens.
-
-    The first start of a controller makes a token with the role operator for the user who starts the controller.
-    """
+    """Load the controller's tokens. At the first start, make an operator's token for the user who starts it."""
     from powerflow.api.records import Role
     from powerflow.service.tokens import Tokens, create_token
 
@@ -293,7 +303,7 @@ def own_tokens(state: Path) -> Tokens:
 
 
 def announce(state: Path, url: str, owner: str) -> bytes:
-    """Write the API's address to ``server.json``, where this user's commands find it; return the file's content."""
+    """Write the API's address to the file ``server.json``, where commands find it; return the file's content."""
     from powerflow.osutil.files import replace_json
 
     path = state / "server.json"
@@ -302,7 +312,7 @@ def announce(state: Path, url: str, owner: str) -> bytes:
 
 
 def withdraw(state: Path, announced: bytes) -> None:
-    """Delete the file ``server.json`` that `announce` wrote, unless another controller has written it since."""
+    """Delete the file ``server.json``, unless another controller has written it since `announce`."""
     path = state / "server.json"
     with suppress(OSError):
         if path.read_bytes() == announced:

@@ -1,7 +1,7 @@
-"""Find the controller's URL and token: from flags, the environment, the user's file, then the system's file.
+"""Find the controller's URL and token. Flags come first, then the environment, the user's file and the system's file.
 
-The files have the keys ``url``, ``token``, ``token_file`` and ``state_dir``. If no URL is given, commands use the
-controller that ``powerflow serve`` started on this machine. It leaves its address in ``<state dir>/server.json``.
+The files have the keys ``url``, ``token``, ``token_file`` and ``state_dir``. Without a URL, commands use the controller
+on this machine. ``powerflow serve`` writes its address to ``<state dir>/server.json``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SERVER_FILE = "server.json"
 
 @dataclass(frozen=True, slots=True)
 class ClientSettings:
-    """URL of the controller, token for requests, and state directory. ``url`` is None if no controller is known."""
+    """URL of the controller (None if none is known), token for requests, and the controller's state directory."""
 
     url: str | None
     token: str | None = field(repr=False)
@@ -38,7 +38,7 @@ class ClientSettings:
 def load(*, url: str | None = None, token_file: str | None = None, state_dir: str | None = None) -> ClientSettings:
     """Load settings from flags (the arguments), the environment and the files.
 
-    The token that a controller on this machine has left is sent only to this controller, never to another ``url``.
+    A token that a controller on this machine has written is used only for this controller, not for another ``url``.
 
     Raises:
         InputError: A file has an unknown key, or cannot be read.
@@ -134,13 +134,15 @@ def _file(path: Path) -> Mapping[str, str]:
     if top is None:
         return {}
     if not isinstance(top, yaml.MappingNode):
-        raise InputError("is not a list of settings", where=f"{path}:1", fix="such as url: http://127.0.0.1:7733")
+        raise InputError(
+            "is not a list of settings", where=f"{path}:1", fix="write lines such as url: http://127.0.0.1:7733"
+        )
     found: dict[str, str] = {}
     for key, value in top.value:
         where = at(os.fspath(path), key)
         if key.value not in KEYS:
             raise InputError(f"{key.value!r} is not a setting", where=where, fix=f"one of {', '.join(KEYS)}")
         if not isinstance(value, yaml.ScalarNode) or not value.value:
-            raise InputError(f"{key.value} is not a word", where=where)
+            raise InputError(f"{key.value} has no text as its value", where=where)
         found[key.value] = value.value
     return found

@@ -40,7 +40,9 @@ def simulate(
     policy: Annotated[str, typer.Option(help="Policy, such as prices, srtf+clock:1065 or greedy:0.5.")] = "prices",
     energy: Annotated[
         str | None,
-        typer.Option(help="Find λ so that at most this energy is used: 300kWh, or 80% of FIFO's at maximum clock."),
+        typer.Option(
+            help="Find λ so that at most this energy is used: 300kWh, or 80% of FIFO's energy at maximum clock."
+        ),
     ] = None,
     price: Annotated[
         float | None, typer.Option("--lambda", help="Energy price λ, in seconds per joule. Default: 0.")
@@ -101,8 +103,8 @@ def _check_price(price: float | None, energy: str | None, policy: str) -> None:
         raise InputError(f"λ is {price}", where="--lambda", fix="give seconds per joule ≥ 0")
     registry.load(policy)
     if (energy is not None or price) and family(policy) in registry.BUILT_IN and family(policy) != "prices":
-        own = "its threshold, as greedy:0.5" if family(policy) == "greedy" else f"a clock, as {family(policy)}+zeus:0.5"
-        raise InputError(f"policy {policy} does not use an energy price", where="--policy", fix=f"give it {own}")
+        own = "its threshold: greedy:0.5" if family(policy) == "greedy" else f"a clock rule: {family(policy)}+zeus:0.5"
+        raise InputError(f"policy {policy} does not use an energy price", where="--policy", fix=f"give {own}")
 
 
 def _runner(experiment: Experiment, seed: int, quiet: bool) -> Callable[[str, float], SimulationResult]:
@@ -129,7 +131,7 @@ def _price_fact(met: TargetRun, asked: str) -> str:
     found = met.found
     return (
         f"λ = {found.energy_price:.4g} s/J, found in {len(found.tried)} runs for at most {asked}; "
-        f"{found.off:.1%} of that is left"
+        f"{found.off:.1%} of this energy is unused"
     )
 
 

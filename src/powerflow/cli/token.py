@@ -24,7 +24,9 @@ app = typer.Typer(no_args_is_help=True)
 @app.command("create")
 def create(
     user: Annotated[str, typer.Argument(help="Login name: jobs submitted with the token run as this user.")],
-    role: Annotated[str, typer.Option(help="viewer, user or operator.")] = "user",
+    role: Annotated[
+        str, typer.Option(help="Role: viewer (reads), user (changes own jobs) or operator (changes everything).")
+    ] = "user",
     state_dir: StateDir = None,
     json: Json = False,
 ) -> None:
@@ -52,7 +54,7 @@ def revoke(
     state_dir: StateDir = None,
     json: Json = False,
 ) -> None:
-    """Revoke tokens, and list them. A running controller refuses them at once. Running jobs continue."""
+    """Revoke tokens, and print which. A running controller refuses them at once. Running jobs continue."""
     from powerflow.service.tokens import revoke_tokens
 
     _print(revoke_tokens(_file(state_dir), whose), json)

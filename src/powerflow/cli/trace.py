@@ -56,7 +56,8 @@ def generate(
     days: Annotated[float, typer.Option(help="Number of days over which jobs are submitted.")] = 1.0,
     gpus: Annotated[int, typer.Option(help="Number of GPUs of the cluster.")] = 128,
     load: Annotated[
-        float | None, typer.Option(help="GPUs kept busy on average, as a share; default 1 unless --jobs is given.")
+        float | None,
+        typer.Option(help="Share of the GPUs that jobs keep busy on average. Default: 1, or free with --jobs."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed; the same arguments and seed give the same jobs.", min=0)] = 0,
     profile: Annotated[str, typer.Option(help="Kind of cluster: philly, helios or itp.")] = "philly",

@@ -26,17 +26,17 @@ def show(
     json: bool,
     every_s: float | None,
 ) -> None:
-    """Read an answer from the controller and show it. With ``every_s``, repeat this until the user interrupts.
+    """Read an answer from the controller and show it. With ``every_s``, repeat this until Ctrl-C.
 
-    On a terminal, each new table replaces the previous one. In a pipe and with ``--json``, each is printed after the
+    On a terminal, each new table replaces the previous one. In a pipe and with ``--json``, it is printed below the
     previous one. While the controller cannot be reached, a line under the last table says so.
 
     Args:
         kind: Kind of the JSON document.
         read: Function that asks the controller.
-        draw: Function from the answer (after `harmless`) and a number of columns to a table.
-        document: Function from the answer to the content of the JSON document. With None, the document contains the
-            answer under the key ``kind``.
+        draw: Function from the answer and the terminal's width to a table.
+        document: Function from the answer to the content of the JSON document. With None, the content is the answer
+            under the key ``kind``.
         json: True to print JSON.
         every_s: Seconds between two answers; None shows only one.
     """

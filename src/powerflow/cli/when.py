@@ -50,10 +50,7 @@ def past(text: str, where: str, now_s: float) -> float:
 
 
 def stamp(unix_s: float) -> str:
-    """Format a time to the second. A time beyond the last year of the calendar is given in words.
-
-    Such times occur: the predicted end of a job with 10¹⁵ steps is one.
-    """
+    """Format a time to the second; in words if it is after year 9999 (as the end of a job with 10¹⁵ steps may be)."""
     if not abs(unix_s) < _CALENDAR_S:
         return "a time after the last year of the calendar"
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix_s))

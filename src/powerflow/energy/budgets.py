@@ -77,9 +77,9 @@ class Budgets:
         return warned
 
     def learn(self, day: Mapping[str, Response]) -> None:
-        """Learn how much energy the jobs of one simulated day needed at each price, in each scope.
+        """Learn how much energy the jobs of one simulated day needed at each price.
 
-        A project that ``day`` leaves out had no jobs on that day.
+        ``day`` has the cluster ("") and each project with jobs on that day.
         """
         for scope, keeper in self.keepers.items():
             if scope in day:

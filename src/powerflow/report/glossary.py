@@ -1,4 +1,4 @@
-"""Define the words of a report for a reader who does not know them yet."""
+"""Define the words of a report for readers who do not know them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Describe results in sentences that are computed from the numbers, for good and for bad results."""
+"""Describe results, good or bad, in sentences that are computed from the numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from powerflow.simulate.result import SimulationResult
 
 @dataclass(frozen=True, slots=True)
 class KeyFigure:
-    """A large number on the page, with a text that says what it means."""
+    """A large number on a page, with a text that says what it means."""
 
     value: str
     meaning: str
@@ -52,7 +52,7 @@ def _case(comparison: Comparison) -> _Case | None:
 
 
 def headline(comparison: Comparison) -> str:
-    """Return the main result of a comparison in one sentence, even if the policy that the page is about is slower."""
+    """Return the main result of a comparison in one sentence, whether the policy of the page is faster or slower."""
     case = _case(comparison)
     if case is None:
         return "No policy reached any of the energy levels, so there is nothing to compare."
@@ -64,7 +64,9 @@ def headline(comparison: Comparison) -> str:
 
 
 def standfirst(comparison: Comparison) -> str:
-    """Return one or two sentences under the headline: the best other policy, and the distance to the lower bound."""
+    """Return one or two sentences for the place under the headline: the best other policy, and the distance to the
+    bound.
+    """
     case = _case(comparison)
     if case is None:
         return ""
@@ -92,7 +94,7 @@ def standfirst(comparison: Comparison) -> str:
 
 
 def key_figures(comparison: Comparison) -> list[KeyFigure]:
-    """Return the large numbers under the headline of a comparison; numbers without data are left out."""
+    """Return the large numbers for the place under the headline of a comparison. Numbers without data are left out."""
     case = _case(comparison)
     if case is None:
         return []
@@ -122,7 +124,7 @@ def key_figures(comparison: Comparison) -> list[KeyFigure]:
 
 
 def how_compared(comparison: Comparison) -> dict[str, str]:
-    """Return facts about the method of every comparison, for the end of the page: label → words."""
+    """Return facts about how the comparison was made, for the end of the page: label → words."""
     seeds = sorted({seed for line in comparison.frontiers for seed in line.hull})
     several = f"means over {len(seeds)} seeds; intervals are 95 % (Student's t)"
     return {
@@ -149,7 +151,7 @@ def simulation_headline(result: SimulationResult) -> str:
 
 
 def simulation_standfirst(result: SimulationResult) -> str:
-    """Return sentences about the end of the last job and the energy that jobs used in a simulation."""
+    """Return sentences about a simulation: when the last job ended, and how much energy the jobs used."""
     if not result.jobs.ids or result.metered_j <= 0:
         return ""
     busy = units.percent(1 - result.idle_j / result.metered_j)
@@ -162,7 +164,7 @@ def simulation_standfirst(result: SimulationResult) -> str:
 
 
 def simulation_figures(result: SimulationResult) -> list[KeyFigure]:
-    """Return the large numbers under the headline of one simulation."""
+    """Return the large numbers for the place under the headline of one simulation."""
     jobs = result.jobs
     jct_s = jobs.jct_s[np.isfinite(jobs.jct_s)]
     if not len(jct_s):
@@ -177,7 +179,7 @@ def simulation_figures(result: SimulationResult) -> list[KeyFigure]:
 
 
 def how_simulated(result: SimulationResult) -> dict[str, str]:
-    """Return facts about the method of every simulation, for the end of the page: label → words."""
+    """Return facts about how the simulation was made, for the end of the page: label → words."""
     price = result.energy_price
     return {
         "Policy": result.policy,

@@ -1,7 +1,7 @@
-"""Build reports as single HTML files that contain figures, numbers, text and plotly.js, and load nothing else.
+"""Build reports as single HTML files with figures, tables and plotly.js, which need no other file and no network.
 
-The same input gives the same bytes. So a report contains no time of day, no folders, nothing from the environment, and
-no CPU time.
+The same input gives the same bytes. So a report contains no time of day, no folders, no CPU times, and nothing from the
+environment.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ TEMPLATES = Path(__file__).parent / "templates"
 def render_comparison(comparison: Comparison) -> str:
     """Return a comparison of policies as one self-contained HTML page.
 
-    The figures show the frontiers with the lower bound, the distribution of completion times, the cluster over time,
-    and the GPUs of each job. After the figures come the table at equal energy, how the comparison was made, and a
-    glossary. A figure without data is left out.
+    The figures show completion time over energy (the frontiers) with the lower bound, the distribution of completion
+    times, the cluster over time, and the GPUs of each job. After them come the table at equal energy, how the
+    comparison was made, and a glossary. A figure without data is left out.
     """
     shown = comparison.showcase
     figures: dict[str, plots.Figure] = {"frontier": plots.frontier(comparison)} if _any_point(comparison) else {}

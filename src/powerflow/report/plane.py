@@ -1,7 +1,7 @@
 """Compute the content of the figure that shows energy against mean completion time.
 
-Each seed is a different workload that needs a different energy. So the energy of each point is divided by the energy
-that the reference (FIFO at maximum clock) used on the same seed. Then the lines of several seeds fit into one figure.
+Each seed gives another workload, which needs another amount of energy. To show all seeds in one figure, energies are
+shares: each is divided by the energy of the reference (FIFO at maximum clock) on the same seed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from powerflow.simulate.comparison import REFERENCE, Comparison
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """A point of the figure: energy as a share of that of FIFO at maximum clock, mean completion time (s), text."""
+    """A point of the figure: energy as a share of the reference's, mean completion time in seconds, and a text."""
 
     share: float
     seconds: float
@@ -28,7 +28,7 @@ class Spot:
 class Mark:
     """The mean completion time of one policy at one energy level, with its interval.
 
-    ``share`` is the energy level. ``low_s`` and ``high_s``, the ends of the interval, are nan without an interval.
+    ``share`` is the energy level. ``low_s`` and ``high_s`` are the ends of the interval; nan without an interval.
     """
 
     share: float
@@ -52,10 +52,10 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Plane:
-    """The whole content of the figure of energy against mean completion time.
+    """All content of the figure that shows energy against mean completion time.
 
     Attributes:
-        curves: The curves of the policies. The slowest policy at the highest energy level comes first.
+        curves: The curves of the policies, sorted by completion time at the highest energy level, slowest first.
         bound: The lower bound for the first seed.
         levels: Each energy level: its share of the energy of FIFO at maximum clock, and the same energy as text.
         low, high: Range of energy shares to show.
@@ -149,7 +149,7 @@ def _window(
 def ladder(low: float, high: float) -> list[tuple[float, str]]:
     """Return the ticks of a logarithmic axis from ``low`` to ``high``, and their labels.
 
-    Ticks are at 1, 2, 5, 10, …; an axis that spans only about a factor of ten or less has more ticks.
+    Ticks are at 1, 2, 5, 10, …. A short axis (up to about a factor of ten) has more ticks.
     """
     digits = (1, 2, 5) if high / low > 12 else (1, 1.5, 2, 3, 4, 5, 6, 8) if high / low > 2.5 else _fine()
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))

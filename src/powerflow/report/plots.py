@@ -1,8 +1,7 @@
 """Build the figures of a report as plain data for plotly.js; the script of the page draws them.
 
-Colours are names of CSS variables (``var(--ink)``) that the page replaces by values. So the same figure serves the
-light theme, the dark theme and print. Text from traces and plug-ins is escaped, because plotly interprets markup in
-text.
+Colours are CSS variables (``var(--ink)``), for which the page has values. So one figure works in the light theme, in
+the dark theme and in print. Text from traces and plug-ins is escaped, because plotly interprets markup in text.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ COUNT_CLASSES = 8
 class Look:
     """The style of one policy in all figures of a page.
 
-    Styles differ also in dashes, symbols and line widths, so that a reader who cannot see colours can tell them apart.
+    Styles also differ in dashes, symbols and line widths, so that readers who cannot see colours can tell them apart.
     """
 
     colour: str
@@ -64,9 +63,10 @@ def looks(comparison: Comparison) -> dict[str, Look]:
 
 
 def frontier(comparison: Comparison) -> Figure:
-    """Draw the frontier of each policy over energy, its mean values at the energy levels, and the lower bound.
+    """Draw mean completion time over energy: each policy's frontier, its means at the energy levels, and the lower
+    bound.
 
-    The frontier has one line for each seed. The mean values have their intervals.
+    A frontier has one line for each seed. Means have intervals.
     """
     styled = looks(comparison)
     plane = plane_of(comparison)
@@ -161,10 +161,10 @@ def _curve(curve: Curve, look: Look, unit: str, size: float) -> list[dict[str, A
 
 
 def strokes(comparison: Comparison | None, shown: Mapping[str, SimulationResult]) -> list[Look]:
-    """Return a line style for each simulation that is shown in figures over time.
+    """Return a line style for each simulation in the figures over time.
 
-    A simulation has the colour of its policy, or a free colour if this colour is taken. The line of the policy that the
-    page is about is solid; other lines also differ by their dashes.
+    A simulation has the colour of its policy, or an unused colour if another simulation has this one. The line of the
+    policy that the page is about is solid; all other lines have different dashes.
     """
     styled = looks(comparison) if comparison else {}
     spare = [f"var(--series-{i})" for i in range(OTHER_COLOURS, 0, -1)]
@@ -183,7 +183,7 @@ def strokes(comparison: Comparison | None, shown: Mapping[str, SimulationResult]
 
 
 def completion_times(shown: Mapping[str, SimulationResult], strokes: Sequence[Look]) -> Figure:
-    """Draw the share of jobs that are done within a given time after submission, one line for each simulation."""
+    """Draw the share of jobs that are done over the time since their submission, one line for each simulation."""
     everything = np.concatenate([result.jobs.jct_s for result in shown.values()] or [np.empty(0)])
     finite = everything[np.isfinite(everything) & (everything > 0)]
     unit, size = time_unit([float(np.quantile(finite, 0.9))] if len(finite) else [units.HOUR_S])
@@ -326,7 +326,7 @@ def allocations(result: SimulationResult, until_s: float) -> Figure:
 
 
 def every_how_many(result: SimulationResult) -> int:
-    """Return k if the image of allocations shows only one of k jobs; 1 if it shows all jobs."""
+    """Return k if the image of allocations shows only every k-th job; 1 if it shows all jobs."""
     return math.ceil(len(result.jobs.ids) / series.MOST_JOBS) or 1
 
 

@@ -1,4 +1,4 @@
-"""Show the replay of a site's log to an administrator in words and tables, on the terminal and as one HTML file."""
+"""Show the simulation of a site's log (a replay) in words and tables, for the terminal and as one HTML file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DISCIPLINE_WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """The price and the emissions of a kilowatt-hour; None for a value that is not wanted in the report.
+    """The price and the emissions of a kilowatt-hour. None leaves a value out of the report.
 
     ``tariff_per_kwh`` is money in the reader's currency. ``carbon_g_per_kwh`` is grams of CO2.
     """
@@ -55,8 +55,8 @@ class Grid:
 def grids(replay: Replay, rates: Rates) -> list[Grid]:
     """Return all tables of a replay.
 
-    A discipline is a rule by which the site's queue may start jobs. The first table compares each discipline with the
-    log, the second table compares the best discipline with the log for each week, and the third table shows the
+    A discipline is a model of the site's scheduler: a rule by which it starts jobs. The first table compares each
+    discipline with the log. The second compares the best discipline with the log, week by week. The third shows the
     savings.
     """
     tables = []
@@ -128,7 +128,7 @@ def between(estimate: Estimate, word: Callable[[float], str]) -> str:
 
 
 def verdict(replay: Replay) -> str:
-    """Return a sentence that says if a model of the site's scheduler reproduced the log."""
+    """Return a sentence that says if any model of the site's scheduler reproduced the log."""
     if replay.refusal is not None:
         claim = "no savings are reported" if replay.savings is None else f"the following is {UNVALIDATED}"
         return f"Not reproduced, so {claim}: {replay.refusal}."
@@ -140,7 +140,7 @@ def verdict(replay: Replay) -> str:
 
 
 def advice(replay: Replay, rates: Rates) -> str:
-    """Return sentences that recommend how to begin with PowerFlow, with estimated savings; "" without an estimate."""
+    """Return sentences that recommend a first energy price, with the estimated savings; "" without an estimate."""
     if replay.savings is None:
         return ""
     chosen = next((one for one in replay.savings.ways if one.name == replay.savings.recommended), None)

@@ -17,8 +17,8 @@ from powerflow.simulate.result import SimulationResult
 class Column:
     """A column of a table.
 
-    ``field`` is the name of the metric and ``head`` is the column head. ``size`` is one ``unit`` of the column,
-    expressed in the unit of the metric (3600 for hours, if the metric is in seconds).
+    ``field`` is the name of the metric and ``head`` the column head. ``size`` converts units: the metric is divided by
+    it (3600 for a column in hours, if the metric is in seconds).
     """
 
     field: str
@@ -73,7 +73,7 @@ class LevelTable:
 
 
 def columns_of(comparison: Comparison) -> list[Column]:
-    """Return the columns of the table at equal energy, with units of time that suit the comparison."""
+    """Return the columns of the table at equal energy, with suitable units of time."""
     times = [words.mean(row, "jct_mean_s") for row in comparison.rows]
     unit, size = words.time_unit([value for value in times if value is not None])
     spans = [words.mean(row, "makespan_s") for row in comparison.rows]
@@ -126,7 +126,7 @@ def equal_energy(comparison: Comparison) -> LevelTable:
 
 
 def cell(estimate: Estimate | None, size: float = 1.0) -> TableCell:
-    """Return an estimate divided by ``size`` as text; a dash if ``estimate`` is None or its mean is not finite."""
+    """Return an estimate, divided by ``size``, as text; a dash if it is None or its mean is not finite."""
     if estimate is None or not math.isfinite(estimate.mean):
         return TableCell(units.NOTHING)
     text = units.significant(estimate.mean / size)
@@ -139,9 +139,9 @@ MOST_CLASSES = 30
 
 
 def by_class(result: SimulationResult) -> LevelTable:
-    """Return a table of the jobs of one simulation, with one line for each class of jobs.
+    """Return a table of the jobs of one simulation, with one line for each class of jobs, most energy first.
 
-    The class that used most energy comes first. After `MOST_CLASSES` classes, all other classes share one line.
+    After `MOST_CLASSES` lines, all other classes share one line.
     """
     jobs = result.jobs
     names, member = np.unique(np.array(jobs.cost_class, dtype=object).astype(str), return_inverse=True)

@@ -20,17 +20,17 @@ MOST_MOMENTS = 480
 def step_means(
     time_s: FloatArray, value: FloatArray, end_s: float, weight: FloatArray | None = None, points: int = MOST_POINTS
 ) -> tuple[FloatArray, FloatArray]:
-    """Reduce a piecewise constant series to at most ``points`` equal intervals, each with the mean of its time.
+    """Reduce a piecewise constant series to at most ``points`` equal intervals, each with its mean value.
 
-    The integral over the whole time does not change, so that watts still add up to the same joules.
+    The integral over the whole time does not change: watts still add up to the same joules.
 
     Args:
         time_s: ``[M]`` time from which each value holds, seconds, ascending.
         value: ``[M]`` values.
         end_s: Time until which the last value holds, seconds.
-        weight: ``[M]`` weights in the mean. For a clock these are the numbers of used GPUs. Where all weights are 0 the
+        weight: ``[M]`` weights in the mean (for a mean clock, the numbers of used GPUs). Where all weights are 0, the
             mean is nan.
-        points: Largest number of steps. A function that already has no more steps is returned unchanged.
+        points: Largest number of steps. A shorter series is returned unchanged.
 
     Returns:
         The start of each step, and its value.
@@ -59,10 +59,7 @@ def _integral_at(moments: FloatArray, time_s: FloatArray, value: FloatArray, end
 
 
 def cumulative(value: FloatArray, points: int = 400) -> tuple[FloatArray, FloatArray]:
-    """Return the distribution of the finite values: values, and for each the share of values that are not larger.
-
-    At most ``points`` values are returned.
-    """
+    """Return the distribution of the finite values: at most ``points`` of them, and the share of values up to each."""
     ordered = np.sort(value[np.isfinite(value)])
     if len(ordered) <= points:
         return ordered, np.arange(1, len(ordered) + 1) / max(len(ordered), 1)
@@ -73,8 +70,8 @@ def cumulative(value: FloatArray, points: int = 400) -> tuple[FloatArray, FloatA
 def worth_showing_s(runs: Sequence[tuple[JobResults, float]]) -> float:
     """Return the time in seconds at which a time axis for several simulations should end.
 
-    This is the end of the last simulation. But if a few jobs last much longer than all others, it is shortly after the
-    time when 98 % of the jobs were done.
+    This is the end of the last simulation. If a few jobs last much longer than all others, it is instead shortly after
+    98 % of the jobs are done.
 
     Args:
         runs: For each simulation its jobs, and the time at which it ended.
@@ -90,8 +87,8 @@ def allocation_raster(
 ) -> tuple[IntArray, FloatArray, FloatArray]:
     """Return the allocations of jobs as an image: one row per job, one column per interval of time.
 
-    If there are more than ``rows`` jobs, the image shows only ``rows`` of them, evenly spaced in order of submission. A
-    column shows the last allocation that overlaps its interval, so that short jobs stay visible.
+    The image shows at most ``rows`` jobs, evenly spaced in order of submission. A column shows the last allocation that
+    overlaps its interval, so that short jobs stay visible.
 
     Returns:
         ``[R]`` positions of the R shown jobs; ``[C]`` middle of each of C columns in seconds; ``[R, C]`` GPUs that each

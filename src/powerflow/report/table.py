@@ -20,12 +20,11 @@ WITH_INTERVAL = ("mean JCT", "vs prices", "vs bound")
 
 
 def comparison_table(comparison: Comparison, width: int) -> Group:
-    """Return the table of all policies at equal energy, one block for each energy level, and the headline under the
-    table.
+    """Return the table of all policies at equal energy, with one block for each energy level, and a headline under it.
 
     Args:
         comparison: The comparison to show.
-        width: Columns of the terminal. Below `WIDE` only the main columns of the table are shown, with a note.
+        width: Width of the terminal in characters. Below `WIDE`, only the main columns of the table are shown.
     """
     data = rows.equal_energy(comparison)
     wide = width >= WIDE

@@ -14,7 +14,7 @@ _PROPER = ("tiresias", "gandiva", "optimus", "pollux")
 
 
 def label(policy: str) -> str:
-    """Return the name of a policy for text: ``fifo`` becomes FIFO. Its options are not changed."""
+    """Return the name of a policy as text shows it: ``fifo`` becomes FIFO; options do not change."""
     base = base_name(policy)
     return _LABELS.get(base, base.capitalize() if base in _PROPER else base) + policy[len(base) :]
 
@@ -27,7 +27,7 @@ def base_name(policy: str) -> str:
 def time_unit(seconds: Sequence[float], *, long: bool = False) -> tuple[str, float]:
     """Return the name of a suitable unit of time for some durations, and its length in seconds.
 
-    Only with ``long`` the unit may be days.
+    The unit can be days only if ``long`` is True.
     """
     finite = [value for value in seconds if math.isfinite(value)]
     typical = max(finite, default=HOUR_S)
@@ -41,8 +41,8 @@ def time_unit(seconds: Sequence[float], *, long: bool = False) -> tuple[str, flo
 def subject_of(comparison: Comparison) -> str | None:
     """Return the name of the policy that a page is about.
 
-    It is `OURS` if `OURS` was compared, otherwise the fastest policy at the highest energy level that any policy
-    reached. The result is None if no policy was compared.
+    It is `OURS` if `OURS` was compared; otherwise the fastest policy at the highest energy level. The result is None if
+    no policy was compared.
     """
     policies = {row.policy for row in comparison.rows} | {line.policy for line in comparison.frontiers}
     if OURS in policies:
@@ -53,7 +53,7 @@ def subject_of(comparison: Comparison) -> str | None:
 
 
 def mean(row: EqualEnergyRow | None, metric: str) -> float | None:
-    """Return the mean over seeds of one metric of a table row; None if the row has no such number."""
+    """Return the mean over seeds of one metric in a table row; None if the row does not have it."""
     if row is None or row.metrics is None or metric not in row.metrics:
         return None
     value = row.metrics[metric].mean
@@ -66,5 +66,5 @@ def without_folders(text: str) -> str:
 
 
 def cleaned(facts: Mapping[str, str]) -> dict[str, str]:
-    """Return the facts of a report with each absolute path shortened to its file name (see `without_folders`)."""
+    """Return the facts of a report with each absolute path shortened to its file name."""
     return {without_folders(str(key)): without_folders(str(value)) for key, value in facts.items()}

@@ -257,13 +257,13 @@ def _cluster() -> APIRouter:
     @serves(router, ops.ACCOUNTS)
     def accounts(
         cluster: FromCluster,
-        since_s: Annotated[float, Query(ge=0, le=1e11, description="Unix seconds.")] = 0.0,
-        until_s: Annotated[float | None, Query(ge=0, le=1e11, description="Unix seconds. Default: now.")] = None,
+        since_s: Annotated[float, Query(ge=0, le=1e11, description="Start of the window, in Unix seconds.")] = 0.0,
+        until_s: Annotated[float | None, Query(ge=0, le=1e11, description="End of the window. Default: now.")] = None,
         by: Annotated[str, Query(pattern="^(user|project|job)$")] = "user",
     ) -> Accounts:
         until = time.time() if until_s is None else until_s
         if since_s > until:
-            raise InputError("the window ends before it begins", where="query.since_s", fix="since_s ≤ until_s")
+            raise InputError("the window ends before it begins", where="query.since_s", fix="give a later until_s")
         return cluster.accounts(since_s=since_s, until_s=until, by=by)
 
     return router

@@ -3,9 +3,9 @@
 uvicorn closes only connections that are idle between two requests. A client that sends the head of a request byte by
 byte, or never reads the answer, would keep a file descriptor for ever. A few hundred such clients would stop the
 service for everybody (the attack *slowloris*). Here every part of a request has a time limit, and the number of
-connections is limited to half of the files that the process may open. At this limit, a new connection replaces an idle
-one: of the address with the most connections, the one that has waited longest. So a client that opens many connections
-loses only its own.
+connections is limited to half of the files that the process may open. If the limit is reached, a new connection
+replaces an idle one of the client with the most connections. So a client that opens many connections loses only its
+own.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class BoundedConnection(H11Protocol):
     def overdue(self, now_s: float, limits: ConnectionLimits) -> bool:
         """Return True if the present part of the request has taken too long.
 
-        If a new part has begun since the last call, its time starts now.
+        If a new part has begun since the last call, its time is counted from this call on.
         """
         part = self.part()
         if part != self._part:

@@ -87,8 +87,12 @@ def _budgets(budgets: Sequence[BudgetRecord]) -> Iterator[Metric]:
     labels = ("project", "emulated")
     amount = GaugeMetricFamily("powerflow_budget_joules", "Energy of the budget for this day or month.", labels=labels)
     spent = GaugeMetricFamily("powerflow_budget_spent_joules", "Energy used in this day or month.", labels=labels)
-    expected = GaugeMetricFamily("powerflow_budget_expected_joules", "Expected energy at its end.", labels=labels)
-    binds = GaugeMetricFamily("powerflow_budget_limit_binds", "1 while its limit delays jobs.", labels=labels)
+    expected = GaugeMetricFamily(
+        "powerflow_budget_expected_joules", "Energy expected at the end of this day or month.", labels=labels
+    )
+    binds = GaugeMetricFamily(
+        "powerflow_budget_limit_binds", "1 while the budget's limit in watts delays jobs.", labels=labels
+    )
     for budget in budgets:
         whose = (budget.project, _word(budget.emulated))
         amount.add_metric(whose, budget.amount_j)

@@ -104,7 +104,7 @@ class RequestGuard:
         try:
             caller = self._caller(headers.get(b"authorization", ""), address)
             if not self._known_host(headers.get(b"host", "")):
-                await _refuse(scope, sending, 421, "this service answers to localhost only")
+                await _refuse(scope, sending, 421, "the host in the URL is not allowed: use localhost or 127.0.0.1")
             elif caller is None and scope["path"] not in self._open:
                 self._refused.add(address)
                 await _refuse(scope, sending, 401, "the request has no valid token", (b"www-authenticate", b"Bearer"))

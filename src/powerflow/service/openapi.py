@@ -20,7 +20,7 @@ Values of records with `emulated` come from a model, not from a meter.
 def document(app: FastAPI, prefix: str, *, open_paths: Collection[str]) -> dict[str, Any]:
     """Return the OpenAPI document; later calls return the same one.
 
-    By this document, every operation needs a bearer token, except those in ``open_paths``.
+    It says that every operation needs a bearer token, except those in ``open_paths``.
     """
     if app.openapi_schema is None:
         made = get_openapi(title=app.title, version=app.version, description=_ABOUT, routes=app.routes)

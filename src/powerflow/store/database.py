@@ -290,7 +290,7 @@ def _url(url: str) -> URL:
     except (ArgumentError, ValueError):
         raise InputError("is not the URL of a database", where="store", fix=fix) from None
     if parsed.drivername not in ("postgresql", "postgresql+psycopg"):
-        raise InputError(f"cannot keep its state in {printable(parsed.drivername)}", where="store", fix=fix)
+        raise InputError(f"PowerFlow cannot keep its state in {printable(parsed.drivername)}", where="store", fix=fix)
     return parsed
 
 

@@ -121,14 +121,14 @@ def _kept(state: Path) -> dict[str, Any]:
 def _refuse_foreign(state: Path, store: Store, kept: dict[str, Any], known: dict[str, Any], machine: str) -> None:
     fix = "if no job of it runs on another machine, start once with --restored"
     if kept.get("store") and kept["store"] != known["store"]:
-        what = "belongs to another store" if known["store"] else "belongs to a store that is not this new one"
+        what = "belongs to another store" if known["store"] else "belongs to an older store; this store is new"
         raise InputError(what, where=str(state), fix=f"give the store with which it was used; {fix}", exit_code=1)
     if known.get("state") not in (None, kept.get("state")) and store.last_number():  # else a first start was cut short
-        what = f"is not the state directory of this store: that is {known.get('path')}"
-        raise InputError(what, where=str(state), fix=f"give that directory (--state-dir); {fix}", exit_code=1)
+        what = f"is not the state directory of this store, which is {known.get('path')}"
+        raise InputError(what, where=str(state), fix=f"give --state-dir {known.get('path')}; {fix}", exit_code=1)
     if known["store"] and not kept and store.last_number():
-        what = "is a new state directory for a store that has jobs already"
-        raise InputError(what, where=str(state), fix=f"give the directory used with it; {fix}", exit_code=1)
+        what = "is a new state directory, but the store has jobs from another one"
+        raise InputError(what, where=str(state), fix=f"give the store's own directory; {fix}", exit_code=1)
     if kept.get("machine") and machine and kept["machine"] != machine:
         raise InputError("was used on another machine", where=str(state), fix=fix, exit_code=1)
 
@@ -148,9 +148,9 @@ def _deal_with_strays(state: Path, name: str, restored: bool) -> None:
         ranks = ", ".join(f"{stray.rank} (process {stray.pid})" for stray in strays[:4])
         more = f" and {len(strays) - 4} more" if len(strays) > 4 else ""
         raise InputError(
-            f"does not know of ranks of its store that run here, started from {strays[0].home}: {ranks}{more}",
+            f"processes of jobs of this store run here, but were started from {strays[0].home}: {ranks}{more}",
             where=str(state),
-            fix="use that directory; or start once with --restored, which ends them",
+            fix="use that directory; or start once with --restored, which ends these processes",
             exit_code=1,
         )
     end_stray_agents(state / "engine", name)

@@ -15,13 +15,13 @@ from powerflow.units import HOUR_S
 
 
 def normalised(weights: FloatArray) -> FloatArray:
-    """Return the weights, scaled so that their sum is 1."""
+    """Scale weights so that their sum is 1."""
     chance: FloatArray = weights / weights.sum()
     return chance
 
 
 def bursts(rng: np.random.Generator, arrivals: Arrivals, jobs: int) -> IntArray:
-    """Return the number of the burst to which each job belongs (0, 0, 1, 2, 2, 2, …).
+    """Draw random bursts; return for each job the number of its burst (0, 0, 1, 2, 2, 2, …).
 
     The probability that a burst has at least k jobs is k^−a. The exponent a follows from the mean number of jobs per
     burst.
@@ -40,8 +40,8 @@ def bursts(rng: np.random.Generator, arrivals: Arrivals, jobs: int) -> IntArray:
 def submissions(rng: np.random.Generator, arrivals: Arrivals, burst: IntArray, span_s: float) -> FloatArray:
     """Return random submission times of jobs in whole seconds, from 0 to ``span_s``.
 
-    ``burst`` is the burst to which each job belongs. Bursts start at a rate that varies over time. The jobs of a burst
-    are submitted soon after each other.
+    ``burst`` has the number of each job's burst. Bursts start at a rate that varies over time. The jobs of a burst are
+    submitted soon after each other.
     """
     hours = np.arange(math.ceil(span_s / HOUR_S))
     day_wave = 1 + arrivals.day_swing * np.cos(2 * np.pi * (hours % 24 + 0.5 - arrivals.peak_hour) / 24)

@@ -1,7 +1,7 @@
-"""Convert the dates and times in a log to seconds since 1970 (UTC); daylight saving time is considered.
+"""Convert the dates and times in a log to seconds since 1970 (UTC), with daylight saving time.
 
-Most logs print local time without naming the time zone. A `Clock` knows the zone. It also counts uncertain times: local
-times that occurred twice (clocks went back), and local times that never existed (clocks went forward).
+Most logs have local times without a time zone. A `Clock` knows the zone. It also counts uncertain times: local times
+that occurred twice (clocks went back), and local times that never existed (clocks went forward).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def zone_of(name: str) -> tzinfo:
 
 
 class Clock:
-    """Converts the dates and times of one log, which are in one time zone.
+    """Converts the dates and times of one log from its time zone to UTC.
 
     Attributes:
         zone_name: Name of the time zone, as the user or the log format gives it.
@@ -52,9 +52,8 @@ class Clock:
     def epoch_s(self, value: str, name: str, *, not_before_s: float | None = None) -> float:
         """Convert an ISO date and time to seconds since 1970-01-01 UTC.
 
-        A date with an offset is converted with this offset. A date without an offset is local time. If a local time
-        occurred twice, the first occurrence is used, unless it lies before ``not_before_s``. (The start of a job, for
-        example, is such a limit for its end.)
+        A date without an offset is local time. If a local time occurred twice, the first occurrence is used, unless it
+        lies before ``not_before_s`` (for the end of a job, this is the start of the job).
 
         Raises:
             Unusable: ``value`` is not a date, or lies before 1970.

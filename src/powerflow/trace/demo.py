@@ -1,4 +1,4 @@
-"""Load a day of jobs that comes with the package.
+"""Load a log of one day of jobs that comes with the package.
 
 The jobs were generated, not logged:
 
@@ -15,7 +15,7 @@ from powerflow.trace.record import Trace
 
 
 def demo_day() -> Trace:
-    """Return a synthetic day of 800 jobs with named models, whose load is 1 on 16 nodes of 8 GPUs."""
+    """Return a synthetic day of 800 jobs with named models. On 16 nodes of 8 GPUs, its load is 1."""
     with as_file(files("powerflow.trace") / "data" / "demo-day.csv") as path:
         trace = read_trace(path, "csv")
     return replace(trace, source="demo-day (synthetic, ships with PowerFlow)")

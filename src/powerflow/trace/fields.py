@@ -1,7 +1,7 @@
 """Convert text fields of a log to numbers, or report why a value cannot be used.
 
-The reader of a log turns one row into one job. If a row cannot be used, the reader raises `Unusable` with the reason.
-The reason is recorded with the line number, and reading continues. No value is guessed.
+A value is never guessed. If a row of a log cannot be used, `Unusable` is raised with the reason. The caller records the
+reason with the line number, and goes on to the next row.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def number(value: str, name: str) -> float:
 
 
 def checked_s(value: float, name: str) -> float:
-    """Return ``value``, after a check that it is a possible number of seconds: finite, 0 to ``LONGEST_S``.
+    """Return ``value`` after checking that it is a possible number of seconds: finite, 0 to ``LONGEST_S``.
 
     ``name`` is the name of the field for error messages.
 
@@ -68,12 +68,12 @@ def seconds(value: str, name: str) -> float:
 
 
 def ran_s(value: float, name: str = "duration") -> float:
-    """Return ``value``, after a check that it is a possible running time of a job in seconds: above 0.
+    """Return ``value`` after checking that it is a possible running time of a job in seconds: above 0.
 
     ``name`` is the name of the field for error messages.
 
     Raises:
-        Unusable: The value is not a possible number of seconds, or it is 0: a job that did not run trained nothing.
+        Unusable: The value is not a possible number of seconds, or it is 0 (the job did not run).
     """
     if checked_s(value, name) == 0:
         raise Unusable(f"{name} is 0: the job never ran")
@@ -81,7 +81,7 @@ def ran_s(value: float, name: str = "duration") -> float:
 
 
 def gpu_count(value: float) -> int:
-    """Return ``value`` as a whole number, after a check that it is a possible number of GPUs: 1 to ``MOST_GPUS``.
+    """Return ``value`` as a whole number after checking that it is a possible number of GPUs: 1 to ``MOST_GPUS``.
 
     Raises:
         Unusable: The value is not such a number.

@@ -1,7 +1,7 @@
 """Read the items of a large JSON array one at a time, each with the line number at which it starts.
 
-The standard library can only read a whole document at once. Here only a part of the text is in memory, and
-``json.JSONDecoder.raw_decode`` takes one item after the other from it. So memory is needed only for the largest item.
+The standard library can only read a whole document at once. Here only a part of the text is in memory, at least as long
+as the largest item, and ``json.JSONDecoder.raw_decode`` reads one item after the other from it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _DECODER = json.JSONDecoder()
 
 
 def array_items(stream: TextIO) -> Iterator[tuple[int, Any]]:
-    """Yield the items of a JSON document that is an array, each with its line number: (line, value).
+    """Yield each item of a JSON array with its line number: (line, value).
 
     Raises:
         InputError: The document is not JSON, or not an array.
@@ -31,10 +31,10 @@ def array_items(stream: TextIO) -> Iterator[tuple[int, Any]]:
 
 
 def member_items(stream: TextIO, member: str) -> Iterator[tuple[int, Any]]:
-    """Yield the items of an array in a JSON document, each with its line number: (line, value).
+    """Yield each item of an array in a JSON document with its line number: (line, value).
 
-    The document is either the array itself, or an object that has the array as its member ``member``. A file may
-    contain several documents (the output of a command, appended day by day); they are read one after the other.
+    The document is either an array, or an object whose member ``member`` is an array. If the file has several documents
+    (the output of a command, appended day by day), they are read one after the other.
 
     Raises:
         InputError: A document is not JSON, is neither an array nor an object, or has no such member.
@@ -122,7 +122,7 @@ class _Window:
             self.expect(",")
 
     def value(self) -> Any:
-        """Return one JSON value and move past it; more text is read until the value is complete."""
+        """Return one JSON value and move past it; read more text until the value is complete."""
         self.next_char()
         reach = _READ_CHARS
         while True:

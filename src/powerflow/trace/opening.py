@@ -1,6 +1,6 @@
 """Open a log as text, with any compression and character encoding.
 
-Files in a compression that Python's standard library knows are unpacked. Other binary files are rejected, and the error
+Files are unpacked if Python's standard library supports their compression. Other binary files are rejected; the error
 message says what to do.
 """
 
@@ -59,11 +59,11 @@ _BINARY: tuple[tuple[bytes, int, str, str], ...] = (
 
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[TextIO, BinaryIO]]:
-    r"""Open a file as text, unpacked and decoded; also return the raw file, whose position shows the progress.
+    r"""Open a file as text, unpacked and decoded. Yield the text and the raw file, whose position shows the progress.
 
-    gzip, bzip2 and xz files and zip archives of one file are unpacked; so are zstd files if this Python supports them.
-    The text is UTF-8. It is UTF-16 or UTF-32 if a byte order mark, or the zero bytes between ASCII characters, show
-    this. A byte that is not UTF-8 becomes ``\xNN``.
+    Unpacked are gzip, bzip2 and xz files, zip archives of one file, and zstd files if this Python supports them. The
+    text is decoded as UTF-8, or as UTF-16 or UTF-32 if a byte order mark or zero bytes show this. A byte that is not
+    UTF-8 becomes ``\xNN``.
 
     Raises:
         InputError: The file at ``path`` does not exist, is not a regular file, or has an unsupported compression or
@@ -126,7 +126,7 @@ def _refuse_binary(start: bytes) -> None:
         if start[position : position + len(magic)] == magic:
             raise InputError(what, fix=fix)
     if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", _ZSTD_MAGIC, b"PK\x03\x04")):
-        raise InputError("is packed twice", fix="unpack it first")
+        raise InputError("is compressed twice", fix="unpack it first")
 
 
 def _encoding(start: bytes) -> str:

@@ -1,4 +1,4 @@
-"""Define the parameters from which random jobs are generated: one profile for each kind of cluster."""
+"""Define the parameters from which random jobs are generated. Each kind of cluster has its own profile."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ LARGEST_CLASS = 16
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """One of the lognormal distributions whose mixture is the distribution of job durations.
+    """Lognormal distribution; a mixture of several describes the durations of jobs.
 
-    It has its share in the mixture, its median in seconds, and the standard deviation of ln(duration).
+    ``share`` is its share in the mixture, and ``sigma`` the standard deviation of ln(duration).
     """
 
     share: float
@@ -28,17 +28,17 @@ class Arrivals:
     The rate of bursts is a fixed wave over the day and the week, multiplied by a slow lognormal random process.
 
     Attributes:
-        burst_mean: Mean number of jobs per burst. The probability that a burst has at least k jobs is a power of k; the
-            exponent is chosen to give this mean.
+        burst_mean: Mean number of jobs per burst. The probability of at least k jobs is a power of k that gives this
+            mean.
         burst_max: Largest number of jobs in a burst.
         burst_gap_s: Mean seconds between two jobs of a burst.
         alike: Share of the jobs of a burst that last as long (within 10 %) as the job before.
-        day_swing: Size of the wave over the day. The rate is multiplied by
-            1 + day_swing · cos(2π (hour − peak_hour) / 24).
+        day_swing: Size of the wave over the day: the rate is multiplied by 1 + day_swing · cos(2π (hour − peak_hour) /
+            24).
         peak_hour: Hour of the day with the most submissions.
         weekend: Rate on Saturday and Sunday divided by the rate on other days.
         swing: Standard deviation of the logarithm of the random process.
-        memory: Correlation of the random process between one hour and the next.
+        memory: Correlation of the random process between two hours in a row.
     """
 
     burst_mean: float
@@ -54,13 +54,13 @@ class Arrivals:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Statistical profile of a kind of cluster: the parameters from which random jobs are generated.
+    """Parameters from which random jobs of one kind of cluster are generated.
 
     Attributes:
         name: Name of the profile for ``--profile``.
         source: Publication or trace from which the parameters come.
         size_share: Number of GPUs (a power of two) → share of jobs that request it.
-        durations: Class of GPU counts → distributions whose mixture is the distribution of durations in seconds.
+        durations: Class of GPU counts → lognormal distributions whose mixture describes the durations.
         arrivals: Parameters of the submission times.
     """
 

@@ -1,4 +1,4 @@
-"""Define the cluster profiles that come with PowerFlow: two were fitted to traces, one to published statistics."""
+"""Define the cluster profiles that come with PowerFlow. Two were fitted to traces, one to published statistics."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def read_trace(
         The jobs in order of submission, the skipped lines with the reasons, and the assumptions that were made.
 
     Raises:
-        InputError: The file cannot be read, its format is unknown or is not the given format, or it contains no job.
+        InputError: The file cannot be read, has an unknown format, does not have the given format, or contains no job.
     """
     where = str(path)
     try:

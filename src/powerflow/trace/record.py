@@ -1,4 +1,4 @@
-"""Define the record of a job that the readers of all log formats return."""
+"""Define the job records that the readers of all log formats return."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class TraceJob:
         project: User, account or virtual cluster.
         name: Name that the user gave the job, if logged. Jobs with the same name are similar.
         outcome: How the job ended.
-        earlier_gpu_s: GPU-seconds of earlier runs of the job, before it was requeued, if the log has separate runs.
+        earlier_gpu_s: GPU-seconds of the job's runs before it was requeued, if the log lists runs separately.
         batch_range: Other global batches that the job's owner allows in a simulation, if ``global_batch`` is known;
             None if the batch must not change. The job itself ran at ``global_batch``.
     """
@@ -57,7 +57,7 @@ class TraceJob:
 
     @property
     def measured_step_s(self) -> float | None:
-        """Seconds per iteration: logged duration divided by logged iterations; None if one of these is unknown."""
+        """Seconds per iteration: logged duration ÷ logged iterations; None if one of the two is unknown."""
         if self.iterations is None or not math.isfinite(self.duration_s):
             return None
         return self.duration_s / self.iterations

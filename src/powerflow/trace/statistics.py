@@ -1,4 +1,4 @@
-"""Compute statistics of a trace, by which it can be compared with other traces."""
+"""Compute statistics of a trace (a log of jobs), so that traces can be compared."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ QUANTILES = (0.1, 0.5, 0.9, 0.99)
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Statistics of a trace. A value is None if it is not defined (with one job, no time between submissions exists).
+    """Statistics of a trace. A value that cannot be computed is None.
 
     Attributes:
         jobs: Number of jobs.
@@ -37,10 +37,10 @@ class Statistics:
         gpu_hours_by_gpus: Number of GPUs → share of GPU-hours.
         one_gpu_jobs: Share of jobs that request one GPU.
         big_job_gpu_hours: Share of GPU-hours of jobs with at least ``BIG_JOB_GPUS`` GPUs.
-        demand_gpus: Mean number of busy GPUs if each job ran as soon as it was submitted: GPU-seconds ÷ ``span_s``.
+        demand_gpus: GPU-seconds ÷ ``span_s``: mean number of busy GPUs if no job had to wait.
         models: Model family → number of jobs; empty if the log names no models.
         outcomes: Outcome → number of jobs.
-        skipped: Reason → number of lines that were skipped for it.
+        skipped: Reason → number of lines that were skipped for this reason.
     """
 
     jobs: int

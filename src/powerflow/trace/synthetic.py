@@ -1,9 +1,9 @@
-"""Generate random jobs of days or months that resemble the jobs of a real cluster.
+"""Generate random jobs that resemble the jobs of a real cluster over days or months.
 
-Jobs come in bursts of similar jobs. The rate of bursts varies over the day and the week, and has a slow random
-variation. The numbers of requested GPUs are powers of two, and a few jobs last very long (heavy-tailed durations).
-`powerflow.trace.profiles` has the parameters, which were fitted or calibrated to published traces. One seeded generator
-makes all random choices, so that the same arguments give the same trace.
+Jobs come in bursts of similar jobs. The rate of bursts varies over the day and the week, and randomly over some hours.
+Requested GPU counts are powers of two, and a few jobs last very long (heavy-tailed durations).
+`powerflow.trace.profiles` has the parameters, which were fitted to published traces and statistics. All random choices
+come from one seed, so that the same arguments give the same trace.
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ def generate(
 
     Args:
         jobs: Number of jobs. With None it follows from the load and the durations of the profile.
-        days: Days between the first possible and the last possible submission, beginning at hour 0 of a Monday.
+        days: Days over which jobs are submitted, beginning at hour 0 of a Monday.
         gpus: Number of GPUs of the cluster. No job requests more.
         load: Mean number of GPUs that the jobs keep busy, as a share of ``gpus``. To reach it, all durations are
-            multiplied by one factor (the notes of the trace name it), and cut to ``days``. None keeps the durations.
+            multiplied by one factor (the trace's notes have it), and cut to ``days``. None keeps the durations.
         seed: Seed of everything random. The same arguments and seed give the same trace.
         profile: Kind of cluster: a name in ``PROFILES``.
 
     Returns:
-        Jobs with times in whole seconds from 0, with model, global batch, project, name and outcome. The jobs have no
-        iterations; these follow later from the duration and the cost model.
+        Jobs with times in whole seconds from 0, with model, global batch, project, name and outcome, but without
+        iterations (simulations compute these from the duration and the cost model).
 
     Raises:
         InputError: An argument is out of range, neither ``jobs`` nor ``load`` is given, or ``jobs`` is too small to

@@ -1,4 +1,4 @@
-"""Write a trace as PowerFlow's own CSV; `read_trace` reads exactly the same jobs from it."""
+"""Write a trace as PowerFlow's own CSV, from which `read_trace` reads exactly the same jobs."""
 
 from __future__ import annotations
 

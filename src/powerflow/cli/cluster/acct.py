@@ -33,13 +33,15 @@ class By(StrEnum):
 @asks
 def acct(
     controller: ControllerClient,
-    since: Annotated[str, typer.Option(help="Start of the window: a date, or time before now.")] = "30d",
+    since: Annotated[
+        str, typer.Option(help="Start of the time window: a date such as 2026-11-01, or a time ago such as 24h.")
+    ] = "30d",
     until: Annotated[str | None, typer.Option(help="End of the time window. Default: now.")] = None,
     by: Annotated[By, typer.Option(help="Sum by user, project or job.")] = By.USER,
     json: Json = False,
     watch: Watch = None,
 ) -> None:
-    """Show how much energy and GPU time was charged to each user, project or job, and how long jobs took."""
+    """Show the energy and GPU time charged to each user, project or job, and the mean completion time of jobs."""
 
     def read() -> tuple[Accounts, bool]:
         now_s = time.time()

@@ -24,7 +24,7 @@ def audit(
     after: Annotated[int, typer.Option(help="Show only entries after the entry with this number.", min=0)] = 0,
     json: Json = False,
 ) -> None:
-    """List who changed what, when, and from which address, oldest first. No entry is ever removed."""
+    """List all changes by users, oldest first: who changed what, when, and from which address."""
     found = controller.every(ops.AUDIT, after)
     if json:
         print_json("audit", {"audit": found, "after": found[-1].number if found else after})

@@ -32,14 +32,14 @@ Project = Annotated[str | None, typer.Option("--project", help="Project of the b
 def set_budget(
     controller: ControllerClient,
     amount: Annotated[str, typer.Argument(metavar="AMOUNT", help="Energy of the budget, such as 400kWh.")],
-    per: Annotated[Period, typer.Option(help="Window of the budget, from local midnight.")] = "day",
+    per: Annotated[Period, typer.Option(help="Period of the budget: day or month, from local midnight.")] = "day",
     zone: Annotated[
-        str | None, typer.Option(help="Time zone, such as Europe/Berlin. Default: that of this machine.")
+        str | None, typer.Option(help="Time zone, such as Europe/Berlin. Default: the zone of this machine.")
     ] = None,
     project: Project = None,
     json: Json = False,
 ) -> None:
-    """Set an energy budget, which replaces the former one. PowerFlow sets the energy price to keep the budget."""
+    """Set an energy budget and replace the previous one. PowerFlow then slows or delays jobs to keep the budget."""
     joules = parse_joules(amount, "AMOUNT")
     if not LEAST_J <= joules <= MOST_J:
         raise InputError(f"{amount} is not a valid budget", where="AMOUNT", fix="give an amount from 1 Wh to 1000 GWh")
@@ -57,7 +57,7 @@ def show_budgets(controller: ControllerClient, json: Json = False, watch: Watch 
 
 @asks
 def forecast(controller: ControllerClient, json: Json = False, watch: Watch = None) -> None:
-    """Show how much energy will be used by the end of each window, at the present energy price and at other prices."""
+    """Forecast the energy used at the end of the day or month, at the present energy price and at other prices."""
     _show(controller, _draw_forecast, json, watch)
 
 
@@ -84,7 +84,7 @@ def _show(
 
 
 def own_zone() -> str:
-    """Return the IANA name of this machine's time zone; UTC if the name is not known."""
+    """Return the IANA name of this machine's time zone; "UTC" if the name is not known."""
     if name := os.environ.get("TZ", "").lstrip(":"):
         return name
     _, found, name = os.path.realpath(Path("/etc/localtime")).partition("/zoneinfo/")

@@ -43,7 +43,11 @@ class As(StrEnum):
 def set_cap(
     controller: ControllerClient,
     power: Annotated[
-        str, typer.Argument(metavar="POWER", help="Watts such as 60kW, or a share of the present power: 75%.")
+        str,
+        typer.Argument(
+            metavar="POWER",
+            help="Most power that may be drawn: watts such as 60kW, or a share of the present power such as 75%.",
+        ),
     ],
     scope: Scope = "cluster",
     start: Annotated[
@@ -53,13 +57,15 @@ def set_cap(
         str | None, typer.Option("--for", help="Duration, such as 3h. Default: until the cap is lifted.")
     ] = None,
     until: Annotated[str | None, typer.Option(help="End of the cap, instead of --for.")] = None,
-    by: Annotated[str | None, typer.Option(help="When the cap must be met, if later than its start.")] = None,
+    by: Annotated[
+        str | None, typer.Option(help="Time by which power must be below the cap. Default: the start of the cap.")
+    ] = None,
     ramp: Annotated[
         str | None, typer.Option(help="How fast power may change, such as 500W/s or 6kW/min. Default: at once.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Set a power cap. PowerFlow keeps the cap even if jobs run slower or must stop."""
+    """Set a power cap. To keep it, PowerFlow slows or stops jobs."""
     if lasts is not None and until is not None:
         raise InputError("--for and --until cannot be given together", where="--until", fix="give one of the two")
     now_s = time.time()
@@ -102,9 +108,11 @@ def lift(
 def record(
     controller: ControllerClient,
     number: Annotated[int, typer.Argument(metavar="CAP", help="Number of a cap.", min=1)],
-    form: Annotated[As, typer.Option("--as", help="csv: power over time; json: how well the cap was kept.")] = As.CSV,
+    form: Annotated[
+        As, typer.Option("--as", help="Format. csv: power over time; json: how well the cap was kept.")
+    ] = As.CSV,
 ) -> None:
-    """Print how well a power cap was kept: the power that was drawn and the power that was allowed."""
+    """Print how well a power cap was kept: the power drawn and the power allowed."""
     if form is As.CSV:
         sys.stdout.write(controller.ask(ops.CAP_RECORD, number=number).csv)
         return

@@ -1,4 +1,4 @@
-"""Send requests of commands to the REST API, and turn every failure into one clear line."""
+"""Send the requests of commands to the REST API, and turn each failure into an error of one line."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _EXIT_CODES = {400: 2, 401: 4, 403: 4, 404: 3, 409: 4, 413: 2, 422: 2, 429: 5, 5
 class ControllerClient:
     """Client of the controller at a URL.
 
-    Every method raises `InputError` if its request fails. The exit code of the error tells the cause.
+    Every method raises `InputError` if its request fails. The error's exit code tells the kind of failure.
     """
 
     def __init__(self, url: str, token: str | None) -> None:
@@ -83,7 +83,7 @@ class ControllerClient:
                 return found
 
     def every(self, operation: Operation[NumberedPage[Numbered]], after: int = 0, **given: Any) -> list[Numbered]:
-        """Return all items with a number above ``after``, oldest first, read from several pages if necessary."""
+        """Return all items with a number above ``after``, oldest first, by reading all pages."""
         found: list[Numbered] = []
         while True:
             page = self.ask(operation, after=after, limit=_PAGE, **given)
@@ -95,7 +95,7 @@ class ControllerClient:
     def ask(self, operation: Operation[Answer], body: Any = None, *, key: str | None = None, **given: Any) -> Answer:
         """Send one request and return its answer.
 
-        If the connection is lost or the store is locked, a request that only reads, or that has a key, is sent again.
+        If the connection is lost or the store is locked, a request is sent again if it only reads or has a key.
 
         Args:
             operation: The operation to request.
@@ -129,12 +129,14 @@ class ControllerClient:
                 lost = True
                 if not repeat or time.monotonic() > until:
                     what = f"lost the controller at {self.url} ({type(error).__name__})"
-                    raise InputError(what, fix="it is not known if the request was carried out", exit_code=5) from None
+                    raise InputError(
+                        what, fix="the request may have been carried out: check this before you repeat it", exit_code=5
+                    ) from None
             time.sleep(_AGAIN_S)
 
 
 def job_number(job_id: str) -> str:
-    """Return a job's id as it is in the API, from the text that the user typed.
+    """Return a job's id as the API has it, from the text that the user typed.
 
     Raises:
         InputError: The text is not a job number.
@@ -171,7 +173,7 @@ def _read(kind: type[Answer], answer: Response, url: str) -> Answer:
 
 
 def _stranger(url: str) -> InputError:
-    what = f"the answer of {url} is not that of a PowerFlow controller that this version supports"
+    what = f"{url} does not answer like a PowerFlow controller of this version"
     return InputError(what, fix="check the URL, and the versions of both programs", exit_code=5)
 
 

@@ -1,4 +1,4 @@
-"""Share code between the commands that ask a controller: find it, print its answer, complete job numbers."""
+"""Share code of the commands that ask a controller: find the controller, print its answer, complete job numbers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OPTIONS = {
 
 
 def asks(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command a `ControllerClient` and the options that select the controller."""
+    """Decorate a command: pass it a `ControllerClient`, and add the options that select the controller."""
 
     @wraps(command)
     def asking(
@@ -57,14 +57,14 @@ def say(kind: str, payload: Mapping[str, Any] | object, words: str, json: bool) 
 
 
 def note_unheard(controller: ControllerClient, projects: Iterable[str]) -> None:
-    """Print a note for each project without any submitted job, because the project's name may be misspelt."""
+    """Print a note for each project without any job, because its name may be misspelt."""
     for project in projects:
         if project and not controller.jobs(project=project, limit=1):
             print(f"powerflow: note: no job of project {project} has been submitted yet", file=sys.stderr)
 
 
 def job_numbers(incomplete: str) -> list[tuple[str, str]]:
-    """Return the numbers of active jobs, for the shell's completion. Return none if no controller answers quickly."""
+    """Return the numbers of active jobs, for the shell's completion; none if no controller answers quickly."""
     from urllib.request import ProxyHandler, Request, build_opener
 
     try:

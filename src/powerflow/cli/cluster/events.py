@@ -28,7 +28,7 @@ def events(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue to print events as they happen.")] = False,
     json: Json = False,
 ) -> None:
-    """List events of the cluster, oldest first. With --follow and --json, print one event per line."""
+    """List what happened in the cluster, oldest first. With --follow and --json, print one event per line."""
     every: list[EventRecord] = []
     while True:
         page = controller.ask(ops.EVENTS, after=after, job=job, limit=1000, wait_s=_WAIT_S if follow else 0.0)

@@ -37,7 +37,10 @@ _BLOCKS = " ▏▎▍▌▋▊▉█"
 
 
 def plain(*heads: str, left: Collection[str] = (), wraps: Collection[str] = ()) -> Table:
-    """Return an empty table. Columns of ``left`` are aligned left. Text may wrap in columns of ``wraps``."""
+    """Return an empty table with the columns ``heads``.
+
+    Columns in ``left`` are aligned left, the others right. Text may wrap only in the columns in ``wraps``.
+    """
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for head in heads:
         table.add_column(head, justify="left" if head in left else "right", no_wrap=head not in wraps)
@@ -67,7 +70,7 @@ def job_table(jobs: Sequence[JobRecord], width: int, now_s: float) -> Renderable
 
     Args:
         jobs: The jobs to draw.
-        width: Columns of the terminal. If it is narrow, the least important columns are left out.
+        width: Width of the terminal in characters. If it is narrow, less important columns are left out.
         now_s: Present time in Unix seconds, from which the time until a job's end is computed.
     """
     cells = {column: [_text(column.cell(job, now_s)) for job in jobs] for column in _COLUMNS}
@@ -98,7 +101,7 @@ def _fitting(widths: Mapping[_Column, int], width: int) -> Mapping[_Column, int]
 
 
 def noted(table: RenderableType, emulated: bool) -> RenderableType:
-    """Add a line that explains the mark ᵉ to a table, if the table has emulated values."""
+    """Add a line under a table that explains the mark ᵉ, if the table has emulated values."""
     return Group(table, Text(EMULATED, style="dim italic")) if emulated else table
 
 
@@ -118,12 +121,12 @@ def side_by_side(values: Sequence[float], emulated: bool) -> list[str]:
 
 
 def mark(emulated: bool) -> str:
-    """Return the mark ᵉ for an emulated value, "" for a measured one; `EMULATED` explains the mark."""
+    """Return the mark ᵉ for an emulated value, "" for a measured one."""
     return "ᵉ" if emulated else ""
 
 
 def bar(share: float | None, cells: int = 8) -> Text:
-    """Draw a share as a bar and a number; draw a dash if the share is None (not known)."""
+    """Draw a share as a bar and a number; draw a dash if it is None."""
     if share is None or not math.isfinite(share):
         return Text(NOTHING, style="dim")
     eighths = round(min(max(share, 0.0), 1.0) * cells * 8)
@@ -138,7 +141,7 @@ def state(word: str) -> Text:
 
 
 def seconds(value: float | None) -> str:
-    """Format a duration; return a dash if it is None (not known)."""
+    """Format a duration; return a dash if it is None."""
     return NOTHING if value is None else duration(value)
 
 

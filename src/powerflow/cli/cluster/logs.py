@@ -32,9 +32,9 @@ def logs(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Print what a job wrote to stdout and stderr. Control characters appear as text (with --raw: unchanged).
+    """Print the log of a job: its stdout and stderr. Control characters appear as text, unless --raw is given.
 
-    With --json, print one part of the log per line, with its offset.
+    With --json, print the log in parts: one JSON object per line, with the part's offset.
     """
     offset, shown = 0, LogText()
     while True:

@@ -1,4 +1,4 @@
-"""``powerflow mode``: show or set the rollout stage, and show the results of its jobs."""
+"""``powerflow mode``: show or set the rollout stage, and show the results of the jobs in it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def mode(
         Stage | None,
         typer.Argument(
             metavar="[STAGE]",
-            help="observe: meter and learn; replay: estimate savings from past days; shadow: log what would be done for"
-            " each job; canary: do it, and go back if it does harm; enforce: do it. Without one: show the stage.",
+            help="observe: measure jobs; replay: also estimate savings from past days; shadow: also log what PowerFlow"
+            " would decide; canary: decide, but stop if jobs get worse; enforce: decide. Default: show the stage.",
         ),
     ] = None,
     projects: Annotated[
@@ -39,7 +39,7 @@ def mode(
     json: Json = False,
     watch: Watch = None,
 ) -> None:
-    """Show or set the rollout stage (observe … enforce). Each change can be undone."""
+    """Show or set the rollout stage: how much PowerFlow may do. Each change can be undone."""
     if stage is not None:
         names = None if projects is None else [name.strip() for name in projects.split(",") if name.strip()]
         if names is not None and not names:  # an empty variable in a script must not mean all projects
@@ -78,9 +78,13 @@ def _draw(found: StageList, width: int) -> RenderableType:
         )
     notes = [Text(f"{at.project or 'all'}: back to {at.stage}: {at.why}", style="yellow") for at in modes if at.why]
     if any(at.judged for at in modes):
-        notes.append(Text("as said: within the interval that was given at the start, meant for 80 %", style="dim"))
+        notes.append(
+            Text("as said: share of jobs inside the interval predicted at their start; it should be 80 %", style="dim")
+        )
     if any(at.compared for at in modes):
-        notes.append(Text("would be: had PowerFlow acted, against as asked, both as predicted", style="dim"))
+        notes.append(
+            Text("would be: predicted change if PowerFlow decided, instead of running jobs as asked", style="dim")
+        )
     if found.replayed is not None:
         notes.append(Text(_replayed(found.replayed)))
     return Group(table, *notes)
@@ -89,8 +93,8 @@ def _draw(found: StageList, width: int) -> RenderableType:
 def _replayed(found: SavingsRecord) -> str:
     days = "day" if found.days == 1 else f"{found.days} days"
     energy, jct = found.acted_j / found.asked_j - 1.0, found.acted_jct_s / found.asked_jct_s - 1.0
-    what = f"{energy:+.1%} energy, {jct:+.1%} mean JCT against as asked"
-    return f"the last {days} replayed ({found.jobs} jobs, simulated with costs as believed): {what}"
+    what = f"{energy:+.1%} energy, {jct:+.1%} mean JCT"
+    return f"the last {days}, simulated with and without PowerFlow ({found.jobs} jobs, learned costs): {what}"
 
 
 def _share(share: float | None, of: int) -> str:

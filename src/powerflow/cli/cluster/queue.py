@@ -25,15 +25,17 @@ _ACTIVE = [state for state in JobState if not state.ended]
 @asks
 def queue(
     controller: ControllerClient,
-    state: Annotated[list[JobState] | None, typer.Option("--state", help="Job state; may be repeated.")] = None,
+    state: Annotated[
+        list[JobState] | None, typer.Option("--state", help="Show only jobs in this state; may be repeated.")
+    ] = None,
     all: Annotated[bool, typer.Option("--all", "-a", help="Show also jobs that have ended.")] = False,
-    user: Annotated[str | None, typer.Option(help="Only this user's.")] = None,
-    project: Annotated[str | None, typer.Option(help="Only this project's.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Largest number of jobs, newest first.", min=1)] = None,
+    user: Annotated[str | None, typer.Option(help="Show only jobs of this user.")] = None,
+    project: Annotated[str | None, typer.Option(help="Show only jobs of this project.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Show at most this number of jobs, the newest ones.", min=1)] = None,
     json: Json = False,
     watch: Watch = None,
 ) -> None:
-    """List jobs: GPUs, clock, progress, expected end, and the reason for all this."""
+    """List jobs with their GPUs, clock, progress and expected end, and the reason for this state."""
     states = state or ([] if all else _ACTIVE)
 
     def read() -> list[JobRecord]:

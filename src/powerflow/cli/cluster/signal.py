@@ -38,18 +38,21 @@ def set_signal(
     controller: ControllerClient,
     kind: Which,
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="A CSV file, its http address, or a number for all times.")
+        str, typer.Argument(metavar="SOURCE", help="CSV file, http address of a CSV, or one number for all times.")
     ],
     fallback: Annotated[
         float | None, typer.Option(help="Value for times without data. Default: the mean of the series.")
     ] = None,
     max_age: Annotated[str, typer.Option(help="Time for which a value is valid.")] = "2h",
     weight: Annotated[
-        float, typer.Option(min=0.0, max=1000.0, help="Effect on the energy price; 0: accounts only.")
+        float,
+        typer.Option(
+            min=0.0, max=1000.0, help="Weight of this signal in the energy price. With 0, only accounts use the signal."
+        ),
     ] = 1.0,
     json: Json = False,
 ) -> None:
-    """Set how much a kWh costs or emits over time. The energy price then follows the signal; accounts use it too."""
+    """Set how much a kWh costs or emits over time. The energy price follows the signal, and accounts use it."""
     if fallback is not None:
         _finite(fallback, "--fallback")
     url, number = source if source.startswith(("http://", "https://")) else None, _number(source)

@@ -28,21 +28,32 @@ _WAIT_S = 20.0
 @asks
 def submit(
     controller: ControllerClient,
-    file: Annotated[Path | None, typer.Argument(metavar="[JOB.YAML]", help="Job file; - is standard input.")] = None,
-    run: Annotated[str | None, typer.Option(help="Command to run.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[JOB.YAML]",
+            help="File that describes the job (docs/job.md); - reads standard input. Or give --run.",
+        ),
+    ] = None,
+    run: Annotated[str | None, typer.Option(help="Command to run, such as 'python train.py'.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the job.")] = None,
-    gpus: Annotated[str | None, typer.Option(help="GPU counts: 4; 1..8; 1,2,4,8; 2..16 by 2; H100:1..8.")] = None,
+    gpus: Annotated[
+        str | None, typer.Option(help="GPU counts that the job can use: 4, 1..8, 1,2,4,8, '2..16 by 2' or H100:1..8.")
+    ] = None,
     project: Annotated[str | None, typer.Option(help="Project to charge.")] = None,
     priority: Annotated[str | None, typer.Option(help="Priority: protected, high, normal or low.")] = None,
     rescale: Annotated[str | None, typer.Option(help="Rescale mode: in-place, restart or none.")] = None,
     directory: Annotated[
         str | None, typer.Option(help="Working directory of the job. Default: that of the file, or the present folder.")
     ] = None,
-    env: Annotated[list[str] | None, typer.Option("--env", metavar="NAME=VALUE", help="May be repeated.")] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for the end; exit 1 if the job fails.")] = False,
+    env: Annotated[
+        list[str] | None,
+        typer.Option("--env", metavar="NAME=VALUE", help="Environment variable of the job; may be repeated."),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the job ends; exit with 1 if it fails.")] = False,
     json: Json = False,
 ) -> None:
-    """Submit a job. Flags replace values of the file. After a lost connection, the job is still submitted only once."""
+    """Submit a job. Flags replace values of the file. Even after a lost connection, the job is submitted only once."""
     flags = {"run": run, "name": name, "gpus": gpus, "project": project, "priority": priority, "rescale": rescale}
     record = controller.submit(_spec(file, {key: value for key, value in flags.items() if value}, directory, env or []))
     if not (wait and json):

@@ -23,7 +23,7 @@ def top(controller: ControllerClient, json: Json = False, watch: Watch = None) -
 
 
 def draw(found: Top, width: int) -> RenderableType:
-    """Draw the state of the cluster for a terminal of this width."""
+    """Draw the state of the cluster for a terminal of ``width`` characters."""
     from rich.console import Group
     from rich.text import Text
 

@@ -1,8 +1,8 @@
 """Read the Acme logs of Shanghai AI Laboratory (2023): two clusters that trained InternLM (Hu et al., NSDI'24).
 
-``trace_seren.csv`` and ``trace_kalos.csv`` (InternLM/AcmeTrace on GitHub) have the same layout; one cluster used Slurm,
-the other one Kubernetes. Times have an offset. The clusters have no virtual clusters. The column ``type`` is the kind
-of work (Pretrain, SFT, MLLM, Eval, Debug, Other).
+``trace_seren.csv`` (Slurm) and ``trace_kalos.csv`` (Kubernetes) have the same columns; they are in InternLM/AcmeTrace
+on GitHub. Times have an offset from UTC. The column ``type`` is the kind of work (Pretrain, SFT, MLLM, Eval, Debug,
+Other).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Define a log format: how it is recognised, and how its text is converted to jobs.
 
-The ``entries`` of a format is a generator over the open log. It yields jobs, skipped lines with the reason, and notes
-(plain strings), in the order of the file. It keeps no more of the log in memory than it needs.
+The function ``entries`` of a format is a generator over the open log. It yields jobs, skipped lines with the reason,
+and notes (plain strings), in the order of the file. It keeps only a small part of the log in memory.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Format:
     Attributes:
         name: Name of the format for ``--format``.
         title: Name of the format in sentences.
-        recognises: Function that returns True if the beginning of a file (about 64 KiB of text) looks like this format.
+        recognises: Function that returns True if the first 64 KiB of a file look like this format.
         entries: Function that reads an open log, and yields its jobs, skipped lines and notes.
         time_zone: Time zone of dates without an offset; None if the format has no such dates.
         notes: Assumptions about this format, as sentences for the user.
@@ -42,7 +42,7 @@ class Format:
 
 
 def header_of(head: str) -> tuple[str, ...]:
-    """Return the column names of a CSV file, from its first line that is not blank."""
+    """Return the column names of a CSV file: the fields of its first line that is not blank."""
     for line in head.splitlines():
         if line.strip():
             return _columns(line)

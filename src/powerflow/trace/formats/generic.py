@@ -1,10 +1,10 @@
-"""Read PowerFlow's own CSV of jobs, for any log that has no reader.
+"""Read PowerFlow's own CSV of jobs, into which users can convert logs that PowerFlow cannot read.
 
 ``powerflow trace convert`` and ``powerflow trace generate`` write this format. Columns, in any order; other columns are
 ignored:
 
 - ``submit_s`` (seconds from any origin, or since 1970) or ``submit`` (ISO date and time);
-- ``duration_s`` (seconds that the job ran on its GPUs; may be empty if ``iterations`` and ``model`` give the work);
+- ``duration_s`` (seconds that the job ran on its GPUs; it may be empty if ``iterations`` and ``model`` are given);
 - ``gpus`` (whole number ≥ 1);
 - and, if known: ``id``, ``wait_s``, ``model``, ``global_batch``, ``iterations``, ``project``, ``name``,
   ``state`` (completed, failed, cancelled or unknown), ``earlier_gpu_s`` (GPU-seconds held before a requeue);

@@ -26,13 +26,13 @@ _TELLING = NEEDED | {"vc", "node_num"}  # no other format has all of these
 
 
 def ended_job(row: Mapping[str, str], line: int, clock: Clock, log: str, state: str, outcome: JobOutcome) -> TraceJob:
-    """Return the job in a row of a Helios or an Acme log; both logs have the same layout.
+    """Return the job in a row of a Helios or an Acme log, which have the same columns.
 
     Args:
         row: Column → text.
         line: Line number of the row.
         clock: Converts dates to seconds.
-        log: Name of the log. A job without a number gets its name from the log and the line number.
+        log: Name of the log. A job without an id gets one from this name and the line number.
         state: State of the job as logged.
         outcome: How the job ended.
 

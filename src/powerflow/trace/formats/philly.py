@@ -1,7 +1,7 @@
-"""Read two tables that were made from Microsoft's Philly log of 2017.
+"""Read two tables that researchers made from Microsoft's Philly log of 2017.
 
-The log has the jobs of Jeon et al., "Analysis of Large-Scale Multi-Tenant GPU Clusters for DNN Training Workloads"
-(ATC'19). Others made these tables from it. `powerflow.trace.formats.philly_json` reads the full log.
+The log was published with Jeon et al., "Analysis of Large-Scale Multi-Tenant GPU Clusters for DNN Training Workloads"
+(ATC'19). `powerflow.trace.formats.philly_json` reads the log itself.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Read the full Philly log as Microsoft publishes it: ``cluster_job_log``, a JSON array of jobs with their attempts.
 
-A job that failed was tried again. Here a job has the number of GPUs of its largest attempt. Its duration is the GPU
-time of all its attempts divided by this number, so that the GPU time that it took from the cluster is right. A job
+A failed job was tried again, so that a job can have several attempts. The job's number of GPUs is that of its largest
+attempt. Its duration is the GPU time of all attempts divided by this number, so that its total GPU time is right. A job
 without a usable attempt is skipped, and the reason is recorded.
 """
 

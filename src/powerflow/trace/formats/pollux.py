@@ -1,17 +1,16 @@
 """Read workloads of Pollux (OSDI'21; petuum/adaptdl, osdi21-artifact) and Sia (SOSP'23), which have no durations.
 
-The work of a job is a number of training epochs of its application (the model that it trains). With a larger batch, the
-job needs fewer iterations, but not in proportion. For each application and some batch sizes, the artifact of Pollux
-publishes the number of iterations at the end of the last training epoch
-(``simulator/traces/<application>/validation-<batch>.csv``; epochs in ``simulator/applications.py``). `PUBLISHED` holds
-these numbers. For another batch B, the number of iterations is
+The logs give a job's work as training epochs of its application (the model that it trains). To convert it to
+iterations, `PUBLISHED` has the number of iterations at the end of the last epoch, for each application and some batch
+sizes. It is from Pollux's artifact (``simulator/traces/<application>/validation-<batch>.csv``; epochs in
+``simulator/applications.py``). For another batch B, the number of iterations is
 
     N(B) = S_min · (1 + B_noise / B) = S_min + C / B
 
 (McCandlish et al. 2018, arXiv 1812.06162), where S_min and C are fitted to the two published batches nearest to B. On
-published batches that were left out of the fit, the error is at most 5 % (bert with batch 384: 504 computed, 480
-published). ImageNet is extrapolated from batches 200 and 800 up to 12,800, and yolov3 from 64 and 128 to 512; these
-numbers are least certain.
+published batches that were left out of the fit, the error is at most 5 % (bert, batch 384: 504 computed, 480
+published). The least certain numbers are extrapolations: ImageNet from batches 200 and 800 up to 12,800, and yolov3
+from 64 and 128 to 512.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ PUBLISHED: Mapping[str, tuple[tuple[int, int], ...]] = {
 
 
 def iterations_of(application: str, global_batch: int) -> float | None:
-    """Return the number of iterations that an application needs at a global batch; None if too little is published.
+    """Return the number of iterations that an application needs at a global batch; None if it cannot be computed.
 
     Args:
         application: Name of the application (the trained model) in the workloads.

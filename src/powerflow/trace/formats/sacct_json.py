@@ -1,8 +1,8 @@
 """Read Slurm's JSON: ``sacct --json``, and ended jobs in ``squeue --json`` and ``scontrol show jobs --json``.
 
-Times are UTC. The steps of a job are inside the job. Slurm's versions (data_parser) write the same value differently: a
-number may be a plain number or ``{"set": true, "infinite": false, "number": 8}``; a state may be a word, a list of
-words, or under "current".
+Times are UTC. A job contains its steps. Versions of Slurm (data_parser) write the same value differently. A number is
+``8`` or ``{"set": true, "infinite": false, "number": 8}``. A state is a word, a list of words, or the value of
+"current".
 """
 
 from __future__ import annotations

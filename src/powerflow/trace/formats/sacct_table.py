@@ -1,9 +1,9 @@
 """Split the text output of Slurm's ``sacct`` into columns.
 
-The text has one record per line, a delimiter between the fields, and a header with the names of the columns. With the
-options ``-P`` and ``-p`` the delimiter is a bar (with ``-p`` also at the end of a line); with ``--delimiter`` it is any
-other text. A table that was edited in a spreadsheet or pandas has commas, semicolons or tabs, quoted fields, or an
-index column.
+The text has a header with column names, then one record per line, with a delimiter between the fields. With the options
+``-P`` and ``-p`` the delimiter is a bar (``-p`` also puts it at the end of a line); ``--delimiter`` sets any other
+text. A table that was edited in a spreadsheet or pandas may have commas, semicolons or tabs, quotes, or an index
+column.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _NAME = re.compile(r"[A-Za-z]+")
 def columns_of(line: str) -> tuple[list[str], str] | None:
     """Return the column names and the delimiter of a header line; None if the line is not a header.
 
-    A header has a column for the job number, and one for the state, the submission or the elapsed time. The same
-    delimiter is between all names.
+    A header has a column for the job number, and at least one for state, submission or elapsed time, with the same
+    delimiter between all names.
     """
     found = list(_NAME.finditer(line))
     known = [match for match in found if match.group().lower() in _CANONICAL]
@@ -65,7 +65,7 @@ def fields_of(line: str, delimiter: str) -> Sequence[str]:
 
 
 def header_within(head: str) -> tuple[int, list[str], str] | None:
-    """Find the header of ``sacct`` output in the first lines of a file; return None if no line is a header.
+    """Find the header of ``sacct`` output in the beginning of a file; return None if no line is a header.
 
     Returns:
         Line number of the header (from 0), column names, and delimiter.

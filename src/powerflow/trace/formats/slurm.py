@@ -1,4 +1,4 @@
-"""Combine the records of a Slurm log into jobs. The readers of ``sacct -P`` and of ``sacct --json`` both use this."""
+"""Combine the records of a Slurm log into jobs, for the readers of ``sacct -P`` and of ``sacct --json``."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ NO_GPU_ACCOUNTING = "AccountingStorageTRES=gres/gpu in slurm.conf"
 
 @dataclass(frozen=True, slots=True)
 class SlurmRun:
-    """A record of Slurm: one run of a job. None and "" stand for missing values.
+    """One run of a job: a record of Slurm. None and "" stand for missing values.
 
     Attributes:
         line: Line number of the record.
@@ -56,7 +56,7 @@ class SlurmRun:
         account: Name of the account.
         name: Name of the job.
         cluster: Name of the cluster. Each cluster numbers its own jobs.
-        asked: Option of the submit line that requested GPUs; "" if no option did.
+        asked: Option of the submit line that requests GPUs; "" if there is none.
     """
 
     line: int
@@ -86,13 +86,13 @@ class _Record:
 def jobs_of(runs: Iterable[SlurmRun | Skipped]) -> Iterator[Entry]:
     """Combine the records of a Slurm log into jobs.
 
-    Each job is made from its last run, and has the GPU time of its earlier runs. A log can have several records with
-    one job number: Slurm writes one record for each run of a requeued job (``sacct --duplicates``), each cluster
-    numbers its own jobs, numbers begin again with a new database, and users join logs. Memory is needed only for the
-    runs that held GPUs.
+    Several records can have the same job number, for four reasons. Slurm writes one record for each run of a requeued
+    job (``sacct --duplicates``). Each cluster numbers its own jobs. A new database begins again with number 1. Users
+    join logs. A job is made from its last run, and has the GPU time of its earlier runs. Only runs with GPUs are kept
+    in memory.
 
     Yields:
-        One job for each cluster, job number and first submission; skipped lines; and notes for the user.
+        One job for each combination of cluster, job number and first submission; skipped lines; notes for the user.
     """
     numbers: dict[tuple[str, str], list[_Record]] = {}
     left_out = _LeftOut()
@@ -140,7 +140,7 @@ class _LeftOut:
             self._slice_gpu_s += sum(shares) * (run.elapsed_s or 0.0)
 
     def notes(self, *, any_job: bool) -> Iterator[str]:
-        """Yield sentences about the skipped runs, for the user. ``any_job`` is True if the log has any usable job."""
+        """Yield sentences about the skipped runs, for the user. ``any_job`` is True if the log has a usable job."""
         if self._asked or (self._cpu_jobs and not any_job and not self._slice_jobs and not self._sharing_jobs):
             yield (
                 f"{self._asked or self._cpu_jobs} jobs have no GPU in their records"

@@ -1,7 +1,7 @@
 """Count the GPUs in a Slurm record: whole GPUs, MIG slices (parts of a GPU), and shares through shard or mps.
 
-Slurm counts all of these as generic resources. A MIG slice is ``gres/gpu:a100_1g.5gb=1`` (or ``gres/gpu:1g.5gb=1``) and
-is also counted in ``gres/gpu``. A share of a GPU is ``gres/shard=4`` or ``gres/mps=25`` (gres.conf(5)).
+Slurm calls all of these generic resources (gres). A MIG slice is ``gres/gpu:a100_1g.5gb=1`` (or ``gres/gpu:1g.5gb=1``);
+it is also counted in ``gres/gpu``. A share of a GPU is ``gres/shard=4`` or ``gres/mps=25`` (gres.conf(5)).
 """
 
 from __future__ import annotations
@@ -35,10 +35,9 @@ class SlurmGpus:
 
     Attributes:
         whole: Number of whole GPUs.
-        slices: MIG profile (kind of slice of a GPU) → number of slices held.
+        slices: MIG profile (kind of slice) → number of slices.
         shares: Share of a GPU, as ``gres/shard=4`` or ``gres/mps=25``; "" if the job shares no GPU.
-        one_node_assumed: True if the record has a number of GPUs per node but no number of nodes, so that one node was
-            assumed.
+        one_node_assumed: True if the record has GPUs per node but no number of nodes; then one node is assumed.
     """
 
     whole: float = 0.0
@@ -54,8 +53,8 @@ class SlurmGpus:
 def held_gpus(allocated: Iterable[SlurmGpus], requested: Iterable[SlurmGpus], submitted: SlurmGpus) -> SlurmGpus:
     """Return the GPUs that a job held, from all columns of its Slurm record.
 
-    Allocated counts are preferred to requested counts. MIG slices and shares of GPUs may be named in any column: where
-    the site accounts only for ``gres/gpu``, only the request or the submit line names the MIG profile.
+    Allocated counts are preferred to requested counts. MIG slices and shares are taken from any column, because at some
+    sites only the request or the submit line names them.
 
     Args:
         allocated: GPUs in the columns of allocated resources.
@@ -77,9 +76,9 @@ def held_gpus(allocated: Iterable[SlurmGpus], requested: Iterable[SlurmGpus], su
 
 
 def tres_gpus(tres: Mapping[str, float]) -> SlurmGpus:
-    """Return the GPUs among a record's trackable resources (TRES): name → count.
+    """Return the GPUs among a record's trackable resources (``tres``: name → count).
 
-    ``gres/gpu`` counts all GPUs. If it is missing, the counts of all ``gres/gpu:type`` are added up.
+    ``gres/gpu`` counts all GPUs. If it is missing, the counts of all ``gres/gpu:type`` are added.
     """
     slices = {mig_profile(name): count for name, count in tres.items() if mig_profile(name) and count > 0}
     typed = sum(count for name, count in tres.items() if name.startswith("gres/gpu:") and not mig_profile(name))
@@ -94,7 +93,7 @@ def tres_gpus(tres: Mapping[str, float]) -> SlurmGpus:
 
 
 def parse_tres(value: str) -> dict[str, float]:
-    """Read trackable resources such as ``billing=8,cpu=64,gres/gpu:a100=8,node=1``: return name → count.
+    """Read trackable resources such as ``billing=8,cpu=64,gres/gpu:a100=8,node=1``; return name → count.
 
     Only GPUs, shares of GPUs, and nodes are returned. Counts may have the suffixes K, M, G, T, P (powers of 1024).
 
@@ -113,7 +112,7 @@ def parse_tres(value: str) -> dict[str, float]:
 def gres_gpus(value: str, nodes: float | None) -> SlurmGpus:
     """Read GPUs from the older columns ``AllocGRES`` and ``ReqGRES``: ``gpu:2``, ``gres:gpu:a100:8(IDX:0-7)``.
 
-    The counts are per node. Slurm 19.05 to 20.02 put ``PER_NODE:`` or ``PER_JOB:`` before a count. If both are there,
+    Counts are per node. Slurm 19.05 to 20.02 write ``PER_NODE:`` or ``PER_JOB:`` before a count; if a record has both,
     the count per job is used.
 
     Args:
@@ -152,9 +151,10 @@ def gres_gpus(value: str, nodes: float | None) -> SlurmGpus:
 
 
 def submitted_gpus(line: str) -> tuple[SlurmGpus, str]:
-    """Return the GPUs that a submit line requests (``sbatch --gres=gpu:1g.5gb:1 …``), and the option for this.
+    """Return the GPUs that a submit line requests (``sbatch --gres=gpu:1g.5gb:1 …``), and the option that requests
+    them.
 
-    The option is "" if the line requests no GPU. Do not use the counts: the job script may also set options.
+    The option is "" if there is none. Counts are not reliable, because the job script may set further options.
     """
     for found in _OPTION.finditer(line):
         option, value = found.group(1), found.group(2).strip("\"'")
@@ -168,9 +168,9 @@ def submitted_gpus(line: str) -> tuple[SlurmGpus, str]:
 
 
 def mig_profile(name: str) -> str:
-    """Return the MIG profile (kind of slice of a GPU) in the name of a GPU type: ``1g.5gb`` of ``a100_1g.5gb``.
+    """Return the MIG profile (kind of slice) in the name of a GPU type: ``1g.5gb`` for ``a100_1g.5gb``.
 
-    The result is "mig" if the name says MIG but no profile, and "" if the GPU is not sliced.
+    The result is "mig" if the name contains MIG but no profile, and "" if it is a whole GPU.
     """
     if found := _MIG.search(name):
         return found.group(0).lower()
@@ -178,10 +178,10 @@ def mig_profile(name: str) -> str:
 
 
 def slice_share(profile: str) -> float | None:
-    """Return the share of a whole GPU that a slice with a MIG profile has; None for an unknown profile.
+    """Return the share of a GPU's compute slices that a MIG profile has; None for an unknown profile.
 
-    The share is that of the compute slices. An A100, H100, H200 or B200 has seven compute slices. The profiles of an
-    A30 and of an RTX PRO 6000 are quarters (NVIDIA MIG user guide, "Supported MIG profiles").
+    An A100, H100, H200 or B200 has seven compute slices, an A30 or RTX PRO 6000 four (NVIDIA MIG user guide, "Supported
+    MIG profiles").
     """
     found = _MIG.fullmatch(profile)
     if found is None:

@@ -1,8 +1,7 @@
 """Read logs in the Standard Workload Format 2.2 (Feitelson's Parallel Workloads Archive).
 
-A line has 18 numbers; −1 means unknown. The format has processors but no GPUs, so one processor is read as one GPU, and
-a note says so. This is right for a log whose processors are GPUs, and only a substitute for any other log.
-``; UnixStartTime:`` in the header gives the date of second 0.
+A line has 18 numbers; −1 means unknown. The format has no GPUs, so each processor is read as one GPU, and a note says
+so. This is wrong unless the log's processors are GPUs. ``; UnixStartTime:`` in the header gives the date of second 0.
 """
 
 from __future__ import annotations

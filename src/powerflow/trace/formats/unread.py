@@ -1,4 +1,4 @@
-"""Recognise logs that PowerFlow cannot read, and tell the user which file to give instead."""
+"""Recognise logs that PowerFlow cannot read, and say which file the user should give instead."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _OWN_CSV = "convert it to a CSV with the columns id,submit_s,duration_s,gpus (do
 
 
 def kind_not_read(head: str) -> tuple[str, str] | None:
-    """Return the kind of a log that PowerFlow cannot read, with the file that the user should give instead.
+    """Return the kind of an unreadable log, and the file that the user should give instead; None for an unknown kind.
 
-    ``head`` is the beginning of the file. The result is None if the kind is not recognised.
+    ``head`` is the beginning of the file.
     """
     lines = [line.rstrip("\r\n") for line in head.splitlines() if line.strip()]
     if not lines:
