@@ -25,8 +25,9 @@ class Pollux:
     """Share GPUs so that the power mean of all jobs' speedups is largest: ``(Σ w_j·s_j^p / Σ w_j)^(1/p)``, p = −1.
 
     Source: Qiao et al., OSDI'21, cluster-wide optimisation. The speedup of job j on n GPUs compares it with an equal
-    share of all GPUs: ``s_j(n) = T_j(equal share) / T_j(n)``, with T_j seconds per iteration. The global batch is fixed
-    here, so the paper's goodput is throughput. If a running job changes its GPU count, its speedup is multiplied by
+    share of all GPUs: ``s_j(n) = T_j(equal share) / T_j(n)``, with T_j seconds per iteration. Where the owner allows
+    other global batches, T_j is the inverse of the paper's goodput (`powerflow.cost.goodput`). Otherwise the batch is
+    fixed, and goodput is throughput. If a running job changes its GPU count, its speedup is multiplied by
     ``t / (t + δ)``. Here δ is the pause of the job, and t the time since its GPU count last changed; in the paper t is
     the time since submission, and past moves count. The weight w_j is the owner's priority × the paper's decay
     ``min(1, threshold / GPU time)^λ``, so that long jobs do not keep GPUs from short jobs.
