@@ -18,9 +18,10 @@ class Tiresias:
     """Serve jobs in several queues; a job moves to the next queue when its GPU-seconds pass a threshold.
 
     Source: Gu et al., NSDI'19, discretised 2D-LAS (Tiresias-L). Sizes of jobs need not be known. The first queue is
-    served first; each further queue gets the GPUs that the queues before it leave. Inside a queue, jobs are served in
-    order of submission, so that equal jobs do not preempt each other. A job for which too few GPUs are left is skipped.
-    All jobs run on their requested GPUs at the maximum clock.
+    served first; each further queue gets the GPUs that the queues before it leave. Inside a queue, running jobs are
+    served before waiting jobs, as in the authors' simulator, so that jobs of one queue do not preempt each other. Then
+    the order of submission counts. A job for which too few GPUs are left is skipped. All jobs run on their requested
+    GPUs at the maximum clock.
 
     Args:
         queues: One threshold or several ascending thresholds, GPU-seconds. There is one more queue than thresholds.
@@ -51,13 +52,13 @@ class Tiresias:
             )
 
     def decide(self, view: View) -> Allocation:
-        """Return an allocation: GPUs are given out queue by queue, and inside a queue in order of submission."""
+        """Return an allocation: GPUs are given out queue by queue, inside a queue first to running jobs."""
         allocation = view.nothing()
         jobs = view.jobs
         need = requested_gpus(view)
         queue = np.searchsorted(self.queues, jobs["attained_gpu_s"], side="right")
         queue[self._promoted(view)] = 0
-        order = np.lexsort((jobs["id"], jobs["arrival_s"], queue))
+        order = np.lexsort((jobs["id"], jobs["arrival_s"], jobs["gpus"] == 0, queue))
         allocation.gpus = take_what_fits(need, order[need[order] > 0], view.capacity)
         return allocation
 
