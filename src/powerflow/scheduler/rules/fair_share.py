@@ -1,26 +1,39 @@
-"""Share the cluster fairly between projects: jobs of projects with much recent GPU time get lower weights.
+"""Share the cluster fairly between projects: each project gets its deserved GPUs before another gets more than its own.
 
-The usage of a project is its GPU-seconds, where older GPU-seconds count less: half after each half-life. The weights of
-the project's jobs are multiplied by the factor ``2^(1 − U/S)``. U is the project's part of the usage of all projects,
-and S is the part that it is entitled to. This is the fair-share factor of Slurm's multifactor priority plug-in, times
-two, so that a project with U = S has the factor 1. The factor is between 1/8 and 2: past usage makes jobs wait, but
-not for ever.
+1. The *deserved* GPUs of a project are its part of the GPUs of the pool by shares. A project that can use fewer gets
+   what it can use; the others divide the rest, again by shares (max-min fairness, `deserved`).
+2. The inner policy decides about all jobs together. Where no job waits, or no project with waiting jobs is below its
+   deserved GPUs, this is the answer. So idle GPUs may be used beyond a share.
+3. Otherwise the inner policy decides about the jobs of each such project on the project's deserved GPUs, and about all
+   other jobs on the GPUs that are left. It chooses which of them shrink or stop.
+
+Two projects at their deserved GPUs never take GPUs from each other: that would only move a pause from one to the other.
+
+GPUs beyond the deserved ones, and GPUs for jobs that need more than their project deserves, depend on what projects
+have used lately: the weights of a project's jobs are multiplied by the factor ``2^(1 − U/S)``. U is the project's part
+of the usage of all projects, and S is the part that it is entitled to. Usage is GPU-seconds, of which half still count
+after each half-life. This is the fair-share factor of Slurm's multifactor priority plug-in, times two, so that a
+project with U = S has the factor 1. The factor is between 1/8 and 2: past usage makes jobs wait, but not for ever.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
-from powerflow.arrays import FloatArray, IntArray
+from powerflow.arrays import BoolArray, FloatArray, IntArray
 from powerflow.errors import InputError
+from powerflow.policy.levels import feasible, least_levels, step_times
 from powerflow.policy.protocol import Allocation, Policy, View
+from powerflow.scheduler.rules.partial import decide_rest
 from powerflow.scheduler.rules.wrapper import Wrapper
 from powerflow.units import DAY_S
 
 LEAST_FACTOR = 0.125
+PATIENCE_PAUSES = 10.0  # pauses that a job waits before running jobs of other projects give up GPUs for it
 
 
 def decayed(usage: float, seconds: float, half_life_s: float) -> float:
@@ -45,10 +58,45 @@ def factors(usage: FloatArray, shares: FloatArray) -> FloatArray:
     return found
 
 
-class FairShare(Wrapper):
-    """Let a policy see lower weights for jobs of projects that have recently used more GPU time than others.
+def deserved(capacity: int, demand: IntArray, shares: FloatArray, held: IntArray, usage: FloatArray) -> IntArray:
+    """Divide GPUs between P projects by their shares, ``[P]``; no project gets more than it can use.
 
-    Jobs without a project keep their weight.
+    A project that can use no more than its part gets what it can use, and the others divide what is left. Parts are
+    rounded down; the GPUs left over go one by one to the projects with the largest fractions. Of equal fractions, those
+    come first that hold the GPU already, so that no GPU changes hands between equals, and then those that have used
+    least.
+
+    Args:
+        capacity: How many GPUs there are.
+        demand: ``[P]`` the most GPUs that the jobs of each project can use.
+        shares: ``[P]`` what each project is entitled to, compared with the others; > 0, in any unit.
+        held: ``[P]`` GPUs that each project holds now.
+        usage: ``[P]`` past usage of each project, in any unit.
+    """
+    gets = np.zeros(len(demand), np.int64)
+    wants = demand > 0
+    while wants.any():
+        part = (capacity - gets.sum()) * shares / shares[wants].sum()
+        met = wants & (demand <= part * (1.0 + 1e-12))
+        if not met.any():
+            break
+        gets[met] = demand[met]
+        wants &= ~met
+    if wants.any():
+        whole = np.floor(part + 1e-9).astype(np.int64)
+        fraction = np.round(part - whole, 9)
+        gets[wants] = whole[wants]
+        rows = np.flatnonzero(wants)
+        order = rows[np.lexsort(((usage / shares)[rows], (held <= whole)[rows], -fraction[rows]))]
+        gets[order[: capacity - int(gets.sum())]] += 1
+    return gets
+
+
+class FairShare(Wrapper):
+    """Give each project with waiting jobs its deserved GPUs, and the rest as the policy decides.
+
+    Jobs without a project are treated as the jobs of one project. A job takes GPUs of running jobs in this way only
+    after it has waited for ten of its pauses (`PATIENCE_PAUSES`); free GPUs are shared out at once.
 
     Args:
         inner: The policy.
@@ -79,11 +127,11 @@ class FairShare(Wrapper):
         self._given: dict[int, tuple[str, int]] = {}  # by job id: project, and GPUs of the last answer
 
     def decide(self, view: View) -> Allocation:
-        """Return the inner policy's answer to a view with weights that depend on each project's past usage."""
+        """Return the inner policy's answer, changed so that projects with waiting jobs have their deserved GPUs."""
         self._account(view)
         of = self.factors()
         factor = np.array([of.get(name, 1.0) for name in view.projects])[view.jobs["project"]]
-        answer = self.inner.decide(view.with_jobs(weight=view.jobs["weight"] * factor))
+        answer = self._shared(view.with_jobs(weight=view.jobs["weight"] * factor))
         self._given |= _held(view, answer.gpus)
         return answer
 
@@ -92,6 +140,79 @@ class FairShare(Wrapper):
         usage, shares = np.array([*self.usage_gpu_s.values()]), np.array([*self.shares.values()])
         return dict(zip(self.shares, factors(usage, shares).tolist(), strict=True))
 
+    # -- deserved GPUs ----------------------------------------------------------------------------------------------
+
+    def _shared(self, view: View) -> Allocation:
+        """Return the inner policy's answer, asked again about projects that are below their deserved GPUs.
+
+        Other projects may get less in each further answer, and so fall below their deserved GPUs. So this is repeated
+        until no project gains by it. There are always enough GPUs: all projects together deserve at most all GPUs.
+        """
+        answer = self.inner.decide(view)
+        project = view.jobs["project"]
+        if not (answer.gpus == 0).any() or (project == project[0]).all():
+            return answer
+        allowed = feasible(view, step_times(view))
+        level = least_levels(allowed)
+        fewest = np.where(level >= 0, view.gpu_counts[level], view.capacity + 1)
+        most = np.where(allowed, view.gpu_counts, 0).max(axis=1, initial=0)
+        fixed, room = np.zeros(len(project), np.bool_), self._room(view, most)
+        while True:
+            below = (room - _by_project(view, answer.gpus))[project] > 0
+            insists = below & (answer.gpus == 0) & (fewest <= room[project]) & ~fixed
+            before = int(fixed.sum())
+            for code in np.unique(project[insists]).tolist():
+                answer = self._settle(view, answer, project == code, int(room[code]), fixed)
+            if fixed.sum() == before:
+                return answer
+            answer = decide_rest(self.inner, view, answer, fixed)
+
+    def _settle(self, view: View, answer: Allocation, rows: BoolArray, gpus: int, fixed: BoolArray) -> Allocation:
+        """Let the inner policy decide about one project's jobs (``rows``, ``[J]``) on ``gpus`` GPUs.
+
+        If it uses more GPUs for them than before, they are marked in ``fixed``, ``[J]``, and their new allocation is
+        returned with the others' old allocation.
+        """
+        part = self.inner.decide(replace(view.of_jobs(rows), capacity=gpus))
+        if part.gpus.sum() <= answer.gpus[rows].sum():
+            return answer
+        fixed |= rows
+        changed = Allocation(answer.gpus.copy(), answer.clock.copy(), answer.gpu_price)
+        changed.gpus[rows], changed.clock[rows] = part.gpus, part.clock
+        if answer.worth is not None and part.worth is not None:
+            changed.worth = answer.worth.copy()
+            changed.worth[rows] = part.worth
+        return changed
+
+    def _room(self, view: View, most: IntArray) -> IntArray:
+        """Return the GPUs on which each project's jobs may insist now, ``[P]`` for P projects of the view.
+
+        These are its deserved GPUs if a job of it has waited long enough. Otherwise GPUs that running jobs of other
+        projects hold are left out.
+
+        Args:
+            view: All jobs.
+            most: ``[J]`` the most GPUs that each job can use.
+        """
+        jobs, codes = view.jobs, np.unique(view.jobs["project"])
+        held, demand = _by_project(view, jobs["gpus"])[codes], _by_project(view, most)[codes]
+        names = [view.projects[code] for code in codes.tolist()]
+        shares = np.array([self.shares.get(name, 1.0) for name in names])
+        usage = np.array([self.usage_gpu_s.get(name, 0.0) for name in names])
+        due = deserved(view.capacity, demand, shares, held, usage)
+        urgent = (jobs["gpus"] == 0) & (view.now_s - jobs["since_s"] >= PATIENCE_PAUSES * jobs["pause_s"])
+        free = max(0, view.capacity - int(held.sum()))
+        room = np.zeros(len(view.projects), np.int64)
+        for code, gpus, has in zip(codes.tolist(), due.tolist(), held.tolist(), strict=True):
+            if (urgent & (jobs["project"] == code)).any():
+                room[code] = gpus
+            else:
+                room[code] = min(gpus, has + free)
+                free -= max(0, int(room[code]) - has)
+        return room
+
+    # -- usage ------------------------------------------------------------------------------------------------------
+
     def _account(self, view: View) -> None:
         """Add to each project's usage the GPUs that its jobs have held since the last decision.
 
@@ -99,7 +220,7 @@ class FairShare(Wrapper):
         views of the same moment, only the first view counts: the later views may show only some of the jobs.
         """
         for code in np.unique(view.jobs["project"]).tolist():
-            if code and view.projects[code] not in self.shares:
+            if view.projects[code] not in self.shares:
                 self.shares[view.projects[code]] = 1.0
                 self.usage_gpu_s[view.projects[code]] = 0.0
         if view.now_s > self._seen_s:
@@ -107,12 +228,18 @@ class FairShare(Wrapper):
             for name in self.usage_gpu_s:
                 self.usage_gpu_s[name] = decayed(self.usage_gpu_s[name], since_s, self.half_life_s)
             for project, gpus in (self._given | _held(view, view.jobs["gpus"])).values():
-                if gpus and project:
+                if gpus:
                     self.usage_gpu_s[project] += gpus * since_s
             self._given = {}
         elif not math.isnan(self._seen_s):
             return
         self._seen_s = view.now_s
+
+
+def _by_project(view: View, gpus: IntArray) -> IntArray:
+    """Return the sum of ``gpus``, ``[J]``, over the jobs of each project of the view, ``[P]``."""
+    total: IntArray = np.bincount(view.jobs["project"], gpus, len(view.projects)).astype(np.int64)
+    return total
 
 
 def _held(view: View, gpus: IntArray) -> dict[int, tuple[str, int]]:
