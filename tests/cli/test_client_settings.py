@@ -69,7 +69,7 @@ def test_its_token_goes_nowhere_else(places: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("url: http://a:1\nurls: x\n", r"config.yaml:2: 'urls' is not a setting; one of url, token"),
+        ("url: http://a:1\nurls: x\n", r"config.yaml:2: 'urls' is not a setting; give one of url, token"),
         ("url: [a]\n", r"config.yaml:1: url has no text as its value"),
         ("url:\n", r"config.yaml:1: url has no text as its value"),
         ("- url\n", r"config.yaml:1: is not a list of settings"),

@@ -42,5 +42,5 @@ def test_nobody_who_is_no_proxy_changes_their_address(forwarded: list[str]) -> N
 
 @pytest.mark.parametrize("text", ["", "proxy.example", "10.0.0.0/33", "10.0.0"])
 def test_what_is_no_address_is_refused_in_a_line(text: str) -> None:
-    with pytest.raises(InputError, match=r"--trusted-proxy: .* is not an address; such as"):
+    with pytest.raises(InputError, match=r"--trusted-proxy: .* is not an address; give an address such as"):
         trusted_proxies([text])

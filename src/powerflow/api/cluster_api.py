@@ -48,7 +48,7 @@ class ClusterApi(Protocol):
         """Submit a job. When the answer arrives, the job is stored on disk.
 
         Returns:
-            The job, and True if it is new. If this caller has used the key before, the earlier job is returned.
+            The job, and True if it is new. If this caller has already sent the same key, the earlier job is returned.
 
         Raises:
             Refused: The key was used for a different job, or the job can never run on this cluster.
@@ -87,7 +87,7 @@ class ClusterApi(Protocol):
         """List the decisions about a job, oldest first, each with the predicted completion time and energy."""
 
     def events(self, *, after: int = 0, job_id: str | None = None, limit: int = 100) -> NumberedPage[EventRecord]:
-        """List events of the cluster, oldest first. To get later events, set `after` to the `after` of this answer."""
+        """List events of the cluster, oldest first. To get later events, send the `after` of this answer."""
 
     def nodes(self) -> Sequence[NodeRecord]:
         """List nodes and their GPUs."""

@@ -99,7 +99,9 @@ def spec_of_text(
     values = _plain(root, (), lines, set(), where)
     if not isinstance(values, dict):
         raise InputError(
-            "expected 'key: value' lines", where=f"{where}:{lines[()]}", fix="such as 'run: python train.py'"
+            "expected 'key: value' lines",
+            where=f"{where}:{lines[()]}",
+            fix="write lines such as 'run: python train.py'",
         )
     directory = values.get("directory")
     if isinstance(directory, str) and directory and "\0" not in directory:

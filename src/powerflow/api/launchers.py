@@ -304,7 +304,7 @@ def _options(
             )
         at += 1
     if at >= len(words):
-        raise InputError(f"run names no script for {kind}", fix=f"such as {kind} train.py")
+        raise InputError(f"run names no script for {kind}", fix=f"write {kind} train.py")
     return options, at
 
 

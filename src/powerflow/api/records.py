@@ -367,7 +367,7 @@ class Accounts:
         since_s, until_s: The window, in Unix seconds.
         by: Group of each account: ``user``, ``project`` or ``job``.
         items: The accounts; after them ``idle`` (the energy of idle GPUs) and ``total``.
-        notes: One line for each signal: its source, and the share of joules that had its fallback value.
+        notes: One line for each signal: its source, and for which share of joules its fallback value was used.
     """
 
     since_s: float

@@ -23,7 +23,7 @@ class Shell(StrEnum):
     FISH = "fish"
 
 
-def completion(shell: Annotated[Shell, typer.Argument(help="Which shell.")]) -> None:
+def completion(shell: Annotated[Shell, typer.Argument(help="Shell that will use the script.")]) -> None:
     """Print a script that makes a shell complete commands, options and job numbers.
 
     bash: powerflow completion bash >> ~/.bash_completion ·

@@ -49,7 +49,8 @@ class Ending:
         self._over = False
 
     def begin(self, what: str, more_s: float = 0.0) -> None:
-        """Start the time limit for one part of the end of this process; the next call starts that of the next part.
+        """Start the time limit for a part of the end of this process. Each further call starts the limit of a next
+        part.
 
         Args:
             what: What the process waits for in this part, for the message.

@@ -94,7 +94,7 @@ def _print_table(fits: list[Fit]) -> None:
     table = Table("model", "GPU type", title="Error of fitted models, mean (median)", title_justify="left")
     for column in ("points", "time, fitted", "time, left out", "power, fitted", "power, left out"):
         table.add_column(column, justify="right")
-    table.add_column("kept from the prior")
+    table.add_column("not fitted")
     for fitted in fits:
         errors = (fitted.time, fitted.held_out_time, fitted.power, fitted.held_out_power)
         name, kind = fitted.model.name, fitted.model.gpu_type

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 Cluster = Annotated[str, typer.Option(help="The cluster: COUNTxGPUS:TYPE such as 16x8:A100, or a YAML file.")]
 Load = Annotated[
-    float | None, typer.Option(help="Scale submission times to this load: requested ÷ available GPU-seconds.")
+    float | None,
+    typer.Option(help="Load (requested ÷ available GPU-seconds); submission times are scaled to reach it."),
 ]
 BelievedCosts = Annotated[
     str,
@@ -97,6 +98,8 @@ def shares(text: str, where: str) -> list[float]:
         except ValueError:
             value = -1.0
         if not 0 < value < float("inf"):
-            raise InputError(f"{word!r} is not a share above 0", where=where, fix="such as 1.0,0.9,0.8 or 100%,90%")
+            raise InputError(
+                f"{word!r} is not a share above 0", where=where, fix="give shares such as 1.0,0.9,0.8 or 100%,90%"
+            )
         read.append(value)
     return list(dict.fromkeys(read))

@@ -52,7 +52,7 @@ def serve(
     emulate: Annotated[
         str | None, typer.Option(help="Emulated GPUs, such as 2x4:A100. Default: the real GPUs of this machine.")
     ] = None,
-    policy: Annotated[str, typer.Option(help="Scheduling policy, as powerflow simulate takes it.")] = "prices",
+    policy: Annotated[str, typer.Option(help="Scheduling policy, such as prices or greedy:0.5.")] = "prices",
     energy_price: Annotated[
         float, typer.Option("--lambda", help="Energy price λ_E, in seconds of mean completion time per joule.", min=0.0)
     ] = 0.0,
@@ -70,7 +70,7 @@ def serve(
     explore_steps: Annotated[
         int,
         typer.Option(
-            help="Steps to measure at each clock when a job first runs on a number of GPUs; 0: none.",
+            help="When a job first runs on a number of GPUs: steps to measure at each clock; 0: none.",
             min=0,
         ),
     ] = 20,

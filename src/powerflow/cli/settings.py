@@ -56,7 +56,9 @@ def load(*, url: str | None = None, token_file: str | None = None, state_dir: st
         layers.append(_server(state / SERVER_FILE))
         chosen = layers[-1].get("url")
     if chosen is not None and not _is_url(chosen):
-        raise InputError(f"{chosen!r} is not the URL of a controller", where="url", fix="such as http://127.0.0.1:7733")
+        raise InputError(
+            f"{chosen!r} is not the URL of a controller", where="url", fix="give a URL such as http://127.0.0.1:7733"
+        )
     return ClientSettings(chosen.rstrip("/") if chosen else None, _token(layers), state)
 
 
@@ -141,7 +143,7 @@ def _file(path: Path) -> Mapping[str, str]:
     for key, value in top.value:
         where = at(os.fspath(path), key)
         if key.value not in KEYS:
-            raise InputError(f"{key.value!r} is not a setting", where=where, fix=f"one of {', '.join(KEYS)}")
+            raise InputError(f"{key.value!r} is not a setting", where=where, fix=f"give one of {', '.join(KEYS)}")
         if not isinstance(value, yaml.ScalarNode) or not value.value:
             raise InputError(f"{key.value} has no text as its value", where=where)
         found[key.value] = value.value

@@ -67,7 +67,7 @@ def find_price(
     """Return the lowest price found at which at most ``target`` energy is used.
 
     1. Try price 0: if it meets the target, it is the result.
-    2. Go up from ``scale``/16 in steps of 4 until the target is met.
+    2. Try ``scale``/16, and then always four times the last price, until the target is met.
     3. Bisect between the last two prices, on a log scale, guided by their energies.
 
     Args:

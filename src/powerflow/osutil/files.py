@@ -1,6 +1,6 @@
 """Replace small files as a whole, read small files, and lock files.
 
-Processes of jobs and the device watchdog import this module. To save their memory, it imports little.
+This module imports little, to save memory in the processes of jobs and in the device watchdog.
 """
 
 from __future__ import annotations

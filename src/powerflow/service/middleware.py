@@ -1,4 +1,4 @@
-"""Check every request before it reaches a route (host, token, body, number of requests), and log its result."""
+"""Check each request's host, token and body, and each user's number of requests; log the results."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def trusted_proxies(texts: Iterable[str]) -> tuple[Network, ...]:
         try:
             found.append(ipaddress.ip_network(text.strip(), strict=False))
         except ValueError:
-            fix = "such as 10.0.0.7 or 10.0.0.0/24"
+            fix = "give an address such as 10.0.0.7 or 10.0.0.0/24"
             raise InputError(f"{text!r} is not an address", where="--trusted-proxy", fix=fix) from None
     return tuple(found)
 

@@ -148,7 +148,7 @@ def create_token(path: str | os.PathLike[str], user: str, role: Role) -> str:
         InputError: The user's name is not valid, or the file cannot be used.
     """
     if not re.fullmatch(USER_PATTERN, user):
-        raise InputError(f"{user!r} is not the name of a user", fix="letters, digits and ._@-, beginning with a letter")
+        raise InputError(f"{user!r} is not the name of a user", fix="use letters, digits and ._@-; begin with a letter")
     token = PREFIX + secrets.token_urlsafe(32)
     target = Path(path)
     with locked(_lock(target)):

@@ -1,8 +1,7 @@
-"""Keep the highest job number and the number of launches in a file, so that an older copy of the database is
-recognised.
+"""Keep the highest job number and the number of launches in a file, to recognise an older copy of the database.
 
 The file's only line is overwritten before a submission is acknowledged or a rank (process of a job) is launched. It is
-not flushed to the disk. So after a power failure the database may have higher numbers, which does no harm.
+not flushed to the disk. So after a power failure the file may have lower numbers than the database, which does no harm.
 """
 
 from __future__ import annotations

@@ -99,9 +99,7 @@ def new_job(spec: JobSpec, user: str, now_s: float) -> dict[str, Any]:
 
 
 def changes(row: JobUpdate) -> dict[str, Any]:
-    """Return the parameters of the SQL update of a job: its ``number``, and ``new_COLUMN`` for each column in
-    `CHANGES`.
-    """
+    """Return the parameters of a job's SQL update: its ``number``, and ``new_COLUMN`` for each column in `CHANGES`."""
     values = {f"new_{name}": getattr(row, name) for name in CHANGES}
     if row.reason is not None:
         values["new_reason"] = plain(row.reason)

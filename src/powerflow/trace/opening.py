@@ -1,4 +1,4 @@
-"""Open a log as text, with any compression and character encoding.
+"""Open a log as text, compressed or not, in several character encodings.
 
 Files are unpacked if Python's standard library supports their compression. Other binary files are rejected; the error
 message says what to do.

@@ -71,7 +71,7 @@ def _format(head: str, name: str | None) -> Format:
         for known in FORMATS:
             if known.name == name:
                 return known
-        raise InputError(f"unknown format {clip(name)}", where="--format", fix=f"one of {_names()}")
+        raise InputError(f"unknown format {clip(name)}", where="--format", fix=f"give one of {_names()}")
     for known in FORMATS:
         if known.recognises(head):
             return known

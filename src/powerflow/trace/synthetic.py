@@ -119,7 +119,7 @@ def generate(
 
 def _profile(name: str) -> Profile:
     if name not in PROFILES:
-        raise InputError(f"unknown profile {clip(name)}", where="--profile", fix=f"one of {', '.join(PROFILES)}")
+        raise InputError(f"unknown profile {clip(name)}", where="--profile", fix=f"give one of {', '.join(PROFILES)}")
     return PROFILES[name]
 
 

@@ -57,7 +57,7 @@ def say(kind: str, payload: Mapping[str, Any] | object, words: str, json: bool) 
 
 
 def note_unheard(controller: ControllerClient, projects: Iterable[str]) -> None:
-    """Print a note for each project without any job, because its name may be misspelt."""
+    """Print a note for each project that has no job yet, because the name may be misspelt."""
     for project in projects:
         if project and not controller.jobs(project=project, limit=1):
             print(f"powerflow: note: no job of project {project} has been submitted yet", file=sys.stderr)

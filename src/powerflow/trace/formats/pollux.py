@@ -2,7 +2,7 @@
 
 The logs give a job's work as training epochs of its application (the model that it trains). To convert it to
 iterations, `PUBLISHED` has the number of iterations at the end of the last epoch, for each application and some batch
-sizes. It is from Pollux's artifact (``simulator/traces/<application>/validation-<batch>.csv``; epochs in
+sizes. These numbers are from Pollux's artifact (``simulator/traces/<application>/validation-<batch>.csv``; epochs in
 ``simulator/applications.py``). For another batch B, the number of iterations is
 
     N(B) = S_min · (1 + B_noise / B) = S_min + C / B
@@ -53,9 +53,9 @@ def iterations_of(application: str, global_batch: int) -> float | None:
 
 
 def noise_scale_of(application: str) -> float:
-    """Return the gradient noise scale of an application in samples, as a constant over its training: B_noise = C/S_min.
+    """Return an application's gradient noise scale in samples, B_noise = C/S_min, assumed constant during its training.
 
-    It is fitted to the two largest published batches, where jobs of the workloads train.
+    It is fitted to the two largest published batches, because jobs of the workloads train with such batches.
 
     Raises:
         KeyError: Nothing is published about the application.
