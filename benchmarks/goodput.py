@@ -6,7 +6,7 @@ The jobs are those of ``../shared/data/traces/pollux``, their costs those of Pol
 Each policy is simulated twice: with the batches that the workloads name, and with batches that may change where the
 artifact has training curves (`BATCHES`). The noise scale of each application is constant over its training, and follows
 from the iterations that the artifact publishes (`powerflow.trace.formats.pollux.noise_scale_of`). NCF keeps its batch,
-as in the artifact. Simulated; about ten minutes.
+as in the artifact. Simulated; one to two minutes.
 """
 
 from __future__ import annotations
