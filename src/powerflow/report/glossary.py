@@ -5,7 +5,7 @@ from __future__ import annotations
 #: Description of each built-in policy in one line.
 POLICY_WORDS = {
     "prices": "PowerFlow's default: jobs bid for GPUs and clocks, and one price balances supply and demand.",
-    "greedy": "The PowerFlow paper's: starts at the least energy, then takes the steps that gain most speed for it.",
+    "greedy": "The PowerFlow paper's policy: begins at the least energy, then adds what gains most speed per energy.",
     "fifo": "First in, first out: jobs start in order of arrival, on exactly the requested GPUs.",
     "srtf": "Shortest remaining time first: short jobs go before long ones, and interrupt them.",
     "qssf": "Quasi-shortest service first: the job that needs the fewest GPU-hours goes first, and is not interrupted.",
@@ -26,7 +26,7 @@ GLOSSARY = {
     "energy level": "A share of the energy that FIFO uses with every GPU at its maximum clock.",
     "frontier": "The best mean completion time that a policy reaches at each energy.",
     "bound": "A proven limit: no schedule can be better, not even one that knows the future.",
-    "clock": "The frequency of a GPU's cores. A lower clock is slower, and saves more power than it costs time.",
+    "clock": "The frequency of a GPU's cores. At a lower clock jobs run slower, but power falls more than speed.",
     "slowdown": "Completion time divided by the time that the job would take alone, as submitted, without waiting.",
     "wait": "Time from submission until a job first gets GPUs.",
     "makespan": "Time from the start until the last job is done.",

@@ -64,9 +64,7 @@ def headline(comparison: Comparison) -> str:
 
 
 def standfirst(comparison: Comparison) -> str:
-    """Return one or two sentences for the place under the headline: the best other policy, and the distance to the
-    bound.
-    """
+    """Return one or two sentences below the headline: the best other policy, and the distance to the bound."""
     case = _case(comparison)
     if case is None:
         return ""
@@ -94,7 +92,7 @@ def standfirst(comparison: Comparison) -> str:
 
 
 def key_figures(comparison: Comparison) -> list[KeyFigure]:
-    """Return the large numbers for the place under the headline of a comparison. Numbers without data are left out."""
+    """Return the large numbers below the headline of a comparison. Numbers without data are left out."""
     case = _case(comparison)
     if case is None:
         return []
@@ -164,7 +162,7 @@ def simulation_standfirst(result: SimulationResult) -> str:
 
 
 def simulation_figures(result: SimulationResult) -> list[KeyFigure]:
-    """Return the large numbers for the place under the headline of one simulation."""
+    """Return the large numbers below the headline of one simulation."""
     jobs = result.jobs
     jct_s = jobs.jct_s[np.isfinite(jobs.jct_s)]
     if not len(jct_s):
