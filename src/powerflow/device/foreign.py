@@ -1,4 +1,4 @@
-"""Find processes on a GPU that belong to no job. The processes of a job are descendants of a rank or its shim."""
+"""Find processes on a GPU that belong to no job. A job's processes descend from its ranks or their shims (watchers)."""
 
 from __future__ import annotations
 

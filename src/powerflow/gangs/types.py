@@ -34,7 +34,7 @@ class DesiredState:
 
     @property
     def grace_s(self) -> float:
-        """Seconds that the job's ranks have to save and leave before they get a signal."""
+        """Seconds that the job's ranks get, to save and leave, before they get a signal."""
         return self.spec.checkpoint.grace
 
     def slots(self) -> Iterator[Place]:

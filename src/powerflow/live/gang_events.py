@@ -97,7 +97,7 @@ class GangEvents:
             self._waiting.popleft()
 
     def stop(self, job: ActiveJob) -> None:
-        """End all ranks of a job that has ended in the store, and remove the job from the job table."""
+        """End all ranks of a job that has ended according to the store, and remove the job from the job table."""
         self._table.write_down(job)
         self._table.withdraw(job)
         self._gangs.kill(job.id)

@@ -191,10 +191,10 @@ class Passes:
             )
 
     def explain(self, error: BaseException) -> InputError | None:
-        """Return the refusal that explains an error if the error occurred because gradients were hidden between passes.
+        """Explain an error that occurred because gradients were hidden between passes.
 
         Returns:
-            The refusal; None if the script failed for another reason.
+            The refusal with the explanation; None if the script failed for another reason.
         """
         if not self._hidden or not any(sign in str(error) for sign in _OF_NOTHING):
             return None

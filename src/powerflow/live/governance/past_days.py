@@ -29,7 +29,7 @@ class PastDays:
         days: The jobs of each day; their times of submission count from the beginning of the day.
         shares: For each day, the part of the day (0 to 1) in which the cluster existed; below 1 only for the first day.
         costs: Believed costs by (cost class, GPU type).
-        news: Costs of classes about which the scheduler was not yet told since the controller started.
+        news: Costs of those classes of jobs that the scheduler was not told yet.
     """
 
     days: Sequence[Sequence[Job]]

@@ -25,7 +25,7 @@ class LimitWatch:
         self._now_w: dict[str, float] = {}
 
     def begin(self, readings: Mapping[str, Reading], held: Collection[str]) -> None:
-        """Take the present power limits of GPUs without a job as their own limits. Call it when a controller starts."""
+        """Take the present power limit of each GPU without a job as its own limit. Call it when a controller starts."""
         for uuid in readings.keys() - set(held):
             self._own_w.pop(uuid, None)
         self.look(readings)
