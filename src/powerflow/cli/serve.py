@@ -64,7 +64,7 @@ def serve(
     ] = "",
     on_exit: Annotated[
         OnExit,
-        typer.Option(help="What happens to jobs on SIGTERM or Ctrl-C. leave: they run on; drain: they stop and wait."),
+        typer.Option(help="What happens to jobs on SIGTERM or Ctrl-C. leave: they run on; drain: they save and stop."),
     ] = OnExit.LEAVE,
     mode: Annotated[Stage, typer.Option(help="Rollout stage, until powerflow mode sets another one.")] = Stage.ENFORCE,
     explore_steps: Annotated[

@@ -42,7 +42,9 @@ def submit(
     ] = None,
     project: Annotated[str | None, typer.Option(help="Project to charge.")] = None,
     priority: Annotated[str | None, typer.Option(help="Priority: protected, high, normal or low.")] = None,
-    rescale: Annotated[str | None, typer.Option(help="Rescale mode: in-place, restart or none.")] = None,
+    rescale: Annotated[
+        str | None, typer.Option(help="How the GPU count may change: in-place, restart or none (docs/job.md).")
+    ] = None,
     directory: Annotated[
         str | None, typer.Option(help="Working directory of the job. Default: that of the file, or the present folder.")
     ] = None,

@@ -81,9 +81,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m powerflow.engine.local.agent", description="Starts ranks.")
     parser.add_argument("directory", type=Path, metavar="DIR", help="folder of the agent's files")
     parser.add_argument(
-        "--node", type=_node, action="append", default=[], metavar="NAME:GPUS", help="a node; default: the last ones"
+        "--node",
+        type=_node,
+        action="append",
+        default=[],
+        metavar="NAME:GPUS",
+        help="node, number of GPUs; default: as before",
     )
-    parser.add_argument("--preload", action="append", default=[], metavar="MODULE", help="module to import for ranks")
+    what = "Python module that the agent imports once, so that ranks start faster; may be repeated"
+    parser.add_argument("--preload", action="append", default=[], metavar="MODULE", help=what)
     parser.add_argument("--owner", default="", metavar="NAME", help="owner of the ranks, shown by their shims")
     given = parser.parse_args(arguments)
     if not Path(f"/proc/self/task/{os.getpid()}/children").exists():
