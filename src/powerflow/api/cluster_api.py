@@ -114,7 +114,7 @@ class ClusterApi(Protocol):
         """Show the latest simulation of this cluster's past days (a replay); null if there is none yet."""
 
     def set_stage(self, order: StageOrder, caller: Caller) -> Sequence[StageRecord]:
-        """Set the rollout stage of the named projects; if none is named, of all projects. List all stages."""
+        """Set the rollout stage of some projects, or of all projects if none is named. Return all stages."""
 
     def budgets(self) -> Sequence[BudgetRecord]:
         """List energy budgets and how much of each is used: first the cluster's budget, then budgets of projects."""

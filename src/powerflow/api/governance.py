@@ -105,7 +105,8 @@ class CapOrder:
         scope: The part of the cluster: ``cluster``, ``rack:NAME``, ``row:RACK,RACK`` or ``nodes:NODE,NODE``.
         start_s, end_s: When the cap begins and ends. Without a start, the cap begins now. Without an end, it holds
             until an operator lifts it.
-        deadline_s: When power must be below the cap; None means at the start. Before this time, power is lowered.
+        deadline_s: When power must be below the cap; None means at the start. From the start to the deadline, power
+            goes down.
         ramp_w_per_s: How fast power may change, in watts per second; None for no limit.
     """
 

@@ -132,7 +132,7 @@ def _show(trace: Trace) -> None:
     table.add_row("submitted over", duration(found.span_s))
     table.add_row("GPU-hours", _or_unknown(found.gpu_hours, ",.0f"))
     if found.earlier_gpu_hours:
-        table.add_row("  of these, in runs before a requeue", f"{found.earlier_gpu_hours:,.1f}")
+        table.add_row("  of these, before a requeue", f"{found.earlier_gpu_hours:,.1f}")
     table.add_row("GPUs wanted on average", _or_unknown(found.demand_gpus, ",.1f"))
     table.add_row("duration", _quantiles(found.duration_s))
     if found.wait_s is not None:
