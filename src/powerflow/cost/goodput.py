@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -57,15 +56,33 @@ def tabulate_best(
             where=model.name,
             fix="allow the job's own batch too",
         )
-    batches = _batches(own_batch, allowed)
+    batches = batches_to_try(own_batch, allowed)
     tables = [tabulate(model, axes, batch, measured) for batch in batches]
-    worth = np.array([progress(allowed.noise_scale, own_batch, batch) for batch in batches])
-    fastest = np.stack([table.step_time_s[:, -1] for table in tables]) / worth[:, None]
-    best = np.argmin(fastest, axis=0)
+    return fastest(tables, [progress(allowed.noise_scale, own_batch, batch) for batch in batches])
+
+
+def batches_to_try(own_batch: int, allowed: BatchRange) -> list[int]:
+    """Return the own batch, then a geometric series from the least to the most allowed batch."""
+    steps = math.ceil(math.log(allowed.most / allowed.least, _RATIO) - 1e-9)
+    series = {round(allowed.least * _RATIO**k) for k in range(steps)} | {allowed.most}
+    return [own_batch, *sorted(series - {own_batch})]
+
+
+def fastest(tables: Sequence[CostTable], progress: Sequence[float]) -> CostTable:
+    """Return the table that has, for each GPU count, the costs at the batch with the least time per progress.
+
+    Packed jobs at the maximum clock are compared. Of equally fast batches the first one is taken.
+
+    Args:
+        tables: Costs of real iterations, one table for each batch.
+        progress: For each batch, the iterations at the job's own batch that one iteration is worth.
+    """
+    worth = np.array(progress)
+    per_progress_s = np.stack([table.step_time_s[:, -1] for table in tables]) / worth[:, None]
+    best = np.argmin(per_progress_s, axis=0)
     rows = np.arange(len(best))
     gained = worth[best]
-    return replace(
-        tables[0],
+    return CostTable(
         step_time_s=np.stack([table.step_time_s for table in tables])[best, rows] / gained[:, None],
         spread_step_time_s=np.stack([table.spread_step_time_s for table in tables])[best, rows] / gained[:, None],
         power_w=np.stack([table.power_w for table in tables])[best, rows],
@@ -73,10 +90,3 @@ def tabulate_best(
         accumulation=np.stack([table.accumulation for table in tables])[best, rows],
         progress=gained,
     )
-
-
-def _batches(own_batch: int, allowed: BatchRange) -> list[int]:
-    """Return the batches to try: the own batch first (it wins a tie), then a geometric series from least to most."""
-    steps = math.ceil(math.log(allowed.most / allowed.least, _RATIO) - 1e-9)
-    series = {round(allowed.least * _RATIO**k) for k in range(steps)} | {allowed.most}
-    return [own_batch, *sorted(series - {own_batch})]
