@@ -204,7 +204,7 @@ def test_an_update_between_two_backwards() -> None:
             script.run.backward(script.loss(x, y))
             script.optimizer.step()
 
-    check_refused(body, r"in the middle of a pass.*a step has 2 passes here.*larger batch\.local_max")
+    check_refused(body, r"between two backwards of one pass.*a step has 2 passes here.*larger batch\.local_max")
 
 
 @pytest.mark.parametrize("clear", [_none, _zero])
@@ -399,7 +399,7 @@ def test_an_update_by_hand_is_explained() -> None:
         script.train(body)
     explained = script.run._explain(raised.value)
     assert explained is not None
-    assert "between two of a step's 2 passes" in str(explained)
+    assert "before the last of the 2 passes" in str(explained)
     assert "if run.updates:" in str(explained)
     assert script.run._explain(TypeError("something else")) is None
 
@@ -429,7 +429,7 @@ def test_what_needs_some_gradient_is_explained(use: Callable[[Script], None]) ->
         script.train(body)
     explained = script.run._explain(raised.value)
     assert explained is not None
-    assert "between two of a step's 2 passes" in str(explained)
+    assert "before the last of the 2 passes" in str(explained)
 
 
 def test_a_peer_lost_after_an_update_in_the_middle_of_a_step() -> None:

@@ -111,7 +111,7 @@ def test_weights_in_some_passes_only(run: Run) -> None:
             for number, (x,) in enumerate(run.batches(DATA, global_batch=4)):
                 run.backward(model(x).mean(), weight=None if number % 2 else 3)
 
-    with pytest.raises(InputError, match="one backward per pass"):
+    with pytest.raises(InputError, match="each pass has one backward"):
         train()
 
 
