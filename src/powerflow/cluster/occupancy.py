@@ -164,7 +164,7 @@ class Occupancy:
         masks = np.array([sum(1 << gpu for gpu in set(share.gpus)) for share in placement], np.uint64)
         free = np.where(self._pool.status[nodes] == ASLEEP, np.uint64(0), self._pool.free_mask[nodes])
         if self.gpus_of(owner) or len(np.unique(nodes)) != len(nodes) or not masks.all() or (masks & ~free).any():
-            raise ValueError(f"owner {owner} holds GPUs already, or {placement} is not free")
+            raise ValueError(f"owner {owner} cannot be placed on {placement}: it holds GPUs, or these are not free")
         packing.put(self._pool, owner, nodes, masks)
 
     def release(self, owner: int) -> None:
