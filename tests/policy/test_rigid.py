@@ -68,10 +68,10 @@ def test_a_request_off_the_table_or_out_of_reach_gets_the_nearest_smaller_count(
         assert given_gpus(policy, make_view(jobs, step_time_s=times, capacity=100)) == [4, 2, 4, 2, 0]
 
 
-def test_qssf_orders_by_gpu_time() -> None:
+def test_qssf_orders_by_gpu_time_and_the_head_blocks() -> None:
     # GPU time on what they asked for: job 0 100·8·1 = 800 GPU-s, job 1 30·2·4 = 240, job 2 70·1·8 = 560.
-    # 8 GPUs: 1 starts (4 left), 2 needs 8 and gets them when 1 ends, in 60 s. Job 0 runs for 800 s and would delay it.
-    # SRTF by time would rank 2 (70 s) and 1 (60 s) before 0 (800 s) too, but pass over 2.
+    # 8 GPUs: 1 starts (4 left), 2 needs 8 and blocks 0 although a GPU is free for it. SRTF by time would rank 2 (70 s)
+    # and 1 (60 s) before 0 (800 s) too, but pass over 2.
     jobs = [
         {"requested": 1, "remaining": 100},
         {"requested": 4, "remaining": 30},
@@ -80,24 +80,6 @@ def test_qssf_orders_by_gpu_time() -> None:
     view = make_view(jobs, step_time_s=LINEAR, capacity=8)
     assert given_gpus(Qssf(), view) == [0, 4, 0]
     assert given_gpus(Srtf(), view) == [1, 4, 0]
-
-
-def test_qssf_fills_gaps_where_that_does_not_delay_the_head() -> None:
-    # Job 0 runs on 4 GPUs for 500·2 = 1,000 s. Job 1 (8·700·1 = 5,600 GPU-s) is the head; it gets 8 GPUs in 1,000 s.
-    jobs = [
-        {"requested": 4, "remaining": 500, "gpus": 4},
-        {"requested": 8, "remaining": 700},
-        {"requested": 2, "remaining": 710},  # 710·4 = 2,840 s on 2 GPUs: 5,680 GPU-s, behind the head
-        {"requested": 2, "remaining": 720},
-        {"requested": 4, "remaining": 1000},
-    ]
-    # 8 GPUs: nobody behind the head ends within 1,000 s, and no GPU is spare then.
-    assert given_gpus(Qssf(), make_view(jobs, step_time_s=LINEAR, capacity=8)) == [4, 0, 0, 0, 0]
-    # 10 GPUs: 6 are free, and 2 of them are spare in 1,000 s: job 2 takes these, and job 3 would delay the head.
-    assert given_gpus(Qssf(), make_view(jobs, step_time_s=LINEAR, capacity=10)) == [4, 0, 2, 0, 0]
-    # If job 0 runs for 3,000 s, jobs 2 (2,840 s) and 3 (2,880 s) end in time, and none is left for job 4.
-    jobs[0]["remaining"] = 1500
-    assert given_gpus(Qssf(), make_view(jobs, step_time_s=LINEAR, capacity=8)) == [4, 0, 2, 2, 0]
 
 
 def test_qssf_lets_run_what_runs() -> None:
