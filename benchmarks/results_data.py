@@ -1,4 +1,7 @@
-"""The numbers of the study as CSV files (docs/results/), and the tables that docs/results.md shows of them."""
+"""The numbers of the study as CSV files (docs/results/), and the tables that docs/results.md shows of them.
+
+python -m benchmarks.results_data    # what `prices` gains over each kind of policy, from docs/results/
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,9 @@ COLUMNS = {
     "bound": ("workload", "load", "level", "prices_over_bound"),
     "beliefs": ("workload", "load", "level", "fitted_costs", "costs_learned_online", "unknown_sizes"),
 }
+#: Policies that choose how many GPUs each job gets. All others give what was requested (Gandiva: more where idle).
+ELASTIC = ("afs", "greedy", "optimus", "pollux")
+OURS = "prices"
 #: The level that the page shows; the files have all.
 PAGE_LEVEL = "90"
 
@@ -70,6 +76,39 @@ def completion_table(rows: Mapping[str, Sequence[Row]]) -> str:
     return "\n".join(lines)
 
 
+def gains_table(rows: Mapping[str, Sequence[Row]]) -> str:
+    """A line for each policy: its mean completion time over that of `prices` at the same energy, over all levels.
+
+    Policies that choose GPU counts and the others stand apart, each with a line for the best of the group at each
+    level. The last line is the paper's greedy over AFS.
+    """
+    cells: dict[tuple[str, str, str], dict[str, float]] = {}
+    for row in rows["completion"]:
+        if row["over_prices"]:
+            found = cells.setdefault((row["workload"], row["load"], row["level"]), {})
+            found[row["policy"]] = float(row["over_prices"])
+    lines = ["| mean completion time | levels | median | lowest | highest |", "|---|---|---|---|---|"]
+    policies = {policy for found in cells.values() for policy in found}
+    for name, group in (
+        ("choose GPU counts", policies.intersection(ELASTIC)),
+        ("give what was requested", policies.difference(ELASTIC)),
+    ):
+        spread = {policy: [found[policy] for found in cells.values() if policy in found] for policy in group}
+        for policy in sorted(group, key=lambda policy: median(spread[policy])):
+            lines.append(_spread_line(f"{policy} ÷ `{OURS}`", spread[policy]))
+        best = [
+            min(found[policy] for policy in group & found.keys()) for found in cells.values() if group & found.keys()
+        ]
+        if best:
+            lines.append(_spread_line(f"**best of those that {name}** ÷ `{OURS}`", best))
+    beside = [found["greedy"] / found["afs"] for found in cells.values() if {"greedy", "afs"} <= found.keys()]
+    return "\n".join([*lines, _spread_line("greedy ÷ afs", beside)] if beside else lines)
+
+
+def _spread_line(name: str, ratios: Sequence[float]) -> str:
+    return f"| {name} | {len(ratios)} | {median(ratios):.2f} | {min(ratios):.2f} | {max(ratios):.2f} |"
+
+
 def belief_table(rows: Mapping[str, Sequence[Row]]) -> str:
     """A line for each workload and load: what not knowing costs `prices`, from the best level to the worst."""
     beliefs = COLUMNS["beliefs"][3:]
@@ -81,3 +120,7 @@ def belief_table(rows: Mapping[str, Sequence[Row]]) -> str:
         cells = [f"{span[0]} to {span[-1]}" if span else "–" for span in spans]
         lines.append("| " + " | ".join([row["workload"], row["load"], *cells]) + " |")
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(gains_table(read(Path(__file__).parents[1] / "docs" / "results")))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.results_data import COLUMNS, PAGE_LEVEL, Row, belief_table, completion_table
+from benchmarks.results_data import COLUMNS, OURS, PAGE_LEVEL, Row, belief_table, completion_table, gains_table
 
 Result = Mapping[str, Any]
 
@@ -18,7 +18,6 @@ BELIEF_WORDS = {
     ("online", "known"): "costs learned online",
     ("oracle", "unknown"): "unknown sizes",
 }
-OURS = "prices"
 #: How many cases that fail a claim are named on the page; the data files have all.
 WORST = 5
 _FILES = """\
@@ -84,6 +83,11 @@ def render(results: Sequence[Result], command: str, notes: str, folder: str) -> 
         "that energy on every seed. The last column is `prices` over the proven lower bound (first seed). All levels, "
         "hours of every policy and 95 % intervals (Student's t) are in [the data files](#data-files).",
         completion_table(rows),
+        "## What `prices` gains, by kind of policy",
+        "Mean completion time over that of `prices` at the same energy, at every level that both reach: policies that "
+        "choose how many GPUs each job gets, then policies that give what was requested. `python -m "
+        "benchmarks.results_data` prints this table from the data files.",
+        gains_table(rows),
         "## What `prices` loses by not knowing",
         "Mean completion time over that of `prices` with the true costs and sizes, same jobs, same energy: from the "
         "best to the worst of the levels.",

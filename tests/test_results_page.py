@@ -74,3 +74,22 @@ def test_the_page_shows_one_level_and_every_claim() -> None:
     assert "](results/completion.csv)" in page
     assert "a note" in page
     assert all(rows.values())
+
+
+def test_gains_are_apart_for_policies_that_choose_gpu_counts_and_those_that_do_not() -> None:
+    # At 90 % only afs comes down to the energy. The best that choose: 1.1 and 1.2; greedy over afs: 1.32 / 1.1 = 1.2.
+    over = [("100", "afs", "1.10"), ("100", "greedy", "1.32"), ("100", "fifo", "3.00"), ("100", "srtf", "2.00")]
+    over += [("90", "afs", "1.20"), ("90", "fifo", "")]
+    completion = [
+        {"workload": "ITP", "load": "1", "level": level, "policy": policy, "over_prices": ratio}
+        for level, policy, ratio in over
+    ]
+    assert results_data.gains_table({"completion": completion}).splitlines()[2:] == [
+        "| afs ÷ `prices` | 2 | 1.15 | 1.10 | 1.20 |",
+        "| greedy ÷ `prices` | 1 | 1.32 | 1.32 | 1.32 |",
+        "| **best of those that choose GPU counts** ÷ `prices` | 2 | 1.15 | 1.10 | 1.20 |",
+        "| srtf ÷ `prices` | 1 | 2.00 | 2.00 | 2.00 |",
+        "| fifo ÷ `prices` | 1 | 3.00 | 3.00 | 3.00 |",
+        "| **best of those that give what was requested** ÷ `prices` | 1 | 2.00 | 2.00 | 2.00 |",
+        "| greedy ÷ afs | 1 | 1.20 | 1.20 | 1.20 |",
+    ]
