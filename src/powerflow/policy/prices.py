@@ -48,7 +48,8 @@ class Prices:
         jobs = view.jobs
         if len(jobs) == 0 or view.capacity == 0:
             return answer
-        count, size = len(jobs), self.sizes(view)
+        # weighted jobs are best served by ascending size / weight (Smith's rule), so that this is the order of ranks
+        count, size = len(jobs), self.sizes(view) / jobs["weight"]
         answer.worth = np.empty(count)
         price = allocate(
             size,
