@@ -19,6 +19,7 @@ class Why(StrEnum):
     PREEMPTED = "preempted"
     RECLOCKED = "reclocked"
     MOVED = "moved"
+    MOVED_TYPE = "moved to GPUs of another type"
     KEPT = "kept"
     AS_ASKED = "runs as its owner requested: PowerFlow does not manage its project"
     GIVEN_BACK = "its clock is reset: PowerFlow does not manage its project any more"
@@ -67,6 +68,8 @@ class Reason(NamedTuple):
         match self.why:
             case Why.STARTED | Why.RESUMED:
                 return f"{self.why} on {gpus_said(self.gpus)} at {self.clock_mhz:.0f} MHz"
+            case Why.MOVED_TYPE:
+                return f"{self.why}: {gpus_said(self.gpus)} at {self.clock_mhz:.0f} MHz"
             case Why.GROWN | Why.SHRUNK:
                 tail = f" for {self.beneficiary}" if self.beneficiary else ""
                 return f"{self.why} from {self.gpus_before} to {gpus_said(self.gpus)}{tail}"

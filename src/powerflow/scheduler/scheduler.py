@@ -13,17 +13,19 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from powerflow.cluster.spec import ClusterSpec
 from powerflow.cost.table import Axes
-from powerflow.policy.protocol import Policy
+from powerflow.policy.protocol import Allocation, Policy
 from powerflow.scheduler import events as e
-from powerflow.scheduler.cap import CLUSTER
+from powerflow.scheduler.cap import CLUSTER, STEP_S
 from powerflow.scheduler.caps.enforce import Capped
-from powerflow.scheduler.early import Early
-from powerflow.scheduler.plan import Change, Plan, Reason, Wish
+from powerflow.scheduler.early import Early, WattRoom
+from powerflow.scheduler.plan import Change, Plan, Reason, Why, Wish
 from powerflow.scheduler.pool import Decision, Pool
 from powerflow.scheduler.reasons import all_reasons, changes_of, wishes
-from powerflow.scheduler.routing import reroutes
+from powerflow.scheduler.routing import Move, TypeMoves, reroutes
 from powerflow.scheduler.rules.power_limit import PowerLimit
 from powerflow.scheduler.rules.wrapper import find_wrapper
 from powerflow.scheduler.state import SchedulerState
@@ -88,7 +90,7 @@ class Scheduler(SchedulerState):
             self._reroute()
             decisions = self._decide(now_s)
             self.limited = self._limited_in(decisions)
-            return self._plan(now_s, decisions, ignored)
+            return self._plan(now_s, decisions, ignored, moves=self._move_types(decisions, now_s))
         early = Early(self.pools, self.policies, self.ledger, self.caps)
         if not (any(isinstance(event, _ARRIVALS) for event in events) and early.somebody_fits()):
             return Plan(now_s, False, (), due_s, ignored=ignored)
@@ -140,6 +142,50 @@ class Scheduler(SchedulerState):
         most = self._enforcer.most(pool, now_s) if self.caps else None
         return pool.ask(policy, self.ledger, now_s, terms, self.sizes_known, without_gpus, most)
 
+    def _move_types(self, decisions: Sequence[tuple[Pool, Decision]], now_s: float) -> list[Change]:
+        """Move running jobs to idle GPUs of other types where this pays, at most one job to each pool.
+
+        Jobs that the decisions change already do not move.
+        """
+        if len(self.pools) == 1:
+            return []
+        left_w = self.caps.left_w(now_s, now_s + self.interval_s + STEP_S + self.caps.lead_s()) if self.caps else {}
+        busy = {changed[0] for _, decision in decisions for changed in decision.changed}
+        moves = TypeMoves(self.pools, self.ledger, self.energy, self.sizes_known, now_s, busy)
+        changes = []
+        for name, pool in self.pools.items():
+            watts = WattRoom(left_w, self.caps.watts(pool), pool.gpu_idle_w) if left_w else None
+            move = moves.find(pool, self.policies[name], self._terms(pool), watts)
+            if move is not None:
+                changes += self._move_type(move, pool, now_s)
+        if changes:
+            self._changed = True  # for the jobs that can use the GPUs left behind
+            if self.caps:
+                self._capped = replace(self._capped, power_w=self.caps.drawn_w(CLUSTER))
+        return changes
+
+    def _move_type(self, move: Move, to: Pool, now_s: float) -> list[Change]:
+        """Move a running job to idle GPUs of another pool; return no change if no GPUs there are close enough."""
+        ledger, slot, pool = self.ledger, move.slot, self._pool_of[move.slot]
+        row, placement = ledger.rows[slot].copy(), pool.occupancy.placement(slot)
+        had_mhz = pool.clocks_mhz[int(row["clock"])]
+        self._stop(slot, now_s)
+        self._move_to(slot, to)
+        slots = np.array(to.active, np.int64)
+        view = to.view(ledger, slots, now_s, self._terms(to), self.sizes_known)
+        answer = Allocation(view.jobs["gpus"].astype(np.int64), view.jobs["clock"].astype(np.int64), move.gpu_price)
+        answer.gpus[slots == slot], answer.clock[slots == slot] = move.gpus, move.clock
+        to.start(Decision(view, answer, answer, slots), ledger, now_s)
+        if not ledger.rows["gpus"][slot]:
+            self._move_to(slot, pool)
+            pool.adopt(ledger, slot, placement, had_mhz, now_s)
+            ledger.rows[slot] = row
+            return []
+        has_mhz, packed, wait_s = to.clocks_mhz[move.clock], to.is_packed(slot), to.wait_s(slot, now_s)
+        reason = Reason(Why.MOVED_TYPE, int(row["gpus"]), move.gpus, had_mhz, has_mhz, "", move.gpu_price)
+        job_id = ledger.job(slot).id
+        return [Change(job_id, slot, to.gpu_type, move.gpus, move.clock, has_mhz, packed, True, wait_s, reason)]
+
     def _limited_in(self, decisions: Sequence[tuple[Pool, Decision]]) -> frozenset[str]:
         """Return the projects ("": the cluster) whose energy budget set a limit in watts that changed the decisions."""
         asked = [pool.gpu_type for pool, decision in decisions if not decision.view.jobs["unmanaged"].all()]
@@ -147,7 +193,13 @@ class Scheduler(SchedulerState):
         return frozenset().union(*(limit.binding for limit in limits if limit is not None))
 
     def _plan(
-        self, now_s: float, decisions: Sequence[tuple[Pool, Decision]], ignored: Sequence[str], *, early: bool = False
+        self,
+        now_s: float,
+        decisions: Sequence[tuple[Pool, Decision]],
+        ignored: Sequence[str],
+        *,
+        early: bool = False,
+        moves: Sequence[Change] = (),
     ) -> Plan:
         changes: list[Change] = []
         prices: dict[str, float] = {}
@@ -156,6 +208,7 @@ class Scheduler(SchedulerState):
             prices[pool.gpu_type] = decision.answer.gpu_price
         # jobs give GPUs up before others take them, so that the changes can be carried out one by one
         changes.sort(key=lambda change: change.gpus - change.reason.gpus_before)
+        changes += moves
 
         step = self._steps
 

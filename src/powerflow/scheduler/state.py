@@ -323,10 +323,10 @@ class SchedulerState:
         self._changed = True
 
     def _move_to(self, slot: int, pool: Pool) -> None:
-        """Move a waiting job to another pool."""
+        """Move a job that holds no GPUs to another pool."""
         self._pool_of[slot].remove(slot)
         job = self.ledger.job(slot)
-        pool.add(slot, job.protected, not self.managed.manages(job.project))
+        pool.add(slot, job.protected or job.keeps, not self.managed.manages(job.project))
         pool.active.sort(key=self.ledger.rows["id"].__getitem__)  # views list jobs in order of submission
         self._pool_of[slot] = pool
         self.ledger.rows["cost"][slot] = pool.costs.row(job.cost_class, job.gpus_allowed)

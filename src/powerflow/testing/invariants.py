@@ -168,7 +168,9 @@ def _check_change(scheduler: Scheduler, change: Change) -> None:
     if change.gpus == change.reason.gpus_before:
         said = change.reason.why
         other_clock = (Why.RECLOCKED, Why.CAP_RECLOCKED, Why.BUDGET_RECLOCKED, Why.GIVEN_BACK)
-        assert said in ((Why.MOVED,) if change.moved else other_clock), f"{name} is said to be {said.value!r}"
+        assert said in ((Why.MOVED, Why.MOVED_TYPE) if change.moved else other_clock), (
+            f"{name} is said to be {said.value!r}"
+        )
     if change.gpus == 0:
         assert change.clock_mhz == 0, f"{name} has a clock and no GPU"
         return
@@ -194,6 +196,7 @@ def _check_reason(scheduler: Scheduler, job_id: str, reason: Reason, *, is_chang
         Why.PREEMPTED: is_changed and before > 0 == after,
         Why.RECLOCKED: is_changed and before == after > 0 and not same_clock,
         Why.MOVED: is_changed and before == after > 0,
+        Why.MOVED_TYPE: is_changed and before > 0 and after > 0,
         Why.CAP_RECLOCKED: is_changed and before == after > 0 and reason.clock_mhz < reason.clock_before_mhz,
         Why.CAP_SHRUNK: is_changed and before > after > 0,
         Why.CAP_PAUSED: is_changed and before > 0 == after,
