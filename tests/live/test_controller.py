@@ -359,6 +359,31 @@ def test_what_runs_on_a_drained_node_moves(bench: Bench) -> None:
     assert bench.job(job).attempts == 0
 
 
+@pytest.mark.parametrize("mode", ["in-place", "restart"])
+def test_what_runs_beside_idle_gpus_of_a_faster_type_moves_there(tmp_path: Path, mode: str) -> None:
+    bench = Bench(tmp_path, "1x4:A100+1x4:T4")
+    bench.steps_total = 10_000
+    if mode == "restart":
+        script(bench, lasts=10_000)
+    fast, slow = bench.engine.gpus
+    bench.service.drain(fast, ROOT, "")
+    bench.turn()
+    job = bench.submit(rescale=mode, **MODES[mode])
+    bench.until_trains(job)
+    assert {bench.engine.statuses[name].node for name in bench.engine.running()} == {slow}
+    bench.service.resume(fast, ROOT)
+    bench.until(lambda: {bench.engine.statuses[name].node for name in bench.engine.running()} == {fast})
+    steps = bench.controller.jobs[job].steps
+    bench.until(lambda: bench.controller.jobs[job].steps > steps)
+    assert bench.service.job(job).record.gpu_type == "A100"
+    assert bench.job(job).attempts == 0
+    bench.restart()  # the next controller finds it where it is
+    bench.turn(5)
+    assert bench.service.job(job).record.gpu_type == "A100"
+    assert bench.job(job).attempts == 0
+    bench.close()
+
+
 def test_gpus_that_are_no_longer_there_are_given_back(bench: Bench, tmp_path: Path) -> None:
     from powerflow.cluster.spec import parse_cluster
 
