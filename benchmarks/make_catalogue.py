@@ -13,9 +13,10 @@ from dataclasses import asdict, replace
 from importlib.resources import files
 
 import numpy as np
-from scipy.optimize import minimize_scalar
+from scipy.optimize import least_squares, minimize_scalar
 
 from benchmarks import profiles
+from powerflow.arrays import FloatArray
 from powerflow.cost.catalogue import gpu_type
 from powerflow.cost.fit import fit
 from powerflow.cost.model import JobModel, step_time
@@ -65,13 +66,27 @@ def throughput_of(application: str, points: Sequence[Observation]) -> JobModel:
 
 def clock(workload: str) -> dict[str, float]:
     """κ, and the shares of a workload's total draw that fall with the clock."""
-    model = fit(profiles.v100_clocks()[workload], folds=0).model
+    points = profiles.v100_clocks()[workload]
+    model = fit(points, folds=0).model
     above_idle = 1 - model.power.idle_w / model.power.active_w
     return {
-        "kappa": model.throughput.kappa,
+        "kappa": kappa(points),
         "linear": model.power.h_linear * above_idle,
         "cubic": model.power.h_cubic * above_idle,
     }
+
+
+def kappa(points: Sequence[Observation]) -> float:
+    """κ of the formula without a knee, which the families use: robust least squares, pulled weakly towards 0.4."""
+    ratio = gpu_type("V100").clock_max_mhz / np.array([seen.clock_mhz for seen in points], float)
+    log_time = np.log([seen.step_time_s for seen in points])
+
+    def residuals(x: FloatArray) -> FloatArray:
+        misfit = (x[0] + np.log((1 - x[1]) + x[1] * ratio) - log_time) / 0.05
+        return np.append(misfit, (x[1] - 0.4) / 0.5)
+
+    bounds = ([-np.inf, 0.0], [np.inf, 1.0])
+    return float(least_squares(residuals, [log_time.min(), 0.4], bounds=bounds, loss="soft_l1", f_scale=2.0).x[1])
 
 
 def power(network: str) -> dict[str, float]:
@@ -115,7 +130,7 @@ def main() -> None:
         if "like" not in family:
             model = throughput(name)
             times = asdict(model.throughput)
-            del times["kappa"], times["clock_max_mhz"]
+            del times["kappa"], times["clock_max_mhz"], times["knee"]
             if name not in TWO_NODES_APART:
                 del times["two_node_factor"]
             sections[name] = {"local_batch_max": model.local_batch_max}

@@ -158,3 +158,21 @@ def test_whatever_was_measured_the_model_is_one(points: list[Observation], prior
     assert np.all(watts >= 0)
     assert found.time_sd > 0
     assert found.power_sd > 0
+
+
+def test_three_clocks_show_a_knee() -> None:
+    """Memory limits the job down to 1,100 MHz, below that the clock does."""
+    clocks = (765.0, 900.0, 1140.0, 1335.0, 1530.0)
+    times_s = [max(0.9, 0.9 * 1100.0 / clock) for clock in clocks]
+    points = [
+        Observation("job", "V100", 1, 1, time_s, clock_mhz=clock, power_w=100.0 + clock / 10)
+        for clock, time_s in zip(clocks, times_s, strict=True)
+    ]
+    found = fit([points[0], points[2], points[4]], folds=0)
+    assert found.model.throughput.knee > 3.0
+    assert "knee" not in found.frozen
+    predicted = step_time(found.model.throughput, 1, 1, 1, np.array(clocks), 0)
+    assert predicted == pytest.approx(times_s, rel=0.03)
+    two = fit([points[0], points[4]], folds=0)
+    assert two.model.throughput.knee == 1.0
+    assert "knee" in two.frozen

@@ -112,3 +112,35 @@ def test_a_class_nobody_expected() -> None:
         learner().observe("surprise", "V100", [point(1, 4)])
     with pytest.raises(KeyError):
         learner().table(NAME, "A100")
+
+
+def test_steps_are_certain_only_where_they_were_measured() -> None:
+    knows = learner()
+    before = knows.table(NAME, "V100").margin
+    assert before is not None
+    top = AXES.clocks_mhz[-1] / AXES.clocks_mhz
+    assert before[0] == pytest.approx(top / (0.5 + 0.5 * top))  # κ = 0.5 is believed, 1 is possible
+    knows.observe(NAME, "V100", [point(1, clock) for clock in (0, 2, 4)])
+    after = knows.table(NAME, "V100").margin
+    assert after is not None
+    assert after[0, [0, 2, 4]].tolist() == [1.0, 1.0, 1.0]
+    assert (after[0] >= 1.0).all()
+    assert (after[0] < 1.01).all()
+    assert (after[1, :-1] > 1.0).all()  # two GPUs were not measured
+
+
+def test_a_class_is_measured_at_three_clocks_then_at_those_that_pay_and_then_no_more() -> None:
+    knows = learner()
+    tried: list[float] = []
+    for _ in range(9):
+        clocks = knows.clocks_to_try(NAME, "V100", 1, 20.0, packed=True)
+        if not clocks:
+            break
+        tried += clocks
+        knows.observe(NAME, "V100", [point(1, int(np.searchsorted(AXES.clocks_mhz, clock))) for clock in clocks])
+    assert tried[:3] == [float(AXES.clocks_mhz[k]) for k in (4, 2, 0)]
+    assert 3 < len(tried) <= 5
+    assert knows.clocks_to_try(NAME, "V100", 1, 20.0, packed=True) == []
+    assert len(knows.clocks_to_try(NAME, "V100", 2, 20.0, packed=True)) == 3  # another GPU count
+    assert len(knows.clocks_to_try(NAME, "V100", 2, 20.0, packed=False)) == 3
+    assert knows.clocks_to_try(NAME, "V100", 3, 20.0, packed=True) == ()  # the tables have no such count

@@ -26,6 +26,16 @@ def test_the_lowest_clock_that_is_fast_enough_by_hand() -> None:
     assert MaxSlowdown(slow).decide(view).clock.tolist() == [2, 1, 0, 0]
 
 
+def test_a_clock_that_may_be_too_slow_is_left_until_it_is_measured() -> None:
+    step_s = np.array([[8.0, 4.0, 2.0, 1.0]])[:, :, None] * np.array([1.5, 1.1, 1.0])
+    view = make_view([{"slowdown": 0.1, "gpus_max": 1}], step_time_s=step_s, clocks_mhz=CLOCKS_MHZ, capacity=1)
+    slow = MaxSlowdown(FixedClock(Prices(), CLOCKS_MHZ[0]))
+    assert slow.decide(view).clock.tolist() == [1]
+    unsure = np.ones_like(view.step_time_s)
+    unsure[..., 1] = 1.05
+    assert slow.decide(dataclasses.replace(view, margin=unsure)).clock.tolist() == [2]
+
+
 @settings(max_examples=60, deadline=None)
 @given(views(), st.sampled_from([0.0, 0.1, 1.0]))
 def test_counts_stay_and_steps_are_slowed_no_more_than_allowed(view: View, share: float) -> None:

@@ -10,13 +10,14 @@ import pytest
 from powerflow.arrays import FloatArray
 from powerflow.cost.batch_range import BatchRange
 from powerflow.cost.catalogue import family_model
+from powerflow.cost.clock_choice import three_clocks
 from powerflow.cost.table import CostTable
 from powerflow.cost.tabulate import tabulate
 from powerflow.errors import InputError
 from powerflow.job import Job
 from powerflow.policy.registry import load
 from powerflow.scheduler.plan import Change, Reason, Why
-from powerflow.simulate.belief import TRIAL_S, Fitted, Laboratory, Online, Oracle, Sizes, belief_named, three_clocks
+from powerflow.simulate.belief import TRIAL_S, Fitted, Laboratory, Online, Oracle, Sizes, belief_named
 from powerflow.simulate.run import Simulation, simulate
 from powerflow.simulate.workload.build import build_workload
 from powerflow.simulate.workload.workload import Workload
@@ -218,3 +219,15 @@ def test_beliefs_do_not_change_what_is_true(workload: Workload) -> None:
 
 def test_three_clocks_are_the_lowest_the_middle_and_the_highest() -> None:
     assert [three_clocks(n) for n in (1, 2, 3, 7)] == [[0], [0, 1], [0, 1, 2], [0, 3, 6]]
+
+
+def test_a_fourth_clock_is_tried_and_paid_for_by_a_long_job_at_a_lower_clock(workload: Workload) -> None:
+    job = dataclasses.replace(workload.jobs[0], iterations=1e6)
+    long = dataclasses.replace(workload, jobs=(job,))
+    belief = Online(long, noise=0.0)
+    belief.observe(job, change(1, 3), 0.0)
+    assert belief.exploration_s(job, change(1, 6)) == 0.0  # at the maximum clock it saves no energy
+    assert belief.exploration_s(job, change(1, 3)) == TRIAL_S
+    for _ in range(2):
+        belief.observe(job, change(1, 3), 0.0)
+    assert belief.exploration_s(job, change(1, 3)) == 0.0

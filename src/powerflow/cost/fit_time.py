@@ -13,6 +13,8 @@ from powerflow.cost.points import Points
 
 #: Assumed spread of one step time around the model (log). Residuals above twice this value get less weight.
 NOISE = 0.05
+#: The same for the ratio of step times at two clocks of one configuration, in which other errors of the model cancel.
+CLOCK_NOISE = 0.01
 
 
 class _Parameter(NamedTuple):
@@ -37,6 +39,7 @@ PARAMETERS = (
     _Parameter("beta_s", "compute", -23.0, 9.0, 0.3, 5.0),
     _Parameter("corner", "", 1.0, 8.0, 0.5, 2.0),
     _Parameter("kappa", "", 0.0, 1.0, 0.2, 0.5),
+    _Parameter("knee", "knee", 0.0, 3.5, 0.3, 0.3),
     _Parameter("node_alpha_s", "sync", -23.0, 9.0, 0.3, 5.0),
     _Parameter("node_beta_s", "sync", -23.0, 9.0, 0.3, 5.0),
     _Parameter("cross_alpha_s", "sync", -23.0, 9.0, 0.3, 5.0),
@@ -47,8 +50,10 @@ PARAMETERS = (
 SCALE_SPREAD = 1.0
 
 #: Values assumed without a family: a corner between sum and maximum; κ of the median workload of the V100 clock
-#: profile; γ of the median application of Pollux' profiles.
+#: profile; γ of the median application of Pollux' profiles. Without three clocks no knee is assumed.
 _GUESS = {"corner": 1.7, "kappa": 0.4, "gamma": 2.0}
+#: Where the search for the knee starts. At its lower bound, 1, the search would not move.
+_KNEE_START = 2.0
 _NO_SYNC_S = 1e-9
 
 
@@ -81,13 +86,16 @@ def fit_throughput(
     whiten = _prior_whitening(free, prior is not None)
     centre = np.clip(_coordinates(base, free), low, high)
     log_time = np.log(points.time_s)
+    weights = _misfit_whitening(points)
 
     def residuals(x: FloatArray) -> FloatArray:
         model = replace(base, **_values(x, free))
-        misfit = (np.log(step_time(model, *points.where)) - log_time) / NOISE
+        misfit = weights @ (np.log(step_time(model, *points.where)) - log_time)
         return np.concatenate([misfit, whiten @ (x - centre)])
 
-    begin = np.clip(centre if start is None else _coordinates(start, free), low + 1e-6, high - 1e-6)
+    begin = centre if start is None else _coordinates(start, free)
+    begin = np.where(np.array(names) == "knee", np.maximum(begin, np.log(_KNEE_START)), begin)
+    begin = np.clip(begin, low + 1e-6, high - 1e-6)
     best = least_squares(
         residuals, begin, bounds=(low, high), loss="soft_l1", f_scale=2.0, xtol=1e-5, ftol=1e-6, gtol=1e-6
     )
@@ -95,6 +103,28 @@ def fit_throughput(
     if prior is None and "cross_alpha_s" not in names:
         model = replace(model, cross_alpha_s=model.node_alpha_s, cross_beta_s=model.node_beta_s)
     return model, tuple(p.name for p in PARAMETERS if p.name not in names)
+
+
+def _misfit_whitening(points: Points) -> FloatArray:
+    """Return the matrix that turns log errors of the M points into independent values of spread 1.
+
+    Errors of different configurations are independent, with spread `NOISE`. Points that differ only in the clock share
+    most of this error; their ratio has only the spread `CLOCK_NOISE`.
+    """
+    from scipy.linalg import helmert
+
+    rows = np.stack([points.gpus, points.local_batch, points.accumulation, points.crosses], axis=1)
+    group = np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
+    matrix = np.eye(len(group)) / NOISE
+    for number in range(int(group.max()) + 1):
+        own = np.flatnonzero(group == number)
+        if len(np.unique(points.clock_mhz[own])) < 2:
+            continue
+        # the first row is the mean, the others are contrasts between clocks: an outlier there does not move the mean
+        spreads = np.full(len(own), CLOCK_NOISE)
+        spreads[0] = np.sqrt(CLOCK_NOISE**2 + len(own) * (NOISE**2 - CLOCK_NOISE**2))
+        matrix[np.ix_(own, own)] = helmert(len(own), full=True) / spreads[:, None]
+    return matrix
 
 
 def _prior_whitening(free: list[_Parameter], has_prior: bool) -> FloatArray:
@@ -112,6 +142,7 @@ def _identifiable(points: Points, has_prior: bool) -> list[_Parameter]:
     """
     batches = len(np.unique(points.local_batch))
     clocks = points.clock_mhz.max() > 1.02 * points.clock_mhz.min()
+    three_clocks = len(np.unique(points.clock_mhz)) > 2
     node, cross = (points.gpus > 1) & (points.crosses == 0), (points.gpus > 1) & (points.crosses > 0)
     several = batches > 1 and bool(np.any(points.gpus > 1))
     told = {
@@ -119,6 +150,7 @@ def _identifiable(points: Points, has_prior: bool) -> list[_Parameter]:
         "beta_s": True,
         "corner": batches > 2,
         "kappa": bool(clocks),
+        "knee": bool(clocks) and three_clocks,
         "node_alpha_s": bool(node.any()),
         "node_beta_s": _tells_slope(points.gpus[node], has_prior),
         "cross_alpha_s": bool(cross.any()),

@@ -7,10 +7,13 @@ measurement only changes that configuration's mean in the table, which needs no 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from powerflow.cost.batch_range import BatchRange
+from powerflow.cost.clock_choice import ClockCosts, clocks_to_try, slowest_times
 from powerflow.cost.fit import fit
 from powerflow.cost.goodput import tabulate_best
 from powerflow.cost.model import JobModel
@@ -111,7 +114,51 @@ class Learner:
 
     def table(self, cost_class: str, gpu_type: str) -> CostTable:
         """Return the current cost table of a job class on a GPU type."""
-        known = self._classes[cost_class, gpu_type]
+        known, axes = self._classes[cost_class, gpu_type], self._axes[gpu_type]
         measured = [seen.mean() for seen in known.seen.values()]
-        model, axes = known.model or known.prior, self._axes[gpu_type]
-        return tabulate_best(model, axes, known.global_batch, known.allowed, measured)
+        table = tabulate_best(known.model or known.prior, axes, known.global_batch, known.allowed, measured)
+        slowest_s = []
+        for row, batch in enumerate(zip(table.local_batch, table.accumulation, strict=True)):
+            same = [seen for seen in known.seen if seen[2:4] == batch]  # at another batch it was not measured
+            slowest_s.append(slowest_times(_clock_costs(same, axes, table, row, packed=True)))
+        margin = np.divide(slowest_s, table.step_time_s, out=np.ones_like(table.power_w), where=np.isfinite(slowest_s))
+        return replace(table, margin=margin)
+
+    def clocks_to_try(
+        self,
+        cost_class: str,
+        gpu_type: str,
+        gpus: int,
+        trial_steps: float,
+        *,
+        packed: bool,
+        most_slowdown: float = math.inf,
+        remaining: float = math.inf,
+    ) -> Sequence[float]:
+        """Return the clocks (MHz) at which a job should be measured next, in this order; empty for none.
+
+        Args:
+            cost_class, gpu_type: Class of the job, and type of its GPUs.
+            gpus: GPU count of the job. If the tables do not have it, no clock is tried.
+            trial_steps: Iterations of one trial.
+            packed: True if the job is on as few nodes as possible.
+            most_slowdown: Largest share by which the job's owner allows a step to become slower; inf for no limit.
+            remaining: Iterations on which energy is to be saved (see `powerflow.cost.clock_choice.clocks_to_try`).
+        """
+        known, axes = self._classes[cost_class, gpu_type], self._axes[gpu_type]
+        row = int(np.searchsorted(axes.gpu_counts, gpus))
+        if row >= len(axes.gpu_counts) or axes.gpu_counts[row] != gpus:
+            return ()
+        costs = _clock_costs(known.seen, axes, self.table(cost_class, gpu_type), row, packed=packed)
+        return [float(axes.clocks_mhz[k]) for k in clocks_to_try(costs, most_slowdown, remaining, trial_steps)]
+
+
+def _clock_costs(seen: Iterable[Configuration], axes: Axes, table: CostTable, row: int, *, packed: bool) -> ClockCosts:
+    """Return the costs of a class on the GPU count of a row, and the clocks that were measured on it."""
+    gpus, top = int(axes.gpu_counts[row]), float(axes.clocks_mhz[-1])
+    fewest = -(-gpus // axes.gpus_per_node)
+    clocks = {
+        top if clock is None else clock for n, nodes, _, _, clock in seen if (n, nodes <= fewest) == (gpus, packed)
+    }
+    times_s = table.step_time_s if packed else table.spread_step_time_s
+    return ClockCosts(axes.clocks_mhz, times_s[row], table.power_w[row], np.isin(axes.clocks_mhz, list(clocks)))

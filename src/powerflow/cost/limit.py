@@ -20,7 +20,7 @@ from powerflow.cost.model import JobModel, PowerModel, ThroughputModel, gpu_powe
 from powerflow.cost.points import Points
 
 #: Watts within this share of the limit count as being at the limit (driver margin and noise).
-NEAR = 0.015
+NEAR = 0.025
 #: A plateau in watts: least ratio of its clocks, share to which the draw falls below it, ratio by which time rises.
 _SPAN, _FALLS, _RISES = 1.02, 0.93, 1.01
 _LOWEST, _HALVINGS = 0.1, 40

@@ -6,8 +6,8 @@ broadcast against each other. `docs/models.md` explains the formulas and how wel
 
 Sources: step time and overlap norm from Pollux (Qiao et al., OSDI'21, eqs. 8 to 11); φ(f) and the power split after
 PowerFlow (Gu et al., arXiv 2304.06381). Our own additions, because measurements need them: the rounded corner in
-`pass_time` and the busy share in `gpu_power` (both from Zeus' profiles, NSDI'23), and the crowding in `compute_time`
-(from Pollux' profiles).
+`pass_time` and the busy share in `gpu_power` (both from Zeus' profiles, NSDI'23), the crowding in `compute_time`
+(from Pollux' profiles), and the knee in `phi` (from V100, A100 and A40 clock profiles).
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ class ThroughputModel:
             for the host and the input.
         two_node_factor: Factor on the synchronising time of more than two GPUs on exactly two nodes, where all traffic
             shares one link.
+        knee: q ≥ 1, shape of the transition between time that does not scale with the clock and time that does: 1 adds
+            both, ∞ takes the larger, as in a roofline.
     """
 
     alpha_s: float
@@ -54,6 +56,7 @@ class ThroughputModel:
     gamma: float
     crowding: float = 0.0
     two_node_factor: float = 1.0
+    knee: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +106,17 @@ class JobModel:
 
 
 def phi(model: ThroughputModel, clock_mhz: ArrayLike) -> FloatArray:
-    """Return φ(f) = (1 − κ) + κ·f_max/f: the factor by which computing takes longer at clock f (docs/models.md).
+    """Return φ(f) = ((1 − κ) + κ·(f_max/f)^q)^(1/q): the factor by which computing takes longer at clock f.
 
-    κ is the share of the computing time that scales with the clock, f_max the maximum clock.
+    κ is the share of the computing time that scales with the clock at the maximum clock f_max, and q is `knee`. q = 1
+    gives the sum (1 − κ) + κ·f_max/f. Measured jobs are often limited by memory at high clocks and by the clock below
+    a knee, as in the roofline model (Williams et al., CACM 2009); a larger q follows this knee (docs/models.md).
     """
     ratio: FloatArray = model.clock_max_mhz / np.asarray(clock_mhz, float)
-    return (1.0 - model.kappa) + model.kappa * ratio
+    if model.knee == 1.0:
+        return (1.0 - model.kappa) + model.kappa * ratio
+    factor: FloatArray = ((1.0 - model.kappa) + model.kappa * ratio**model.knee) ** (1.0 / model.knee)
+    return factor
 
 
 def pass_time(model: ThroughputModel, local_batch: ArrayLike) -> FloatArray:

@@ -30,7 +30,7 @@ from powerflow.cost.observation import Observation, text_of
 from powerflow.errors import InputError
 
 VERSION = 1
-_LATER = {"two_node_factor": 1.0}  # parameters that files of earlier versions do not have
+_LATER = {"two_node_factor": 1.0, "knee": 1.0}  # parameters that files of earlier versions do not have
 
 _Parameters = TypeVar("_Parameters", ThroughputModel, PowerModel)
 

@@ -44,6 +44,8 @@ class CostTable:
         accumulation: ``[N]`` passes per iteration (gradient accumulation).
         progress: ``[N]`` iterations at the own batch that one real iteration on each GPU count is worth; 1 if the batch
             is the own one on all counts.
+        margin: ``[N, F]`` factor ≥ 1 by which a step of a packed job may at most take longer than ``step_time_s``; 1
+            where it was measured. None if all step times are certain.
     """
 
     step_time_s: FloatArray
@@ -52,6 +54,7 @@ class CostTable:
     local_batch: IntArray
     accumulation: IntArray
     progress: FloatArray | float = 1.0
+    margin: FloatArray | None = None
 
     def energy_j(self) -> FloatArray:
         """Return joules per iteration by GPU count and clock: watts of all the job's GPUs × seconds."""

@@ -7,6 +7,7 @@ simulated.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -113,13 +114,24 @@ class AsLive(Oracle):
 
     def observe(self, job: Job, change: Change, ran_s: float) -> Sequence[CostLearned]:
         """Measure the configuration, and return the cost tables that change."""
-        clocks = dict.fromkeys((change.clock_mhz, *self._to_try(job, change)))
+        tried = self._to_try(job, change) if ran_s == 0.0 else ()
+        clocks = dict.fromkeys((change.clock_mhz, *tried))
         return self._learning.observe(job.cost_class, [self._point(job, change, clock) for clock in clocks])
 
     def _to_try(self, job: Job, change: Change) -> Sequence[float]:
         if not self._steps:
             return ()
-        return self._learning.unmeasured_clocks(job.cost_class, change.pool, change.gpus)
+        top_mhz = float(self._axes[change.pool].clocks_mhz[-1])
+        saves = change.clock_mhz < top_mhz or math.isfinite(job.max_slowdown)
+        return self._learning.clocks_to_try(
+            job.cost_class,
+            change.pool,
+            change.gpus,
+            self._steps,
+            packed=change.packed,
+            most_slowdown=job.max_slowdown,
+            remaining=job.iterations if saves else 0.0,
+        )
 
     def _point(self, job: Job, change: Change, clock_mhz: float) -> Observation:
         """Return the recorded costs of a job at a clock, as a measurement."""

@@ -27,7 +27,7 @@ from powerflow.live.context import LoopContext
 from powerflow.live.governance.step import GovernanceStep
 from powerflow.live.gpu_service import GpuService
 from powerflow.live.jobs.active_job import ActiveJob
-from powerflow.live.jobs.step_timing import STEPS, timed
+from powerflow.live.jobs.step_timing import STEPS, clocks_to_try, timed
 from powerflow.live.measurement import Measurement
 from powerflow.live.node_watch import NodeWatch
 from powerflow.scheduler import events as scheduler_events
@@ -178,9 +178,25 @@ class GangEvents:
             return
         self._table.measured(Seen(job.kind.name, seen, job.id, now_s, float(steps)))
         self._table.emit(*self._learning.observe(job.kind.name, [seen]))
+        explored = bool(job.explore_mhz)
         for other in self._table.jobs.values():  # other jobs of the class need not try this clock
             if other.explore_mhz and other.kind.name == job.kind.name and other.gpus == job.gpus:
-                other.tried(seen.clock_mhz, now_s)
+                self._tried(other, job, seen.clock_mhz, now_s)
+        if explored and not job.explore_mhz:
+            job.explore(clocks_to_try(job, self._learning, axes))
+
+    @staticmethod
+    def _tried(other: ActiveJob, job: ActiveJob, clock_mhz: float | None, now_s: float) -> None:
+        """Remove a clock that ``job`` has tried from the clocks of another job of its class.
+
+        A job with a limit first saves time at the maximum clock for a trial at a lower one. It drops the trial as a
+        whole, and only when the lower clock was measured.
+        """
+        earns = other is not job and other.spec.most_slowdown is not None and len(other.explore_mhz) > 1
+        if not earns:
+            other.tried(clock_mhz, now_s)
+        elif clock_mhz == other.explore_mhz[-1]:
+            other.explore(())
 
     def _learn_batch(self, report: Progressed, job: ActiveJob, now_s: float) -> None:
         """Learn the batch of a class whose jobs state none.

@@ -72,6 +72,8 @@ class View:
         seen_gpu_s: ``[H]`` sizes of completed jobs, ascending: GPU-seconds on the fewest GPUs on which each can run, at
             the maximum clock. Policies use them if sizes of active jobs are unknown. A change makes a new array.
         projects: Names of the projects; the first name, "", stands for no project.
+        margin: ``[K, N, F]`` factors ≥ 1 by which steps may at most take longer than ``step_time_s``; None if the
+            times are certain.
     """
 
     now_s: float
@@ -90,6 +92,7 @@ class View:
     sizes_known: bool = True
     seen_gpu_s: FloatArray = field(default_factory=lambda: np.empty(0))
     projects: Sequence[str] = ("",)
+    margin: FloatArray | None = None
 
     @property
     def clock_max(self) -> int:

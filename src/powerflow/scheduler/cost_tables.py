@@ -26,6 +26,7 @@ class CostTables:
         self._step_time_s: FloatArray = np.empty(shape)
         self._spread_step_time_s: FloatArray = np.empty(shape)
         self._power_w: FloatArray = np.empty(shape)
+        self._margin: FloatArray = np.empty(shape)
 
     def row(self, cost_class: str, only: tuple[int, ...] | None = None) -> int:
         """Return the index of the row of a class in this table. A new class gets a new row.
@@ -71,22 +72,31 @@ class CostTables:
             step_time_s = np.full((len(self._row), counts, clocks), np.inf)
             spread_step_time_s = step_time_s.copy()
             power_w = np.zeros((len(self._row), counts, clocks))
+            margin = np.ones((len(self._row), counts, clocks))
             known = len(self._step_time_s)
             step_time_s[:known] = self._step_time_s
             spread_step_time_s[:known] = self._spread_step_time_s
             power_w[:known] = self._power_w
+            margin[:known] = self._margin
             for row, table in self._pending.items():
                 if table is not None:
                     step_time_s[row] = table.step_time_s
                     spread_step_time_s[row] = table.spread_step_time_s
                     power_w[row] = table.power_w
+                    margin[row] = 1.0 if table.margin is None else table.margin
             for rows in self._only.values():
                 for row, only in rows.items():
                     others = ~np.isin(self.axes.gpu_counts, only)
                     step_time_s[row, others] = spread_step_time_s[row, others] = np.inf
             self._step_time_s, self._spread_step_time_s, self._power_w = step_time_s, spread_step_time_s, power_w
+            self._margin = margin
             self._pending.clear()
         return self._step_time_s, self._power_w
+
+    def margin(self) -> FloatArray:
+        """Return factors ≥ 1 by which steps may at most take longer than believed: K classes × N counts × F clocks."""
+        self.arrays()
+        return self._margin
 
     def spread_step_time_s(self) -> FloatArray:
         """Return step times (s) of jobs on more nodes than they need: K classes × N GPU counts × F clocks."""

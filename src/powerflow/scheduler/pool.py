@@ -181,6 +181,7 @@ class Pool:
             sizes_known=sizes_known,
             seen_gpu_s=self.history.sizes_gpu_s,
             projects=ledger.projects,
+            margin=self.costs.margin(),
         )
 
     def decide(self, policy: Policy, ledger: Ledger, now_s: float, energy: EnergyTerms, sizes_known: bool) -> Decision:

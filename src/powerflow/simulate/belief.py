@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from powerflow.arrays import FloatArray
+from powerflow.cost.clock_choice import three_clocks
 from powerflow.cost.fit import fit
 from powerflow.cost.goodput import tabulate_best
 from powerflow.cost.learn import Learner
@@ -52,11 +53,14 @@ class Belief(Protocol):
         ...
 
     def exploration_s(self, job: Job, change: Change) -> float:
-        """Return the seconds that a job needs to try the clocks of a new configuration; 0 if its costs are known."""
+        """Return the seconds that a job needs to try clocks before it runs on; 0 if it tries none."""
         ...
 
     def observe(self, job: Job, change: Change, ran_s: float) -> Sequence[CostLearned]:
-        """Learn from a job that ran ``ran_s`` seconds in one configuration; return the cost tables that changed."""
+        """Learn from a job that ran ``ran_s`` seconds in one configuration; return the cost tables that changed.
+
+        With ``ran_s`` = 0 the job has just tried the clocks for which it needed `exploration_s`.
+        """
         ...
 
 
@@ -159,7 +163,8 @@ class Fitted(Oracle):
 class Online(Oracle):
     """A belief that learns: it begins with the built-in estimates of the model catalogue, and learns from running jobs.
 
-    When a class of jobs first runs on a GPU count, the job tries three clocks.
+    When a class of jobs first runs on a GPU count, the job tries three clocks, and then others where this pays
+    (`powerflow.cost.clock_choice`).
     """
 
     name = "online"
@@ -168,7 +173,7 @@ class Online(Oracle):
         super().__init__(workload, sizes)
         self._lab = Laboratory(workload, noise, np.random.default_rng([seed, 0x0411]))
         self._learner = Learner(workload.axes)
-        self._tried: set[tuple[str, str, int, bool]] = set()
+        self._position = {job.id: position for position, job in enumerate(workload.jobs)}
         for name, gpu_type in workload.truth:
             kind, prior = workload.kinds[name], prior_of(workload, name, gpu_type)
             self._learner.expect(name, gpu_type, prior, kind.global_batch, kind.allowed)
@@ -180,16 +185,16 @@ class Online(Oracle):
         ]
 
     def exploration_s(self, job: Job, change: Change) -> float:
-        """Return the seconds that a job needs to try three clocks; 0 if its class already tried this configuration."""
-        return 0.0 if self._key(job, change) in self._tried else 3 * TRIAL_S
+        """Return the seconds that a job needs to try the clocks at which its class should be measured next."""
+        return TRIAL_S * len(self._to_try(job, change))
 
     def observe(self, job: Job, change: Change, ran_s: float) -> Sequence[CostLearned]:
         """Measure the configuration in which a job ran, and return the cost table if it changed."""
-        row = int(np.searchsorted(self._workload.axes[change.pool].gpu_counts, change.gpus))
+        axes = self._workload.axes[change.pool]
+        row = int(np.searchsorted(axes.gpu_counts, change.gpus))
         clocks = {change.clock}
-        if self._key(job, change) not in self._tried:
-            self._tried.add(self._key(job, change))
-            clocks |= set(three_clocks(len(self._workload.axes[change.pool].clocks_mhz)))
+        if ran_s == 0.0:
+            clocks |= {int(np.searchsorted(axes.clocks_mhz, clock)) for clock in self._to_try(job, change)}
         elif ran_s < TRIAL_S:
             return ()
         seen = [
@@ -199,9 +204,21 @@ class Online(Oracle):
             return ()
         return [CostLearned(job.cost_class, change.pool, self._learner.table(job.cost_class, change.pool))]
 
-    @staticmethod
-    def _key(job: Job, change: Change) -> tuple[str, str, int, bool]:
-        return job.cost_class, change.pool, change.gpus, change.packed
+    def _to_try(self, job: Job, change: Change) -> Sequence[float]:
+        axes = self._workload.axes[change.pool]
+        row = int(np.searchsorted(axes.gpu_counts, change.gpus))
+        step_s = self._workload.truth[job.cost_class, change.pool].step_time_s[row, -1]
+        saves = change.clock < len(axes.clocks_mhz) - 1 or math.isfinite(job.max_slowdown)
+        iterations = self.iterations(self._position[job.id])
+        return self._learner.clocks_to_try(
+            job.cost_class,
+            change.pool,
+            change.gpus,
+            TRIAL_S / step_s,
+            packed=change.packed,
+            most_slowdown=job.max_slowdown,
+            remaining=0.0 if not saves else math.inf if iterations is None else iterations,
+        )
 
 
 class Laboratory:
@@ -240,14 +257,6 @@ class Laboratory:
             clock_mhz=float(axes.clocks_mhz[clock]),
             power_w=float(table.power_w[row, clock] * off[1]),
         )
-
-
-def three_clocks(clocks: int) -> list[int]:
-    """Return the positions of the lowest, a middle and the highest of ``clocks`` clocks.
-
-    Measurements at these three clocks are enough to fit the power curve (`docs/models.md`).
-    """
-    return sorted({0, clocks // 2, clocks - 1})
 
 
 def belief_named(name: str, workload: Workload, *, sizes: str = "known", seed: int = 0) -> Belief:

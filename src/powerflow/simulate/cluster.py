@@ -195,6 +195,12 @@ class SimulatedCluster:
         left = max(0.0, self.jobs[run.job].iterations - run.done)
         heappush(self._due, (run.resume_s + left / run.rate, END, number, run))
 
+    def _pause_longer(self, run: Stretch, number: int, by_s: float) -> None:
+        """Let the pause of a job that ends now last ``by_s`` seconds longer."""
+        run.resume_s = self.now_s + by_s
+        self._progress.start(run)
+        heappush(self._due, (run.resume_s, RESUME, number, run))
+
     def _leave(self, run: Stretch) -> None:
         """Let a job give up its GPUs, and add its work, GPU-seconds and energy since the last change to its totals."""
         change, now_s = run.change, self.now_s

@@ -205,12 +205,17 @@ class Simulation(SimulatedCluster):
         self._arrival_s = self.jobs[self.arrived].submit_s if self.arrived < len(self.jobs) else math.inf
 
     def _end_pause(self, run: Stretch, number: int, events: list[e.Event]) -> None:
+        job = self.jobs[run.job]
+        # another job may have explored the same configuration in the meantime
+        if run.exploring and self.belief.exploration_s(job, run.change) > 0:
+            events.extend(self.belief.observe(job, run.change, 0.0))
+            more_s = self.belief.exploration_s(job, run.change)  # what was measured may suggest one more clock
+            if more_s > 0:
+                self._pause_longer(run, number, more_s)
+                return
         run.paused = False
         self._will_end(run, number)
         self.meter.watts += run.power_w - run.paused_w
-        # another job may have explored the same configuration in the meantime
-        if run.exploring and self.belief.exploration_s(self.jobs[run.job], run.change) > 0:
-            events.extend(self.belief.observe(self.jobs[run.job], run.change, 0.0))
 
     def _complete(self, run: Stretch, events: list[e.Event]) -> None:
         self._leave(run)

@@ -13,6 +13,7 @@ All measurements go through the `Learner` that the simulator uses too.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import shlex
 from collections import defaultdict
@@ -184,15 +185,21 @@ class CostLearning:
         """
         return self._tables[cost_class, gpu_type]
 
-    def unmeasured_clocks(self, cost_class: str, gpu_type: str, gpus: int) -> list[float]:
-        """Return the clocks (MHz) at which a class of jobs was never measured on a GPU count.
-
-        Only the lowest, a middle and the highest clock are considered.
-        """
-        clocks = self._axes[gpu_type].clocks_mhz
-        three = dict.fromkeys(float(clocks[i]) for i in (0, len(clocks) // 2, len(clocks) - 1))
-        seen = self._measured[cost_class, gpu_type]
-        return [clock for clock in three if (gpus, clock) not in seen]
+    def clocks_to_try(
+        self,
+        cost_class: str,
+        gpu_type: str,
+        gpus: int,
+        trial_steps: float,
+        *,
+        packed: bool,
+        most_slowdown: float = math.inf,
+        remaining: float = math.inf,
+    ) -> Sequence[float]:
+        """Return the clocks (MHz) at which a job should be measured next; see `Learner.clocks_to_try`."""
+        return self._learner.clocks_to_try(
+            cost_class, gpu_type, gpus, trial_steps, packed=packed, most_slowdown=most_slowdown, remaining=remaining
+        )
 
     def costs_said(self) -> Sequence[str]:
         """Return one line that says which classes of jobs start from the costs file; nothing without a costs file."""

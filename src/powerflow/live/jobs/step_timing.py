@@ -83,18 +83,25 @@ def timed(
 
 
 def clocks_to_try(job: ActiveJob, learning: CostLearning, axes: Axes) -> tuple[float, ...]:
-    """Return the clocks (MHz) at which jobs like this one were never measured on this job's GPU count.
+    """Return the clocks (MHz) at which a job should be measured next, one after the other.
 
-    Clocks that could slow the job more than its owner allows are left out. A step at clock f takes at most f_max / f
-    times as long as at the highest clock f_max, for any job (κ ≤ 1 in the model of `powerflow.cost.model`). So the
-    owner's limit is kept even if the believed costs are wrong.
+    The owner's limit is kept even if the beliefs about the job are wrong (see `powerflow.cost.clock_choice`). Jobs that
+    run at the maximum clock without a limit have no energy to save: they try only what the fit needs.
     """
-    clocks = learning.unmeasured_clocks(job.kind.name, job.gpu_type, job.gpus)
     most = job.spec.most_slowdown
-    if most is None:
-        return tuple(clocks)
-    top = float(axes.clocks_mhz[-1])
-    return tuple(clock for clock in clocks if top <= (1.0 + most) * clock * (1.0 + 1e-9))
+    saves = most is not None or job.clock_mhz < float(axes.clocks_mhz[-1])
+    total = job.steps_total or learning.believed_steps(job.spec, job.kind.name)
+    return tuple(
+        learning.clocks_to_try(
+            job.kind.name,
+            job.gpu_type,
+            job.gpus,
+            STEPS,
+            packed=len(job.placement) <= -(-job.gpus // axes.gpus_per_node),
+            most_slowdown=math.inf if most is None else most,
+            remaining=max(0.0, total - job.steps) if saves else 0.0,
+        )
+    )
 
 
 def _error(seen: Observation, table: CostTable, axes: Axes, row: int) -> float:

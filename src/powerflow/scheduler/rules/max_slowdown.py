@@ -1,8 +1,8 @@
 """Limit how far a lower clock may slow a job down. The owner of the job sets this limit, ``max_slowdown``.
 
-With a limit s, a step is believed to take at most (1 + s) times as long as at the maximum clock on the same number of
-GPUs. Protected jobs have a stronger promise, which depends on measured progress
-(`powerflow.scheduler.rules.protection`).
+With a limit s, a step takes at most (1 + s) times as long as at the maximum clock on the same number of GPUs. Where it
+was not measured, the longest time that it can take counts (`powerflow.cost.clock_choice`). Protected jobs have a
+stronger promise, which depends on measured progress (`powerflow.scheduler.rules.protection`).
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ class MaxSlowdown(Wrapper):
         limited = np.flatnonzero((answer.gpus > 0) & np.isfinite(view.jobs["slowdown"]))
         if not len(limited):
             return answer
-        step_s = view.step_time_s[view.jobs["cost"][limited], view.count_index[answer.gpus[limited]]]
+        cells = view.jobs["cost"][limited], view.count_index[answer.gpus[limited]]
+        step_s = view.step_time_s[cells]
         most_s = (1.0 + view.jobs["slowdown"][limited]) * step_s[:, -1] * (1.0 + 1e-9)
-        allowed = step_s <= most_s[:, None]
+        slowest_s = step_s if view.margin is None else step_s * view.margin[cells]
+        allowed = slowest_s <= most_s[:, None]
         allowed[:, -1] = True  # the maximum clock is always allowed, even if a lower one is believed to be faster
         at_least = np.arange(len(view.clocks_mhz)) >= answer.clock[limited, None]
         clock = answer.clock.copy()

@@ -1,0 +1,115 @@
+"""Which clocks are safe, and which are worth a trial."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from benchmarks import profiles
+from benchmarks.clock_choice import TARGET, choose
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from powerflow.cost.clock_choice import MOST_CLOCKS, ClockCosts, clocks_to_try, slowest_times
+from powerflow.cost.model import phi
+from tests.cost.jobs import BY_HAND
+
+CLOCKS_MHZ = np.array([500.0, 625.0, 800.0, 1000.0])
+
+
+def costs(step_s: list[float], seen: list[bool], power_w: list[float] | None = None) -> ClockCosts:
+    watts = [100.0, 120.0, 160.0, 250.0] if power_w is None else power_w
+    return ClockCosts(CLOCKS_MHZ, np.array(step_s), np.array(watts), np.array(seen))
+
+
+def test_a_step_takes_at_most_as_much_longer_as_the_clock_is_lower() -> None:
+    unknown = costs([1.1, 1.05, 1.02, 1.0], [False] * 4)
+    assert slowest_times(unknown).tolist() == pytest.approx([2.0, 1.6, 1.25, 1.0])
+    # at 800 MHz it was measured: from there on 1.02 s · 800 / f
+    known = costs([1.1, 1.05, 1.02, 1.0], [False, False, True, True])
+    assert slowest_times(known).tolist() == pytest.approx([1.632, 1.3056, 1.02, 1.0])
+
+
+def test_between_two_measured_clocks_the_line_in_1_over_f_is_the_bound() -> None:
+    # 1/f in 1/GHz: 2.0, 1.6, 1.25, 1.0; from 1.0 s to 1.4 s in all, so 1.24 s at 1.6 and 1.1 s at 1.25
+    known = costs([1.4, 1.05, 1.02, 1.0], [True, False, False, True])
+    assert slowest_times(known).tolist() == pytest.approx([1.4, 1.24, 1.1, 1.0])
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(0.01, 10.0), st.floats(0.0, 10.0)), min_size=1, max_size=4),
+    st.lists(st.booleans(), min_size=3, max_size=3),
+)
+def test_no_job_whose_parts_add_up_or_overlap_is_slower_than_the_bound(
+    parts: list[tuple[float, float]], seen: list[bool]
+) -> None:
+    """Each part takes the longer of a fixed time and a time that goes as 1/f."""
+    fixed, scales = np.array(parts).T[:, :, None]
+    true_s = np.maximum(fixed, scales * 1000.0 / CLOCKS_MHZ).sum(axis=0)
+    measured = np.array([*seen, True])
+    believed = ClockCosts(CLOCKS_MHZ, np.where(measured, true_s, true_s[-1]), np.full(4, 100.0), measured)
+    assert (true_s <= slowest_times(believed) * (1.0 + 1e-9)).all()
+
+
+def test_low_middle_and_high_come_first_and_only_where_they_are_safe() -> None:
+    unknown = costs([1.1, 1.05, 1.02, 1.0], [False] * 4)
+    assert clocks_to_try(unknown, math.inf, 0.0, 20.0) == [3, 2, 0]
+    assert clocks_to_try(unknown, 0.25, 0.0, 20.0) == [3, 2]  # 500 MHz might take twice as long
+    assert clocks_to_try(unknown, 0.0, 0.0, 20.0) == [3]
+
+
+def test_a_fourth_clock_is_tried_if_enough_work_remains() -> None:
+    known = costs([1.6, 1.25, 1.1, 1.0], [True, False, True, True])  # joules: 160, 150, 176, 250
+    assert clocks_to_try(known, math.inf, 1e5, 20.0) == [1]
+    assert clocks_to_try(known, math.inf, 20.0, 20.0) == []
+    assert clocks_to_try(known, math.inf, 0.0, 20.0) == []  # it saves no energy
+    assert clocks_to_try(known, 0.2, 1e5, 20.0) == []  # 1.25 s is more than allowed
+
+
+def test_a_clock_that_may_break_the_limit_follows_steps_at_the_maximum_clock() -> None:
+    # 625 MHz: believed 1.1 s, at most 1.02 · 800 / 625 = 1.306 s; allowed 1.2 s, with steps at the maximum before 1.4 s
+    known = costs([1.3, 1.1, 1.02, 1.0], [False, False, True, True])
+    assert clocks_to_try(known, 0.2, 1e5, 20.0) == [3, 1]
+    assert clocks_to_try(known, 0.15, 1e5, 20.0) == []
+
+
+def test_where_the_clock_changes_no_energy_nothing_more_is_tried() -> None:
+    flat = costs([1.0] * 4, [True, False, True, True], [60.0] * 4)
+    assert clocks_to_try(flat, math.inf, 1e9, 20.0) == []
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(0.5, 2.0), min_size=4, max_size=4), st.lists(st.booleans(), min_size=3, max_size=3))
+def test_trials_end_and_keep_the_limit_together(step_s: list[float], seen: list[bool]) -> None:
+    """Whatever is believed: only unseen clocks, never too many, and in the worst case no later than promised."""
+    seen, limit = [*seen, True], 0.1  # the maximum clock is always measured first
+    believed = costs(step_s, seen)
+    tried = clocks_to_try(believed, limit, math.inf, 20.0)
+    worst_s = slowest_times(believed)[tried]
+    if any(k != 3 for k in tried):
+        assert sum(worst_s) <= len(tried) * (1.0 + limit) * step_s[3] * (1.0 + 1e-6)
+    assert len(tried) == len(set(tried)) <= MOST_CLOCKS
+    assert all(not seen[k] or k == 3 for k in tried)
+
+
+@given(st.floats(0.0, 1.0), st.floats(1.0, 8.0), st.floats(0.2, 1.0))
+def test_a_knee_lies_between_the_sum_and_the_clock_itself(kappa: float, knee: float, share: float) -> None:
+    job = dataclasses.replace(BY_HAND, kappa=kappa, knee=knee)
+    clock = share * job.clock_max_mhz
+    factor, plain = float(phi(job, clock)), float(phi(dataclasses.replace(job, knee=1.0), clock))
+    assert plain * (1.0 - 1e-9) <= factor <= (1.0 + 1e-9) / share
+    assert float(phi(job, job.clock_max_mhz)) == pytest.approx(1.0)
+
+
+@pytest.mark.skipif(not profiles.PROFILES.is_dir(), reason=f"no profiles at {profiles.PROFILES}")
+@pytest.mark.parametrize("promise", [0.05, 0.1, 0.2])
+def test_on_v100_the_chosen_clock_is_near_the_best_and_never_slower_than_promised(promise: float) -> None:
+    found = [
+        choose(sorted(points, key=lambda seen: seen.clock_mhz or 0.0), promise, "learned")
+        for points in list(profiles.v100_clocks().values())[::3]
+    ]
+    assert all(choice.late <= 0.0 for choice in found)
+    assert sum(choice.over for choice in found) / len(found) <= TARGET / 3
