@@ -18,9 +18,8 @@ from functools import cache
 
 import numpy as np
 
-from benchmarks.artifacts import GPUS_PER_NODE, NODES, PRINTED, SMALLEST_BATCH, TRACES, cost_table, mean_jct_s, workload
+from benchmarks.artifacts import AXES, PRINTED, SMALLEST_BATCH, TRACES, cost_table, mean_jct_s, workload
 from powerflow.cost.batch_range import BatchRange, progress
-from powerflow.cost.catalogue import axes_for
 from powerflow.cost.goodput import batches_to_try, fastest
 from powerflow.cost.table import CostTable
 from powerflow.simulate.workload.workload import Workload
@@ -29,7 +28,6 @@ from powerflow.trace.formats.pollux import noise_scale_of
 POLICIES = ("prices", "pollux", "afs", "optimus")
 #: Largest global batch of each application with a training curve in the artifact (simulator/traces).
 LARGEST_BATCH = {"bert": 384, "cifar10": 4096, "deepspeech2": 640, "imagenet": 12_800, "yolov3": 512}
-AXES = axes_for("T4", GPUS_PER_NODE, range(1, NODES * GPUS_PER_NODE + 1), clocks=1)
 
 
 def changing(jobs: Workload) -> Workload:
