@@ -144,8 +144,8 @@ def test_gandiva_takes_turns() -> None:
     assert given_gpus(Gandiva(), over) == [0, 1, 1]
     # With three GPUs, job 2 (waits longest) and job 1 choose first; one is left, too few for job 0.
     assert given_gpus(Gandiva(), make_view(jobs, step_time_s=LINEAR, capacity=3, now_s=120)) == [0, 1, 1]
-    # At 12 s of pause a slice lasts 10·12 = 120 s, [0, 120): 61 s and 119 s lie in one, 61 s and 120 s do not.
-    slow = [{**job, "pause_s": 12} for job in jobs]
+    # At 4 s of pause a slice lasts 30·4 = 120 s, [0, 120): 61 s and 119 s lie in one, 61 s and 120 s do not.
+    slow = [{**job, "pause_s": 4} for job in jobs]
     assert given_gpus(Gandiva(), make_view(slow, step_time_s=LINEAR, capacity=2, now_s=119)) == [2, 0, 0]
     assert given_gpus(Gandiva(), make_view(slow, step_time_s=LINEAR, capacity=2, now_s=120)) == [0, 1, 1]
 
