@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -14,10 +15,12 @@ from powerflow.scheduler.cap import PowerCap
 from powerflow.scheduler.events import Completed, CostLearned, Event, ManagedProjects, PowerCapSet
 from powerflow.scheduler.plan import Plan, Why
 from powerflow.scheduler.rules.compose import with_rules
+from powerflow.scheduler.scheduler import Scheduler
 from powerflow.simulate.run import Simulation
 from powerflow.simulate.world import World
+from powerflow.testing.invariants import check
 from tests.scheduler.situations import SchedulerDriver, submitted, table
-from tests.simulate.workloads import by_hand
+from tests.simulate.workloads import by_hand, from_trace
 from tests.simulate.workloads import job as simulated_job
 
 #: 1.8 times the seconds of class ``linear`` on an A100; a T4 draws as many watts here unless another table says less.
@@ -163,6 +166,24 @@ def test_simulated_moves_cost_a_pause_and_save_time() -> None:
     done = 230.0 / 3.6
     assert jobs_end.finish_s[1] == pytest.approx(240.0 + 30.0 + (1000.0 - done) * 2.0, abs=1e-6)
     assert jobs_end.rescales.tolist() == [0, 1]
+
+
+def test_plans_with_moves_hold_all_invariants(monkeypatch: pytest.MonkeyPatch) -> None:
+    moves, step = 0, Scheduler.step
+
+    def checked(self: Scheduler, now_s: float, events: Sequence[Event]) -> Plan:
+        nonlocal moves
+        plan = step(self, now_s, events)
+        check(self, plan)
+        moves += sum(change.reason.why is Why.MOVED_TYPE for change in plan.changes)
+        return plan
+
+    monkeypatch.setattr(Scheduler, "step", checked)
+    for seed, price, caps in ((0, 0.0, []), (1, 1e-2, []), (2, 0.0, [(1000.0, PowerCap(2500.0))])):
+        workload = from_trace(seed, jobs=20, cluster="2x4:A100+2x4:T4", longest_s=6000.0, span_s=6000.0)
+        world = World(pause_s=30.0, node_mtbf_h=2.0)
+        assert Simulation(workload, with_rules(Prices()), energy_price=price, world=world, seed=seed, caps=caps).run()
+    assert moves > 0
 
 
 def _times(made: CostTable, factor: float) -> CostTable:

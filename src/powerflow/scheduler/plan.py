@@ -142,7 +142,8 @@ class Plan:
     Attributes:
         now_s: When the plan was made.
         decided: False if the step only applied events, so that there is nothing to do.
-        changes: What to do, in the order of the list: jobs that give up GPUs come before jobs that take GPUs.
+        changes: What to do, in the order of the list: jobs that give up GPUs come before jobs that take GPUs, and moves
+            to another GPU type come last.
         wake_s: When the scheduler must be called again at the latest; ``inf`` if only an event makes this necessary.
         gpu_price: Price of a GPU, by GPU type.
         ignored: Why some events were ignored (unknown or finished jobs, repetitions), in words.

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from powerflow.arrays import BoolArray, FloatArray, IntArray
+from powerflow.cluster.packed_pool import UP
 from powerflow.energy.terms import EnergyTerms
 from powerflow.job import Job
 from powerflow.policy.protocol import Policy, View
@@ -151,8 +152,8 @@ class TypeMoves:
         slots = self._candidates(to)
         if not len(slots):
             return None
-        costs = self._costs_there(to, slots)
-        gains = self._gain(slots, np.where(self._usable(to, slots, free), costs, np.inf).min(axis=(1, 2)))
+        costs = np.where(self._usable(to, slots, free), self._costs_there(to, slots), np.inf)
+        gains = self._gain(slots, costs.min(axis=(1, 2)))
         order = np.argsort(-gains, kind="stable")[:TRIES]
         for j in order[gains[order] > 0].tolist():
             asked = self._ask(to, policy, terms, int(slots[j]))
@@ -184,10 +185,14 @@ class TypeMoves:
         return pause_s
 
     def _usable(self, to: Pool, slots: IntArray, free: int) -> BoolArray:
-        """Return which GPU counts of a pool each of K jobs could use at once, ``[K, N, 1]`` for N counts."""
-        rows, counts = self._ledger.rows[slots], to.axes.gpu_counts
-        most = np.minimum(rows["gpus_max"], free)[:, None]
-        usable: BoolArray = (counts >= rows["gpus_min"][:, None]) & (counts <= most)
+        """Return which GPU counts of a pool each of K jobs could use at once, ``[K, N, 1]`` for N counts.
+
+        A count that fits into one node must fit into the GPUs that are idle on one node; else the job would be spread.
+        """
+        rows, counts, occupancy = self._ledger.rows[slots], to.axes.gpu_counts, to.occupancy
+        widest = int(occupancy.room()[occupancy.status() == UP].max())
+        fits = (counts <= widest) | ((counts > to.axes.gpus_per_node) & (counts <= free))
+        usable: BoolArray = fits & (counts >= rows["gpus_min"][:, None]) & (counts <= rows["gpus_max"][:, None])
         return usable[:, :, None]
 
     def _costs_there(self, to: Pool, slots: IntArray) -> FloatArray:

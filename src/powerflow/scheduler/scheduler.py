@@ -157,18 +157,18 @@ class Scheduler(SchedulerState):
             watts = WattRoom(left_w, self.caps.watts(pool), pool.gpu_idle_w) if left_w else None
             move = moves.find(pool, self.policies[name], self._terms(pool), watts)
             if move is not None:
-                changes += self._move_type(move, pool, now_s)
+                changes.append(self._move_type(move, pool, now_s))
         if changes:
             self._changed = True  # for the jobs that can use the GPUs left behind
             if self.caps:
                 self._capped = replace(self._capped, power_w=self.caps.drawn_w(CLUSTER))
         return changes
 
-    def _move_type(self, move: Move, to: Pool, now_s: float) -> list[Change]:
-        """Move a running job to idle GPUs of another pool; return no change if no GPUs there are close enough."""
-        ledger, slot, pool = self.ledger, move.slot, self._pool_of[move.slot]
-        row, placement = ledger.rows[slot].copy(), pool.occupancy.placement(slot)
-        had_mhz = pool.clocks_mhz[int(row["clock"])]
+    def _move_type(self, move: Move, to: Pool, now_s: float) -> Change:
+        """Move a running job to idle GPUs of another pool."""
+        ledger, slot = self.ledger, move.slot
+        had = int(ledger.rows["gpus"][slot])
+        had_mhz = self._pool_of[slot].clocks_mhz[int(ledger.rows["clock"][slot])]
         self._stop(slot, now_s)
         self._move_to(slot, to)
         slots = np.array(to.active, np.int64)
@@ -176,15 +176,10 @@ class Scheduler(SchedulerState):
         answer = Allocation(view.jobs["gpus"].astype(np.int64), view.jobs["clock"].astype(np.int64), move.gpu_price)
         answer.gpus[slots == slot], answer.clock[slots == slot] = move.gpus, move.clock
         to.start(Decision(view, answer, answer, slots), ledger, now_s)
-        if not ledger.rows["gpus"][slot]:
-            self._move_to(slot, pool)
-            pool.adopt(ledger, slot, placement, had_mhz, now_s)
-            ledger.rows[slot] = row
-            return []
         has_mhz, packed, wait_s = to.clocks_mhz[move.clock], to.is_packed(slot), to.wait_s(slot, now_s)
-        reason = Reason(Why.MOVED_TYPE, int(row["gpus"]), move.gpus, had_mhz, has_mhz, "", move.gpu_price)
+        reason = Reason(Why.MOVED_TYPE, had, move.gpus, had_mhz, has_mhz, "", move.gpu_price)
         job_id = ledger.job(slot).id
-        return [Change(job_id, slot, to.gpu_type, move.gpus, move.clock, has_mhz, packed, True, wait_s, reason)]
+        return Change(job_id, slot, to.gpu_type, move.gpus, move.clock, has_mhz, packed, True, wait_s, reason)
 
     def _limited_in(self, decisions: Sequence[tuple[Pool, Decision]]) -> frozenset[str]:
         """Return the projects ("": the cluster) whose energy budget set a limit in watts that changed the decisions."""
@@ -208,7 +203,7 @@ class Scheduler(SchedulerState):
             prices[pool.gpu_type] = decision.answer.gpu_price
         # jobs give GPUs up before others take them, so that the changes can be carried out one by one
         changes.sort(key=lambda change: change.gpus - change.reason.gpus_before)
-        changes += moves
+        changes += moves  # to GPUs that are idle after all other changes
 
         step = self._steps
 

@@ -105,7 +105,9 @@ def _check_plan(scheduler: Scheduler, plan: Plan) -> None:
     _check_power(scheduler, plan)
     named = Counter(change.job_id for change in plan.changes)
     assert all(times == 1 for times in named.values()), "a plan changes one job twice"
-    gives = [change.gpus - change.reason.gpus_before for change in plan.changes]
+    others = [change.reason.why is Why.MOVED_TYPE for change in plan.changes]
+    assert others == sorted(others), "a job moves to another type before the other changes are made"
+    gives = [change.gpus - change.reason.gpus_before for change in plan.changes[: others.count(False)]]
     assert gives == sorted(gives), "a plan takes GPUs before it gives them up"
     for change in plan.changes:
         _check_change(scheduler, change)
