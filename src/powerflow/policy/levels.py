@@ -7,11 +7,10 @@ count (N).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 
 from powerflow.arrays import BoolArray, FloatArray, IntArray
+from powerflow.kernel import kernel
 from powerflow.policy.protocol import View
 
 
@@ -56,24 +55,49 @@ def requested_levels(view: View) -> IntArray:
 
     This is the largest GPU count on which the job can run and that is not above its request. If there is no such count
     (because the job needs more memory than the requested GPUs have), it is the smallest count on which the job can run.
-    Time and memory are O(J + K·N) for J jobs of K classes and N GPU counts, because queues are long, and the jobs of
-    logs request hundreds of different counts.
     """
-    jobs, levels = view.jobs, len(view.gpu_counts)
-    if not levels or not len(jobs) or not len(view.step_time_s):
-        return np.full(len(jobs), -1, np.int64)
-    runs = np.isfinite(view.step_time_s[:, :, view.clock_max])
-    # per class and level: the last feasible level at or below it (else -1), and the first at or above it (else N)
-    below = np.maximum.accumulate(np.where(runs, np.arange(levels), -1), axis=1)
-    above = np.minimum.accumulate(np.where(runs, np.arange(levels), levels)[:, ::-1], axis=1)[:, ::-1]
-    cost = jobs["cost"]
-    lowest = np.searchsorted(view.gpu_counts, jobs["gpus_min"], side="left")
-    highest = np.searchsorted(view.gpu_counts, jobs["gpus_max"], side="right") - 1
-    asked = np.searchsorted(view.gpu_counts, np.minimum(jobs["requested"], jobs["gpus_max"]), side="right") - 1
-    nearest = np.where(asked >= 0, below[cost, np.maximum(asked, 0)], -1)
-    least = np.where(lowest < levels, above[cost, np.minimum(lowest, levels - 1)], levels)
-    least = np.where(least <= highest, least, -1)
-    return np.where(nearest >= lowest, nearest, least).astype(np.int64)
+    jobs = view.jobs
+    levels = np.empty(len(jobs), np.int64)
+    _find_requested(
+        jobs["requested"],
+        jobs["gpus_min"],
+        jobs["gpus_max"],
+        jobs["cost"],
+        view.gpu_counts,
+        view.step_time_s,
+        levels,
+    )
+    return levels
+
+
+@kernel
+def _find_requested(
+    requested: IntArray,
+    gpus_min: IntArray,
+    gpus_max: IntArray,
+    cost: IntArray,
+    gpu_counts: IntArray,
+    step_time_s: FloatArray,
+    levels: IntArray,
+) -> None:
+    """Write the level of each job's request (`requested_levels`) to ``levels``, ``[J]``; -1: the job cannot run.
+
+    This looks at few of the N counts per job, because queues are long, and the jobs of logs request hundreds of
+    different counts. The arguments are ``[J]`` columns of `JOB`, then arrays of `View`.
+    """
+    for j in range(len(requested)):
+        runs = step_time_s[cost[j], :, -1]
+        lowest = np.searchsorted(gpu_counts, gpus_min[j])
+        level = np.searchsorted(gpu_counts, min(requested[j], gpus_max[j]), side="right") - 1
+        while level >= lowest and not np.isfinite(runs[level]):
+            level -= 1
+        if level < lowest:
+            level = lowest
+            while level < len(gpu_counts) and not np.isfinite(runs[level]):
+                level += 1
+            if level == len(gpu_counts) or gpu_counts[level] > gpus_max[j]:
+                level = -1
+        levels[j] = level
 
 
 def requested_gpus(view: View) -> IntArray:
@@ -97,25 +121,58 @@ def held_gpus(view: View) -> IntArray:
     """
     jobs = view.jobs
     held = np.zeros(len(jobs), np.int64)
-    running = np.flatnonzero(jobs["gpus"])
-    if not len(running):
-        return held
-    now = jobs["gpus"][running].astype(np.int64)
-    known = now < len(view.count_index)
-    level = np.where(known, view.count_index[np.where(known, now, 0)], -1)
-    runs = np.isfinite(view.step_time_s[jobs["cost"][running], level, view.clock_max])
-    within = (now >= jobs["gpus_min"][running]) & (now <= jobs["gpus_max"][running])
-    allowed = runs & within & (level >= 0)
-    held[running] = np.where(allowed, now, 0)
-    if held.sum() > view.capacity:
+    total = _find_held(
+        jobs["gpus"], jobs["gpus_min"], jobs["gpus_max"], jobs["cost"], view.count_index, view.step_time_s, held
+    )
+    if total > view.capacity:
         order = by_arrival(view)
         return take_what_fits(held, order[held[order] > 0], view.capacity)
     return held
 
 
+@kernel
+def _find_held(
+    gpus: IntArray,
+    gpus_min: IntArray,
+    gpus_max: IntArray,
+    cost: IntArray,
+    count_index: IntArray,
+    step_time_s: FloatArray,
+    held: IntArray,
+) -> int:
+    """Write to ``held``, ``[J]``, the GPUs of each job that can run on them (zeros before); return the sum.
+
+    The arguments are ``[J]`` columns of `JOB`, then arrays of `View`.
+    """
+    total = 0
+    for j in range(len(gpus)):
+        n = gpus[j]
+        if n == 0 or n >= len(count_index) or n < gpus_min[j] or n > gpus_max[j]:
+            continue
+        level = count_index[n]
+        if level >= 0 and np.isfinite(step_time_s[cost[j], level, -1]):
+            held[j] = n
+            total += n
+    return total
+
+
 def by_arrival(view: View) -> IntArray:
     """Return the rows of all jobs in order of submission; jobs submitted at the same time are ordered by id."""
-    return np.lexsort((view.jobs["id"], view.jobs["arrival_s"])).astype(np.int64)
+    order = np.empty(len(view.jobs), np.int64)
+    if not _number_rows(view.jobs["arrival_s"], view.jobs["id"], order):
+        return np.lexsort((view.jobs["id"], view.jobs["arrival_s"])).astype(np.int64)
+    return order
+
+
+@kernel
+def _number_rows(arrival_s: FloatArray, ids: IntArray, order: IntArray) -> bool:
+    """Write 0, 1, 2, … to ``order``, and return True; return False if the rows are not in order of submission."""
+    for j in range(len(ids)):
+        later = j == 0 or arrival_s[j] > arrival_s[j - 1] or (arrival_s[j] == arrival_s[j - 1] and ids[j] > ids[j - 1])
+        if not later:
+            return False
+        order[j] = j
+    return True
 
 
 def by_key(view: View, key: FloatArray) -> IntArray:
@@ -123,7 +180,7 @@ def by_key(view: View, key: FloatArray) -> IntArray:
     return np.lexsort((view.jobs["id"], key)).astype(np.int64)
 
 
-def take_what_fits(need: IntArray, order: Iterable[int] | IntArray, free: int) -> IntArray:
+def take_what_fits(need: IntArray, order: IntArray, free: int) -> IntArray:
     """Give jobs, one after the other, the GPUs that they need; a job for which too few GPUs are left is skipped.
 
     Args:
@@ -135,17 +192,11 @@ def take_what_fits(need: IntArray, order: Iterable[int] | IntArray, free: int) -
         How many GPUs each job gets: all that it needs, or 0.
     """
     given = np.zeros(len(need), np.int64)
-    wants = need.tolist()
-    for row in np.asarray(order).tolist():
-        if free <= 0:
-            break
-        if wants[row] <= free:
-            given[row] = wants[row]
-            free -= wants[row]
+    _take(need, order, free, False, given)
     return given
 
 
-def take_until_blocked(need: IntArray, order: Iterable[int] | IntArray, free: int) -> IntArray:
+def take_until_blocked(need: IntArray, order: IntArray, free: int) -> IntArray:
     """Give jobs, one after the other, the GPUs that they need, until too few GPUs are left for the next job.
 
     Args:
@@ -157,13 +208,19 @@ def take_until_blocked(need: IntArray, order: Iterable[int] | IntArray, free: in
         How many GPUs each job gets: all that it needs, or 0.
     """
     given = np.zeros(len(need), np.int64)
-    wants = need.tolist()
-    for row in np.asarray(order).tolist():
-        if wants[row] > free:
-            break
-        given[row] = wants[row]
-        free -= wants[row]
+    _take(need, order, free, True, given)
     return given
+
+
+@kernel
+def _take(need: IntArray, order: IntArray, free: int, until_blocked: bool, given: IntArray) -> None:
+    """Write to ``given``, ``[J]``, what each job gets (`take_what_fits`, `take_until_blocked`); zeros before."""
+    for row in order:
+        if need[row] <= free:
+            given[row] = need[row]
+            free -= need[row]
+        elif until_blocked or free <= 0:
+            break
 
 
 def start_in_order(view: View, need: IntArray, order: IntArray) -> IntArray:
@@ -181,4 +238,4 @@ def start_in_order(view: View, need: IntArray, order: IntArray) -> IntArray:
     """
     held = held_gpus(view)
     queue = order[(held[order] == 0) & (need[order] > 0) & (need[order] <= view.capacity)]
-    return held + take_until_blocked(need, queue, view.capacity - int(np.sum(held)))
+    return held + take_until_blocked(need, queue, view.capacity - int(held.sum()))

@@ -64,21 +64,22 @@ def gpu_seconds(
 
 
 @kernel
-def _is_offered(n: int, least: int, most: int, listed: bool) -> bool:
-    """Return True if a job that can use ``least`` to ``most`` GPUs may have ``n`` GPUs.
+def _only_powers(least: int, most: int, listed: bool) -> bool:
+    """Return True if a job that can use ``least`` to ``most`` GPUs may have powers of two only.
 
-    Most jobs may have powers of two only, because these fill nodes without gaps. A job that can use no power of two may
-    have any count from ``least`` to ``most``. The same holds for a job whose owner listed its GPU counts (``listed``);
-    its step time is infinite on counts that are not listed.
+    This holds for most jobs, because powers of two fill nodes without gaps. A job that can use no power of two may have
+    any count from ``least`` to ``most``. The same holds for a job whose owner listed its GPU counts (``listed``); its
+    step time is infinite on counts that are not listed.
     """
-    if n < least or n > most:
-        return False
-    if listed or not n & (n - 1):
-        return True
     power = 1
     while 2 * power <= most:
         power *= 2
-    return power < least
+    return not listed and power >= least
+
+
+@kernel
+def _is_offered(n: int, least: int, most: int, only_powers: bool) -> bool:
+    return least <= n <= most and not (only_powers and n & (n - 1))
 
 
 @kernel
@@ -126,10 +127,12 @@ def value_counts(
         step_s = step_time_s[cost[j]]
         watts = power_w[cost[j]]
         price = crowding * rank[j] / capacity
+        least, most = gpus_min[j], min(gpus_max[j], capacity)
+        only_powers = _only_powers(least, most, listed[j])
         best = np.inf
         for i in range(len(gpu_counts)):
             n = gpu_counts[i]
-            if not _is_offered(n, gpus_min[j], min(gpus_max[j], capacity), listed[j]):
+            if not _is_offered(n, least, most, only_powers):
                 continue
             for f in range(clocks):
                 step = step_s[i, f]
@@ -142,7 +145,7 @@ def value_counts(
         per_iteration = 1.0 / remaining[j] if sizes_known and remaining[j] > 0.0 else 0.0
         for i in range(len(gpu_counts)):
             n = gpu_counts[i]
-            if not _is_offered(n, gpus_min[j], min(gpus_max[j], capacity), listed[j]):
+            if not _is_offered(n, least, most, only_powers):
                 continue
             for f in range(clocks):
                 step = step_s[i, f]

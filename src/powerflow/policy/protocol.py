@@ -44,6 +44,15 @@ JOB = np.dtype(
 
 JobRows = npt.NDArray[np.void]
 
+#: The same bytes without fields: numpy copies such rows whole, which is many times faster than field by field.
+_WHOLE = np.dtype((np.void, JOB.itemsize))
+
+
+def pick_rows(rows: JobRows, at: IntArray) -> JobRows:
+    """Return a copy of some rows of a table of jobs; ``at`` lists their positions in the order wanted."""
+    picked: JobRows = rows.view(_WHOLE).take(at).view(JOB)
+    return picked
+
 
 @dataclass(slots=True, eq=False)
 class View:
@@ -110,7 +119,7 @@ class View:
 
     def with_jobs(self, **columns: npt.ArrayLike) -> View:
         """Return a copy of the view whose jobs have other values in some columns, such as ``pause_s=0.0``."""
-        jobs = self.jobs.copy()
+        jobs = self.jobs.view(_WHOLE).copy().view(JOB)
         for name, values in columns.items():
             jobs[name] = values
         jobs.flags.writeable = False
@@ -118,7 +127,7 @@ class View:
 
     def of_jobs(self, chosen: npt.NDArray[np.bool_]) -> View:
         """Return a copy of the view with some jobs only; ``chosen``, ``[J]``, is true for each job to keep."""
-        jobs = self.jobs[chosen]
+        jobs = pick_rows(self.jobs, chosen.nonzero()[0])
         jobs.flags.writeable = False
         return replace(self, jobs=jobs)
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from powerflow.arrays import FloatArray, IntArray
 from powerflow.job import Job
 from powerflow.kernel import kernel
-from powerflow.policy.protocol import JOB, JobRows
+from powerflow.policy.protocol import JOB, JobRows, pick_rows
 
 
 @kernel
@@ -192,7 +192,7 @@ class Ledger:
 
     def view_rows(self, slots: IntArray, now_s: float) -> JobRows:
         """Return a read-only copy of the rows of some jobs, with remaining work and GPU-seconds as of ``now_s``."""
-        rows: JobRows = self.rows.take(slots)
+        rows = pick_rows(self.rows, slots)
         bring_up_to_date(
             rows["remaining"],
             rows["attained_gpu_s"],
