@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from powerflow.arrays import BoolArray, FloatArray, IntArray
+from powerflow.kernel import kernel
 from powerflow.policy.protocol import Allocation, Policy, View
 from powerflow.scheduler.cap import STEP_S
 from powerflow.scheduler.caps.book import CapBook
@@ -118,9 +119,24 @@ class Early:
         return pool.occupancy.free + (0 if self._caps else pool.occupancy.asleep)
 
     def _fits(self, pool: Pool, room: int) -> bool:
-        slots = np.array(pool.active, np.int64)
-        waits = slots[(self._ledger.rows["gpus"][slots] == 0) & ~self._ledger.preempted[slots]]
-        return bool((self._ledger.rows["gpus_min"][waits] <= room).any())
+        rows, slots = self._ledger.rows, np.array(pool.active, np.int64)
+        return bool(_somebody_fits(slots, rows["gpus"], rows["gpus_min"], self._ledger.preempted, room))
+
+
+@kernel
+def _somebody_fits(slots: IntArray, gpus: IntArray, gpus_min: IntArray, preempted: BoolArray, room: int) -> bool:
+    """Return True if ``room`` GPUs are enough for a waiting job that was not preempted.
+
+    Args:
+        slots: ``[J]`` slot of each job: its row in the other arrays, which are columns of the ledger.
+        gpus, gpus_min: GPU count now, and smallest GPU count.
+        preempted: True if a decision took the job's GPUs.
+        room: Number of free GPUs.
+    """
+    for slot in slots:  # noqa: SIM110 (compiled without arrays, a generator is not possible)
+        if gpus[slot] == 0 and gpus_min[slot] <= room and not preempted[slot]:
+            return True
+    return False
 
 
 def choose_starts(policy: Policy, asked: Decision, ledger: Ledger, room: int, caps: WattRoom | None) -> Decision | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -86,7 +87,8 @@ class Pool:
         self.unmanaged: set[int] = set()
         self.count_index = np.full(int(axes.gpu_counts[-1]) + 1, -1, np.int64)
         self.count_index[axes.gpu_counts] = np.arange(len(axes.gpu_counts))
-        self.active: list[int] = []  # slots of the pool's jobs, in order of submission
+        # slots of the pool's jobs, in order of submission; an array, which numpy copies as a whole
+        self.active = array("q")
         self._unpacked: set[int] = set()  # slots of jobs on more nodes than they need
         # slots of jobs that would be faster on one node: GPU count, share of the step time gained, step time now
         self._spread: dict[int, tuple[int, float, float]] = {}

@@ -107,7 +107,7 @@ def _reduced(decision: Decision) -> Mapping[int, int]:
 
 def _limited(policy: Policy, decision: Decision) -> set[int]:
     """Return the slots (rows of the ledger) of jobs that have less because an energy budget limits watts."""
-    limit = find_wrapper(policy, PowerLimit)
+    limit = find_wrapper(policy, PowerLimit) if decision.view.limit_w else None
     if limit is None or not limit.less:
         return set()
     return set(decision.slots[np.isin(decision.view.jobs["id"], list(limit.less))].tolist())

@@ -66,6 +66,7 @@ class Scheduler(SchedulerState):
         self.period_s = policy.period_s
         self.interval_s = interval_s
         self._steps = 0
+        self._sleepers = [pool.sleepers for pool in self.pools.values() if pool.sleepers]
         self._capped = Capped()  # of the last decision
 
     def step(self, now_s: float, events: Sequence[e.Event]) -> Plan:
@@ -107,7 +108,7 @@ class Scheduler(SchedulerState):
         if self._changed:
             due_s = self._decided_s + self.interval_s
         else:
-            due_s = min((pool.sleepers.due_s() for pool in self.pools.values() if pool.sleepers), default=math.inf)
+            due_s = min([sleepers.due_s() for sleepers in self._sleepers], default=math.inf)
             if self.period_s is not None and self._pool_of:
                 due_s = min(due_s, self._decided_s + self.period_s)
             due_s = max(due_s, self._decided_s + self.interval_s)
@@ -183,6 +184,8 @@ class Scheduler(SchedulerState):
 
     def _limited_in(self, decisions: Sequence[tuple[Pool, Decision]]) -> frozenset[str]:
         """Return the projects ("": the cluster) whose energy budget set a limit in watts that changed the decisions."""
+        if not self.energy.limit_w:
+            return frozenset()
         asked = [pool.gpu_type for pool, decision in decisions if not decision.view.jobs["unmanaged"].all()]
         limits = [find_wrapper(self.policies[name], PowerLimit) for name in asked]
         return frozenset().union(*(limit.binding for limit in limits if limit is not None))

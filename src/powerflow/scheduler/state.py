@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from array import array
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -327,6 +328,7 @@ class SchedulerState:
         self._pool_of[slot].remove(slot)
         job = self.ledger.job(slot)
         pool.add(slot, job.protected or job.keeps, not self.managed.manages(job.project))
-        pool.active.sort(key=self.ledger.rows["id"].__getitem__)  # views list jobs in order of submission
+        # views list jobs in order of submission
+        pool.active = array("q", sorted(pool.active, key=self.ledger.rows["id"].__getitem__))
         self._pool_of[slot] = pool
         self.ledger.rows["cost"][slot] = pool.costs.row(job.cost_class, job.gpus_allowed)

@@ -164,6 +164,7 @@ class SimulatedCluster:
             change.gpus, change.clock, change.packed
         )
         idle_w = change.gpus * self.idle_w[change.pool]
+        paused_w, paused = power_w if exploring else idle_w, resume_s > self.now_s
         run = Stretch(
             job=job,
             change=change,
@@ -173,8 +174,9 @@ class SimulatedCluster:
             rate=rate,
             power_w=power_w,
             idle_w=idle_w,
-            paused_w=power_w if exploring else idle_w,
-            paused=resume_s > self.now_s,
+            paused_w=paused_w,
+            paused=paused,
+            watts=paused_w if paused else power_w,
             saved=checkpoint[0],
             unsaved_s=checkpoint[1],
             exploring=exploring,

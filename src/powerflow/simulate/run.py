@@ -213,7 +213,7 @@ class Simulation(SimulatedCluster):
             if more_s > 0:
                 self._pause_longer(run, number, more_s)
                 return
-        run.paused = False
+        run.paused, run.watts = False, run.power_w
         self._will_end(run, number)
         self.meter.watts += run.power_w - run.paused_w
 

@@ -28,6 +28,7 @@ class Stretch:
         idle_w: Watts that these GPUs would draw if they were idle.
         paused_w: Watts of the GPUs during the pause: ``power_w`` if the job tries clocks, otherwise ``idle_w``.
         paused: True until the pause has ended.
+        watts: Watts that the GPUs draw now.
         saved: Iterations in the last checkpoint when the stretch began.
         unsaved_s: Seconds that the job had run after that checkpoint when the stretch began.
         exploring: True if the job tries clocks during the pause.
@@ -44,15 +45,11 @@ class Stretch:
     idle_w: float
     paused_w: float
     paused: bool
+    watts: float
     saved: float
     unsaved_s: float
     exploring: bool
     over: bool = False
-
-    @property
-    def watts(self) -> float:
-        """Watts that the GPUs of the job draw now."""
-        return self.paused_w if self.paused else self.power_w
 
     def ran_s(self, now_s: float) -> float:
         """Return the seconds that the job has run in this stretch until ``now_s``, without its pause."""
