@@ -1,16 +1,18 @@
 """How fast it is: simulated jobs per CPU-second, one decision at three sizes, and the start of the command.
 
-    python -m benchmarks.speed [--philly] [--swf]
+    python -m benchmarks.speed [--philly] [--swf] [--before CHECKOUT]
 
 Prints CPU seconds and, beside every target of the project's, the ratio to it (≥ 1 is met). Figures are the best of
 several runs: other work on the machine only ever adds. ``--philly`` adds the whole Philly trace (about a minute),
-``--swf`` a log of 200,000 jobs (about a minute and a half).
+``--swf`` a log of 187,520 jobs (about a minute and a half). ``--before`` simulates with another checkout too,
+turn by turn in the same run, so that the ratio does not depend on what else the machine does.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import os
 import resource
 import subprocess
 import sys
@@ -77,6 +79,57 @@ def simulations(philly: bool) -> None:
         row(f"{name} ({len(workload.jobs):,} jobs, {cluster})", f"{rate:,.0f} /s", "5,000 /s", rate / 5000)
     peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     row("peak memory of this process", f"{peak_gib:.2f} GiB", "1.5 GiB", 1.5 / peak_gib)
+
+
+def beside(checkout: Path, rounds: int) -> None:
+    """Simulate with this checkout and with another one, turn by turn, and print the ratio of their CPU times."""
+    print(f"simulate, jobs per CPU-second: {checkout}, then this checkout")
+    here = Path(__file__).resolve().parents[1]
+    for trace, cluster, moments in (
+        ("itp/cluster01.csv", "16x8:A100", 0),
+        ("itp/cluster02.csv", "16x8:A100", 0),
+        ("itp/cluster05.csv", "16x8:A100", 0),
+        ("philly.csv.gz", "352x8:A100", 20_000),
+    ):
+        for policy in ("prices", "fifo", "srtf"):
+            words = [sys.executable, "-m", "benchmarks.speed", "--turns", trace, cluster, policy, str(moments)]
+            both = [
+                subprocess.Popen(
+                    words,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    env={**os.environ, "PYTHONPATH": f"{each / 'src'}{os.pathsep}{here}"},
+                )
+                for each in (checkout.resolve(), here)
+            ]
+            times = [[_turn(each) for each in both] for _ in range(rounds)]
+            for each in both:
+                each.communicate()
+            (jobs, before_s), (_, now_s) = (
+                min(column, key=lambda turn: turn[1]) for column in zip(*times, strict=True)
+            )
+            rates = f"{jobs / before_s:,.0f} → {jobs / now_s:,.0f} /s"
+            row(f"{trace}, {policy}", rates, "× 2", before_s / now_s / 2)
+
+
+def _turn(process: subprocess.Popen[str]) -> tuple[int, float]:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("again\n")
+    process.stdin.flush()
+    jobs, cpu_s = process.stdout.readline().split()
+    return int(jobs), float(cpu_s)
+
+
+def turns(trace: str, cluster: str, policy: str, moments: int) -> None:
+    """Simulate once for each line of the input; print how many jobs ended, and the CPU seconds."""
+    workload = build_workload(read_trace(TRACES / trace), cluster)
+    Simulation(workload, load(policy)).run(events=300)  # compiles
+    for _ in sys.stdin:
+        simulation = Simulation(workload, load(policy))
+        simulation.run(events=moments or None)
+        print(simulation.ended, simulation.cpu_s, flush=True)
 
 
 def crowded_scheduler(nodes: int, jobs: int) -> tuple[Scheduler, list[Event]]:
@@ -179,13 +232,23 @@ def start() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--philly", action="store_true", help="also simulate the whole Philly trace")
-    parser.add_argument("--swf", action="store_true", help="also simulate 200,000 jobs of SWF")
+    parser.add_argument("--swf", action="store_true", help="also simulate 187,520 jobs of SWF")
+    parser.add_argument("--before", type=Path, help="only compare simulations with those of another checkout")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each checkout")
+    parser.add_argument("--turns", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.turns:
+        trace, cluster, policy, moments = arguments.turns
+        turns(trace, cluster, policy, int(moments))
+        return
+    if arguments.before:
+        beside(arguments.before, arguments.rounds)
+        return
     start()
     decisions()
     simulations(arguments.philly)
     if arguments.swf:
-        swf(200_000)
+        swf(187_520)
 
 
 if __name__ == "__main__":
