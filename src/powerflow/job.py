@@ -29,6 +29,7 @@ class Job:
         max_slowdown: Largest allowed slowdown, as a share: 0.1 is 10 %. For a protected job, it limits the completion
             time compared with running alone as submitted. For any other job, it limits the step time compared with that
             at the maximum clock.
+        name: Name that its owner gave it; "" if none. Jobs with the same name are similar.
         keeps: True if the job, once started, must keep its GPUs until it ends, because it cannot resume after a stop.
 
     Raises:
@@ -50,6 +51,7 @@ class Job:
     max_slowdown: float = math.inf
     keeps: bool = False
     gpus_allowed: tuple[int, ...] | None = None
+    name: str = ""
 
     def __post_init__(self) -> None:
         if not self.max_slowdown >= 0:

@@ -77,6 +77,17 @@ def test_what_was_learned_is_there_after_a_restart(bench: Bench) -> None:
         assert learning.believed_steps(spec, name) == pytest.approx(lengths[name], rel=0.02)
 
 
+def test_what_the_scheduler_expects_of_a_job_s_size_is_there_after_a_restart(bench: Bench) -> None:
+    for _ in range(3):
+        bench.until_state(bench.submit(gpus=1), JobState.COMPLETED)
+    bench.restart()
+    job, scheduler = bench.submit(gpus=1), bench.controller.scheduler
+    bench.until(lambda: job in scheduler.ledger.slot_of)
+    (row,) = scheduler.view(scheduler.pools["A100"], bench.controller.clock()).jobs
+    assert row["size_log_sd"] > 0.0
+    assert 0.0 < row["expected_gpu_s"] < 600.0  # 3,600 s, had nothing been learnt
+
+
 def test_the_scheduler_knows_what_old_classes_cost_after_a_restart(bench: Bench) -> None:
     bench.until_state(bench.submit(gpus=1), JobState.COMPLETED)
     bench.restart()

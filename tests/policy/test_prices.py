@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from powerflow.policy.gittins import effective_sizes
-from powerflow.policy.prices import Prices
+from powerflow.policy.prices import Prices, sizes
 from powerflow.policy.prices_kernel import ranks, sell, value_counts
 from powerflow.policy.protocol import View
 from tests.policy.views import assert_valid, given_gpus, make_view, views
@@ -82,28 +79,7 @@ def test_known_sizes_are_gpu_seconds_on_the_fewest_gpus() -> None:
     jobs = [{"remaining": 10}, {"remaining": 10, "gpus_min": 2}, {"remaining": 10, "cost": 1}]
     times = [*SUBLINEAR, [np.inf] * 3]
     view = make_view(jobs, step_time_s=times, capacity=4, gpu_counts=COUNTS)
-    assert Prices().sizes(view).tolist() == [80.0, 100.0, np.inf]
-
-
-def test_unknown_sizes_are_expected_from_those_seen() -> None:
-    # Seen: twenty jobs of 10 GPU-s and twenty of 90. A new job: give all 40 up to 10 GPU-s each, 20 end: 400/20 = 20
-    # per job ended; going on to 90 costs (20·10 + 20·90)/40 = 50. A job that has had 8: (40·2)/20 = 4 until the first
-    # end. One that has had 10 is of the large ones: 80. One beyond all: as much again as the largest level, 90.
-    view = make_view(
-        [{"done": done} for done in (0, 1, 1.25, 20)],  # SUBLINEAR: 8 s an iteration on one GPU
-        step_time_s=[[8.0, 5.0, 4.0]],
-        capacity=4,
-        gpu_counts=COUNTS,
-        sizes_known=False,
-    )
-    assert Prices().sizes(view).tolist() == [1.0] * 4  # nothing seen yet: all are equal
-    seen = np.array([10.0] * 20 + [90.0] * 20)
-    told = dataclasses.replace(view, seen_gpu_s=seen)
-    levels, sizes = effective_sizes(seen)
-    assert levels[0] == 0.0
-    assert sizes[0] == pytest.approx(20.0)
-    assert sizes[np.searchsorted(levels, 10.0)] == pytest.approx(80.0)
-    assert Prices().sizes(told)[2:].tolist() == [pytest.approx(80.0), pytest.approx(90.0)]
+    assert sizes(view).tolist() == [80.0, 100.0, np.inf]
 
 
 # -- steps 2 to 4: worth and value ------------------------------------------------------------------------------------
@@ -312,7 +288,7 @@ def test_the_shorter_job_runs_when_only_one_can() -> None:
 def test_one_job_of_unknown_size_among_known_ones(sizes_known: bool) -> None:
     # It ranks as the largest. It must neither hang the ranking nor be lost.
     jobs = [{"remaining": left, "gpus_max": 1.0} for left in (10.0, np.nan, 10.0)]
-    for capacity, expected in ((2, [1, 0, 1] if sizes_known else [1, 1, 0]), (3, [1, 1, 1])):
+    for capacity, expected in ((2, [1, 0, 1]), (3, [1, 1, 1])):
         view = make_view(jobs, step_time_s=SUBLINEAR, capacity=capacity, gpu_counts=COUNTS, sizes_known=sizes_known)
         assert given_gpus(Prices(), view) == expected
 

@@ -9,9 +9,9 @@ from powerflow.gangs.types import backoff_s
 from powerflow.live.context import LoopContext
 from powerflow.live.gang_events import BATCHES, PAUSES
 from powerflow.live.gpus.wanted import type_held
-from powerflow.live.jobs.active_job import ActiveJob
+from powerflow.live.jobs.active_job import ActiveJob, scheduler_job
 from powerflow.live.jobs.cost_learning import class_of, restore
-from powerflow.scheduler.events import Adopted
+from powerflow.scheduler.events import Adopted, CompletedEarlier
 from powerflow.store.mappers import UNREADABLE
 from powerflow.store.models import Intent, StoredJob
 from powerflow.store.store import Store
@@ -28,12 +28,15 @@ def recall(context: LoopContext) -> None:
     learning.pauses_s.update(within(store.get(PAUSES), MOST_S))
     latest = store.jobs([state for state in JobState if state.ended], limit=LOGS_KEPT).items[::-1]
     table.ended(job.id for job in latest)
+    completed = [(job, class_of(job.spec, job.user)) for job in latest if job.state is JobState.COMPLETED]
     learned = restore(
         learning,
         ((seen.cost_class, seen.observation) for seen in store.observations.all()),
-        ((class_of(job.spec, job.user), job.steps) for job in latest if job.state is JobState.COMPLETED),
+        ((kind, job.steps) for job, kind in completed),
     )
     table.emit(*learned)
+    jobs = (scheduler_job(job.id, job.spec, kind, job.submitted_s, job.steps) for job, kind in completed)
+    table.emit(*(CompletedEarlier(job) for job in jobs))
 
 
 def adopt(context: LoopContext, now_s: float) -> frozenset[str]:

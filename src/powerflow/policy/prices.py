@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from powerflow.arrays import FloatArray
-from powerflow.policy.gittins import effective_sizes
-from powerflow.policy.prices_kernel import allocate, gpu_seconds
+from powerflow.policy.expected_ranks import expected_ranks
+from powerflow.policy.prices_kernel import allocate, gpu_seconds, ranks
 from powerflow.policy.protocol import Allocation, View
 
 
@@ -39,8 +39,6 @@ class Prices:
     name: str = field(default="prices", init=False)
     needs_sizes: bool = field(default=False, init=False)
     period_s: float | None = field(default=None, init=False)
-    # sizes seen, work levels and effective sizes; computed again only when the sizes change
-    _expected: tuple[FloatArray, FloatArray, FloatArray] | None = field(default=None, init=False, repr=False)
 
     def decide(self, view: View) -> Allocation:
         """Return an allocation: each GPU goes to the job that gains most by it, at the prices of GPUs and energy."""
@@ -48,12 +46,11 @@ class Prices:
         jobs = view.jobs
         if len(jobs) == 0 or view.capacity == 0:
             return answer
-        # weighted jobs are best served by ascending size / weight (Smith's rule), so that this is the order of ranks
-        count, size = len(jobs), self.sizes(view) / jobs["weight"]
+        count = len(jobs)
+        rank_and_slope = np.empty((2, count))
+        rank_and_slope[0] = ranks_of(view)
         answer.worth = np.empty(count)
         price = allocate(
-            size,
-            size.argsort(kind="stable"),
             jobs["remaining"],
             jobs["weight"],
             jobs["pause_s"],
@@ -75,26 +72,34 @@ class Prices:
             answer.worth,
             np.empty((count, len(view.gpu_counts))),
             np.empty((count, len(view.gpu_counts)), np.int64),
-            np.empty((2, count)),
+            rank_and_slope,
             np.empty((3, count), np.int64),
         )
         answer.gpu_price = float(price)
         return answer
 
-    def sizes(self, view: View) -> FloatArray:
-        """Return the remaining work of each job in GPU-seconds, known or expected, by which jobs are ranked.
 
-        It is ``inf`` for a job that can run on no GPU count. If sizes are unknown, the expected work depends on the
-        work done so far and on the sizes of completed jobs (`gittins.effective_sizes`).
-        """
-        jobs = view.jobs
-        column = "remaining" if view.sizes_known else "done"
-        work = np.empty(len(jobs))
-        gpu_seconds(jobs[column], jobs["gpus_min"], jobs["cost"], view.gpu_counts, view.step_time_s, work)
-        if view.sizes_known:
-            return work
-        if self._expected is None or self._expected[0] is not view.seen_gpu_s:
-            self._expected = (view.seen_gpu_s, *effective_sizes(view.seen_gpu_s))
-        _, levels, sizes = self._expected
-        reached = np.searchsorted(levels, np.where(np.isfinite(work), work, 0.0), side="right") - 1
-        return np.where(np.isfinite(work), sizes[reached], np.inf)
+def ranks_of(view: View) -> FloatArray:
+    """Return the rank of each job: the (expected) summed weight of all jobs that are to be served no earlier.
+
+    Weighted jobs are best served by ascending size / weight (Smith's rule), so that this is the order of ranks.
+    """
+    jobs = view.jobs
+    size = sizes(view) / jobs["weight"]
+    if (jobs["size_log_sd"] > 0.0).any():
+        return expected_ranks(size, jobs["size_log_sd"], jobs["weight"])
+    rank = np.empty(len(jobs))
+    ranks(size, jobs["weight"], size.argsort(kind="stable"), rank)
+    return rank
+
+
+def sizes(view: View) -> FloatArray:
+    """Return the remaining work of each job in GPU-seconds, known or expected.
+
+    It is ``inf`` for a job that can run on no GPU count, or of whose size nothing at all is known.
+    """
+    jobs = view.jobs
+    work = np.empty(len(jobs))
+    gpu_seconds(jobs["remaining"], jobs["gpus_min"], jobs["cost"], view.gpu_counts, view.step_time_s, work)
+    uncertain = jobs["size_log_sd"] > 0.0
+    return np.where(uncertain, jobs["expected_gpu_s"], work) if uncertain.any() else work

@@ -286,8 +286,6 @@ def sell(
 
 @kernel
 def allocate(
-    size: FloatArray,
-    order: IntArray,
     remaining: FloatArray,
     weight: FloatArray,
     pause_s: FloatArray,
@@ -314,12 +312,12 @@ def allocate(
 ) -> float:
     """Allocate GPUs and clocks to jobs by prices, and return the price of a GPU (0 if some GPUs are left).
 
-    This calls `ranks`, `value_counts` and `sell`, whose arguments it takes; ``gpus_now`` is the GPU count that each job
+    This calls `value_counts` and `sell`, whose arguments it takes; ``gpus_now`` is the GPU count that each job
     has now. The results are ``gpus``, ``clock`` and ``worth``, ``[J]`` each for J jobs; ``gpus`` must be zeros before.
-    The last four arguments are working memory: ``[J, N]`` twice for N GPU counts, ``[2, J]`` and ``[3, J]``.
+    The last four arguments are working memory: ``[J, N]`` twice for N GPU counts, ``[2, J]`` and ``[3, J]``. The
+    first row of ``by_job`` must hold the ranks.
     """
     rank, slope = by_job[0], by_job[1]
-    ranks(size, weight, order, rank)
     value_counts(
         rank,
         remaining,

@@ -22,6 +22,8 @@ JOB = np.dtype(
         ("id", np.int64),  # submission number: unique, growing; ties are broken by it
         ("arrival_s", np.float64),  # when it was submitted
         ("remaining", np.float64),  # estimated remaining iterations; nan if sizes are unknown
+        ("expected_gpu_s", np.float64),  # GPU-seconds by which a job of uncertain size is ranked (on its fewest GPUs)
+        ("size_log_sd", np.float64),  # standard deviation of the logarithm of the size; 0 if the size is known
         ("done", np.float64),  # iterations completed
         ("attained_gpu_s", np.float64),  # GPU-seconds received so far
         ("since_s", np.float64),  # when its GPU count last changed; before the first change, when it was submitted
@@ -78,8 +80,6 @@ class View:
             hold. The name "" stands for all jobs: the watts that they may add to the idle draw of the GPUs. A project
             that is not listed has no limit.
         sizes_known: False if it is not known how much work jobs have left (``jobs["remaining"]`` is nan).
-        seen_gpu_s: ``[H]`` sizes of completed jobs, ascending: GPU-seconds on the fewest GPUs on which each can run, at
-            the maximum clock. Policies use them if sizes of active jobs are unknown. A change makes a new array.
         projects: Names of the projects; the first name, "", stands for no project.
         margin: ``[K, N, F]`` factors ≥ 1 by which steps may at most take longer than ``step_time_s``; None if the
             times are certain.
@@ -99,7 +99,6 @@ class View:
     project_price: FloatArray | None = None
     limit_w: Mapping[str, float] = field(default_factory=dict)
     sizes_known: bool = True
-    seen_gpu_s: FloatArray = field(default_factory=lambda: np.empty(0))
     projects: Sequence[str] = ("",)
     margin: FloatArray | None = None
 

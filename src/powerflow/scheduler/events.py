@@ -35,11 +35,21 @@ class Submitted(SchedulerEvent):
         job: The job.
         believed_iterations: How many iterations the whole job is believed to need; None if nothing is known about it.
         pause_s: Seconds for which the job is believed to pause when its GPU count changes.
+        guessed: True if nobody has said how many iterations the job needs. Policies that can then rank it by what the
+            scheduler has learnt from completed jobs, instead of ``believed_iterations``.
     """
 
     job: Job
     believed_iterations: float | None
     pause_s: float
+    guessed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CompletedEarlier(SchedulerEvent):
+    """Event: a job completed under an earlier controller, with ``job.iterations``; other jobs may resemble it."""
+
+    job: Job
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,8 @@ import math
 from heapq import heappop, heappush
 
 import numpy as np
-import numpy.typing as npt
 
-from powerflow.arrays import FloatArray, IntArray
+from powerflow.arrays import BoolArray, FloatArray, IntArray
 from powerflow.job import Job
 from powerflow.kernel import kernel
 from powerflow.policy.protocol import JOB, JobRows, pick_rows
@@ -101,6 +100,7 @@ class Ledger:
         believed: By slot, how many iterations the whole job is believed to need; nan if unknown.
         jobs: By slot, the job; None if the row is free.
         started: By slot, True if the job has ever held GPUs.
+        uncertain: By slot, True if nobody has said how many iterations the job needs: they are unknown, or a guess.
         preempted: By slot, True if the job waits because a decision took its GPUs.
         slot_of: Slot of each job, by job id.
         projects: Names of projects. The column ``project`` of ``rows`` is a position in this list. The first name, "",
@@ -112,7 +112,8 @@ class Ledger:
         self.believed: FloatArray = np.zeros(64)
         self.jobs: list[Job | None] = [None] * 64
         self.started: list[bool] = [False] * 64
-        self.preempted: npt.NDArray[np.bool_] = np.zeros(64, np.bool_)
+        self.uncertain: BoolArray = np.zeros(64, np.bool_)
+        self.preempted: BoolArray = np.zeros(64, np.bool_)
         self.slot_of: dict[str, int] = {}
         self.projects: list[str] = [""]
         self._codes = {"": 0}
@@ -127,6 +128,7 @@ class Ledger:
         cost_row: int,
         now_s: float,
         unmanaged: bool = False,
+        guessed: bool = False,
     ) -> int:
         """Add a job that holds no GPUs, and return its slot (the number of its row).
 
@@ -137,6 +139,7 @@ class Ledger:
             cost_row: Row of the job's class in the cost tables of its pool.
             now_s: The time.
             unmanaged: True if PowerFlow does not manage the project of the job.
+            guessed: True if ``believed_iterations`` is a guess.
         """
         if not self._free:
             self._grow()
@@ -144,10 +147,13 @@ class Ledger:
         self.jobs[slot] = job
         self.started[slot] = self.preempted[slot] = False
         self.slot_of[job.id] = slot
+        self.uncertain[slot] = guessed or believed_iterations is None
         self.believed[slot] = np.nan if believed_iterations is None else believed_iterations
         self.rows[slot] = (
             self._submitted,
             job.submit_s,
+            0.0,
+            np.nan,
             0.0,
             0.0,
             0.0,
@@ -233,5 +239,6 @@ class Ledger:
         self.believed = np.concatenate([self.believed, np.zeros(old)])
         self.jobs.extend([None] * old)
         self.started.extend([False] * old)
+        self.uncertain = np.concatenate([self.uncertain, np.zeros(old, np.bool_)])
         self.preempted = np.concatenate([self.preempted, np.zeros(old, np.bool_)])
         self._free = list(range(old, 2 * old))

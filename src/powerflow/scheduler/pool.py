@@ -17,13 +17,14 @@ from powerflow.cluster.packed_pool import DRAINED, FAILED
 from powerflow.cluster.spec import Node
 from powerflow.cost.table import Axes
 from powerflow.energy.terms import EnergyTerms
+from powerflow.job import Job
 from powerflow.policy.protocol import Allocation, Policy, View
 from powerflow.scheduler.cap import Scope
 from powerflow.scheduler.check import check_answer
 from powerflow.scheduler.cost_tables import CostTables
 from powerflow.scheduler.differences import MOVED, SAME, compare, list_changed
-from powerflow.scheduler.history import History
 from powerflow.scheduler.ledger import Ledger
+from powerflow.scheduler.sizes.learner import Sizes
 from powerflow.scheduler.sleep import Sleepers, baseline_watts
 
 RETRY_S = 300.0  # shortest time between two attempts to bring a job that is spread over nodes onto one
@@ -81,7 +82,7 @@ class Pool:
         self.gpu_idle_w = gpu_idle_w
         self.baseline_w = baseline_watts(nodes, gpu_idle_w)
         self.sleepers = Sleepers(self.occupancy.nodes, gpu_idle_w)
-        self.history = History()
+        self.sizes = Sizes()
         self.evicted: set[int] = set()
         self.guarded: set[int] = set()
         self.unmanaged: set[int] = set()
@@ -94,11 +95,12 @@ class Pool:
         self._spread: dict[int, tuple[int, float, float]] = {}
         self._retry_s: dict[int, float] = {}  # by slot, when to try again to bring the job onto one node
 
-    def add(self, slot: int, guarded: bool, unmanaged: bool) -> None:
-        """Add a job, by slot (row of the ledger), that was submitted after all other jobs of the pool."""
+    def add(self, slot: int, job: Job, unmanaged: bool) -> None:
+        """Add a job, in a slot (row of the ledger), that was submitted after all other jobs of the pool."""
         self.manage(slot, not unmanaged)
         self.active.append(slot)
-        if guarded:
+        self.sizes.enter(slot, job)
+        if job.protected or job.keeps:
             self.guarded.add(slot)
 
     def manage(self, slot: int, managed: bool) -> None:
@@ -138,12 +140,10 @@ class Pool:
         ledger.started[slot] = True
         self._note_spread(ledger, np.array([slot]), self.occupancy.packed_many([slot]))
 
-    def saw(self, cost_row: int, gpus_min: int, iterations: float) -> None:
-        """Record the size of a completed job: its GPU-seconds on the fewest possible GPUs at the maximum clock."""
-        step_s = self.costs.arrays()[0][cost_row, :, -1]
-        runs = np.flatnonzero(np.isfinite(step_s) & (self.axes.gpu_counts >= gpus_min))
-        if len(runs):
-            self.history.add(iterations * float(step_s[runs[0]]) * int(self.axes.gpu_counts[runs[0]]))
+    def saw(self, job: Job, iterations: float) -> None:
+        """Learn from the number of iterations that a completed job had."""
+        cost = self.costs.row(job.cost_class, job.gpus_allowed)
+        self.sizes.completed(job, cost, iterations, self.axes.gpu_counts, self.costs.arrays()[0])
 
     def vacate(self, slot: int) -> None:
         """Free all GPUs of the job in this slot (row of the ledger)."""
@@ -166,7 +166,7 @@ class Pool:
         project_price = None
         if energy.by_project:
             project_price = np.array([energy.by_project.get(name, 0.0) for name in ledger.projects])
-        return View(
+        view = View(
             now_s=now_s,
             capacity=self.occupancy.up,
             gpus_per_node=self.axes.gpus_per_node,
@@ -181,10 +181,13 @@ class Pool:
             project_price=project_price,
             limit_w=energy.limit_w,
             sizes_known=sizes_known,
-            seen_gpu_s=self.history.sizes_gpu_s,
             projects=ledger.projects,
             margin=self.costs.margin(),
         )
+        if not (uncertain := ledger.uncertain[slots]).any():
+            return view
+        expected_gpu_s, log_sd = self.sizes.expected(slots, view.jobs, view.gpu_counts, step_time_s)
+        return view.with_jobs(expected_gpu_s=expected_gpu_s, size_log_sd=np.where(uncertain, log_sd, 0.0))
 
     def decide(self, policy: Policy, ledger: Ledger, now_s: float, energy: EnergyTerms, sizes_known: bool) -> Decision:
         """Ask the policy about all jobs of the pool, and place its answer on nodes.

@@ -13,6 +13,7 @@ import numpy as np
 from powerflow.cluster.spec import ClusterSpec
 from powerflow.cost.table import Axes
 from powerflow.energy.terms import EnergyTerms
+from powerflow.job import Job
 from powerflow.policy.protocol import Policy, View
 from powerflow.scheduler import events
 from powerflow.scheduler.caps.book import CapBook
@@ -69,6 +70,7 @@ class SchedulerState:
         self._pool_of: dict[int, Pool] = {}  # by slot
         self._node_pool = {node.name: pool for pool in self.pools.values() for node in pool.occupancy.nodes}
         self._leaving: set[int] = set()  # slots of jobs that are to end and still hold GPUs
+        self._learns_sizes = False  # only where the size of some job was uncertain: it takes time
         self._changed = False  # whether something has changed since the last decision that calls for another
         self._decided_s = -math.inf
         self._cap_due_s = math.inf  # when power caps need a decision; -inf: at once
@@ -140,8 +142,9 @@ class SchedulerState:
         pool = self.pools[job.gpu_type] if job.gpu_type is not None else next(iter(self.pools.values()))
         row = pool.costs.row(job.cost_class, job.gpus_allowed)
         unmanaged = not self.managed.manages(job.project)
-        slot = self.ledger.add(job, event.believed_iterations, event.pause_s, row, now_s, unmanaged)
-        pool.add(slot, job.protected or job.keeps, unmanaged)
+        slot = self.ledger.add(job, event.believed_iterations, event.pause_s, row, now_s, unmanaged, event.guessed)
+        self._learns_sizes |= bool(self.ledger.uncertain[slot])
+        pool.add(slot, job, unmanaged)
         if not self._pool_of:  # no other job could be disturbed, however recent the last decision is
             self._decided_s = -math.inf
         self._pool_of[slot] = pool
@@ -150,11 +153,19 @@ class SchedulerState:
 
     def _complete(self, event: events.Completed, _now_s: float) -> None:
         slot = self._active(event.job_id)
-        if not self.sizes_known:
-            row = self.ledger.rows[slot]
-            iterations = float(row["done"]) if math.isnan(event.iterations) else event.iterations
-            self._pool_of[slot].saw(int(row["cost"]), int(row["gpus_min"]), iterations)
+        if self._learns_sizes:
+            done = float(self.ledger.rows["done"][slot])
+            self._saw(self.ledger.job(slot), done if math.isnan(event.iterations) else event.iterations)
         self._end(slot, "completed")
+
+    def _saw(self, job: Job, iterations: float) -> None:
+        """Learn from the size of a completed job, in each pool in which such a job may run."""
+        for name, pool in self.pools.items():
+            if job.gpu_type in (None, name):
+                pool.saw(job, iterations)
+
+    def _recall(self, event: events.CompletedEarlier, _now_s: float) -> None:
+        self._saw(event.job, event.job.iterations)
 
     def _cancel(self, event: events.Cancelled, _now_s: float) -> None:
         self._end(self._active(event.job_id), "cancelled")
@@ -186,7 +197,9 @@ class SchedulerState:
         self._changed = True
 
     def _resize(self, event: events.SizeLearned, _now_s: float) -> None:
-        self.ledger.believed[self._active(event.job_id)] = event.iterations
+        slot = self._active(event.job_id)
+        self.ledger.believed[slot] = event.iterations
+        self.ledger.uncertain[slot] = False
         self._changed = True
 
     def _pause(self, event: events.PauseMeasured, _now_s: float) -> None:
@@ -281,6 +294,7 @@ class SchedulerState:
     _HANDLERS: ClassVar[Mapping[type, Callable[[SchedulerState, Any, float], None]]] = {
         events.Submitted: _submit,
         events.Completed: _complete,
+        events.CompletedEarlier: _recall,
         events.Failed: _fail,
         events.Cancelled: _cancel,
         events.Leaving: _leave,
@@ -327,7 +341,7 @@ class SchedulerState:
         """Move a job that holds no GPUs to another pool."""
         self._pool_of[slot].remove(slot)
         job = self.ledger.job(slot)
-        pool.add(slot, job.protected or job.keeps, not self.managed.manages(job.project))
+        pool.add(slot, job, not self.managed.manages(job.project))
         # views list jobs in order of submission
         pool.active = array("q", sorted(pool.active, key=self.ledger.rows["id"].__getitem__))
         self._pool_of[slot] = pool

@@ -290,6 +290,7 @@ def scheduler_job(job_id: str, spec: JobSpec, kind: JobClass, submit_s: float, i
         max_slowdown=math.inf if most is None else most,
         keeps=spec.rescale == "none",
         gpus_allowed=gpus.counts,
+        name=spec.name,
     )
 
 

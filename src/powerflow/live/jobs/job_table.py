@@ -98,7 +98,8 @@ class JobTable:
         submitted = job.job(believed)
         with suppress(Refused):  # its GPU type is not here any more: the scheduler says so
             submitted = replace(submitted, gpu_type=type_wanted(submitted.gpu_type, self._power.types))
-        self.emit(scheduler_events.Submitted(submitted, believed, pause_s))
+        guessed = not (job.steps_total or job.spec.work)
+        self.emit(scheduler_events.Submitted(submitted, believed, pause_s, guessed))
         if job.steps > 0:
             self.emit(scheduler_events.Failed(job.id, retry=True, done=job.steps))
         job.known = True

@@ -112,6 +112,7 @@ def build_workload(
             gpus=gpus,
             gpus_max=max(gpus, most[kind.model]),
             project=job.project,
+            name=job.name,
             gpu_type=only_on.get(kind.model),
         )
         for i, (job, submit, kind, work, gpus) in enumerate(

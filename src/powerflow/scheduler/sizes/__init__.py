@@ -1,0 +1,1 @@
+"""Learn from completed jobs how much work other jobs have."""
