@@ -184,10 +184,7 @@ class Pool:
             projects=ledger.projects,
             margin=self.costs.margin(),
         )
-        if not (uncertain := ledger.uncertain[slots]).any():
-            return view
-        expected_gpu_s, log_sd = self.sizes.expected(slots, view.jobs, view.gpu_counts, step_time_s)
-        return view.with_jobs(expected_gpu_s=expected_gpu_s, size_log_sd=np.where(uncertain, log_sd, 0.0))
+        return self.sizes.filled_in(view, slots, ledger.uncertain[slots])
 
     def decide(self, policy: Policy, ledger: Ledger, now_s: float, energy: EnergyTerms, sizes_known: bool) -> Decision:
         """Ask the policy about all jobs of the pool, and place its answer on nodes.

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from powerflow.arrays import FloatArray, IntArray
+from powerflow.arrays import BoolArray, FloatArray, IntArray
 from powerflow.job import Job
-from powerflow.policy.protocol import JOB, JobRows
+from powerflow.policy.protocol import JOB, JobRows, View
 from powerflow.scheduler.sizes.kernel import alone, gittins_sizes, raise_by_active
 
 FIRST_S = 3600.0  # expected length on the requested GPUs while no job has completed
@@ -161,6 +161,13 @@ class Sizes:
                 seen, value = int(self._seen[k][group]), length + float(unit[kind.unit, 0])
                 mean = value if seen == 1 else float(self._mean[k][group])
                 self._mean[k][group] = mean + max(1.0 / seen, kind.newest) * (value - mean)
+
+    def filled_in(self, view: View, slots: IntArray, uncertain: BoolArray) -> View:
+        """Return a view with the expected sizes of the jobs, in the given slots, whose sizes are uncertain."""
+        if not uncertain.any():
+            return view
+        size, log_sd = self.expected(slots, view.jobs, view.gpu_counts, view.step_time_s)
+        return view.with_jobs(expected_gpu_s=size, size_log_sd=np.where(uncertain, log_sd, 0.0))
 
     def expected(
         self, slots: IntArray, rows: JobRows, gpu_counts: IntArray, step_time_s: FloatArray
