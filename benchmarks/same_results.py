@@ -226,7 +226,7 @@ def commands(log: Path) -> Iterator[tuple[str, Case]]:
     log.write_text("\n".join(rows) + "\n")
     calls = {
         "simulate": ["simulate", str(log), "--cluster", "6x4:A100", "--load", "1.1", "--mtbf", "200"],
-        "simulate at energy": ["simulate", str(log), "--cluster", "6x4:A100", "--energy", "80%"],
+        "simulate at energy": ["simulate", str(log), "--cluster", "6x4:A100", "--energy", "90%"],
         "compare": [
             "compare",
             str(log),
