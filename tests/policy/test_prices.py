@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from powerflow.policy.busy_period import ranks
 from powerflow.policy.prices import Prices, sizes
-from powerflow.policy.prices_kernel import ranks, sell, value_counts
+from powerflow.policy.prices_kernel import sell, value_counts
 from powerflow.policy.protocol import View
 from tests.policy.views import assert_valid, given_gpus, make_view, views
 
@@ -17,9 +18,7 @@ SUBLINEAR = [[8.0, 5.0, 4.0]]  # seconds per iteration on 1, 2, 4 GPUs
 COUNTS = (1, 2, 4)
 
 
-def values(
-    view: View, rank: list[float], crowding: float = 1.0
-) -> tuple[list[float], list[list[float]], list[list[int]]]:
+def values(view: View, rank: list[float]) -> tuple[list[float], list[list[float]], list[list[int]]]:
     """Steps 2 to 4: v_j, V_j(n) and the clock that attains it."""
     jobs = view.jobs
     shape = (len(jobs), len(view.gpu_counts))
@@ -40,7 +39,6 @@ def values(
         view.idle_w,
         view.capacity,
         view.energy_prices,
-        1.0,
         view.sizes_known,
         value,
         clock,
@@ -79,14 +77,14 @@ def test_known_sizes_are_gpu_seconds_on_the_fewest_gpus() -> None:
     jobs = [{"remaining": 10}, {"remaining": 10, "gpus_min": 2}, {"remaining": 10, "cost": 1}]
     times = [*SUBLINEAR, [np.inf] * 3]
     view = make_view(jobs, step_time_s=times, capacity=4, gpu_counts=COUNTS)
-    assert sizes(view).tolist() == [80.0, 100.0, np.inf]
+    assert sizes(view)[0].tolist() == [80.0, 100.0, np.inf]
 
 
 # -- steps 2 to 4: worth and value ------------------------------------------------------------------------------------
 
 
 def test_worth_and_value_without_energy_price() -> None:
-    # G = 4, c_μ = 1. Job 0 has rank 1: a GPU costs 1/4.
+    # G = 4. Job 0 has rank 1: a GPU costs 1/4.
     #   v = min(8·(1 + 1/4), 5·(1 + 2/4), 4·(1 + 4/4)) = min(10, 7.5, 8) = 7.5;  V = 7.5/T = 0.9375, 1.5, 1.875.
     # Job 1 has rank 2: a GPU costs 2/4.
     #   v = min(8·1.5, 5·2, 4·3) = 10;  V = 1.25, 2, 2.5.
@@ -97,7 +95,7 @@ def test_worth_and_value_without_energy_price() -> None:
 
 
 def test_energy_price_chooses_the_clock() -> None:
-    # One GPU, rank 1, c_μ = 1: a GPU costs 1. Low clock 10 s at 100 W, high clock 8 s at 250 W, idle 50 W: D = 50, 200.
+    # One GPU, rank 1: a GPU costs 1. Low clock 10 s at 100 W, high clock 8 s at 250 W, idle 50 W: D = 50, 200.
     # λ = 0.001: v = min(10·(1 + 0.05 + 1), 8·(1 + 0.2 + 1)) = 17.6;  V = max(1.76 − 0.05, 2.2 − 0.2) = 2.0: high.
     # λ = 0.01:  v = min(10·(1 + 0.5 + 1), 8·(1 + 2 + 1)) = 25;  V = max(2.5 − 0.5, 3.125 − 2) = 2.0: low.
     for price, v, clock in ((0.001, 17.6, 1), (0.01, 25.0, 0)):
@@ -114,7 +112,7 @@ def test_energy_price_chooses_the_clock() -> None:
         assert worth == pytest.approx([v])
         assert value == [pytest.approx([2.0])]
         assert chosen == [[clock]]
-        assert Prices(crowding=1.0).decide(view).clock.tolist() == [clock]
+        assert Prices().decide(view).clock.tolist() == [clock]
 
 
 def test_a_longer_queue_raises_the_clock() -> None:
@@ -269,7 +267,7 @@ def test_of_many_jobs_the_steepest_are_served_first(value: list[list[float]], ca
 def test_from_view_to_allocation() -> None:
     # Job 0: 100 iterations, 800 GPU-s; job 1: 10 iterations, 80 GPU-s. Ranks 1 and 2; the rest as worked above.
     jobs = [{"remaining": 100}, {"remaining": 10}]
-    answer = Prices(crowding=1.0).decide(make_view(jobs, step_time_s=SUBLINEAR, capacity=4, gpu_counts=COUNTS))
+    answer = Prices().decide(make_view(jobs, step_time_s=SUBLINEAR, capacity=4, gpu_counts=COUNTS))
     assert answer.gpus.tolist() == [2, 2]
     assert answer.gpu_price == 0.5625
     assert answer.worth is not None
@@ -279,7 +277,7 @@ def test_from_view_to_allocation() -> None:
 def test_the_shorter_job_runs_when_only_one_can() -> None:
     # G = 1, both on one GPU only: ranks 1 and 2, v = 8·2 and 8·3, V = 2 and 3.
     jobs = [{"remaining": 100, "gpus_max": 1}, {"remaining": 10, "gpus_max": 1}]
-    answer = Prices(crowding=1.0).decide(make_view(jobs, step_time_s=SUBLINEAR, capacity=1, gpu_counts=COUNTS))
+    answer = Prices().decide(make_view(jobs, step_time_s=SUBLINEAR, capacity=1, gpu_counts=COUNTS))
     assert answer.gpus.tolist() == [0, 1]
     assert answer.gpu_price == 3.0
 

@@ -2,8 +2,8 @@
 
 The prices come from Lagrangian duality (docs/policies.md, "prices"):
 
-1. The GPUs of a job make other jobs wait. So the price of a GPU is proportional to the number of jobs that are at least
-   as large as this job. The price of a joule is the energy price λ_E.
+1. The GPUs of a job make other jobs wait, active ones and jobs to come. So the price of a GPU is proportional to the
+   number of these jobs (`powerflow.policy.busy_period`). The price of a joule is the energy price λ_E.
 2. The worth ``v_j`` of an iteration of job j is the lowest cost of the iteration at these prices.
 3. From this worth follows ``V_j(n)``, the gain of job j from n GPUs. Each GPU goes to the job whose gain rises most.
 
@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from powerflow.arrays import FloatArray
+from powerflow.arrays import FloatArray, IntArray
+from powerflow.policy.busy_period import add_jobs_to_come, ranks
 from powerflow.policy.expected_ranks import expected_ranks
-from powerflow.policy.prices_kernel import allocate, gpu_seconds, ranks
+from powerflow.policy.prices_kernel import allocate, gpu_seconds
 from powerflow.policy.protocol import Allocation, View
 
 
@@ -27,15 +28,11 @@ class Prices:
     """Allocate GPUs by prices: jobs bid for GPUs with what their iterations are worth (docs/policies.md, "prices").
 
     Attributes:
-        crowding: c_μ, the factor on the price that a GPU has because other jobs wait for it. It is above 1 because a
-            used GPU also delays future jobs. The value 2 was best on five workloads at three energy prices; values near
-            2 are nearly as good.
         name: The name of the policy, ``prices``.
         needs_sizes: False: the policy also works if it is not known how much work jobs have left.
         period_s: None: only events make a new decision necessary.
     """
 
-    crowding: float = 2.0
     name: str = field(default="prices", init=False)
     needs_sizes: bool = field(default=False, init=False)
     period_s: float | None = field(default=None, init=False)
@@ -65,7 +62,6 @@ class Prices:
             view.idle_w,
             view.capacity,
             view.energy_prices,
-            self.crowding,
             view.sizes_known,
             answer.gpus,
             answer.clock,
@@ -80,26 +76,35 @@ class Prices:
 
 
 def ranks_of(view: View) -> FloatArray:
-    """Return the rank of each job: the (expected) summed weight of all jobs that are to be served no earlier.
+    """Return the rank of each job: the (expected) summed weight of all jobs that wait for it, active or to come.
 
     Weighted jobs are best served by ascending size / weight (Smith's rule), so that this is the order of ranks.
     """
-    jobs = view.jobs
-    size = sizes(view) / jobs["weight"]
+    jobs, arrivals = view.jobs, view.arrivals
+    size, fewest = sizes(view)
+    order_by = size / jobs["weight"]
+    order = order_by.argsort(kind="stable")
     if (jobs["size_log_sd"] > 0.0).any():
-        return expected_ranks(size, jobs["size_log_sd"], jobs["weight"])
-    rank = np.empty(len(jobs))
-    ranks(size, jobs["weight"], size.argsort(kind="stable"), rank)
+        rank = expected_ranks(order_by, jobs["size_log_sd"], jobs["weight"])
+    else:
+        rank = np.empty(len(jobs))
+        ranks(order_by, jobs["weight"], order, rank)
+    known = int(np.searchsorted(arrivals.gpu_s / arrivals.weight, np.inf))  # nan and inf come last
+    span_s = view.now_s - arrivals.since_s
+    if known and span_s > 0.0:
+        gpu_s, weight, busy = arrivals.gpu_s[:known], arrivals.weight[:known], np.empty((3, known + 1))
+        add_jobs_to_come(size, fewest, order_by, order, view.capacity, gpu_s, weight, span_s, busy, rank)
     return rank
 
 
-def sizes(view: View) -> FloatArray:
-    """Return the remaining work of each job in GPU-seconds, known or expected.
+def sizes(view: View) -> tuple[FloatArray, IntArray]:
+    """Return the remaining work of each job in GPU-seconds, known or expected, and the GPUs on which it is counted.
 
-    It is ``inf`` for a job that can run on no GPU count, or of whose size nothing at all is known.
+    These are the fewest GPUs on which the job can run, at the maximum clock. The work is ``inf`` for a job that can run
+    on no GPU count, or of whose size nothing at all is known.
     """
     jobs = view.jobs
-    work = np.empty(len(jobs))
-    gpu_seconds(jobs["remaining"], jobs["gpus_min"], jobs["cost"], view.gpu_counts, view.step_time_s, work)
+    work, fewest = np.empty(len(jobs)), np.empty(len(jobs), np.int64)
+    gpu_seconds(jobs["remaining"], jobs["gpus_min"], jobs["cost"], view.gpu_counts, view.step_time_s, work, fewest)
     uncertain = jobs["size_log_sd"] > 0.0
-    return np.where(uncertain, jobs["expected_gpu_s"], work) if uncertain.any() else work
+    return (np.where(uncertain, jobs["expected_gpu_s"], work) if uncertain.any() else work), fewest

@@ -12,29 +12,6 @@ from powerflow.kernel import kernel
 
 
 @kernel
-def ranks(size: FloatArray, weight: FloatArray, order: IntArray, rank: FloatArray) -> None:
-    """Compute for each job the sum of the weights of all jobs that are at least as large as this job.
-
-    Args:
-        size: ``[J]`` size of each of J jobs, in any unit.
-        weight: ``[J]`` weight of each job.
-        order: ``[J]`` rows of the jobs by ascending size.
-        rank: ``[J]`` result: the sums. The weight of the job itself is included.
-    """
-    at_least = 0.0
-    last = len(size) - 1
-    while last >= 0:
-        # jobs of equal size share the rank of their whole group
-        first = last
-        while first >= 0 and size[order[first]] == size[order[last]]:
-            at_least += weight[order[first]]
-            first -= 1
-        for i in range(first + 1, last + 1):
-            rank[order[i]] = at_least
-        last = first
-
-
-@kernel
 def gpu_seconds(
     iterations: FloatArray,
     gpus_min: IntArray,
@@ -42,6 +19,7 @@ def gpu_seconds(
     gpu_counts: IntArray,
     step_time_s: FloatArray,
     sizes: FloatArray,
+    fewest: IntArray,
 ) -> None:
     """Convert iterations of each job to GPU-seconds on the fewest GPUs on which it can run, at the maximum clock.
 
@@ -52,14 +30,15 @@ def gpu_seconds(
         gpu_counts: ``[N]`` GPU counts, ascending.
         step_time_s: ``[K, N, F]`` (classes × GPU counts × clocks) seconds per iteration.
         sizes: ``[J]`` result, GPU-seconds; ``inf`` if a job can run on no count, or if its iterations are nan.
+        fewest: ``[J]`` result: this number of GPUs; 0 if a job can run on no count.
     """
     for j in range(len(iterations)):
-        sizes[j] = np.inf
-        if np.isnan(iterations[j]):
-            continue
+        sizes[j], fewest[j] = np.inf, 0
         for i in range(len(gpu_counts)):
             if gpu_counts[i] >= gpus_min[j] and step_time_s[cost[j], i, -1] < np.inf:
-                sizes[j] = iterations[j] * step_time_s[cost[j], i, -1] * gpu_counts[i]
+                fewest[j] = gpu_counts[i]
+                if not np.isnan(iterations[j]):
+                    sizes[j] = iterations[j] * step_time_s[cost[j], i, -1] * gpu_counts[i]
                 break
 
 
@@ -99,7 +78,6 @@ def value_counts(
     idle_w: float,
     capacity: int,
     energy_price: FloatArray,
-    crowding: float,
     sizes_known: bool,
     value: FloatArray,
     clock: IntArray,
@@ -111,11 +89,10 @@ def value_counts(
     call.
 
     Args:
-        rank: ``[J]`` i_j, the sum of the weights of all jobs that are at least as large as job j (`ranks`).
+        rank: ``[J]`` i_j, the sum of the weights of all jobs that wait for job j (`powerflow.policy.busy_period`).
         remaining, weight, pause_s, gpus, gpus_min, gpus_max, cost, listed: ``[J]`` columns of `JOB`.
         gpu_counts, step_time_s, power_w, idle_w, capacity, sizes_known: As in `View`.
         energy_price: ``[J]`` energy price λ_E of each job, seconds per joule.
-        crowding: c_μ, the factor on the price that a GPU has because other jobs wait for it.
         value: ``[J, N]`` result: V_j(n), the gain of job j from each of N GPU counts; ``-inf`` where the job may not
             have or cannot run on a count.
         clock: ``[J, N]`` result: position of the clock with this gain.
@@ -126,7 +103,7 @@ def value_counts(
     for j in range(len(rank)):
         step_s = step_time_s[cost[j]]
         watts = power_w[cost[j]]
-        price = crowding * rank[j] / capacity
+        price = rank[j] / capacity
         least, most = gpus_min[j], min(gpus_max[j], capacity)
         only_powers = _only_powers(least, most, listed[j])
         best = np.inf
@@ -300,7 +277,6 @@ def allocate(
     idle_w: float,
     capacity: int,
     energy_price: FloatArray,
-    crowding: float,
     sizes_known: bool,
     gpus: IntArray,
     clock: IntArray,
@@ -334,7 +310,6 @@ def allocate(
         idle_w,
         capacity,
         energy_price,
-        crowding,
         sizes_known,
         value,
         best_clock,

@@ -56,6 +56,25 @@ def pick_rows(rows: JobRows, at: IntArray) -> JobRows:
     return picked
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Arrivals:
+    """Hold the latest submissions of jobs, from which a policy can expect how many jobs will come, and how large.
+
+    Attributes:
+        gpu_s: ``[A]`` sizes of the A jobs when they were submitted, known or expected, by ascending size / weight:
+            GPU-seconds on the fewest GPUs on which each can run, at the maximum clock. nan, at the end, if unknown.
+        weight: ``[A]`` their weights.
+        since_s: When the first of them was submitted, in seconds.
+    """
+
+    gpu_s: FloatArray
+    weight: FloatArray
+    since_s: float
+
+
+NO_ARRIVALS = Arrivals(np.empty(0), np.empty(0), 0.0)
+
+
 @dataclass(slots=True, eq=False)
 class View:
     """Hold the state of one pool of equal GPUs as a policy sees it. Everything, also the arrays, is read-only.
@@ -80,6 +99,7 @@ class View:
             hold. The name "" stands for all jobs: the watts that they may add to the idle draw of the GPUs. A project
             that is not listed has no limit.
         sizes_known: False if it is not known how much work jobs have left (``jobs["remaining"]`` is nan).
+        arrivals: The latest submissions; of a subset of the jobs (`of_jobs`), these are still those of all jobs.
         projects: Names of the projects; the first name, "", stands for no project.
         margin: ``[K, N, F]`` factors ≥ 1 by which steps may at most take longer than ``step_time_s``; None if the
             times are certain.
@@ -99,6 +119,7 @@ class View:
     project_price: FloatArray | None = None
     limit_w: Mapping[str, float] = field(default_factory=dict)
     sizes_known: bool = True
+    arrivals: Arrivals = NO_ARRIVALS
     projects: Sequence[str] = ("",)
     margin: FloatArray | None = None
 

@@ -23,6 +23,7 @@ from powerflow.scheduler.cap import Scope
 from powerflow.scheduler.check import check_answer
 from powerflow.scheduler.cost_tables import CostTables
 from powerflow.scheduler.differences import MOVED, SAME, compare, list_changed
+from powerflow.scheduler.history import ArrivalHistory
 from powerflow.scheduler.ledger import Ledger
 from powerflow.scheduler.sizes.learner import Sizes
 from powerflow.scheduler.sleep import Sleepers, baseline_watts
@@ -83,6 +84,7 @@ class Pool:
         self.baseline_w = baseline_watts(nodes, gpu_idle_w)
         self.sleepers = Sleepers(self.occupancy.nodes, gpu_idle_w)
         self.sizes = Sizes()
+        self.arrivals = ArrivalHistory()
         self.evicted: set[int] = set()
         self.guarded: set[int] = set()
         self.unmanaged: set[int] = set()
@@ -140,11 +142,6 @@ class Pool:
         ledger.started[slot] = True
         self._note_spread(ledger, np.array([slot]), self.occupancy.packed_many([slot]))
 
-    def saw(self, job: Job, iterations: float) -> None:
-        """Learn from the number of iterations that a completed job had."""
-        cost = self.costs.row(job.cost_class, job.gpus_allowed)
-        self.sizes.completed(job, cost, iterations, self.axes.gpu_counts, self.costs.arrays()[0])
-
     def vacate(self, slot: int) -> None:
         """Free all GPUs of the job in this slot (row of the ledger)."""
         self.evicted.discard(slot)
@@ -181,6 +178,7 @@ class Pool:
             project_price=project_price,
             limit_w=energy.limit_w,
             sizes_known=sizes_known,
+            arrivals=self.arrivals.latest(),
             projects=ledger.projects,
             margin=self.costs.margin(),
         )

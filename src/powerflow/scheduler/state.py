@@ -145,11 +145,24 @@ class SchedulerState:
         slot = self.ledger.add(job, event.believed_iterations, event.pause_s, row, now_s, unmanaged, event.guessed)
         self._learns_sizes |= bool(self.ledger.uncertain[slot])
         pool.add(slot, job, unmanaged)
+        if not unmanaged:
+            self._expect_more(pool, slot, now_s)
         if not self._pool_of:  # no other job could be disturbed, however recent the last decision is
             self._decided_s = -math.inf
         self._pool_of[slot] = pool
         self.submitted += 1
         self._changed = True
+
+    def _expect_more(self, pool: Pool, slot: int, now_s: float) -> None:
+        """Record that a job was submitted into a slot (row of the ledger): more such jobs will probably come."""
+        job, cost = self.ledger.job(slot), int(self.ledger.rows["cost"][slot])
+        if self.ledger.uncertain[slot]:
+            slots = np.array([slot])
+            rows, step_time_s = self.ledger.view_rows(slots, now_s), pool.costs.arrays()[0]
+            gpu_s = float(pool.sizes.expected(slots, rows, pool.axes.gpu_counts, step_time_s)[0][0])
+        else:
+            gpu_s = pool.costs.gpu_seconds(cost, job.gpus_min, float(self.ledger.believed[slot]))
+        pool.arrivals.add(job.submit_s, gpu_s, job.weight)
 
     def _complete(self, event: events.Completed, _now_s: float) -> None:
         slot = self._active(event.job_id)
@@ -162,7 +175,8 @@ class SchedulerState:
         """Learn from the size of a completed job, in each pool in which such a job may run."""
         for name, pool in self.pools.items():
             if job.gpu_type in (None, name):
-                pool.saw(job, iterations)
+                cost = pool.costs.row(job.cost_class, job.gpus_allowed)
+                pool.sizes.completed(job, cost, iterations, pool.axes.gpu_counts, pool.costs.arrays()[0])
 
     def _recall(self, event: events.CompletedEarlier, _now_s: float) -> None:
         self._saw(event.job, event.job.iterations)
