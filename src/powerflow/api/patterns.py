@@ -44,7 +44,7 @@ def check_progress(pattern: str) -> None:
         why = error.args[0].decode("utf-8", "replace") if isinstance(error.args[0], bytes) else str(error)
         raise InputError(f"{shown(pattern)} is not a regular expression ({shown(why, '')})", fix=_FIX) from None
     except UnicodeError:
-        raise InputError(f"{shown(pattern)} contains characters that are not valid text", fix=_FIX) from None
+        raise InputError(f"{shown(pattern)} is not text in UTF-8", fix="remove the invalid characters") from None
     if "step" not in groups:
         raise InputError(f"{shown(pattern)} has no group named step", fix=r"write (?P<step>\d+)")
 

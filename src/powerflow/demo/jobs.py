@@ -35,7 +35,7 @@ _JOBS = (
 
 
 def arrivals() -> list[Arrival]:
-    """Return the ten jobs, in order of submission."""
+    """Return the ten jobs of the demo, in order of submission."""
     return [Arrival(job[-1], _spec(*job[:-1])) for job in _JOBS]
 
 

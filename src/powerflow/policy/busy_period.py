@@ -1,7 +1,7 @@
 """Compute how many jobs wait for each job: active jobs, and jobs that will probably come.
 
-A GPU-second that one job uses is missing to all jobs that end later, until the GPUs have caught up. So its price is
-the number of jobs that it delays, divided by the number of GPUs. If the least remaining work is served first (of jobs
+A GPU-second that one job uses delays all jobs that end later, until the GPUs have no work left. So its price is the
+number of jobs that it delays, divided by the number of GPUs. If the least remaining work is served first (of jobs
 with weights: the least work / weight), it delays:
 
 - active jobs with at least as much work left;
@@ -20,8 +20,8 @@ import numpy as np
 from powerflow.arrays import FloatArray, IntArray
 from powerflow.kernel import kernel
 
-#: A busy period is at most this many times as long as the work that is waiting now: it has no end if the load is above
-#: 1, but a load above 1 has. The value 8 was the best of 4, 8 and 20 (docs/policies.md, "prices").
+#: A busy period is at most this many times as long as the work that is waiting now. At a load above 1 it would not end,
+#: but such a load does not last. The value 8 was the best of 4, 8 and 20 (docs/policies.md, "prices").
 LONGEST = 8.0
 #: What comes is foreseen for at most this many times as long as submissions have been recorded, so that a burst of
 #: jobs soon after the start does not look like a rate that lasts.
@@ -66,9 +66,8 @@ def add_jobs_to_come(
 ) -> None:
     """Add to each job's rank the weight of the jobs that will probably come and wait for it.
 
-    Jobs are expected to come as they came in the last ``span_s`` seconds. Of these jobs, those
-    that come after the job has ended wait for it until their busy period ends. Of those that come before, only jobs of
-    at least its size do.
+    Jobs are expected to come as they came in the last ``span_s`` seconds. A job that comes is delayed if the busy
+    period of its size has not ended. If it comes before the active job ends, it must also be at least as large.
 
     Args:
         size: ``[J]`` remaining work of each of J jobs, GPU-seconds; ``inf`` for a job that can run on no GPU count.

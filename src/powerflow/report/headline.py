@@ -64,7 +64,7 @@ def headline(comparison: Comparison) -> str:
 
 
 def standfirst(comparison: Comparison) -> str:
-    """Return one or two sentences below the headline: the best other policy, and the distance to the bound."""
+    """Return the sentences below the headline: how the best policy of the others does, and how near the bound is."""
     case = _case(comparison)
     if case is None:
         return ""

@@ -56,12 +56,11 @@ def compare(
 ) -> Comparison:
     """Compare policies on the same jobs at equal metered energy.
 
-    The reference is FIFO at maximum clock; it is simulated even if it is not among the compared policies. All policies
-    of a seed count the idle draw of the cluster over the same time: until the last job of the reference ends. After
-    this time only the energy that jobs add above idle draw counts, because other jobs would share the cluster by then.
-    So the results of a policy depend neither on the other policies nor on one long last job. The results of a policy at
-    a level are read from its own frontier on the same seed (`powerflow.simulate.frontier.at_energy`). Ratios between
-    policies are computed for each seed, and then averaged.
+    The reference is FIFO at maximum clock; it is always simulated. For each seed, the idle draw of the cluster counts
+    until the last job of the reference ends, under every policy. After this time only the energy that jobs add above
+    idle draw counts, because other jobs would share the cluster by then. So the results of a policy depend neither on
+    the other policies nor on one long last job. They are read from the policy's frontier on the same seed, at each
+    level (`powerflow.simulate.frontier.at_energy`). Ratios between policies are computed for each seed, then averaged.
 
     Args:
         workload_of: Function that returns the workload of a seed. It must be picklable (a function of a module, or a
@@ -70,7 +69,7 @@ def compare(
         seeds: Seeds of the workloads; at least one, all different.
         levels: Energy levels, as shares (> 0) of the energy that FIFO uses at maximum clock.
         believed: What schedulers know; with None they know the truth.
-        sweep: First values of each policy's energy knob, and how often more values are added between them.
+        sweep: Which values of each policy's energy setting are simulated.
         bound_seeds: Number of seeds for which the lower bound is computed.
         processes: Number of processes; None for one per core. The result does not depend on it.
         progress: Function that is called with the share of all work that is done, and a note about the current work.
