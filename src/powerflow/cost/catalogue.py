@@ -148,10 +148,10 @@ def family(name: str) -> Family:
 def family_model(name: str, gpu_type_name: str) -> JobModel:
     """Return the cost model of a family on one GPU type: as measured, or derived from a measurement on a T4.
 
-    When it is derived, seconds per sample follow the relative speed of the GPU types, synchronising time the link speed
-    with a lower limit of a tenth, and the largest local batch the size of the memory. Watts keep their position between
-    idle draw and power limit. The effect of a lower clock follows the measured ratio of total draw. The launch time α
-    depends on the host and is kept.
+    A derived model scales the seconds per sample with the relative speed of the GPU types, the synchronising time with
+    the link speed (except for a share of it, `SYNC_FLOOR`), and the largest local batch with the memory. Watts keep
+    their position between idle draw and power limit. The effect of a lower clock follows the measured ratio of total
+    draw. The launch time α depends on the host and is kept.
 
     Raises:
         InputError: The family or the GPU type is unknown.

@@ -6,15 +6,16 @@ T(f) is the time of a step at clock f, on given GPUs. Two facts about it hold wh
 2. T is convex in 1/f. Parts that run one after the other add up, and of parts that overlap the longest counts (roofline
    model, Williams et al., CACM 2009). So between two measured clocks T lies below the straight line in 1/f.
 
-Energy has no such bounds. How far log(T·P), P the watts, may lie from the fitted formula is taken as a Brownian bridge:
-0 at measured clocks, and the variance grows with the distance x = f/f_max to these:
+Energy has no such bounds. The distance of log(T·P) from the fitted formula (P: watts) is modelled as a Brownian bridge:
+it is 0 at measured clocks, and its variance grows with the distance to them, measured in x = f/f_max:
 
     variance = σ² · (x − x_low)·(x_high − x) / (x_high − x_low)       between two measured clocks
     variance = σ² · |x − x_measured|                                  beyond them
     σ        = ENERGY_SPREAD · (largest − smallest believed log energy over all clocks)
 
-A clock is worth a trial if its expected improvement (Jones, Schonlau, Welch, J. Global Optimization 1998) over the best
-measured clock, on all remaining steps, exceeds the energy of the trial itself, as if all its work were lost.
+A clock is worth a trial if the energy that it should save on all remaining steps exceeds the energy of the trial, whose
+work counts as lost. The saving is the expected improvement over the best measured clock (Jones, Schonlau, Welch,
+J. Global Optimization 1998).
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class ClockCosts:
 def slowest_times(costs: ClockCosts) -> FloatArray:
     """Return ``[F]`` the most seconds that a step can take at each clock, given the measured clocks.
 
-    Without a measured clock the believed time at the maximum clock stands for a measurement.
+    If no clock was measured, the believed time at the maximum clock counts as measured.
     """
     seen = costs.seen if costs.seen.any() else np.arange(len(costs.seen)) == len(costs.seen) - 1
     clocks, times_s = costs.clocks_mhz, costs.step_time_s
@@ -73,15 +74,15 @@ def clocks_to_try(costs: ClockCosts, most_slowdown: float, remaining: float, tri
     1. The highest, a middle and the lowest clock come first: the fit needs them (`docs/models.md`).
     2. Then one clock at a time, at most `MOST_CLOCKS` in all, as long as it pays.
 
-    A job whose owner limits its slowdown tries a clock only if it keeps the limit by what is believed, or by the middle
-    between the least and the longest possible time. If such a clock could break the limit in the worst case, then the
-    job first makes as many steps at the maximum clock. Both together keep the limit in any case.
+    If the owner limits the slowdown, clocks that could break the limit are not tried in step 1. In step 2 such a clock
+    is tried if the believed step time keeps the limit, or the middle between the shortest and the longest possible one.
+    The job then first runs as many steps at the maximum clock. Both together keep the limit in any case.
 
     Args:
         costs: Believed costs at each clock.
         most_slowdown: Largest share by which a step may become slower than at the maximum clock; inf for no limit.
-        remaining: Iterations that the job still has and on which energy is to be saved: 0 for a job that runs at the
-            maximum clock although it could be slower; inf if unknown.
+        remaining: Iterations on which a lower clock can save energy: those that the job still has (inf if unknown), or
+            0 if it runs at the maximum clock although its owner sets no limit.
         trial_steps: Iterations of one trial.
     """
     top = len(costs.clocks_mhz) - 1

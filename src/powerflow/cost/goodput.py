@@ -33,10 +33,10 @@ def tabulate_best(
 ) -> CostTable:
     """Return the cost table of a job whose global batch may depend on its GPU count.
 
-    For each GPU count, the allowed batch with the least time per progress on the fewest nodes at the maximum clock is
-    used, at all clocks and placements: a new clock never changes the batch. The times of the table are seconds per
-    iteration at the job's own batch, or per as much progress; its watts are those at the batch that is used. If no
-    other batch is faster, the own batch is used.
+    For each GPU count, the table uses the allowed batch with the least time per progress, on the fewest nodes at the
+    maximum clock. It uses this batch at all clocks and placements, so that a new clock never changes the batch. The
+    times of the table are the seconds for as much progress as one iteration at the job's own batch makes. The watts are
+    those at the batch that is used. If no other batch is faster, the own batch is used.
 
     Args:
         model: The job's model.
@@ -62,7 +62,7 @@ def tabulate_best(
 
 
 def batches_to_try(own_batch: int, allowed: BatchRange) -> list[int]:
-    """Return the own batch, then a geometric series from the least to the most allowed batch."""
+    """Return the own batch, then a geometric series from the smallest to the largest allowed batch."""
     steps = math.ceil(math.log(allowed.most / allowed.least, _RATIO) - 1e-9)
     series = {round(allowed.least * _RATIO**k) for k in range(steps)} | {allowed.most}
     return [own_batch, *sorted(series - {own_batch})]

@@ -21,7 +21,8 @@ from powerflow.cost.points import Points
 
 #: Watts within this share of the limit count as being at the limit (driver margin and noise).
 NEAR = 0.025
-#: A plateau in watts: least ratio of its clocks, share to which the draw falls below it, ratio by which time rises.
+#: A limit is visible (`limit_shown`) if clocks with equal watts differ by at least the first ratio, while lower clocks
+#: draw less than the second share of these watts and take longer by the third ratio.
 _SPAN, _FALLS, _RISES = 1.02, 0.93, 1.01
 _LOWEST, _HALVINGS = 0.1, 40
 

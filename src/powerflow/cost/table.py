@@ -33,7 +33,8 @@ class CostTable:
     """Step time and power of one class of jobs, for N GPU counts and F clocks.
 
     An iteration has the job's own global batch. Where the owner allows other batches (`cost.goodput`), a GPU count may
-    use another batch; its times are then those of as much training progress as one iteration at the own batch.
+    use another batch. Its times are then the seconds for as much training progress as one iteration at the own batch
+    makes.
 
     Attributes:
         step_time_s: ``[N, F]`` seconds per iteration on the fewest possible nodes; ``inf`` where the job cannot run on

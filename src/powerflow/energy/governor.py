@@ -235,10 +235,10 @@ class Governor:
             InputError: The value is not a state of a governor, or was saved with other prices.
         """
         if set(state) != {f.name for f in fields(_Seen)}:
-            raise InputError("is not the state of a governor", where="budget", exit_code=1)
+            raise InputError("has a saved state that cannot be read", where="budget", exit_code=1)
         seen = _Seen(**state)
         if tuple(seen.prices) != self.prices:
-            raise InputError("is the state of a governor with other energy prices", where="budget", exit_code=1)
+            raise InputError("has a saved state with other energy prices", where="budget", exit_code=1)
         self._seen = seen
 
     # -- internal -----------------------------------------------------------------------------------------------

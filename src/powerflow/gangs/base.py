@@ -137,9 +137,9 @@ class Gang(ABC):
         self.soon()
 
     def collapse(self, why: str) -> None:
-        """Fail the job, because a defect of PowerFlow ended the gang's turn. If that is impossible, kill the ranks.
+        """Fail the job, because PowerFlow failed while it worked on the gang. If that is impossible, kill the ranks.
 
-        The next turn repeats actions that fail now.
+        Actions that fail now are repeated later.
 
         Args:
             why: The reason, for the job's owner.

@@ -5,9 +5,9 @@ number of jobs that it delays, divided by the number of GPUs. If the least remai
 with weights: the least work / weight), it delays:
 
 - active jobs with at least as much work left;
-- jobs to come. A job of size y that comes is delayed only if GPUs are still busy with jobs of at most this size. The
-  time until they are not is a *busy period*, B(y) = W(y) / (G·(1 − ρ(y))): W(y) GPU-seconds of such work are waiting
-  for G GPUs, and more of it comes at a load of ρ(y).
+- jobs to come. A job of size y that comes is delayed only while GPUs are busy with jobs of at most this size. This time
+  is a *busy period*, B(y) = W(y) / (G·(1 − ρ(y))): W(y) GPU-seconds of such jobs wait for G GPUs now, and more such
+  jobs come at a load of ρ(y).
 
 The formula is that of the M/G/1 queue (Schrage and Miller, "The queue M/G/1 with the shortest remaining processing time
 discipline", Operations Research, 1966), with G GPUs as one fast server.
@@ -23,8 +23,8 @@ from powerflow.kernel import kernel
 #: A busy period is at most this many times as long as the work that is waiting now. At a load above 1 it would not end,
 #: but such a load does not last. The value 8 was the best of 4, 8 and 20 (docs/policies.md, "prices").
 LONGEST = 8.0
-#: What comes is foreseen for at most this many times as long as submissions have been recorded, so that a burst of
-#: jobs soon after the start does not look like a rate that lasts.
+#: Jobs are expected to come for at most this many times the time for which submissions have been recorded. So a burst
+#: of jobs soon after the start does not look like a rate that lasts.
 FORESIGHT = 3.0
 
 

@@ -19,8 +19,8 @@ def expected_ranks(size: FloatArray, log_sd: FloatArray, weight: FloatArray) -> 
 
     With known sizes this is the rank i_j of docs/policies.md, "prices". With lognormal sizes, job l is at least as
     large as job j with probability Φ((μ_l − μ_j) / √(σ_l² + σ_j²)). So if nothing is known of the sizes, all ranks are
-    alike. The weight of the job itself is included. Jobs of about the same size and uncertainty are treated as one
-    group: each is the larger one of two with probability one half.
+    alike. The weight of the job itself is included. Jobs of about the same size and uncertainty form one group:
+    of two such jobs, each is the larger one with probability 1/2.
 
     Args:
         size: ``[J]`` median size of each of J jobs, in any unit; ``inf`` for jobs that are larger than all others.

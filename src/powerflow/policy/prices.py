@@ -78,7 +78,7 @@ class Prices:
 def ranks_of(view: View) -> FloatArray:
     """Return the rank of each job: the (expected) summed weight of all jobs that wait for it, active or to come.
 
-    Weighted jobs are best served by ascending size / weight (Smith's rule), so that this is the order of ranks.
+    Jobs are ranked by size / weight, because it is best to serve them in this order (Smith's rule).
     """
     jobs, arrivals = view.jobs, view.arrivals
     size, fewest = sizes(view)

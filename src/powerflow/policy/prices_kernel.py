@@ -44,7 +44,7 @@ def gpu_seconds(
 
 @kernel
 def _only_powers(least: int, most: int, listed: bool) -> bool:
-    """Return True if a job that can use ``least`` to ``most`` GPUs may have powers of two only.
+    """Return True if a job that can use ``least`` to ``most`` GPUs may get only powers of two.
 
     This holds for most jobs, because powers of two fill nodes without gaps. A job that can use no power of two may have
     any count from ``least`` to ``most``. The same holds for a job whose owner listed its GPU counts (``listed``); its

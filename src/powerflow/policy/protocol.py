@@ -62,7 +62,7 @@ class Arrivals:
 
     Attributes:
         gpu_s: ``[A]`` sizes of the A jobs when they were submitted, known or expected, by ascending size / weight:
-            GPU-seconds on the fewest GPUs on which each can run, at the maximum clock. nan, at the end, if unknown.
+            GPU-seconds on the fewest GPUs on which each can run, at the maximum clock. Unknown sizes (nan) come last.
         weight: ``[A]`` their weights.
         since_s: When the first of them was submitted, in seconds.
     """
@@ -99,7 +99,7 @@ class View:
             hold. The name "" stands for all jobs: the watts that they may add to the idle draw of the GPUs. A project
             that is not listed has no limit.
         sizes_known: False if it is not known how much work jobs have left (``jobs["remaining"]`` is nan).
-        arrivals: The latest submissions; of a subset of the jobs (`of_jobs`), these are still those of all jobs.
+        arrivals: The latest submissions of all jobs, also in a view of some jobs only (`of_jobs`).
         projects: Names of the projects; the first name, "", stands for no project.
         margin: ``[K, N, F]`` factors ≥ 1 by which steps may at most take longer than ``step_time_s``; None if the
             times are certain.

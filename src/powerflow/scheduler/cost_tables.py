@@ -105,7 +105,7 @@ class CostTables:
         return self._spread_step_time_s
 
     def gpu_seconds(self, row: int, gpus_min: int, iterations: float) -> float:
-        """Return the GPU-seconds of a job of a class: on the fewest possible GPUs at the maximum clock.
+        """Return the GPU-seconds that a job needs on the fewest GPUs on which it can run, at the maximum clock.
 
         It is nan if the job can run on no GPU count from ``gpus_min`` on, or if its iterations are nan.
         """

@@ -35,8 +35,8 @@ class Submitted(SchedulerEvent):
         job: The job.
         believed_iterations: How many iterations the whole job is believed to need; None if nothing is known about it.
         pause_s: Seconds for which the job is believed to pause when its GPU count changes.
-        guessed: True if nobody has said how many iterations the job needs. Policies that can then rank it by what the
-            scheduler has learnt from completed jobs, instead of ``believed_iterations``.
+        guessed: True if nobody has said how many iterations the job needs. A policy may then rank the job by the size
+            that the scheduler has learned from completed jobs, instead of ``believed_iterations``.
     """
 
     job: Job
@@ -47,7 +47,7 @@ class Submitted(SchedulerEvent):
 
 @dataclass(frozen=True, slots=True)
 class CompletedEarlier(SchedulerEvent):
-    """Event: a job completed under an earlier controller, with ``job.iterations``; other jobs may resemble it."""
+    """Event: a job completed under an earlier controller; sizes of similar jobs are learned from its iterations."""
 
     job: Job
 

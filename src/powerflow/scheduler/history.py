@@ -24,7 +24,7 @@ class ArrivalHistory:
         self._latest = None
 
     def latest(self) -> Arrivals:
-        """Return the submissions by size / weight; the same object until another job is submitted."""
+        """Return the submissions, by ascending size / weight. The object is the same until another job is added."""
         if self._latest is None:
             submit_s, gpu_s, weight = np.array(self._submissions).T
             order = np.argsort(gpu_s / weight, kind="stable")

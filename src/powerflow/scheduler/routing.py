@@ -1,13 +1,14 @@
 """Choose a pool for jobs that may use several GPU types: for waiting jobs, and for running jobs where a move pays.
 
-A running job moves to GPUs that are idle after a decision, so that no other job of their pool wants them now. It starts
-there from its checkpoint, after a pause. So the move must save more than twice what the pause costs:
+A running job may move to GPUs that are idle after a decision: no job of their pool wants them now. It starts there from
+its checkpoint, after a pause. So the move must save more than twice what the pause costs:
 
     N · (c_here − c_there) > 2 · R · w        c = w·T + λ_E·T·D        N = min(remaining, H / T_here)
 
 c is the cost of an iteration: T seconds per iteration, D watts above idle draw, w the weight and λ_E the energy price.
 R is the pause. The saving is counted over the horizon H, as in `powerflow.scheduler.rules.hysteresis`: idle GPUs may
-soon be wanted by other jobs. As each move must gain, and a job runs for a while between two moves, jobs do not bounce.
+soon be wanted by other jobs. Each move must gain, and a job runs for a while between two moves. So jobs do not move
+back and forth.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ TRIES = 3
 def best_pool(pools: Mapping[str, Pool], job: Job, demand: Mapping[str, int]) -> Pool:
     """Return the pool in which a job should end first.
 
-    This is the pool with the smallest product of two numbers: the job's shortest step time there, and how many times
-    the pool's GPUs are asked for (at least 1).
+    This is the pool with the smallest product of two numbers: the job's shortest step time there, and the GPUs that
+    jobs hold or wait for, divided by the GPUs that are up (at least 1).
 
     Args:
         pools: The pools, by GPU type.

@@ -275,7 +275,8 @@ class Database:
             raise StoreError(f"failed ({first_line(error)})", where=self.where, retry=True) from error
 
     def _locked(self) -> StoreError:
-        return StoreError(f"is locked by another writer for more than {self._wait_s:g} s", where=self.where, retry=True)
+        what = f"has been locked by another writer for more than {self._wait_s:g} s"
+        return StoreError(what, where=self.where, retry=True)
 
 
 def _url(url: str) -> URL:

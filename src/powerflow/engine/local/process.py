@@ -61,9 +61,9 @@ def hide_memory() -> None:
 
 
 def be_dumpable() -> None:
-    """Make /proc/PID of this process belong to the user of this process, as usual.
+    """Make /proc/PID of this process belong to the user of this process again.
 
-    Call this after a change of the user.
+    Call this after this process has changed its user.
     """
     _control(_SET_DUMPABLE, 1)
 

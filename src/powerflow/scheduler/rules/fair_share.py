@@ -1,13 +1,13 @@
 """Share the cluster fairly between projects: each project gets its deserved GPUs before another gets more than its own.
 
-1. The *deserved* GPUs of a project are its part of the GPUs of the pool by shares. A project that can use fewer gets
-   what it can use; the others divide the rest, again by shares (max-min fairness, `deserved`).
+1. The GPUs of the pool are divided between projects by their shares. A project that can use fewer gets what it can
+   use; the others divide the rest, again by shares (max-min fairness, `deserved`). These are its *deserved* GPUs.
 2. The inner policy decides about all jobs together. Where no job waits, or no project with waiting jobs is below its
    deserved GPUs, this is the answer. So idle GPUs may be used beyond a share.
 3. Otherwise the inner policy decides about the jobs of each such project on the project's deserved GPUs, and about all
    other jobs on the GPUs that are left. It chooses which of them shrink or stop.
 
-Two projects at their deserved GPUs never take GPUs from each other: that would only move a pause from one to the other.
+Two projects with their deserved GPUs never take GPUs from each other: each swap would cost a pause and gain nothing.
 
 GPUs beyond the deserved ones, and GPUs for jobs that need more than their project deserves, depend on what projects
 have used lately: the weights of a project's jobs are multiplied by the factor ``2^(1 − U/S)``. U is the project's part
@@ -33,7 +33,7 @@ from powerflow.scheduler.rules.wrapper import Wrapper
 from powerflow.units import DAY_S
 
 LEAST_FACTOR = 0.125
-PATIENCE_PAUSES = 10.0  # pauses that a job waits before running jobs of other projects give up GPUs for it
+PATIENCE_PAUSES = 10.0  # a job waits for so many times its pause, then running jobs of other projects give up GPUs
 
 
 def decayed(usage: float, seconds: float, half_life_s: float) -> float:
@@ -62,9 +62,9 @@ def deserved(capacity: int, demand: IntArray, shares: FloatArray, held: IntArray
     """Divide GPUs between P projects by their shares, ``[P]``; no project gets more than it can use.
 
     A project that can use no more than its part gets what it can use, and the others divide what is left. Parts are
-    rounded down; the GPUs left over go one by one to the projects with the largest fractions. Of equal fractions, those
-    come first that hold the GPU already, so that no GPU changes hands between equals, and then those that have used
-    least.
+    rounded down; the GPUs left over go one by one to the projects with the largest fractions. Of equal fractions,
+    projects that hold the GPU already come first, so that no GPU changes hands between equals; then projects that have
+    used least.
 
     Args:
         capacity: How many GPUs there are.
@@ -96,7 +96,7 @@ class FairShare(Wrapper):
     """Give each project with waiting jobs its deserved GPUs, and the rest as the policy decides.
 
     Jobs without a project are treated as the jobs of one project. A job takes GPUs of running jobs in this way only
-    after it has waited for ten of its pauses (`PATIENCE_PAUSES`); free GPUs are shared out at once.
+    after it has waited for ten times its pause (`PATIENCE_PAUSES`); free GPUs are shared out at once.
 
     Args:
         inner: The policy.
@@ -145,8 +145,8 @@ class FairShare(Wrapper):
     def _shared(self, view: View) -> Allocation:
         """Return the inner policy's answer, asked again about projects that are below their deserved GPUs.
 
-        Other projects may get less in each further answer, and so fall below their deserved GPUs. So this is repeated
-        until no project gains by it. There are always enough GPUs: all projects together deserve at most all GPUs.
+        Each further answer may take other projects below their deserved GPUs. So this is repeated until no project
+        gets more by it. There are always enough GPUs: all projects together deserve at most all GPUs.
         """
         answer = self.inner.decide(view)
         project = view.jobs["project"]

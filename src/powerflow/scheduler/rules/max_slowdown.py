@@ -1,7 +1,7 @@
 """Limit how far a lower clock may slow a job down. The owner of the job sets this limit, ``max_slowdown``.
 
-With a limit s, a step takes at most (1 + s) times as long as at the maximum clock on the same number of GPUs. Where it
-was not measured, the longest time that it can take counts (`powerflow.cost.clock_choice`). Protected jobs have a
+With a limit s, a step takes at most (1 + s) times as long as at the maximum clock on the same number of GPUs. If its
+time was not measured, the longest possible time counts (`powerflow.cost.clock_choice`). Protected jobs have a
 stronger promise, which depends on measured progress (`powerflow.scheduler.rules.protection`).
 """
 

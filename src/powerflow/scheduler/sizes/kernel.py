@@ -1,6 +1,6 @@
 """Compute expected sizes of jobs in compiled code, from mixtures of lognormal distributions.
 
-See `powerflow.scheduler.sizes.learner` for where the distributions come from.
+`powerflow.scheduler.sizes.learner` explains where the distributions come from.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from powerflow.kernel import kernel
 
 #: A component with a smaller share of the probability is left out.
 LEAST_SHARE = 0.05
-#: A limit is tried only if at least this share of the jobs ends before: the probabilities are approximations.
+#: A value of b (`gittins_sizes`) is tried only if at least this share of the jobs ends before b, because the
+#: probabilities are approximations.
 LEAST_ENDED = 0.02
 
 
@@ -28,15 +29,16 @@ def alone(
     log_step_s: FloatArray,
     log_step_gpu_s: FloatArray,
 ) -> None:
-    """Compute what an iteration of each job takes at the maximum clock.
+    """Compute the time and the GPU time of an iteration of each job at the maximum clock.
 
     Args:
         requested, gpus_min, cost: ``[J]`` columns of `JOB`.
         gpu_counts: ``[N]`` GPU counts, ascending.
         step_time_s: ``[K, N, F]`` (classes × GPU counts × clocks) seconds per iteration.
         log_step_s: ``[J]`` result: logarithm of the seconds on the requested GPUs. If a job cannot run on this count,
-            on the largest lower one, or else on the smallest higher one. nan if it can run on no count.
-        log_step_gpu_s: ``[J]`` result: logarithm of the GPU-seconds on the fewest GPUs on which a job can run; or nan.
+            the next lower count on which it can run is used, or else the next higher one; nan if there is none.
+        log_step_gpu_s: ``[J]`` result: logarithm of the GPU-seconds on the fewest GPUs on which a job can run; nan if
+            there are none.
     """
     for j in range(len(requested)):
         log_step_s[j] = log_step_gpu_s[j] = np.nan
@@ -57,15 +59,15 @@ def raise_by_active(
 ) -> None:
     """Raise the expected length of jobs if another active job of their group has run for longer already.
 
-    Otherwise jobs of a group that lasts longer than expected would stop each other in turn: those that wait would look
-    shorter than those that run.
+    Otherwise, if the jobs of a group take longer than expected, they would stop each other in turn: the jobs that wait
+    would look shorter than the jobs that run.
 
     Args:
-        center: ``[J]`` expected length of each job, as a logarithm; changed. nan if no job of its group has completed;
-            it is then learnt from the other active jobs alone.
+        center: ``[J]`` logarithm of the expected length of each job; changed. It is nan if no job of its group has
+            completed. Then it becomes that of the longest run of another active job, if there is one.
         group: ``[J]`` group of each job; -1 for none.
-        least: ``[J]`` shorter runs of others tell nothing.
-        log_done: ``[J]`` logarithm of what each job has run, in the unit of ``center``.
+        least: ``[J]`` logarithm: only longer runs of other jobs count.
+        log_done: ``[J]`` logarithm of how long each job has run, in the unit of ``center``.
         top: ``[2, groups]`` working memory: the longest and the second longest run in each group.
     """
     for j in range(len(group)):
@@ -109,18 +111,19 @@ def gittins_sizes(
         1/G(a) = min over b > a of E[min(X, b) − a | X > a] / P(X ≤ b | X > a),
 
     the least expected work per ended job, if the job is served until it ends or has received b (Gittins, 1979; Aalto,
-    Ayesta and Righter, "On the Gittins index in the M/G/1 queue", Queueing Systems, 2009). With certain sizes it is the
-    remaining work. For a lognormal X, E[X; a < X ≤ b] = exp(μ + σ²/2)·(Φ(z_b − σ) − Φ(z_a − σ)), z = (ln x − μ)/σ.
-    Three values of b are tried for each component: one standard deviation below its median, a half and two above.
+    Ayesta and Righter, "On the Gittins index in the M/G/1 queue", Queueing Systems, 2009). If the size is certain, it
+    is the remaining work. For a lognormal X, E[X; a < X ≤ b] = exp(μ + σ²/2)·(Φ(z_b − σ) − Φ(z_a − σ)), where
+    z_x = (ln x − μ)/σ. For each component of the mixture three values of b are tried: ln b = μ − σ, μ + σ/2, μ + 2σ.
 
     Args:
-        center: ``[K, J]`` median of each component for each job, as a logarithm; nan if a job does not have it.
-        spread: ``[K]`` standard deviation of the logarithm.
+        center: ``[K, J]`` μ, logarithm of the median, of each component for each job; nan if the job does not have this
+            component.
+        spread: ``[K]`` σ, standard deviation of the logarithm, of each component.
         share: ``[K]`` probability of each component.
-        done: ``[J]`` work received.
-        size: ``[J]`` result, in the unit of ``done``. A job that has outlived all components is expected to need as
-            much again as it has received.
-        log_sd: ``[J]`` result: standard deviation of the logarithm of the work, over what is left of each component.
+        done: ``[J]`` a, work received.
+        size: ``[J]`` result, in the unit of ``done``. A job that has received more work than all components predict is
+            expected to need as much again.
+        log_sd: ``[J]`` result: standard deviation of ln X. Each component counts with its probability above a.
         work: ``[3, K]`` working memory.
     """
     left, mean, below_a = work[0], work[1], work[2]

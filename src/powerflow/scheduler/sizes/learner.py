@@ -1,16 +1,17 @@
 """Learn how much work jobs have, from completed jobs that resemble them.
 
-Logs tell different things. On some clusters a job lasts as long as the job before it that asked for the same GPUs (job
-arrays). On others the program says how many iterations a job has, or the project how long it runs; on others nothing
-does. So every completed job is looked at in several ways (`KINDS`): all jobs, jobs with the same request, project,
-class, name. Each way predicts a length, and the work of a new job is a mixture of these predictions:
+What predicts the length of a job differs between clusters. On some it is the previous job with the same number of GPUs
+(job arrays), on others the program or the project, and on others nothing. So jobs are grouped in several ways
+(`KINDS`): all jobs together, or jobs with the same request, project, class or name. Each way predicts a length, and the
+work of a new job is a mixture of lognormal distributions around these predictions:
 
-1. The prediction of a way is the mean of the logarithms in the job's group, newer jobs weighing more.
-2. When a job completes, it is found how probable its length was by each way. The shares of the ways in the mixture, and
-   the error of each way, follow from that (online expectation maximisation, Cappé and Moulines, J. R. Stat. Soc. B,
-   2009). A way that predicts well gets a large share and a small error; one that tells nothing fades.
-3. A job that has run for longer than a way predicted refutes this way: only the probability above its age counts.
-4. Active jobs tell too: if a job has run for longer than its group was expected to, its waiting fellows are expected to
+1. A way predicts the mean logarithm of the lengths in the job's group; newer jobs have more weight in it.
+2. When a job completes, the probability of its length under each way is computed. From it follow the share of the way
+   in the mixture and the error of the way (online expectation maximisation, Cappé and Moulines, J. R. Stat. Soc. B,
+   2009). A way that predicts well gets a large share and a small error; a way that predicts nothing loses its share.
+3. If a job has run for longer than a way predicts, this way counts less for the job: only its probability of still
+   longer lengths counts.
+4. If an active job has run for longer than its group was expected to, the waiting jobs of the group are expected to
    last at least as long.
 """
 
@@ -29,10 +30,10 @@ from powerflow.scheduler.sizes.kernel import alone, gittins_sizes, raise_by_acti
 
 FIRST_S = 3600.0  # expected length on the requested GPUs while no job has completed
 ANY_SD = 2.0  # standard deviation of the logarithm of the length of a job that resembles no other
-FIRST_SD = 1.0  # that of a prediction by a way of which nothing is known; weighs as much as one job
+FIRST_SD = 1.0  # error of a way (log) before any job has completed; it counts as much as the error of one job
 LEAST_SD, MOST_SD = 0.05, 5.0
 LEAST_SHARE = 0.02  # smallest share of jobs that resemble no other
-DOUBT = 1.0  # standard deviation that is added to that of each size: a wrong order costs more than none
+DOUBT = 1.0  # standard deviation added to that of each size, because a wrong order costs more than no order
 MEMORY = 50.0  # completed jobs over which shares and errors are averaged
 MOST_LOG = 50.0  # largest logarithm of a number of iterations
 MOST_GROUPS = 4096  # with more groups of one kind, all of them are forgotten
@@ -45,10 +46,10 @@ class Kind:
     """One way to say which jobs resemble each other.
 
     Attributes:
-        unit: What is alike among such jobs: seconds on the requested GPUs, GPU-seconds on the fewest GPUs, or
-            iterations.
+        unit: In which unit such jobs are equally long: seconds on the requested GPUs, GPU-seconds on the fewest GPUs,
+            or iterations.
         key: Function that returns the name of a job's group; None if the job has none.
-        newest: Least weight of the newest completed job in the mean of its group. With 1, only the newest counts.
+        newest: Least weight of the newest completed job in the mean of its group; with 1, only this job counts.
     """
 
     unit: int
@@ -71,7 +72,7 @@ KINDS = (
 
 
 class Sizes:
-    """Expected sizes of the active jobs of a pool. A job's row in the ledger is its *slot*."""
+    """Learn from completed jobs, and predict the sizes of active jobs. A job's row in the ledger is its *slot*."""
 
     def __init__(self) -> None:
         kinds = len(KINDS)
@@ -88,7 +89,7 @@ class Sizes:
         self._completed = 0
 
     def enter(self, slot: int, job: Job) -> None:
-        """Find the groups of a job that was submitted, or came from another pool, into a slot (row of the ledger)."""
+        """Record the groups of a job in a slot (row of the ledger). The job is new, or new in this pool."""
         if slot >= self._groups.shape[1]:
             more = np.full((len(KINDS), slot + 1), -1, np.int64)
             self._groups = np.concatenate([self._groups, more], axis=1)
@@ -100,7 +101,7 @@ class Sizes:
         self._alike[slot] = self._alike_index.setdefault(key, len(self._alike_index))
 
     def _forget_alike(self) -> None:
-        """Treat each active job as unlike any other; its number is below those of running jobs in `expected`."""
+        """Give each active job a number of its own, below the numbers that `expected` gives to running jobs."""
         self._alike_index.clear()
         self._alike[:] = -1 - len(self._alike) - np.arange(len(self._alike))
 
@@ -163,7 +164,7 @@ class Sizes:
                 self._mean[k][group] = mean + max(1.0 / seen, kind.newest) * (value - mean)
 
     def filled_in(self, view: View, slots: IntArray, uncertain: BoolArray) -> View:
-        """Return a view with the expected sizes of the jobs, in the given slots, whose sizes are uncertain."""
+        """Return the view with expected sizes for jobs of uncertain size. ``slots`` has the slot of each job."""
         if not uncertain.any():
             return view
         size, log_sd = self.expected(slots, view.jobs, view.gpu_counts, view.step_time_s)
@@ -172,7 +173,7 @@ class Sizes:
     def expected(
         self, slots: IntArray, rows: JobRows, gpu_counts: IntArray, step_time_s: FloatArray
     ) -> tuple[FloatArray, FloatArray]:
-        """Return by which sizes jobs are to be ranked, and how uncertain these are.
+        """Return the sizes by which jobs are ranked, and how uncertain these sizes are.
 
         Args:
             slots: ``[J]`` slot of each job.
@@ -183,7 +184,7 @@ class Sizes:
             ``[J]`` GPU-seconds on the fewest GPUs on which each job can run, at the maximum clock, and ``[J]`` the
             standard deviation of their logarithm. The GPU-seconds are ``inf`` if a job can run on no count.
         """
-        # thousands of jobs may wait, and most of them are like another one
+        # thousands of jobs may wait, but few of them differ
         other = np.where(rows["done"] > 0.0, -1 - np.arange(len(slots)), self._alike[slots])
         _, chosen, which = np.unique(other, return_index=True, return_inverse=True)
         size, log_sd = self._expected_of_each(slots[chosen], rows[chosen], gpu_counts, step_time_s)
@@ -215,7 +216,7 @@ class Sizes:
         return size, log_sd
 
     def _centers(self, groups: IntArray, unit: FloatArray) -> FloatArray:
-        """Return what each way expects: ``[K + 1, J]`` logarithms of iterations; nan where it expects nothing."""
+        """Return what each way predicts: ``[K + 1, J]`` logarithms of iterations; nan where it predicts nothing."""
         center = np.empty((len(KINDS) + 1, groups.shape[1]))
         for k, (kind, group) in enumerate(zip(KINDS, groups, strict=True)):
             center[k] = np.where(group >= 0, self._mean[k][group], np.nan) - unit[kind.unit]
@@ -229,7 +230,7 @@ class Sizes:
 
 
 def log_units(rows: JobRows, gpu_counts: IntArray, step_time_s: FloatArray) -> FloatArray:
-    """Return the logarithm of what an iteration takes: ``[3, J]``, in each unit of a `Kind`."""
+    """Return the logarithm of the length of an iteration in each of the three units of a `Kind`, ``[3, J]``."""
     unit = np.zeros((3, len(rows)))
     alone(rows["requested"], rows["gpus_min"], rows["cost"], gpu_counts, step_time_s, unit[SECONDS], unit[GPU_SECONDS])
     return unit

@@ -20,8 +20,8 @@ from powerflow.arrays import FloatArray
 from powerflow.simulate.comparison import Estimate
 from powerflow.simulate.replay.draws import DrawOutcome, Way
 
-#: Ways to run PowerFlow, by name: without a price of energy; with a quarter of the natural price; with that price, at
-#: which the energy of a GPU counts as much as its time; and the second way without changes of GPU counts.
+#: Ways to run PowerFlow, by name: without a price of energy; with a quarter of the natural price; with the natural
+#: price, at which the energy of a GPU counts as much as its time; and the second way without changes of GPU counts.
 WAYS = (
     ("fast", Way(0.0)),
     ("balanced", Way(0.25)),
