@@ -126,7 +126,7 @@ def test_order_of_calls(run: Run) -> None:
         next(run.batches(DATA, global_batch=4))
     with pytest.raises(InputError, match="twice"):
         run.wrap(model)
-    with pytest.raises(InputError, match="outside of batches"):
+    with pytest.raises(InputError, match="outside of run"):
         run.backward(model(torch.randn(1, 2)).sum())
 
 

@@ -305,7 +305,7 @@ class Run:
         training, gang = self._parts()
         passes = self._passes
         if passes is None or passes.one is None:
-            raise InputError("run.backward was called outside of batches", fix="call loss.backward() there")
+            raise InputError("run.backward was called outside of run.batches", fix="call loss.backward() instead")
         if not gang.whole:
             passes.backwards += 1
             return  # a rank was lost in forward: this step will be done again

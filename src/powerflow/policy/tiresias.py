@@ -48,7 +48,7 @@ class Tiresias:
             )
         if not promote > 0:
             raise InputError(
-                f"promote {promote!r} is not above 0", fix="give waiting time over running time, or leave it out"
+                f"promote {promote!r} is not above 0", fix="give a ratio of waiting to running time, or nothing"
             )
 
     def decide(self, view: View) -> Allocation:

@@ -92,13 +92,13 @@ class PowerCap:
 
     def __post_init__(self) -> None:
         if not (self.watts > 0 and math.isfinite(self.watts)):
-            raise InputError(f"a cap of {self.watts:g} W", where="power cap", fix="give watts > 0")
+            raise InputError(f"it allows {self.watts:g} W", where="power cap", fix="give watts > 0")
         if not self.end_s > self.start_s:
             raise InputError("it ends before it starts", where="power cap")
         if self.deadline_s is not None and not self.start_s <= self.deadline_s < self.end_s:
             raise InputError("its deadline is not between its start and its end", where="power cap")
         if not self.ramp_w_per_s > 0:
-            raise InputError(f"a ramp of {self.ramp_w_per_s:g} W/s", where="power cap", fix="give W/s > 0")
+            raise InputError(f"its ramp is {self.ramp_w_per_s:g} W/s", where="power cap", fix="give W/s > 0")
 
     @property
     def due_s(self) -> float:

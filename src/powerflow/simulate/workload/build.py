@@ -250,7 +250,7 @@ def _time_scale(offered: float, load: float | None, source: str) -> float:
     if not (load > 0 and math.isfinite(load)):
         raise InputError(f"load is {load}", where="--load", fix="give a number > 0, such as 0.8")
     if not math.isfinite(offered):
-        raise InputError("all jobs have one submission time: no load can be set", where=source, fix="leave --load away")
+        raise InputError("all jobs have one submission time: no load can be set", where=source, fix="leave --load out")
     return offered / load
 
 
