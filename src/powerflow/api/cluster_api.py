@@ -132,7 +132,7 @@ class ClusterApi(Protocol):
         """Set a signal from exactly one of `csv`, `url` and `constant`. Replace the previous signal of this kind."""
 
     def drop_signal(self, kind: Kind, caller: Caller) -> SignalRecord:
-        """Remove a signal."""
+        """Remove the tariff or the carbon signal."""
 
     def caps(self) -> Sequence[CapRecord]:
         """List power caps, newest first, and how well each was kept."""

@@ -33,9 +33,13 @@ IMPOSSIBLE, TOO_MANY, HOLDS_ALREADY = 1, 2, 3
 
 @kernel
 def refusal(held: I32, owners: I64, gpus: I64, free: int) -> int:
-    """Check that owners can be placed. Return 0, or the reason why not: `IMPOSSIBLE`, `TOO_MANY` or `HOLDS_ALREADY`.
+    """Return 0 if owners (numbers of jobs) can be placed, else `IMPOSSIBLE`, `TOO_MANY` or `HOLDS_ALREADY`.
 
-    Each owner must be given only once and hold no GPUs, each count must be at least 1, and the sum must be free.
+    Args:
+        held: GPUs that each owner holds now, by number; unchanged in the end.
+        owners: The owners to place, each only once; they must hold no GPUs.
+        gpus: GPUs for each of them, at least 1.
+        free: Number of free GPUs; the sum of ``gpus`` must not be above it.
     """
     total = 0
     for k in range(len(owners)):

@@ -113,7 +113,10 @@ class AsLive(Oracle):
         )
 
     def observe(self, job: Job, change: Change, ran_s: float) -> Sequence[CostLearned]:
-        """Measure the configuration, and return the cost tables that change."""
+        """Take the recorded costs of a job's new configuration as measured, and return the cost tables that change.
+
+        If the job has not run in it yet (``ran_s`` is 0), the clocks that a live job would try are measured too.
+        """
         tried = self._to_try(job, change) if ran_s == 0.0 else ()
         clocks = dict.fromkeys((change.clock_mhz, *tried))
         return self._learning.observe(job.cost_class, [self._point(job, change, clock) for clock in clocks])

@@ -135,8 +135,8 @@ class Run:
         Args:
             count: Number of epochs.
             start: First epoch of a new run, for a script that has loaded its own checkpoint of earlier epochs. A run
-                that PowerFlow resumes ignores ``start`` and continues where it stopped. Steps count from 0 in both
-                cases.
+                that PowerFlow resumes ignores ``start`` and continues where it stopped. The step number of a new run
+                begins at 0, whatever ``start`` is.
 
         Raises:
             InputError: `wrap` was not called before, or ``epochs`` was called before, or ``start`` is negative.

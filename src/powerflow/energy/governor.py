@@ -148,7 +148,11 @@ class Governor:
             InputError: The day was replayed at other prices.
         """
         if day.prices != self.prices:
-            raise InputError("the day was replayed at prices that differ from the governor's", where="budget")
+            raise InputError(
+                "a past day was simulated at other energy prices than those of this budget",
+                where="budget",
+                fix="simulate the day at the prices of the budget",
+            )
         seen = self._seen
         lasted_s = 0.0 if seen.now_s is None else seen.now_s - seen.day_s
         if lasted_s > 0:

@@ -146,7 +146,7 @@ class RequestGuard:
                 async with self._bodies.turn(user):
                     body = await _body(headers.get(b"content-length", ""), receive)
             if body is None:
-                await _refuse(scope, send, 413, f"a body has at most {BODY_LIMIT} bytes")
+                await _refuse(scope, send, 413, f"the body of the request is too long: send at most {BODY_LIMIT} bytes")
             elif fault := fault_of(body):
                 await _refuse(scope, send, 422, fault)
             elif watches:

@@ -91,7 +91,7 @@ class Nodes:
         return -watts
 
     def is_back(self, node: Node) -> float:
-        """Mark a failed node as up and awake; return the watts that it adds."""
+        """Mark a failed node as repaired; return the watts by which the cluster's draw rises. The node is awake."""
         self._broken.discard(node.name)
         return self._awake_w[node.name]
 

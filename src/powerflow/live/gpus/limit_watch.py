@@ -43,5 +43,5 @@ class LimitWatch:
         return {uuid: (own_w, now_w) for uuid, (own_w, now_w) in both.items() if abs(own_w - now_w) > NEAR_W}
 
     def state(self) -> dict[str, float]:
-        """Return each GPU's own power limit, to be stored."""
+        """Return the power limit that each GPU has without a job, in watts by UUID, to be stored."""
         return dict(self._own_w)

@@ -54,7 +54,7 @@ class Hysteresis(Wrapper):
             raise InputError(f"minimum run time {least_run_s!r} is not a time", fix="give seconds, 0 or more")
         if not 0 < share < 1:
             raise InputError(
-                f"share {share!r} for rescaling is not between 0 and 1",
+                f"share {share!r} of GPU time that pauses may take is not between 0 and 1",
                 fix="give a share such as 0.025, which is 2.5 %",
             )
         super().__init__(inner)
