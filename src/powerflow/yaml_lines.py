@@ -70,7 +70,7 @@ def compose(text: str, where: str) -> yaml.Node | None:
     except yaml.reader.ReaderError as error:
         raise InputError(f"not YAML: {error.reason}", where=where) from None
     except (yaml.YAMLError, RecursionError, ValueError):
-        raise InputError("not YAML", where=where) from None
+        raise InputError("not YAML, or nested too deeply", where=where) from None
 
 
 def line_of(node: yaml.Node) -> int:

@@ -47,7 +47,13 @@ class Peer:
 
 @dataclass
 class Pending:
-    """A launch whose shim has not answered yet."""
+    """A launch whose shim (the small process beside a rank) has not answered yet.
+
+    Attributes:
+        shim: Pid of the shim.
+        waiters: Clients that wait for the answer.
+        heard: The part of the answer that has come so far.
+    """
 
     shim: int
     waiters: list[Peer]

@@ -186,7 +186,7 @@ class ActiveJob:
         self.clock_mhz = clock_mhz
 
     def placed(self, placement: Placement, gpu_type: str, clock_mhz: float) -> None:
-        """Set other GPUs for the job, or none."""
+        """Record the GPUs and clock that the job gets by a decision; an empty placement takes its GPUs away."""
         self.placement, self.gpu_type, self.clock_mhz = placement, gpu_type, clock_mhz
         self.epoch += 1
         self.training, self.window, self.explore_mhz = False, None, ()

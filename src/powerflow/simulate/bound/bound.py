@@ -80,7 +80,7 @@ def bound(jobs: JobArrays, pools: Sequence[PoolCost], energy_prices: Sequence[fl
     """Compute a lower bound on the mean completion time of jobs as a function of energy.
 
     Args:
-        jobs: The jobs. If all weights are 1, the bound is for the plain mean.
+        jobs: The jobs. If all weights are 1, the bound is for the unweighted mean completion time.
         pools: The pools. A job runs on one pool at a time.
         energy_prices: λ_E ≥ 0, weighted seconds per joule, at which the bound is computed. Prices that differ by a
             factor of 2 are close enough.
@@ -127,7 +127,7 @@ def joined(workload: Workload, parts: Sequence[Bound]) -> Bound:
 
 
 def arrays_of(workload: Workload) -> tuple[JobArrays, list[PoolCost]]:
-    """Return the jobs and pools of a workload as plain arrays. All weights are 1, for the plain mean."""
+    """Return the jobs and pools of a workload as plain arrays. All weights are 1."""
     nodes_of = workload.cluster.pools()
     names = list(nodes_of)
     classes = sorted({cost_class for cost_class, _ in workload.truth})
