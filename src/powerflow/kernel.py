@@ -64,7 +64,8 @@ class _Later:
     patience_s = 0.0
     spent_s = 0.0
     since_s = 0.0
-    _depth = 0
+    #: True while a kernel runs as plain Python.
+    _running = False
 
     def __init__(self, function: Callable[..., object], **options: Any) -> None:
         functools.update_wrapper(self, function)
@@ -74,7 +75,9 @@ class _Later:
     def __call__(self, *arguments: object) -> object:
         with self._lock:
             if "made" not in self.__dict__:
-                if _Later._depth or self._is_little(arguments):
+                if _Later._running:  # called by a plain kernel, which ignores warnings and measures the time
+                    return self._function(*arguments)
+                if self._is_little(arguments):
                     return self._plainly(arguments)
                 _replace_all()
             made = self.made
@@ -96,14 +99,13 @@ class _Later:
     def _plainly(self, arguments: Sequence[object]) -> object:
         """Run this kernel, and the kernels that it calls, as plain Python and without numpy warnings."""
         begun_s = time.perf_counter()
-        _Later._depth += 1
+        _Later._running = True
         try:
             with np.errstate(all="ignore"):
                 return self._function(*arguments)
         finally:
-            _Later._depth -= 1
-            if not _Later._depth:
-                _Later.spent_s += time.perf_counter() - begun_s
+            _Later._running = False
+            _Later.spent_s += time.perf_counter() - begun_s
 
     @functools.cached_property
     def made(self) -> Callable[..., object]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from powerflow.policy.busy_period import add_jobs_to_come
 from powerflow.policy.prices import Prices
-from powerflow.policy.protocol import NO_ARRIVALS, Arrivals, View
+from powerflow.policy.protocol import NO_ARRIVALS, Arrivals, View, arrivals
 from tests.policy.views import make_view
 
 
@@ -19,7 +19,7 @@ def to_come(
     size: list[float], arrived: list[float], span_s: float, gpus: int = 1, weights: list[float] | None = None
 ) -> list[float]:
     """The weight of jobs to come that wait for each job; all jobs run on one GPU at least."""
-    gpu_s = np.array(sorted(arrived))
+    came = arrivals(np.array(arrived), np.ones(len(arrived)) if weights is None else np.array(weights), 0.0)
     added = np.zeros(len(size))
     add_jobs_to_come(
         np.array(size),
@@ -27,10 +27,11 @@ def to_come(
         np.array(size),
         np.argsort(np.array(size), kind="stable"),
         gpus,
-        gpu_s,
-        np.ones(len(arrived)) if weights is None else np.array(weights),
+        came.order_by,
+        came.weight_from,
+        came.gpu_s_up_to,
         span_s,
-        np.empty((3, len(arrived) + 1)),
+        np.empty((2, len(arrived) + 1)),
         added,
     )
     return added.tolist()
@@ -95,7 +96,7 @@ def test_it_is_the_sum_over_all_pairs(size: list[float], arrived: list[float], s
     assert to_come(size, arrived, span_s, gpus) == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
-def overloaded(arrivals: Arrivals) -> View:
+def overloaded(came: Arrivals) -> View:
     """Two GPUs, each with a job that has little left, and three new jobs; two GPUs are 8/4.2 = 1.9 times as fast."""
     return dataclasses.replace(
         make_view(
@@ -105,7 +106,7 @@ def overloaded(arrivals: Arrivals) -> View:
             gpu_counts=(1, 2),
             now_s=5000.0,
         ),
-        arrivals=arrivals,
+        arrivals=came,
     )
 
 
@@ -114,13 +115,13 @@ def test_when_many_jobs_are_to_come_gpus_are_used_where_they_do_most_work() -> N
     # GPU for the first job: 25.2·(1/4.2 − 1/8) = 2.85, more than the second job's only one: 21/8 = 2.6.
     assert Prices().decide(overloaded(NO_ARRIVALS)).gpus.tolist() == [2, 0, 0, 0, 0]
     # Very many to come: the two prices are nearly equal, a first GPU earns 1/8 of the worth, a second one 0.113 of it.
-    to_come = Arrivals(np.full(100, 800.0), np.ones(100), 0.0)
+    to_come = arrivals(np.full(100, 800.0), np.ones(100), 0.0)
     assert Prices().decide(overloaded(to_come)).gpus.tolist() == [1, 1, 0, 0, 0]
 
 
 def test_submissions_of_unknown_size_among_known_ones_are_left_out() -> None:
-    known = Prices().decide(overloaded(Arrivals(np.array([800.0]), np.ones(1), 0.0)))
-    some = Prices().decide(overloaded(Arrivals(np.array([800.0, np.nan]), np.ones(2), 0.0)))
+    known = Prices().decide(overloaded(arrivals(np.array([800.0]), np.ones(1), 0.0)))
+    some = Prices().decide(overloaded(arrivals(np.array([800.0, np.nan]), np.ones(2), 0.0)))
     assert some.worth is not None
     assert known.worth is not None
     assert some.worth.tolist() == known.worth.tolist()

@@ -58,8 +58,9 @@ def add_jobs_to_come(
     order_by: FloatArray,
     order: IntArray,
     capacity: int,
-    arrived_gpu_s: FloatArray,
-    arrived_weight: FloatArray,
+    arrived_by: FloatArray,
+    weight_from: FloatArray,
+    gpu_s_up_to: FloatArray,
     span_s: float,
     busy: FloatArray,
     rank: FloatArray,
@@ -75,38 +76,30 @@ def add_jobs_to_come(
         order_by: ``[J]`` size / weight of each job: jobs are served in this order.
         order: ``[J]`` rows of the jobs in this order.
         capacity: G, the number of GPUs.
-        arrived_gpu_s: ``[A]`` sizes of the A jobs that were submitted in the last ``span_s`` seconds, by ascending
-            size / weight.
-        arrived_weight: ``[A]`` their weights.
+        arrived_by, weight_from, gpu_s_up_to: ``order_by``, ``weight_from`` and ``gpu_s_up_to`` of `Arrivals`.
         span_s: The seconds; more than 0.
-        busy: ``[3, A + 1]`` working memory.
+        busy: ``[2, A + 1]`` working memory for A submissions.
         rank: ``[J]`` result: the weights are added to its values.
     """
-    arrived = len(arrived_gpu_s)
-    ends, weights, weighted = busy[0], busy[1], busy[2]
-    waiting = load = 0.0
-    smaller = first = 0
-    while first < arrived:
-        # submissions that are served alike have one busy period
-        level = arrived_gpu_s[first] / arrived_weight[first]
-        last = first
-        while last < arrived and arrived_gpu_s[last] / arrived_weight[last] == level:
-            load += arrived_gpu_s[last] / (capacity * span_s)
-            last += 1
-        while smaller < len(order) and order_by[order[smaller]] <= level:
-            waiting += size[order[smaller]]
+    arrived = len(arrived_by)
+    ends, weighted = busy[0], busy[1]
+    # as plain Python this loop takes most of the time of a decision about few jobs: so it has few operations
+    limit_s, span_gpu_s, least_idle = FORESIGHT * span_s, capacity * span_s, 1.0 / LONGEST
+    waiting_s = 0.0
+    smaller = 0
+    next_by = order_by[order[0]] if len(order) else np.inf
+    for a in range(arrived):
+        while next_by <= arrived_by[a]:
+            waiting_s += size[order[smaller]] / capacity
             smaller += 1
-        longer = min(1.0 / (1.0 - load), LONGEST) if load < 1.0 else LONGEST
-        for a in range(first, last):
-            ends[a] = min(longer * waiting / capacity, FORESIGHT * span_s)
-        first = last
-    weights[arrived] = weighted[arrived] = 0.0
+            next_by = order_by[order[smaller]] if smaller < len(order) else np.inf
+        ends[a] = min(waiting_s / max(1.0 - gpu_s_up_to[a] / span_gpu_s, least_idle), limit_s)
+    weighted[arrived] = 0.0
     for a in range(arrived - 1, -1, -1):
-        weights[a] = weights[a + 1] + arrived_weight[a]
-        weighted[a] = weighted[a + 1] + arrived_weight[a] * ends[a]
+        weighted[a] = weighted[a + 1] + (weight_from[a] - weight_from[a + 1]) * ends[a]
 
     ahead = 0.0  # work of all jobs that are served before
-    first = not_smaller = 0
+    first = larger = 0
     while first < len(order) and order_by[order[first]] < np.inf:
         level = order_by[order[first]]
         alike = 0.0
@@ -114,17 +107,14 @@ def add_jobs_to_come(
         while last < len(order) and order_by[order[last]] == level:
             alike += size[order[last]]
             last += 1
-        while not_smaller < arrived and arrived_gpu_s[not_smaller] / arrived_weight[not_smaller] < level:
-            not_smaller += 1
+        while larger < arrived and arrived_by[larger] < level:
+            larger += 1
         for at in range(first, last):
             # of jobs that are served alike, each is expected to end when half of their work is done
             end_s = max((ahead + 0.5 * alike) / capacity, size[order[at]] / fewest[order[at]])
-            later = _count_up_to(ends, arrived, end_s)
-            come = weighted[later] - end_s * weights[later]  # after its end
-            if later > not_smaller:  # before its end
-                come += weighted[not_smaller] - weighted[later] + end_s * weights[later]
-            else:
-                come += end_s * weights[not_smaller]
+            # those from `larger` on wait from now until their busy period ends, smaller ones only after this job's end
+            later = min(_count_up_to(ends, arrived, end_s), larger)
+            come = weighted[later] - end_s * (weight_from[later] - weight_from[larger])
             rank[order[at]] += come / span_s
         ahead += alike
         first = last

@@ -80,7 +80,7 @@ def ranks_of(view: View) -> FloatArray:
 
     Jobs are ranked by size / weight, because it is best to serve them in this order (Smith's rule).
     """
-    jobs, arrivals = view.jobs, view.arrivals
+    jobs = view.jobs
     size, fewest = sizes(view)
     order_by = size / jobs["weight"]
     order = order_by.argsort(kind="stable")
@@ -89,11 +89,13 @@ def ranks_of(view: View) -> FloatArray:
     else:
         rank = np.empty(len(jobs))
         ranks(order_by, jobs["weight"], order, rank)
-    known = int(np.searchsorted(arrivals.gpu_s / arrivals.weight, np.inf))  # nan and inf come last
-    span_s = view.now_s - arrivals.since_s
-    if known and span_s > 0.0:
-        gpu_s, weight, busy = arrivals.gpu_s[:known], arrivals.weight[:known], np.empty((3, known + 1))
-        add_jobs_to_come(size, fewest, order_by, order, view.capacity, gpu_s, weight, span_s, busy, rank)
+    come, span_s = view.arrivals, view.now_s - view.arrivals.since_s
+    if len(come.order_by) and span_s > 0.0:
+        busy = np.empty((2, len(come.weight_from)))
+        come_by, weight_from, gpu_s_up_to = come.order_by, come.weight_from, come.gpu_s_up_to
+        add_jobs_to_come(
+            size, fewest, order_by, order, view.capacity, come_by, weight_from, gpu_s_up_to, span_s, busy, rank
+        )
     return rank
 
 

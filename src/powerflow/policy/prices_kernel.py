@@ -103,7 +103,7 @@ def value_counts(
     for j in range(len(rank)):
         step_s = step_time_s[cost[j]]
         watts = power_w[cost[j]]
-        price = rank[j] / capacity
+        price, joule = rank[j] / capacity, energy_price[j]
         least, most = gpus_min[j], min(gpus_max[j], capacity)
         only_powers = _only_powers(least, most, listed[j])
         best = np.inf
@@ -111,10 +111,11 @@ def value_counts(
             n = gpu_counts[i]
             if not _is_offered(n, least, most, only_powers):
                 continue
+            idle, held = n * idle_w, price * n
             for f in range(clocks):
                 step = step_s[i, f]
                 if step < np.inf:
-                    best = min(best, step * (weight[j] + energy_price[j] * (watts[i, f] - n * idle_w) + price * n))
+                    best = min(best, step * (weight[j] + joule * (watts[i, f] - idle) + held))
         worth[j] = best if best < np.inf else 0.0
 
         # A change costs one pause over the time H until the next change; H grows with the pause.
@@ -124,13 +125,14 @@ def value_counts(
             n = gpu_counts[i]
             if not _is_offered(n, least, most, only_powers):
                 continue
+            idle, changes = n * idle_w, n != gpus[j]
             for f in range(clocks):
                 step = step_s[i, f]
                 if step == np.inf:
                     continue
                 speed = 1.0 / step
-                gain = worth[j] * speed - energy_price[j] * (watts[i, f] - n * idle_w)
-                if n != gpus[j]:
+                gain = worth[j] * speed - joule * (watts[i, f] - idle)
+                if changes:
                     gain /= 1.0 + pause_s[j] * max(per_s, speed * per_iteration)
                 if gain > value[j, i]:
                     value[j, i] = gain

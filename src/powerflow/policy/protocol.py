@@ -60,19 +60,41 @@ def pick_rows(rows: JobRows, at: IntArray) -> JobRows:
 class Arrivals:
     """Hold the latest submissions of jobs, from which a policy can expect how many jobs will come, and how large.
 
+    The size of a job is what it was, known or expected, when the job was submitted: GPU-seconds on the fewest GPUs on
+    which it can run, at the maximum clock.
+
     Attributes:
-        gpu_s: ``[A]`` sizes of the A jobs when they were submitted, known or expected, by ascending size / weight:
-            GPU-seconds on the fewest GPUs on which each can run, at the maximum clock. Unknown sizes (nan) come last.
-        weight: ``[A]`` their weights.
-        since_s: When the first of them was submitted, in seconds.
+        order_by: ``[A]`` size / weight of the A submissions of known size, ascending.
+        weight_from: ``[A + 1]`` sum of the weights of each submission and all that follow; at last 0.
+        gpu_s_up_to: ``[A]`` sum of the sizes of all submissions with at most this size / weight.
+        since_s: When the first submission was, also if its size is unknown, in seconds.
     """
 
-    gpu_s: FloatArray
-    weight: FloatArray
+    order_by: FloatArray
+    weight_from: FloatArray
+    gpu_s_up_to: FloatArray
     since_s: float
 
 
-NO_ARRIVALS = Arrivals(np.empty(0), np.empty(0), 0.0)
+def arrivals(gpu_s: FloatArray, weight: FloatArray, since_s: float) -> Arrivals:
+    """Return submissions as `Arrivals`, read-only.
+
+    Args:
+        gpu_s: ``[S]`` sizes of S submissions, in any order; nan or ``inf`` if unknown.
+        weight: ``[S]`` their weights.
+        since_s: When the first of them was.
+    """
+    known = np.flatnonzero(np.isfinite(gpu_s))
+    order = known[np.argsort(gpu_s[known] / weight[known], kind="stable")]
+    order_by = gpu_s[order] / weight[order]
+    weight_from = np.append(np.cumsum(weight[order][::-1])[::-1], 0.0)
+    gpu_s_up_to = np.cumsum(gpu_s[order])[np.searchsorted(order_by, order_by, side="right") - 1]
+    for each in (order_by, weight_from, gpu_s_up_to):
+        each.flags.writeable = False
+    return Arrivals(order_by, weight_from, gpu_s_up_to, since_s)
+
+
+NO_ARRIVALS = arrivals(np.empty(0), np.empty(0), 0.0)
 
 
 @dataclass(slots=True, eq=False)

@@ -6,7 +6,7 @@ from collections import deque
 
 import numpy as np
 
-from powerflow.policy.protocol import NO_ARRIVALS, Arrivals
+from powerflow.policy.protocol import NO_ARRIVALS, Arrivals, arrivals
 
 KEPT = 512  # how many submissions are kept, the latest
 
@@ -27,6 +27,5 @@ class ArrivalHistory:
         """Return the submissions, by ascending size / weight. The object is the same until another job is added."""
         if self._latest is None:
             submit_s, gpu_s, weight = np.array(self._submissions).T
-            order = np.argsort(gpu_s / weight, kind="stable")
-            self._latest = Arrivals(gpu_s[order], weight[order], float(submit_s.min()))
+            self._latest = arrivals(gpu_s, weight, float(submit_s.min()))
         return self._latest
