@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from powerflow.job import Job
@@ -96,15 +96,22 @@ def test_a_job_that_outlived_all_expectations_needs_as_much_again() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
+@example(seed=6785)  # 1.4 % of the jobs left are of the second component
 def test_the_index_against_a_sample(seed: int) -> None:
-    """The least cost per ended job among the same three limits of each component, from 200,000 drawn sizes."""
+    """The least cost per ended job among the same three limits of each component, from 200,000 drawn sizes.
+
+    A component of which less than 5 % of the jobs are left has no part in it; where that is close, nothing is compared.
+    """
     rng = np.random.default_rng(seed)
     medians, sds = rng.uniform(10, 1000, 2), rng.uniform(0.1, 1.5, 2)
     done = float(rng.choice([0.0, 5.0, 50.0]))
     drawn = np.exp(np.log(medians)[:, None] + sds[:, None] * rng.standard_normal((2, 200_000)))
-    drawn = np.concatenate([drawn[0], drawn[1, :100_000]])  # shares 2/3 and 1/3
-    drawn = drawn[drawn > done]
-    limits = [m * math.exp(z * s) for m, s in zip(medians, sds, strict=True) for z in (-1.0, 0.5, 2.0)]
+    left = [part[part > done] for part in (drawn[0], drawn[1, :100_000])]  # shares 2/3 and 1/3
+    shares = np.array([len(part) for part in left]) / max(sum(len(part) for part in left), 1)
+    assume(not ((shares > 0.04) & (shares < 0.06)).any())
+    told = np.flatnonzero(shares > 0.05)
+    drawn = np.concatenate([left[k] for k in told] or left)
+    limits = [medians[k] * math.exp(z * sds[k]) for k in told for z in (-1.0, 0.5, 2.0)]
     enough = 0.05 * len(drawn)
     costs = [(np.minimum(drawn, b) - done).sum() / (drawn <= b).sum() for b in limits if (drawn <= b).sum() > enough]
     if len(drawn) > 20_000 and costs:
