@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from powerflow.policy.overlay import FixedClock
 from powerflow.policy.prices import Prices
 from powerflow.policy.protocol import View
+from powerflow.policy.registry import load
+from powerflow.scheduler.rules.compose import with_rules
 from powerflow.scheduler.rules.max_slowdown import MaxSlowdown
 from tests.policy.views import assert_valid, make_view, views
 
@@ -50,3 +52,19 @@ def test_counts_stay_and_steps_are_slowed_no_more_than_allowed(view: View, share
     step_s = view.step_time_s[jobs["cost"][runs], view.count_index[bounded.gpus[runs]]]
     chosen = step_s[np.arange(len(step_s)), bounded.clock[runs]]
     assert (chosen <= (1.0 + share) * step_s[:, -1] * (1 + 1e-6)).all()
+
+
+@settings(max_examples=150, deadline=None)
+@given(views(), st.data(), st.sampled_from(["prices", "greedy:1", "srtf+clock:0.5"]))
+def test_no_other_rule_chooses_a_clock_that_is_too_slow(view: View, data: st.DataObject, spec: str) -> None:
+    """Hysteresis and NoPreempt choose clocks themselves for jobs whose GPUs they do not change."""
+    jobs, many = view.jobs.copy(), len(view.jobs)
+    jobs["slowdown"] = data.draw(st.lists(st.sampled_from([0.05, 0.5]), min_size=many, max_size=many))
+    jobs["keeps"] = data.draw(st.lists(st.booleans(), min_size=many, max_size=many))
+    jobs["protected"] = False
+    view = dataclasses.replace(view, jobs=jobs, limit_w={})
+    answer = with_rules(load(spec)).decide(view)
+    runs = np.flatnonzero(answer.gpus > 0)
+    step_s = view.step_time_s[jobs["cost"][runs], view.count_index[answer.gpus[runs]]]
+    chosen_s = step_s[np.arange(len(runs)), answer.clock[runs]]
+    assert (chosen_s <= (1.0 + jobs["slowdown"][runs]) * step_s[:, -1] * (1 + 1e-6)).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from powerflow.errors import InputError
 from powerflow.job import Job
 from powerflow.policy.registry import load
 from powerflow.scheduler.plan import Change, Reason, Why
+from powerflow.scheduler.rules.compose import with_rules
 from powerflow.simulate.belief import TRIAL_S, Fitted, Laboratory, Online, Oracle, Sizes, belief_named
 from powerflow.simulate.run import Simulation, simulate
 from powerflow.simulate.workload.build import build_workload
@@ -231,3 +233,22 @@ def test_a_fourth_clock_is_tried_and_paid_for_by_a_long_job_at_a_lower_clock(wor
     for _ in range(2):
         belief.observe(job, change(1, 3), 0.0)
     assert belief.exploration_s(job, change(1, 3)) == 0.0
+
+
+@pytest.mark.parametrize("most", [0.05, 0.1, 0.2])
+def test_while_it_learns_no_job_is_slowed_more_than_its_owner_allows(most: float) -> None:
+    """Measurements are exact here; every second job has a limit, and the others try clocks freely."""
+    every = from_trace(3, 30, "2x4:V100")
+    limits = [most if position % 2 == 0 else math.inf for position in range(30)]
+    jobs = [dataclasses.replace(job, max_slowdown=limit) for job, limit in zip(every.jobs, limits, strict=True)]
+    workload = dataclasses.replace(every, jobs=tuple(jobs))
+    policy, belief = with_rules(load("prices")), Online(workload, noise=0.0)
+    ran = simulate(workload, policy, energy_price=1e-2, belief=belief).segments
+    axes = workload.axes["V100"]
+    slowed = []
+    for job, gpus, clock_mhz in zip(ran.job.tolist(), ran.gpus.tolist(), ran.clock_mhz.tolist(), strict=True):
+        if jobs[job].max_slowdown < math.inf:
+            row, clock = np.searchsorted(axes.gpu_counts, gpus), np.searchsorted(axes.clocks_mhz, clock_mhz)
+            step_s = workload.truth[jobs[job].cost_class, "V100"].step_time_s[row]
+            slowed.append(step_s[clock] / step_s[-1] - 1.0)
+    assert 0.0 < max(slowed) <= most + 1e-9

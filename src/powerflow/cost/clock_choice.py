@@ -56,11 +56,12 @@ class ClockCosts:
 
 
 def slowest_times(costs: ClockCosts) -> FloatArray:
-    """Return ``[F]`` the most seconds that a step can take at each clock, given the measured clocks.
+    """Return ``[F]`` the most seconds that a step can take at each clock, if its time at the maximum clock is right.
 
-    If no clock was measured, the believed time at the maximum clock counts as measured.
+    Limits are relative to the maximum clock. As long as it was not measured, its believed time counts as measured,
+    and measurements at lower clocks do not count: they do not show how much faster the maximum clock is.
     """
-    seen = costs.seen if costs.seen.any() else np.arange(len(costs.seen)) == len(costs.seen) - 1
+    seen = costs.seen if costs.seen[-1] else np.arange(len(costs.seen)) == len(costs.seen) - 1
     clocks, times_s = costs.clocks_mhz, costs.step_time_s
     known, known_s = clocks[seen], times_s[seen]
     between_s = np.interp(-1.0 / clocks, -1.0 / known, known_s)  # below the lowest: its time; above the highest too

@@ -45,8 +45,9 @@ class CostTable:
         accumulation: ``[N]`` passes per iteration (gradient accumulation).
         progress: ``[N]`` iterations at the own batch that one real iteration on each GPU count is worth; 1 if the batch
             is the own one on all counts.
-        margin: ``[N, F]`` factor ≥ 1 by which a step of a packed job may at most take longer than ``step_time_s``; 1
-            where it was measured. None if all step times are certain.
+        margin: ``[N, F]`` factor ≥ 1 by which a step of a packed job may at most take longer than ``step_time_s``, if
+            the time at the maximum clock is right; 1 where both clocks were measured. None if all step times are
+            certain.
     """
 
     step_time_s: FloatArray

@@ -8,8 +8,8 @@ The rules from the outside in; an inner rule cannot break the promise of an oute
 4. `Protection`: protected jobs are served before all others.
 5. `Ageing`: jobs that have waited too long get a turn.
 6. `FairShare`: projects with waiting jobs have the GPUs that they deserve.
-7. `Hysteresis`: GPU counts change only where the gain is worth the pause.
-8. `MaxSlowdown`: clocks are not lower than owners allow; then the policy decides.
+7. `MaxSlowdown`: clocks are not lower than owners allow.
+8. `Hysteresis`: GPU counts change only where the gain is worth the pause; then the policy decides.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def with_rules(policy: Policy, *, interval_s: float = 60.0, patience_s: float = 
     Raises:
         InputError: ``interval_s`` is negative or infinite, or ``patience_s`` is not positive or infinite.
     """
-    shared = FairShare(Hysteresis(MaxSlowdown(policy), least_run_s=interval_s))
+    # `Hysteresis` chooses clocks itself for jobs whose GPUs it does not change
+    shared = FairShare(MaxSlowdown(Hysteresis(policy, least_run_s=interval_s)))
     ruled = Rollout(NoPreempt(PowerLimit(Protection(Ageing(shared, patience_s=patience_s), check_s=interval_s))))
     ruled.name = policy.name
     return ruled

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from powerflow.policy.protocol import Allocation, View
+from powerflow.scheduler.rules.max_slowdown import allowed_clocks
 from powerflow.scheduler.rules.partial import decide_rest
 from powerflow.scheduler.rules.power_limit import limits_left
 from powerflow.scheduler.rules.wrapper import Wrapper
@@ -17,7 +18,8 @@ class NoPreempt(Wrapper):
 
     If the inner policy would stop such a job or change its GPU count, the job keeps its GPUs, and the inner policy
     decides again about the other jobs. If an energy budget limits watts, this job runs at the lowest clock; otherwise
-    it keeps its clock. Where the inner policy leaves the GPUs as they are, it may change the clock.
+    it keeps its clock, or gets the next one that its owner's ``max_slowdown`` allows. Where the inner policy leaves the
+    GPUs as they are, it may change the clock.
     """
 
     def decide(self, view: View) -> Allocation:
@@ -31,7 +33,9 @@ class NoPreempt(Wrapper):
         fixed = np.zeros(len(jobs), np.bool_)
         while (lost := keeps & ~fixed & (answer.gpus != held)).any():
             fixed |= lost
-            clock = np.zeros_like(held) if view.limit_w else jobs["clock"].astype(np.int64)
-            answer = replace(view.nothing(), gpus=np.where(fixed, held, 0), clock=clock)
+            gpus, clock = np.where(fixed, held, 0), np.zeros_like(held)
+            if not view.limit_w:
+                clock = allowed_clocks(view, gpus, jobs["clock"].astype(np.int64))
+            answer = replace(view.nothing(), gpus=gpus, clock=clock)
             answer = decide_rest(self.inner, replace(view, limit_w=limits_left(view, answer)), answer, fixed)
         return answer
