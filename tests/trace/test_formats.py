@@ -291,15 +291,22 @@ def test_json_is_read_item_by_item(tmp_path: Path) -> None:
 
 def test_csv_with_batches_that_may_change(tmp_path: Path) -> None:
     head = "submit_s,duration_s,gpus,global_batch,global_batch_min,global_batch_max,noise_scale\n"
-    rows = "0,9,1,64,32,512,800.5\n1,9,1,64,,,\n2,9,1,64,32,512,\n3,9,1,,32,512,1\n4,9,1,64,128,512,1\n5,9,1,64,9,8,1\n"
+    rows = (
+        "0,9,1,64,32,512,800.5\n1,9,1,64,,,\n2,9,1,64,32,512,\n3,9,1,,32,512,1\n4,9,1,64,128,512,1\n5,9,1,64,90,8,1\n"
+    )
+    rows += "6,9,1,64,32,512,-1\n7,9,1,64,32,512,nan\n8,9,1,64,0,512,1\n9,9,1,64,32,5.5,1\n"
     trace = read(tmp_path, head + rows)
     assert [job.batch_range for job in trace.jobs] == [BatchRange(32, 512, 800.5), None]
     together = "global_batch_min, global_batch_max, noise_scale and global_batch are not all given"
     assert reasons(trace) == {
         4: together,
         5: together,
-        6: "global_batch 64 is not from 128 to 512",
-        7: "global batches from 9 to 8 are impossible",
+        6: "global_batch is not from global_batch_min to global_batch_max (64: 128 to 512)",
+        7: "global_batch is not from global_batch_min to global_batch_max (64: 90 to 8)",
+        8: "noise_scale is negative (-1)",
+        9: "noise_scale is not finite ('nan')",
+        10: "global_batch_min is not a whole number above 0 ('0')",
+        11: "global_batch_max is not a whole number above 0 ('5.5')",
     }
 
 

@@ -19,7 +19,6 @@ from collections.abc import Iterator, Mapping
 from typing import TextIO
 
 from powerflow.cost.batch_range import BatchRange
-from powerflow.errors import InputError
 from powerflow.trace.clock import Clock
 from powerflow.trace.fields import Unusable, batch_size, clip, gpu_count, iteration_count, number, ran_s, seconds, text
 from powerflow.trace.formats.format import Entry, Format, csv_entries, header_of
@@ -78,13 +77,14 @@ def _batch_range(row: Mapping[str, str], own_batch: int | None) -> BatchRange | 
     least, most = (batch_size(row.get(name, ""), name) for name in BATCHES[:2])
     if own_batch is None or least is None or most is None or not text(row, BATCHES[2]):
         raise Unusable(f"{', '.join(BATCHES)} and global_batch are not all given")
-    try:
-        found = BatchRange(least, most, number(row[BATCHES[2]], BATCHES[2]))
-    except InputError as error:
-        raise Unusable(error.what) from None
-    if not found.allows(own_batch):
-        raise Unusable(f"global_batch {own_batch} is not from {least} to {most}")
-    return found
+    noise_scale = number(row[BATCHES[2]], BATCHES[2])
+    if noise_scale < 0:
+        raise Unusable(f"noise_scale is negative ({noise_scale:g})")
+    if not least <= own_batch <= most:
+        raise Unusable(
+            f"global_batch is not from global_batch_min to global_batch_max ({own_batch}: {least} to {most})"
+        )
+    return BatchRange(least, most, noise_scale)
 
 
 def _submit_s(row: Mapping[str, str], clock: Clock) -> float:
