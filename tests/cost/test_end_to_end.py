@@ -135,6 +135,16 @@ def test_a_parameter_that_cannot_be_is_refused(golden: Path, tmp_path: Path, val
         read_models(path)
 
 
+@pytest.mark.parametrize(("name", "value"), [("knee", 0), ("knee", 1e6), ("corner", 0.5), ("gamma", 0), ("kappa", 1.5)])
+def test_a_parameter_for_which_a_formula_fails_is_refused(tmp_path: Path, name: str, value: float) -> None:
+    path = tmp_path / "models.json"
+    document = json.loads(models_json([fit(observed(TRUTH, [(1, 1, 8, 1530.0), (2, 1, 16, 1530.0)]))]))
+    document["models"][0]["model"]["throughput"][name] = value
+    path.write_text(json.dumps(document))
+    with pytest.raises(InputError, match=f"model 1: {name} is {value}"):
+        read_models(path)
+
+
 def test_points_survive_the_way_through_a_file(tmp_path: Path) -> None:
     points = observed(TRUTH, [(1, 1, 8, 1530.0), (4, 2, 8, 765.0)])
     path = tmp_path / "points.csv"
@@ -143,10 +153,11 @@ def test_points_survive_the_way_through_a_file(tmp_path: Path) -> None:
     assert list(read_models(tmp_path / "model.json")[0].observations) == points
 
 
-def test_a_file_of_before_the_two_node_factor_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("later", ["two_node_factor", "knee"])
+def test_a_file_of_an_earlier_version_is_read(tmp_path: Path, later: str) -> None:
     fits = [fit(observed(TRUTH, [(1, 1, 8, 1530.0), (2, 1, 16, 1530.0)]))]
     path = tmp_path / "models.json"
     document = json.loads(models_json(fits))
-    del document["models"][0]["model"]["throughput"]["two_node_factor"]
+    del document["models"][0]["model"]["throughput"][later]
     path.write_text(json.dumps(document))
     assert read_models(path) == fits

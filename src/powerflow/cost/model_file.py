@@ -31,6 +31,8 @@ from powerflow.errors import InputError
 
 VERSION = 1
 _LATER = {"two_node_factor": 1.0, "knee": 1.0}  # parameters that files of earlier versions do not have
+#: Lowest and highest value of the parameters for which the formulas need more than a number from 0 on.
+_BOUNDS = {"corner": (1.0, math.inf), "gamma": (1.0, math.inf), "knee": (1.0, 100.0), "kappa": (0.0, 1.0)}
 
 _Parameters = TypeVar("_Parameters", ThroughputModel, PowerModel)
 
@@ -111,7 +113,7 @@ def _fit(entry: Any, where: str) -> Fit:
 
 
 def _numbers(kind: type[_Parameters], values: Mapping[str, Any], where: str) -> _Parameters:
-    """Make a tuple of model parameters from the file's values; all must be finite and none negative."""
+    """Make a tuple of model parameters from the file's values; all must be finite, not negative, and in `_BOUNDS`."""
     known = {field.name for field in fields(kind)}
     if set(values) != known:
         wrong = sorted(set(values) ^ known)[0]
@@ -119,6 +121,10 @@ def _numbers(kind: type[_Parameters], values: Mapping[str, Any], where: str) -> 
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
             raise InputError(f"{name} is {value!r}", where=where, fix="give a finite number, 0 or above")
+        low, high = _BOUNDS.get(name, (0.0, math.inf))
+        if not low <= value <= high:
+            most = "or above" if high == math.inf else f"to {high:g}"
+            raise InputError(f"{name} is {value!r}", where=where, fix=f"give {low:g} {most}")
     return kind(**values)
 
 
