@@ -194,6 +194,25 @@ def test_raised_by_the_longest_run_of_others() -> None:
     assert center.tolist() == [3.0, 5.0, 5.0, 9.0, 1.0]  # the first sees the second longest; the last has no group
 
 
+def test_a_job_that_can_run_nowhere_does_not_hide_the_run_of_another() -> None:
+    center = np.array([1.0, 1.0])
+    raise_by_active(center, np.array([0, 0]), np.zeros(2), np.array([5.0, np.nan]), np.empty((2, 1)))
+    assert center.tolist() == [1.0, 5.0]
+
+
+def test_a_way_that_told_nothing_for_long_is_found_again() -> None:
+    told, rng = Told(), np.random.default_rng(0)
+    for iterations in np.exp(rng.normal(5.0, 2.0, 10_000)).tolist():
+        told.complete(iterations)
+    for iterations in np.exp(rng.normal(5.0, 2.0, 25)).tolist():
+        for _ in range(20):  # job arrays: each job lasts as long as the one before
+            told.complete(iterations)
+    # 50 iterations of 8 s, each like the last: of all jobs, not one in fifty is within a tenth of that
+    told.complete(50.0)
+    size, log_sd = told.expected(told.enter())
+    assert size[0] == pytest.approx(50 * 8.0, rel=0.3)
+
+
 def test_impossible_numbers_are_passed_over() -> None:
     told = Told()
     for iterations in (0.0, -1.0, math.nan, math.inf, 1e300):

@@ -74,7 +74,7 @@ def raise_by_active(
         if group[j] >= 0:
             top[0, group[j]] = top[1, group[j]] = -np.inf
     for j in range(len(group)):
-        if group[j] >= 0:
+        if group[j] >= 0 and not np.isnan(log_done[j]):
             second = min(top[0, group[j]], log_done[j])
             top[0, group[j]] = max(top[0, group[j]], log_done[j])
             top[1, group[j]] = max(top[1, group[j]], second)

@@ -32,7 +32,6 @@ FIRST_S = 3600.0  # expected length on the requested GPUs while no job has compl
 ANY_SD = 2.0  # standard deviation of the logarithm of the length of a job that resembles no other
 FIRST_SD = 1.0  # error of a way (log) before any job has completed; it counts as much as the error of one job
 LEAST_SD, MOST_SD = 0.05, 5.0
-LEAST_SHARE = 0.02  # smallest share of jobs that resemble no other
 DOUBT = 1.0  # standard deviation added to that of each size, because a wrong order costs more than no order
 MEMORY = 50.0  # completed jobs over which shares and errors are averaged
 MOST_LOG = 50.0  # largest logarithm of a number of iterations
@@ -69,6 +68,10 @@ KINDS = (
     Kind(SECONDS, lambda job: (job.project, job.gpus), 1.0),
     Kind(SECONDS, lambda job: (job.project, job.name, job.gpus) if job.name else None, 1.0),
 )
+
+#: Smallest share of each way, so that a way that told nothing for months is found again if it tells the sizes of the
+#: jobs of today; at last, of jobs that resemble no other.
+LEAST_SHARES = np.array([*[0.002] * len(KINDS), 0.02])
 
 
 class Sizes:
@@ -149,7 +152,8 @@ class Sizes:
         self._completed += 1
         new = 1.0 / min(self._completed + 1.0, MEMORY)
         self._share[told] += new * (share.sum() * credit - share)
-        self._share[-1] = max(self._share[-1], LEAST_SHARE)
+        self._share = np.maximum(self._share, LEAST_SHARES)
+        self._share /= self._share.sum()
         own = told < len(KINDS)  # the spread of jobs that resemble no other stays as it is
         ways, credit, error = told[own], credit[own], error[own]
         kept = 1.0 - credit / MEMORY
