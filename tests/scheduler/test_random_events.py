@@ -20,6 +20,7 @@ from powerflow.scheduler.events import (
     Adopted,
     Cancelled,
     Completed,
+    CompletedEarlier,
     CostLearned,
     Event,
     Failed,
@@ -151,6 +152,8 @@ class AnythingHappens(RuleBasedStateMachine):
         pause_s=st.sampled_from([0.0, 30.0, 3000.0]),
         gpu_type=st.sampled_from([None, None, None, "A100", "T4", "H100"]),
         size_known=st.sampled_from([True, True, False]),
+        guessed=st.booleans(),
+        ago_s=st.sampled_from([0.0, 0.0, 3600.0, 1e7, -3600.0]),
         project=PROJECTS,
         keeps=st.sampled_from([False, False, True]),
         promise=st.sampled_from([(False, math.inf), (False, math.inf), (False, 0.2), (True, 0.1), (True, math.inf)]),
@@ -170,28 +173,72 @@ class AnythingHappens(RuleBasedStateMachine):
         pause_s: float,
         gpu_type: str | None,
         size_known: bool,
+        guessed: bool,
+        ago_s: float,
         project: str,
         keeps: bool,
         promise: tuple[bool, float],
         counts: frozenset[int],
     ) -> None:
-        """Also twice under one name, for more GPUs than there are, for a type nobody has, without a size."""
+        """Also twice under one name, for more GPUs than there are, for a type nobody has, without a size; long ago."""
         most = max(least, most)
         only = tuple(sorted(counts)) if counts else None
         least, most = (only[0], only[-1]) if only else (least, most)
-        args = (name, self.now_s, cost_class, size, gpus, least, most, weight, project, gpu_type, *promise, keeps)
+        args = (
+            name,
+            self.now_s - ago_s,
+            cost_class,
+            size,
+            gpus,
+            least,
+            most,
+            weight,
+            project,
+            gpu_type,
+            *promise,
+            keeps,
+        )
         job = Job(*args, gpus_allowed=only)
-        self.events.append(Submitted(job, size if size_known else None, pause_s))
+        self.events.append(Submitted(job, size if size_known else None, pause_s, guessed))
 
     @rule(name=NAMES, done=ITERATIONS)
     def set_back(self, name: str, done: float) -> None:
         """A script begins again."""
         self.events.append(WorkLost(name, done))
 
-    @rule(name=NAMES, kind=st.sampled_from([Completed, Cancelled]))
-    def end(self, name: str, kind: type[Completed] | type[Cancelled]) -> None:
+    @rule(name=NAMES)
+    def cancel(self, name: str) -> None:
         """Also of jobs that wait, have ended, or never were."""
-        self.events.append(kind(name))
+        self.events.append(Cancelled(name))
+
+    @rule(name=NAMES, size=st.one_of(ITERATIONS, st.sampled_from([math.nan, math.inf])))
+    def complete(self, name: str, size: float) -> None:
+        """Also of jobs that wait, have ended, or never were; nobody need have counted."""
+        self.events.append(Completed(name, size))
+
+    @rule(
+        cost_class=CLASSES,
+        size=ITERATIONS,
+        gpus=st.sampled_from([1, 2, 3, 16]),
+        project=PROJECTS,
+        gpu_type=st.sampled_from([None, "T4", "H100"]),
+        counts=st.sampled_from([None, (1, 2), (3,)]),
+        times=st.sampled_from([1, 30]),
+    )
+    def recall(
+        self,
+        cost_class: str,
+        size: float,
+        gpus: int,
+        project: str,
+        gpu_type: str | None,
+        counts: tuple[int, ...] | None,
+        times: int,
+    ) -> None:
+        """Jobs completed under an earlier controller."""
+        least, most = (counts[0], counts[-1]) if counts else (1, 16)
+        job = Job("old", 0.0, cost_class, size, gpus, least, most, 1.0, project, gpu_type, gpus_allowed=counts)
+        self.events += [CompletedEarlier(job)] * times
 
     @rule(name=NAMES)
     def leave(self, name: str) -> None:

@@ -209,8 +209,8 @@ def test_a_way_that_told_nothing_for_long_is_found_again() -> None:
             told.complete(iterations)
     # 50 iterations of 8 s, each like the last: of all jobs, not one in fifty is within a tenth of that
     told.complete(50.0)
-    size, log_sd = told.expected(told.enter())
-    assert size[0] == pytest.approx(50 * 8.0, rel=0.3)
+    (size,) = expected(told, told.enter())
+    assert size == pytest.approx(50 * 8.0, rel=0.3)
 
 
 def test_impossible_numbers_are_passed_over() -> None:
