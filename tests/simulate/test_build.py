@@ -14,7 +14,7 @@ from powerflow.policy.registry import load
 from powerflow.simulate.run import simulate
 from powerflow.simulate.workload.build import build_workload
 from powerflow.simulate.workload.workload import Workload, alone_times
-from powerflow.trace.record import Trace, TraceJob
+from powerflow.trace.record import Skipped, Trace, TraceJob
 
 
 def build(*jobs: TraceJob, cluster: str = "2x4:A100", **options: object) -> Workload:
@@ -115,6 +115,14 @@ def test_time_begins_with_the_first_job() -> None:
 def test_names_that_repeat_are_told_apart() -> None:
     workload = build(logged("a"), logged("a", 5.0))
     assert [job.id for job in workload.jobs] == ["0:a", "1:a"]
+
+
+def test_lines_without_a_job_are_said() -> None:
+    skipped = (Skipped(3, "noise_scale is negative (-1)"), Skipped(9, "gpus is empty"))
+    trace = Trace("t.csv", "csv", (logged(),), skipped)
+    facts = build_workload(trace, "2x4:A100").facts
+    assert facts["Skipped"] == "2 lines gave no job (first: line 3: noise_scale is negative (-1))"
+    assert "Skipped" not in build(logged()).facts
 
 
 def test_load_scales_the_times_of_submission_and_nothing_else() -> None:

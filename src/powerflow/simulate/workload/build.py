@@ -129,6 +129,9 @@ def build_workload(
             f"modelled: catalogue models on {', '.join(axes)}, each class varied by {variation:.0%} (seed {seed})"
         ),
     }
+    if trace.skipped:
+        first = trace.skipped[0]
+        facts["Skipped"] = f"{len(trace.skipped):,} lines gave no job (first: line {first.line}: {first.why})"
     if changing := sum(kind.allowed is not None for kind in kinds):
         facts["Batches"] = (
             f"{changing:,} jobs may change their global batch: each GPU count has the batch with the most progress per "
