@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from powerflow.arrays import IntArray
 from powerflow.errors import InputError
 from powerflow.policy.prices import Prices
-from powerflow.policy.protocol import Allocation, Policy, View
+from powerflow.policy.protocol import Allocation, Policy, View, arrivals
 from powerflow.scheduler.rules.compose import with_rules
 from powerflow.scheduler.rules.fair_share import LEAST_FACTOR, FairShare, decayed, deserved, factors
 from powerflow.scheduler.rules.hysteresis import Hysteresis
@@ -220,3 +220,23 @@ def test_shares_must_be_positive() -> None:
         FairShare(Prices(), {"a": 0.0})
     with pytest.raises(InputError, match="half-life"):
         FairShare(Prices(), half_life_s=0.0)
+
+
+def test_a_factor_that_all_jobs_have_changes_no_price_of_gpus() -> None:
+    """One project has used all: its jobs, and those to come, weigh an eighth, and so does the worth of each step."""
+    view = make_view(
+        [{"remaining": 100, "project": 1}] * 3,
+        step_time_s=[[8.0, 4.2, 2.3]],
+        capacity=4,
+        gpu_counts=(1, 2, 4),
+        now_s=5000.0,
+    )
+    came = arrivals(np.full(20, 800.0), np.ones(20), 0.0)
+    view = dataclasses.replace(view, projects=("", "a"), arrivals=came)
+    fair = FairShare(Prices(), {"a": 1.0, "b": 9.0})
+    fair.usage_gpu_s["a"] = 1000.0
+    plain, shared = Prices().decide(view), fair.decide(view)
+    assert fair.factors()["a"] == 0.125
+    assert plain.worth is not None
+    assert shared.worth is not None
+    assert (shared.worth / 0.125).tolist() == pytest.approx(plain.worth.tolist())

@@ -75,6 +75,10 @@ class Arrivals:
     gpu_s_up_to: FloatArray
     since_s: float
 
+    def with_weights_times(self, factor: float) -> Arrivals:
+        """Return the same submissions with all weights multiplied by a factor."""
+        return replace(self, order_by=self.order_by / factor, weight_from=self.weight_from * factor)
+
 
 def arrivals(gpu_s: FloatArray, weight: FloatArray, since_s: float) -> Arrivals:
     """Return submissions as `Arrivals`, read-only.

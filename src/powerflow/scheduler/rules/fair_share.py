@@ -131,7 +131,7 @@ class FairShare(Wrapper):
         self._account(view)
         of = self.factors()
         factor = np.array([of.get(name, 1.0) for name in view.projects])[view.jobs["project"]]
-        answer = self._shared(view.with_jobs(weight=view.jobs["weight"] * factor))
+        answer = self._shared(_weighed(view, factor))
         self._given |= _held(view, answer.gpus)
         return answer
 
@@ -234,6 +234,18 @@ class FairShare(Wrapper):
         elif not math.isnan(self._seen_s):
             return
         self._seen_s = view.now_s
+
+
+def _weighed(view: View, factor: FloatArray) -> View:
+    """Return a view in which the weight of each job is multiplied by its factor, ``[J]``.
+
+    The weights of submissions are multiplied by the mean factor, as if the jobs to come were of the same projects.
+    """
+    weight = view.jobs["weight"]
+    if (factor == 1.0).all():
+        return view
+    mean = float((weight * factor).sum() / weight.sum())
+    return replace(view.with_jobs(weight=weight * factor), arrivals=view.arrivals.with_weights_times(mean))
 
 
 def _by_project(view: View, gpus: IntArray) -> IntArray:
