@@ -26,6 +26,7 @@ def values(view: View, rank: list[float]) -> tuple[list[float], list[list[float]
     value_counts(
         np.array(rank, float),
         jobs["remaining"],
+        jobs["attained_gpu_s"],
         jobs["weight"],
         jobs["pause_s"],
         jobs["gpus"],
@@ -146,6 +147,15 @@ def test_a_pause_discounts_every_count_but_the_present_one() -> None:
         view = make_view([job], step_time_s=SUBLINEAR, capacity=4, gpu_counts=COUNTS, sizes_known=False)
         _, value, _ = values(view, [1])
         assert value == [pytest.approx([0.9375 / 1.1, 1.5, 1.875 / 1.1])]
+
+
+def test_a_new_job_pays_its_pause_whenever_it_starts() -> None:
+    # One GPU; a pause of 30 s. A job of 80 s waits, one of 2,400 s runs: ranks 2 and 1, V = 3 and 2. The short job's
+    # own pause would take a third of its time; as it must be paid in any case, only 1 + 30/600 discounts it: 2.86.
+    jobs = [{"remaining": 300, "gpus": 1, "pause_s": 30}, {"remaining": 10, "pause_s": 30}]
+    view = make_view(jobs, step_time_s=[[8.0]], capacity=1, gpu_counts=(1,))
+    assert values(view, [1, 2])[1] == [[2.0], [pytest.approx(3.0 / 1.05)]]
+    assert given_gpus(Prices(), view) == [0, 1]
 
 
 def test_the_horizon_grows_with_the_pause() -> None:

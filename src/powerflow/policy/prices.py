@@ -49,6 +49,7 @@ class Prices:
         answer.worth = np.empty(count)
         price = allocate(
             jobs["remaining"],
+            jobs["attained_gpu_s"],
             jobs["weight"],
             jobs["pause_s"],
             jobs["gpus"],

@@ -65,6 +65,7 @@ def _is_offered(n: int, least: int, most: int, only_powers: bool) -> bool:
 def value_counts(
     rank: FloatArray,
     remaining: FloatArray,
+    attained_gpu_s: FloatArray,
     weight: FloatArray,
     pause_s: FloatArray,
     gpus: IntArray,
@@ -90,7 +91,7 @@ def value_counts(
 
     Args:
         rank: ``[J]`` i_j, the sum of the weights of all jobs that wait for job j (`powerflow.policy.busy_period`).
-        remaining, weight, pause_s, gpus, gpus_min, gpus_max, cost, listed: ``[J]`` columns of `JOB`.
+        remaining, attained_gpu_s, weight, pause_s, gpus, gpus_min, gpus_max, cost, listed: ``[J]`` columns of `JOB`.
         gpu_counts, step_time_s, power_w, idle_w, capacity, sizes_known: As in `View`.
         energy_price: ``[J]`` energy price λ_E of each job, seconds per joule.
         value: ``[J, N]`` result: V_j(n), the gain of job j from each of N GPU counts; ``-inf`` where the job may not
@@ -118,9 +119,12 @@ def value_counts(
                     best = min(best, step * (weight[j] + joule * (watts[i, f] - idle) + held))
         worth[j] = best if best < np.inf else 0.0
 
-        # A change costs one pause over the time H until the next change; H grows with the pause.
+        # A change costs one pause over the time H until the next change; H grows with the pause. If a running job ends
+        # sooner, over the time until its end. A job that never ran pays its pause whenever it starts: what counts is the
+        # pause of the job that it may stop.
         per_s = 1.0 / max(600.0, 10.0 * pause_s[j])
-        per_iteration = 1.0 / remaining[j] if sizes_known and remaining[j] > 0.0 else 0.0
+        ran = gpus[j] > 0 or attained_gpu_s[j] > 0.0
+        per_iteration = 1.0 / remaining[j] if sizes_known and ran and remaining[j] > 0.0 else 0.0
         for i in range(len(gpu_counts)):
             n = gpu_counts[i]
             if not _is_offered(n, least, most, only_powers):
@@ -266,6 +270,7 @@ def sell(
 @kernel
 def allocate(
     remaining: FloatArray,
+    attained_gpu_s: FloatArray,
     weight: FloatArray,
     pause_s: FloatArray,
     gpus_now: IntArray,
@@ -299,6 +304,7 @@ def allocate(
     value_counts(
         rank,
         remaining,
+        attained_gpu_s,
         weight,
         pause_s,
         gpus_now,
