@@ -426,7 +426,7 @@ def test_a_stranger_is_not_believed(shell: Shell, monkeypatch: pytest.MonkeyPatc
     with HTTPServer(("127.0.0.1", 0), Stranger) as server:
         threading.Thread(target=server.handle_request).start()
         monkeypatch.setenv("POWERFLOW_URL", f"http://127.0.0.1:{server.server_port}")
-        assert "is not that of a PowerFlow controller" in shell("queue", code=5)
+        assert "does not answer like a PowerFlow controller" in shell("queue", code=5)
 
 
 # --- watching, completing -------------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ def test_made_twice_they_are_the_same(tmp_path: Path) -> None:
 
 def test_another_type_in_its_place_is_refused(tmp_path: Path) -> None:
     emulated_gpus(tmp_path, "1x1:A100")
-    with pytest.raises(InputError, match="A100 already"):
+    with pytest.raises(InputError, match="exists already, with GPU type A100"):
         create(tmp_path, [Node(0, "a100-0", "T4", 1, "r")])
 
 

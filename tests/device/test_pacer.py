@@ -143,7 +143,7 @@ def test_the_pacer_comes_from_the_environment(tmp_path: Path, fake: FakeTime) ->
 
 def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "rank.json").write_text("{}")
-    with pytest.raises(InputError, match="emulated rank"):
+    with pytest.raises(InputError, match="not written by this version"):
         pacer_from_environment({"POWERFLOW_EMULATED": str(tmp_path / "rank.json")})
     for gpus, scale in (([], 1.0), (emulated_gpus(tmp_path), 0.0)):
         with pytest.raises(InputError):

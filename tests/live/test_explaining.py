@@ -15,7 +15,7 @@ def test_explain_says_what_binds_what_would_change_it_and_when_it_ends(bench: Be
     first = [bench.submit(gpus="4", batch={"global": 64}, work={"iterations": 5000}) for _ in range(2)]
     for job in first:
         bench.until_trains(job)
-    waits = bench.submit(gpus="2", batch={"global": 64}, work={"iterations": 5000})
+    waits = bench.submit(gpus="2", batch={"global": 64}, work={"iterations": 5_000_000})
     bench.turn(5)
     said = bench.service.explain(waits)
     assert said.binds in ("GPUs", "priority")

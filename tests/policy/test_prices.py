@@ -139,7 +139,7 @@ def test_a_pause_discounts_every_count_but_the_present_one() -> None:
     # 1000 iterations left: S/remaining ≤ 1/4000 < 1/600: pen = 1/(1 + 60/600) = 1/1.1.
     # 10 left: S/remaining = 1/80 and 1/40: pen = 1/(1 + 60/80) = 1/1.75 and 1/(1 + 60/40) = 1/2.5.
     for remaining, pen_1, pen_4 in ((1000.0, 1.1, 1.1), (10.0, 1.75, 2.5)):
-        job = {"gpus": 2, "pause_s": 60, "remaining": remaining}
+        job = {"gpus": 2, "pause_s": 60, "remaining": remaining, "attained_gpu_s": 90}
         view = make_view([job], step_time_s=SUBLINEAR, capacity=4, gpu_counts=COUNTS)
         _, value, _ = values(view, [1])
         assert value == [pytest.approx([0.9375 / pen_1, 1.5, 1.875 / pen_4])]
@@ -152,7 +152,7 @@ def test_a_pause_discounts_every_count_but_the_present_one() -> None:
 def test_a_new_job_pays_its_pause_whenever_it_starts() -> None:
     # One GPU; a pause of 30 s. A job of 80 s waits, one of 2,400 s runs: ranks 2 and 1, V = 3 and 2. The short job's
     # own pause would take a third of its time; as it must be paid in any case, only 1 + 30/600 discounts it: 2.86.
-    jobs = [{"remaining": 300, "gpus": 1, "pause_s": 30}, {"remaining": 10, "pause_s": 30}]
+    jobs = [{"remaining": 300, "gpus": 1, "pause_s": 30, "attained_gpu_s": 90}, {"remaining": 10, "pause_s": 30}]
     view = make_view(jobs, step_time_s=[[8.0]], capacity=1, gpu_counts=(1,))
     assert values(view, [1, 2])[1] == [[2.0], [pytest.approx(3.0 / 1.05)]]
     assert given_gpus(Prices(), view) == [0, 1]

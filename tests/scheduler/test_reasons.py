@@ -86,11 +86,11 @@ def test_gpus_go_to_takers_largest_first() -> None:
 
 def test_reclocked_when_a_queue_forms_and_when_it_clears() -> None:
     # One GPU. Alone, job a costs per iteration, at λ_E = 0.1 s/J, above 50 W idle:
-    #   full clock 8 s·(1 + 0.1·200 + 2·1/1) = 184;  half clock 10 s·(1 + 0.1·50 + 2) = 80: half is cheaper,
-    # and V(f) = v/T − λ·D = 80/8 − 20 < 0 at full, 80/10 − 5 = 3 at half.
-    # When 20 longer jobs wait behind it, i = 21 for it and the GPU costs 42/s: v = min(8·63, 10·48) = 480 still at
-    # half: V = 480/10 − 5 = 43 against 480/8 − 20 = 40. With 40 longer ones, i = 41: v = min(8·103, 10·88) = 824 at
-    # full: V = 103 − 20 = 83 against 82.4 − 5 = 77.4.
+    #   full clock 8 s·(1 + 0.1·200 + 1/1) = 176;  half clock 10 s·(1 + 0.1·50 + 1) = 70: half is cheaper,
+    # and V(f) = v/T − λ·D = 70/8 − 20 < 0 at full, 70/10 − 5 = 2 at half.
+    # 40 longer jobs come within a minute: they wait for it, and three times as many are to come (`busy_period`). So
+    # i = 41 + 123 and the GPU costs 164/s: v = min(8·185, 10·170) = 1,480 at full.
+    # When they are cancelled a day later, hardly any job is expected.
     driver = SchedulerDriver("prices", "1x1:A100", energy_price=0.1)
     start = driver.at(0, submitted("a", 100.0))
     assert [(c.gpus, c.clock_mhz) for c in start.changes] == [(1, 700.0)]
@@ -99,7 +99,7 @@ def test_reclocked_when_a_queue_forms_and_when_it_clears() -> None:
     assert plan.reasons()["a"].why is Why.RECLOCKED
     assert plan.reasons()["a"].sentence() == "reclocked from 700 to 1400 MHz"
     assert not plan.changes[0].moved
-    plan = driver.at(120, *(Cancelled(f"queue-{i}") for i in range(40)))
+    plan = driver.at(86_400, *(Cancelled(f"queue-{i}") for i in range(40)))
     assert plan.reasons()["a"].sentence() == "reclocked from 1400 to 700 MHz"
 
 
@@ -213,10 +213,10 @@ def test_gangs_are_whole_or_hold_nothing_when_a_node_fails() -> None:
 
 
 def test_the_price_of_a_gpu_stands_in_the_reason() -> None:
-    # One GPU, two equal jobs: i = 2 for both, a GPU costs 2·2/1 = 4/s, v = 8·(1 + 4) = 40, V(1) = 40/8 = 5, times
-    # pen = 1/(1 + 30·max(1/600, 1/8000)) = 0.952.
+    # One GPU, two equal jobs: i = 2 for both, a GPU costs 2/1 = 2/s, v = 8·(1 + 2) = 24, V(1) = 24/8 = 3, times
+    # pen = 1/(1 + 30/600) = 0.952.
     driver = SchedulerDriver("prices", "1x1:A100")
     plan = driver.at(0, submitted("a"), submitted("b"))
-    assert plan.gpu_price["A100"] == pytest.approx(5 / 1.05)
+    assert plan.gpu_price["A100"] == pytest.approx(3 / 1.05)
     assert plan.reasons()["a"].gpu_price == plan.gpu_price["A100"]
     assert plan.reasons()["b"].gpu_price == plan.gpu_price["A100"]

@@ -123,7 +123,7 @@ def value_counts(
         # sooner, over the time until its end. A job that never ran pays its pause whenever it starts: what counts is the
         # pause of the job that it may stop.
         per_s = 1.0 / max(600.0, 10.0 * pause_s[j])
-        ran = gpus[j] > 0 or attained_gpu_s[j] > 0.0
+        ran = attained_gpu_s[j] > 0.0
         per_iteration = 1.0 / remaining[j] if sizes_known and ran and remaining[j] > 0.0 else 0.0
         for i in range(len(gpu_counts)):
             n = gpu_counts[i]
