@@ -84,10 +84,7 @@ class Run:
 
     @property
     def updates(self) -> bool:
-        """True if ``optimizer.step()`` takes effect now.
-
-        Inside a step, the call takes effect only in the step's last pass.
-        """
+        """True if ``optimizer.step()`` takes effect now: inside a step, only in the step's last pass."""
         one = self._pass
         if one is not None:
             return one.last and self._gang is not None and self._gang.whole

@@ -119,8 +119,8 @@ def value_counts(
                     best = min(best, step * (weight[j] + joule * (watts[i, f] - idle) + held))
         worth[j] = best if best < np.inf else 0.0
 
-        # A change costs one pause over the time H until the next change; H grows with the pause. If a running job ends
-        # sooner, over the time until its end. A job that never ran pays its pause whenever it starts: what counts is the
+        # A change costs one pause over the time H until the next change; H grows with the pause. If a job ends sooner,
+        # over the time until its end. But a job that never ran pays its pause whenever it starts: what counts is the
         # pause of the job that it may stop.
         per_s = 1.0 / max(600.0, 10.0 * pause_s[j])
         ran = attained_gpu_s[j] > 0.0
