@@ -1,8 +1,9 @@
 """Compile frequently called functions with numba, but only if this saves time.
 
 Such functions are called kernels. numba needs more memory than the rest of a controller, so it is loaded at the first
-call that needs a compiled kernel. A controller with few decisions never needs numba: after `be_patient`, kernels run as
-plain Python until they have used a given time, or until their input is large.
+call that needs a compiled kernel. A controller with few decisions never needs numba. After a call of
+`be_patient(seconds)`, kernels first run as plain Python, until they have used that much time in an hour or their input
+is large.
 """
 
 from __future__ import annotations

@@ -28,24 +28,24 @@ class _OfJob:
 
 
 class JobSubmitted(_OfJob):
-    """Command: a job was submitted."""
+    """Tell the controller's loop that a job was submitted."""
 
 
 class JobEnded(_OfJob):
-    """Command: a job was cancelled."""
+    """Tell the controller's loop that a job was cancelled."""
 
 
 class JobHeld(_OfJob):
-    """Command: a job must not run until it is released."""
+    """Tell the controller's loop that a job must not run until it is released."""
 
 
 class JobReleased(_OfJob):
-    """Command: a held job may run again."""
+    """Tell the controller's loop that a held job may run again."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeChanged:
-    """Command: a node was drained, or resumed."""
+    """Tell the controller's loop that a node was drained, or resumed."""
 
     node: str
     drained: bool
@@ -53,12 +53,12 @@ class NodeChanged:
 
 @dataclass(frozen=True, slots=True)
 class CapsChanged:
-    """Command: a power cap was set or lifted."""
+    """Tell the controller's loop that a power cap was set or lifted."""
 
 
 @dataclass(frozen=True, slots=True)
 class StagesChanged:
-    """Command: the rollout stage of some projects was set."""
+    """Tell the controller's loop that the rollout stage of some projects was set."""
 
 
 ApiCommand = JobSubmitted | JobEnded | JobHeld | JobReleased | NodeChanged | CapsChanged | StagesChanged

@@ -64,9 +64,9 @@ class ZeusClock:
 
     The cost at clock f is ``C(f) = η·E(f) + (1 − η)·P_max·T(f)`` (You et al., NSDI'23, cost metric), with E joules and
     T seconds per iteration. P_max is the largest power of the job's class on the same GPU count at any clock; in the
-    paper it is the power limit of the board. In the paper the cost is that of a whole training run, and power limits
-    are chosen. Here it is the cost of one iteration, and clocks are chosen; the choice is the same because the batch is
-    fixed. Of two clocks with the same cost, the higher clock is chosen.
+    paper it is the power limit of the board. The paper minimises the cost of a whole run over power limits; here the
+    cost of one iteration is minimised over clocks. With a fixed batch the number of iterations is fixed, so one
+    iteration may stand for the run. Of two clocks with the same cost, the higher clock is chosen.
 
     Args:
         inner: The policy that chooses the GPU counts.

@@ -28,9 +28,10 @@ class Pollux:
     share of all GPUs: ``s_j(n) = T_j(equal share) / T_j(n)``, with T_j seconds per iteration. Where the owner allows
     other global batches, T_j is the inverse of the paper's goodput (`powerflow.cost.goodput`). Otherwise the batch is
     fixed, and goodput is throughput. If a running job changes its GPU count, its speedup is multiplied by
-    ``t / (t + δ)``. Here δ is the pause of the job, and t the time since its GPU count last changed; in the paper t is
-    the time since submission, and past moves count. The weight w_j is the owner's priority × the paper's decay
-    ``min(1, threshold / GPU time)^λ``, so that long jobs do not keep GPUs from short jobs.
+    ``t / (t + δ)``. Here δ is the pause of the job, and t the time since its GPU count last changed. In the paper t is
+    the time since submission, and the pauses of earlier changes are subtracted from the numerator. The weight w_j is
+    the owner's priority × the paper's decay ``min(1, threshold / GPU time)^λ``, so that long jobs do not keep GPUs from
+    short jobs.
 
     With p = −1, the mean is largest where the sum ``Σ w_j / s_j`` over all jobs is smallest. So the paper's genetic
     algorithm is replaced by a search that always takes the step with the largest saving per GPU. It starts once with no

@@ -95,7 +95,10 @@ class CostTables:
         return self._step_time_s, self._power_w
 
     def margin(self) -> FloatArray:
-        """Return factors ≥ 1 by which steps may at most take longer than believed: K classes × N counts × F clocks."""
+        """Return the largest factors (≥ 1) by which real step times may exceed believed ones.
+
+        Their shape is K classes × N GPU counts × F clocks.
+        """
         self.arrays()
         return self._margin
 

@@ -146,7 +146,7 @@ class ClusterGpus:
 
     @property
     def settable(self) -> bool:
-        """True unless it is known that PowerFlow cannot set the clock of some GPU."""
+        """False if setting a clock was refused on at least one GPU."""
         return not self._refused
 
     def tune(self, now_s: float, wanted: Mapping[Place, float]) -> None:

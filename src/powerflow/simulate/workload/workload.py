@@ -46,7 +46,7 @@ class Kind(NamedTuple):
 
 
 def with_logged(kinds: Iterable[Kind]) -> list[Kind]:
-    """Return the different kinds, and each of them as logged, ordered by model and batch."""
+    """Return each kind and the same kind at its logged batch, without duplicates, ordered by model and batch."""
     every = {each for kind in kinds for each in (kind, kind.as_logged)}
     return sorted(every, key=lambda kind: (kind.model, kind.global_batch, str(kind.allowed or "")))
 
