@@ -164,7 +164,7 @@ def test_it_goes_on_from_its_state_as_if_nothing_had_been() -> None:
 
 @pytest.mark.parametrize("state", [{}, {"price": 1.0}])
 def test_what_is_no_state_is_refused(state: dict[str, float]) -> None:
-    with pytest.raises(InputError, match="saved state that cannot be read"):
+    with pytest.raises(InputError, match="saved state cannot be read"):
         governed(1.0).restore(state)
 
 

@@ -270,7 +270,10 @@ def _accelerate(options: _Options) -> tuple[tuple[str, ...], int | None]:
     values = dict(options)
     for name in ("--cpu", "--tpu"):
         if name in values:
-            raise InputError(f"accelerate launch {name} starts one process", fix="write torchrun instead")
+            raise InputError(
+                f"accelerate launch {name} starts only one process, but PowerFlow needs one per GPU",
+                fix="write torchrun instead",
+            )
     if not _ACCELERATE_WAYS & values.keys():
         raise InputError(
             "accelerate launch has no option for distributed training, so it might start only one process",

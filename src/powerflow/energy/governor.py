@@ -239,10 +239,15 @@ class Governor:
             InputError: The value is not a state of a governor, or was saved with other prices.
         """
         if set(state) != {f.name for f in fields(_Seen)}:
-            raise InputError("has a saved state that cannot be read", where="budget", exit_code=1)
+            raise InputError("its saved state cannot be read", where="budget", fix="let it learn anew", exit_code=1)
         seen = _Seen(**state)
         if tuple(seen.prices) != self.prices:
-            raise InputError("has a saved state with other energy prices", where="budget", exit_code=1)
+            raise InputError(
+                "its saved state was made with other energy prices than the present ones",
+                where="budget",
+                fix="let it learn anew",
+                exit_code=1,
+            )
         self._seen = seen
 
     # -- internal -----------------------------------------------------------------------------------------------
