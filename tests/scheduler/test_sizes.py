@@ -16,7 +16,7 @@ from powerflow.policy.protocol import JOB, JobRows
 from powerflow.scheduler.events import Completed, CompletedEarlier, SizeLearned, Submitted
 from powerflow.scheduler.sizes import learner
 from powerflow.scheduler.sizes.kernel import gittins_sizes, raise_by_active
-from powerflow.scheduler.sizes.learner import Sizes
+from powerflow.scheduler.sizes.learner import SizeLearner
 from tests.scheduler.situations import SchedulerDriver, job, submitted
 
 COUNTS = np.array([1, 2, 4])
@@ -28,7 +28,7 @@ class Told:
     """Expected sizes of jobs that come and go, each in its own slot."""
 
     def __init__(self) -> None:
-        self.sizes = Sizes()
+        self.sizes = SizeLearner()
         self.rows: JobRows = np.zeros(0, JOB)
 
     def enter(self, *, iterations_done: float = 0.0, **fields: Any) -> int:

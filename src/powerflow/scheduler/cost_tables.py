@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable
 
 import numpy as np
@@ -106,12 +105,3 @@ class CostTables:
         """Return step times (s) of jobs on more nodes than they need: K classes × N GPU counts × F clocks."""
         self.arrays()
         return self._spread_step_time_s
-
-    def gpu_seconds(self, row: int, gpus_min: int, iterations: float) -> float:
-        """Return the GPU-seconds that a job needs on the fewest GPUs on which it can run, at the maximum clock.
-
-        It is nan if the job can run on no GPU count from ``gpus_min`` on, or if its iterations are nan.
-        """
-        step_time_s = self.arrays()[0][row, :, -1]
-        runs = np.flatnonzero(np.isfinite(step_time_s) & (self.axes.gpu_counts >= gpus_min))
-        return iterations * float(step_time_s[runs[0]]) * int(self.axes.gpu_counts[runs[0]]) if len(runs) else math.nan

@@ -25,7 +25,7 @@ from powerflow.scheduler.cost_tables import CostTables
 from powerflow.scheduler.differences import MOVED, SAME, compare, list_changed
 from powerflow.scheduler.history import ArrivalHistory
 from powerflow.scheduler.ledger import Ledger
-from powerflow.scheduler.sizes.learner import Sizes
+from powerflow.scheduler.sizes.learner import SizeLearner
 from powerflow.scheduler.sleep import Sleepers, baseline_watts
 
 RETRY_S = 300.0  # shortest time between two attempts to bring a job that is spread over nodes onto one
@@ -83,7 +83,7 @@ class Pool:
         self.gpu_idle_w = gpu_idle_w
         self.baseline_w = baseline_watts(nodes, gpu_idle_w)
         self.sleepers = Sleepers(self.occupancy.nodes, gpu_idle_w)
-        self.sizes = Sizes()
+        self.sizes = SizeLearner()
         self.arrivals = ArrivalHistory()
         self.evicted: set[int] = set()
         self.guarded: set[int] = set()

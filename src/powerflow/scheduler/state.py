@@ -14,6 +14,7 @@ from powerflow.cluster.spec import ClusterSpec
 from powerflow.cost.table import Axes
 from powerflow.energy.terms import EnergyTerms
 from powerflow.job import Job
+from powerflow.policy.prices_kernel import gpu_seconds
 from powerflow.policy.protocol import Policy, View
 from powerflow.scheduler import events
 from powerflow.scheduler.caps.book import CapBook
@@ -155,14 +156,15 @@ class SchedulerState:
 
     def _expect_more(self, pool: Pool, slot: int, now_s: float) -> None:
         """Record that a job was submitted into a slot (row of the ledger): more such jobs will probably come."""
-        job, cost = self.ledger.job(slot), int(self.ledger.rows["cost"][slot])
+        job, slots = self.ledger.job(slot), np.array([slot])
+        rows, counts, step_time_s = self.ledger.view_rows(slots, now_s), pool.axes.gpu_counts, pool.costs.arrays()[0]
         if self.ledger.uncertain[slot]:
-            slots = np.array([slot])
-            rows, step_time_s = self.ledger.view_rows(slots, now_s), pool.costs.arrays()[0]
-            gpu_s = float(pool.sizes.expected(slots, rows, pool.axes.gpu_counts, step_time_s)[0][0])
+            gpu_s = pool.sizes.expected(slots, rows, counts, step_time_s)[0]
         else:
-            gpu_s = pool.costs.gpu_seconds(cost, job.gpus_min, float(self.ledger.believed[slot]))
-        pool.arrivals.add(job.submit_s, gpu_s, job.weight)
+            gpu_s = np.empty(1)
+            fewest = np.empty(1, np.int64)
+            gpu_seconds(rows["remaining"], rows["gpus_min"], rows["cost"], counts, step_time_s, gpu_s, fewest)
+        pool.arrivals.add(job.submit_s, float(gpu_s[0]), job.weight)
 
     def _complete(self, event: events.Completed, _now_s: float) -> None:
         slot = self._active(event.job_id)

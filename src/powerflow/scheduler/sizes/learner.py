@@ -74,7 +74,7 @@ KINDS = (
 LEAST_SHARES = np.array([*[0.002] * len(KINDS), 0.02])
 
 
-class Sizes:
+class SizeLearner:
     """Learn from completed jobs, and predict the sizes of active jobs. A job's row in the ledger is its *slot*."""
 
     def __init__(self) -> None:
