@@ -12,11 +12,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.on_gpu.card import TINY, the_gpu
 from benchmarks.on_gpu.running import ROOT
 from benchmarks.on_gpu.serving import Served, served
+
+if TYPE_CHECKING:
+    from powerflow.device.nvml import NvmlGpu
 
 EPOCHS = 6 if TINY else 8
 #: Epochs after which a process of the training waits for a file, if it is told to: the job is held before that.
@@ -91,8 +94,7 @@ def measure(out: Path) -> dict[str, Any]:
         with served(Path(name)) as controller:
             run = " ".join([*words("library"), str(goes_on)])
             number = controller.submit("--run", run, "--gpus", "1", "--rescale", "in-place", "--directory", name)
-            held = _held(controller, number, goes_on)
-            free = gpu.read()
+            command_s, left_s = _held(controller, number, goes_on, gpu)
             controller.ask("release", number)
             job = controller.ended(number)
             ended = _result(controller.said(number))
@@ -107,27 +109,37 @@ def measure(out: Path) -> dict[str, Any]:
             how: found["median_step_ms"] / plain["median_step_ms"]
             for how, found in (("alone", alone), ("served", ended))
         },
-        "hold_s": held,
-        "pids_while_held": free.pids,
+        "hold_command_s": command_s,
+        "left_the_card_s": left_s,
         "job": job,
         "log": log[-20:],
     }
 
 
-def _held(controller: Served, number: str, goes_on: Path) -> float:
-    """Hold a job that waits for a file, then let it go on; the seconds from the command until it has left the card."""
+def _held(controller: Served, number: str, goes_on: Path, gpu: NvmlGpu) -> tuple[float, float]:
+    """Hold a job that waits for a file, then let it go on; seconds until the job is held, and until it left the card.
+
+    A job is held at once; its rank stops at its next step. Nothing of it may then be on the card, by NVML.
+    """
     while controller.said(number).count("epoch ") < WAITS_AFTER:
         if (job := controller.job(number))["state"] not in ("queued", "running"):
             raise RuntimeError(f"the job {job['state']}: {controller.said(number)[-800:]}")
         time.sleep(0.2)
+    if not (before := gpu.read().pids) and not TINY:
+        raise RuntimeError("NVML names no process of the running job, so it cannot say when it has gone")
     began_s = time.monotonic()
     controller.ask("hold", number)
     goes_on.touch()
     while (job := controller.job(number))["state"] == "running":
         time.sleep(0.02)
+    command_s = time.monotonic() - began_s
     if job["state"] == "completed":
         raise RuntimeError("the job completed before it could be held")
-    return time.monotonic() - began_s
+    while left := gpu.read().pids:
+        if time.monotonic() - began_s > 20.0:
+            raise RuntimeError(f"held, but still on the card after 20 s: processes {left}, before {before}")
+        time.sleep(0.02)
+    return command_s, time.monotonic() - began_s
 
 
 #: Runs scripts one after the other, each as a program of its own.
