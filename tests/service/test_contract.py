@@ -1,11 +1,17 @@
-"""The service keeps what its OpenAPI document promises, whatever it is sent."""
+"""The service keeps what its OpenAPI document promises, whatever it is sent.
+
+The requests are made up when the test runs, not when it is collected: that takes seconds, and each worker collects all
+tests. So all operations are one test, with a subtest for each.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+import pytest
+import schemathesis.pytest
 from hypothesis import HealthCheck, settings
-from schemathesis import Case
+from schemathesis import BaseSchema, Case
 from schemathesis.config import SchemathesisConfig
 from schemathesis.openapi import from_asgi
 from schemathesis.specs.openapi.checks import positive_data_acceptance
@@ -30,9 +36,6 @@ def _cluster() -> FakeCluster:
 #: A body that is too long by its schema may be too long for any: 413.
 REFUSALS = [400, 401, 403, 404, 405, 406, 409, 413, 415, 422, 428, 429, "5xx"]
 CONFIG = SchemathesisConfig.from_dict({"checks": {"negative_data_rejection": {"expected-statuses": REFUSALS}}})
-APP = service(_cluster())
-APP.state.stopping = True  # as while it shuts down: who waits for events is answered at once
-schema = from_asgi(OPENAPI, APP, config=CONFIG)
 #: What a schema cannot say: a window ends after it begins; progress is a regular expression with a group; a
 #: cap has either watts or a share; a zone is one of those there are; a signal is one of three things.
 BEYOND = {
@@ -45,7 +48,14 @@ BEYOND = {
 BOUNDED = settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
 
-@schema.parametrize()
+@pytest.fixture
+def api(nodeid: None) -> BaseSchema:
+    app = service(_cluster())
+    app.state.stopping = True  # as while it shuts down: who waits for events is answered at once
+    return from_asgi(OPENAPI, app, config=CONFIG)
+
+
+@schemathesis.pytest.from_fixture("api").parametrize()
 @BOUNDED
 def test_every_answer_is_as_documented(case: Case[Any]) -> None:
     """Asked with every right; one of the checks asks again without a token, which must end in 401."""
