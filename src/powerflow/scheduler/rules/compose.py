@@ -7,7 +7,7 @@ The rules from the outside in; an inner rule cannot break the promise of an oute
 3. `PowerLimit`: all jobs together stay within the watts that energy budgets pay for.
 4. `Protection`: protected jobs are served before all others.
 5. `Ageing`: jobs that have waited too long get a turn.
-6. `FairShare`: projects with waiting jobs have the GPUs that they deserve.
+6. `FairShare`: no job waits that would run on the GPUs that its project deserves.
 7. `MaxSlowdown`: clocks are not lower than owners allow.
 8. `Hysteresis`: GPU counts change only where the gain is worth the pause; then the policy decides.
 """

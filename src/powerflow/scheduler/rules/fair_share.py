@@ -1,19 +1,25 @@
-"""Share the cluster fairly between projects: each project gets its deserved GPUs before another gets more than its own.
+"""Share the cluster fairly between projects: no project waits with jobs that would run on its deserved GPUs alone.
 
 1. The GPUs of the pool are divided between projects by their shares. A project that can use fewer gets what it can
    use; the others divide the rest, again by shares (max-min fairness, `deserved`). These are its *deserved* GPUs.
 2. The inner policy decides about all jobs together. Where no job waits, or no project with waiting jobs is below its
    deserved GPUs, this is the answer. So idle GPUs may be used beyond a share.
-3. Otherwise the inner policy decides about the jobs of each such project on the project's deserved GPUs, and about all
-   other jobs on the GPUs that are left. It chooses which of them shrink or stop.
+3. Otherwise the inner policy is asked what it would do with the jobs of each such project if they had the project's
+   deserved GPUs to themselves. A job that would run, but waits in the answer, starts on the fewest GPUs on which it
+   can run. Then the inner policy decides about all other jobs on the GPUs that are left. It chooses which of them
+   shrink or stop, also within the project.
+
+So a project gets what its waiting jobs need to run, and no more: whether a job grows is decided for all projects
+together. Growing jobs of one project to fill its deserved GPUs, while smaller jobs of others wait, cost more mean
+completion time than all the rest of this rule (docs/priorities.md).
 
 Two projects with their deserved GPUs never take GPUs from each other: each swap would cost a pause and gain nothing.
 
-GPUs beyond the deserved ones, and GPUs for jobs that need more than their project deserves, depend on what projects
-have used lately: the weights of a project's jobs are multiplied by the factor ``2^(1 − U/S)``. U is the project's part
-of the usage of all projects, and S is the part that it is entitled to. Usage is GPU-seconds, of which half still count
-after each half-life. This is the fair-share factor of Slurm's multifactor priority plug-in, times two, so that a
-project with U = S has the factor 1. The factor is between 1/8 and 2: past usage makes jobs wait, but not for ever.
+What is beyond this depends on what projects have used lately: the weights of a project's jobs are multiplied by the
+factor ``2^((1 − U/S)/2)``. U is the project's part of the usage of all projects, and S is the part that it is entitled
+to. Usage is GPU-seconds, of which half still count after each half-life. This is the fair-share factor of Slurm's
+multifactor priority plug-in with the damping factor 2 (``FairShareDampeningFactor``), times √2, so that a project with
+U = S has the factor 1. The factor is between 0.35 and 1.41: past usage makes jobs wait, but not for ever.
 """
 
 from __future__ import annotations
@@ -32,7 +38,8 @@ from powerflow.scheduler.rules.partial import decide_rest
 from powerflow.scheduler.rules.wrapper import Wrapper
 from powerflow.units import DAY_S
 
-LEAST_FACTOR = 0.125
+LEAST_FACTOR = 0.125**0.5
+DAMPING = 2.0  # with 1, mean completion time is 1.2 % higher, and the worst-off project better off (docs/priorities.md)
 PATIENCE_PAUSES = 10.0  # a job waits for so many times its pause, then running jobs of other projects give up GPUs
 
 
@@ -42,7 +49,7 @@ def decayed(usage: float, seconds: float, half_life_s: float) -> float:
 
 
 def factors(usage: FloatArray, shares: FloatArray) -> FloatArray:
-    """Return the factor on the weights of each project's jobs, ``[P]`` for P projects: ``max(1/8, 2^(1 − U/S))``.
+    """Return the factor on the weights of each project's jobs, ``[P]`` for P projects: ``max(1/√8, 2^((1 − U/S)/2))``.
 
     U is the project's part of the usage of all projects, and S is the part that it is entitled to. All factors are 1 as
     long as no project has used anything.
@@ -54,7 +61,7 @@ def factors(usage: FloatArray, shares: FloatArray) -> FloatArray:
     total = usage.sum()
     if total <= 0:
         return np.ones(len(usage))
-    found: FloatArray = np.maximum(np.exp2(1.0 - (usage / total) / (shares / shares.sum())), LEAST_FACTOR)
+    found: FloatArray = np.maximum(np.exp2((1.0 - (usage / total) / (shares / shares.sum())) / DAMPING), LEAST_FACTOR)
     return found
 
 
@@ -93,7 +100,7 @@ def deserved(capacity: int, demand: IntArray, shares: FloatArray, held: IntArray
 
 
 class FairShare(Wrapper):
-    """Give each project with waiting jobs its deserved GPUs, and the rest as the policy decides.
+    """Start waiting jobs that would run on the deserved GPUs of their project; the rest is as the policy decides.
 
     Jobs without a project are treated as the jobs of one project. A job takes GPUs of running jobs in this way only
     after it has waited for ten times its pause (`PATIENCE_PAUSES`); free GPUs are shared out at once.
@@ -127,7 +134,7 @@ class FairShare(Wrapper):
         self._given: dict[int, tuple[str, int]] = {}  # by job id: project, and GPUs of the last answer
 
     def decide(self, view: View) -> Allocation:
-        """Return the inner policy's answer, changed so that projects with waiting jobs have their deserved GPUs."""
+        """Return the inner policy's answer, with more jobs that would run on the deserved GPUs of their project."""
         self._account(view)
         of = self.factors()
         factor = np.array([of.get(name, 1.0) for name in view.projects])[view.jobs["project"]]
@@ -145,8 +152,8 @@ class FairShare(Wrapper):
     def _shared(self, view: View) -> Allocation:
         """Return the inner policy's answer, asked again about projects that are below their deserved GPUs.
 
-        Each further answer may take other projects below their deserved GPUs. So this is repeated until no project
-        gets more by it. There are always enough GPUs: all projects together deserve at most all GPUs.
+        Each further answer may take other projects below their deserved GPUs. So this is repeated until no more job
+        starts by it. There are always enough GPUs: all projects together deserve at most all GPUs.
         """
         answer = self.inner.decide(view)
         project = view.jobs["project"]
@@ -156,33 +163,28 @@ class FairShare(Wrapper):
         level = least_levels(allowed)
         fewest = np.where(level >= 0, view.gpu_counts[level], view.capacity + 1)
         most = np.where(allowed, view.gpu_counts, 0).max(axis=1, initial=0)
-        fixed, room = np.zeros(len(project), np.bool_), self._room(view, most)
+        room, alone = self._room(view, most), view.nothing()
+        asked, fixed = np.zeros((2, len(project)), np.bool_)
         while True:
-            below = (room - _by_project(view, answer.gpus))[project] > 0
-            insists = below & (answer.gpus == 0) & (fewest <= room[project]) & ~fixed
-            before = int(fixed.sum())
-            for code in np.unique(project[insists]).tolist():
-                answer = self._settle(view, answer, project == code, int(room[code]), fixed)
-            if fixed.sum() == before:
+            short = room - _by_project(view, answer.gpus)
+            waits = (answer.gpus == 0) & (fewest <= short[project]) & ~fixed
+            for code in np.unique(project[waits & ~asked]).tolist():
+                rows = project == code
+                part = self.inner.decide(replace(view.of_jobs(rows), capacity=int(room[code])))
+                alone.gpus[rows], alone.clock[rows] = part.gpus, part.clock
+                asked |= rows
+            # a policy that does not say what an iteration is worth would not let a job grow later
+            gets = alone.gpus if answer.worth is None else np.minimum(alone.gpus, fewest)
+            starts = _that_fit(project, waits & (alone.gpus > 0), gets, short)
+            if not starts.any():
                 return answer
+            fixed |= starts
+            answer = replace(
+                answer,
+                gpus=np.where(starts, gets, answer.gpus),
+                clock=np.where(starts, alone.clock, answer.clock),
+            )
             answer = decide_rest(self.inner, view, answer, fixed)
-
-    def _settle(self, view: View, answer: Allocation, rows: BoolArray, gpus: int, fixed: BoolArray) -> Allocation:
-        """Let the inner policy decide about one project's jobs (``rows``, ``[J]``) on ``gpus`` GPUs.
-
-        If it uses more GPUs for them than before, they are marked in ``fixed``, ``[J]``, and their new allocation is
-        returned with the others' old allocation.
-        """
-        part = self.inner.decide(replace(view.of_jobs(rows), capacity=gpus))
-        if part.gpus.sum() <= answer.gpus[rows].sum():
-            return answer
-        fixed |= rows
-        changed = Allocation(answer.gpus.copy(), answer.clock.copy(), answer.gpu_price)
-        changed.gpus[rows], changed.clock[rows] = part.gpus, part.clock
-        if answer.worth is not None and part.worth is not None:
-            changed.worth = answer.worth.copy()
-            changed.worth[rows] = part.worth
-        return changed
 
     def _room(self, view: View, most: IntArray) -> IntArray:
         """Return the GPUs on which each project's jobs may insist now, ``[P]`` for P projects of the view.
@@ -246,6 +248,23 @@ def _weighed(view: View, factor: FloatArray) -> View:
         return view
     mean = float((weight * factor).sum() / weight.sum())
     return replace(view.with_jobs(weight=weight * factor), arrivals=view.arrivals.with_weights_times(mean))
+
+
+def _that_fit(project: IntArray, wants: BoolArray, gpus: IntArray, room: IntArray) -> BoolArray:
+    """Return which jobs start, ``[J]``: those of ``wants``, in order of submission, that fit into their project's room.
+
+    Args:
+        project: ``[J]`` project of each of J jobs.
+        wants: ``[J]`` True if the job is to start.
+        gpus: ``[J]`` the GPUs that it starts on.
+        room: ``[P]`` the GPUs that the jobs of each project may start on.
+    """
+    starts, left = np.zeros(len(wants), np.bool_), room.tolist()
+    for j in np.flatnonzero(wants).tolist():
+        if gpus[j] <= left[project[j]]:
+            starts[j] = True
+            left[project[j]] -= int(gpus[j])
+    return starts
 
 
 def _by_project(view: View, gpus: IntArray) -> IntArray:
