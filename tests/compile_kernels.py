@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from powerflow.policy.registry import load
+from powerflow.policy.registry import BUILT_IN, load
 from powerflow.scheduler.rules.compose import with_rules
 from powerflow.simulate.bound.bound import bound_for
 from powerflow.simulate.run import simulate
@@ -10,10 +10,12 @@ from tests.simulate.small import small_workload
 
 
 def main() -> None:
-    """Run what calls nearly all kernels: a simulation, and a bound."""
+    """Run what calls most kernels: a simulation with all rules, a bound, and a simulation with each policy."""
     workload = small_workload(0)
     simulate(workload, with_rules(load("prices")), energy_price=1e-4)
     bound_for(workload, [1e-4])
+    for name in sorted(BUILT_IN):
+        simulate(workload, load(name))
 
 
 if __name__ == "__main__":

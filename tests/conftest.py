@@ -37,11 +37,29 @@ if os.path.ismount(_MEMORY) and os.access(_MEMORY, os.W_OK) and shutil.disk_usag
 _KERNELS = Path(__file__).parents[1] / "src" / "powerflow" / "policy" / "__pycache__"
 
 
+_compiling: list[subprocess.Popen[bytes]] = []
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Compile the kernels before several workers would each do it, in a clone where nobody has yet."""
+    """Begin to compile the kernels in a clone where nobody has yet; several workers would each do it."""
     alone = hasattr(config, "workerinput") or not config.getoption("numprocesses", None)
     if not alone and not any(_KERNELS.glob("prices_kernel.allocate*.nbi")):
-        subprocess.run([sys.executable, "-m", "tests.compile_kernels"], cwd=Path(__file__).parents[1], check=False)
+        command = [sys.executable, "-m", "tests.compile_kernels"]
+        _compiling.append(subprocess.Popen(command, cwd=Path(__file__).parents[1]))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished() -> None:
+    """Let no worker begin before the kernels are compiled: one core does that while others collect tests."""
+    for process in _compiling:
+        process.wait()
+
+
+def pytest_unconfigure() -> None:
+    """Leave no process behind where tests could not be collected."""
+    for process in _compiling:
+        process.kill()
+        process.wait()
 
 
 #: Files that take the longest begin first, so that none of them runs alone at the end.

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,9 +21,8 @@ import pytest
 from powerflow.cli.ending import LIMIT_S, Ending, ending
 from powerflow.cli.main import main
 from powerflow.cli.serve import announce, withdraw
+from tests.cli.serving import SERVE
 from tests.cli.test_serve import processes_of
-
-POWERFLOW = [sys.executable, "-m", "powerflow"]
 
 
 def test_what_hangs_is_named_and_the_process_ended() -> None:
@@ -70,13 +72,20 @@ def state(tmp_path: Path) -> Iterator[Path]:
         os.kill(pid, signal.SIGKILL)
 
 
-def serve(state: Path, log: Path) -> subprocess.Popen[str]:
-    command = [*POWERFLOW, "serve", "--state-dir", str(state), "--emulate", "1x2:A100", "--port", "0"]
-    with log.open("w") as stderr:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline().startswith("powerflow serves"), log.read_text()
-    return process
+@contextmanager
+def serve(state: Path, log: Path) -> Iterator[subprocess.Popen[str]]:
+    """A controller, which does not outlive a test that fails."""
+    command = [*SERVE, "--state-dir", str(state), "--emulate", "1x2:A100", "--port", "0"]
+    with (
+        log.open("w") as stderr,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("powerflow serves"), log.read_text()
+            yield process
+        finally:
+            process.kill()
 
 
 def agent_of(state: Path) -> int:
@@ -108,6 +117,8 @@ def test_sigterm_is_obeyed_while_the_store_hangs_and_says_so(state: Path, tmp_pa
         "    with real(self) as connection: yield connection\n"
         "Database.write = write\n"
         "from powerflow.cli.main import main\n"
+        "from powerflow.live import build\n"
+        "build.preloaded = tuple\n"
         f"sys.exit(main(['serve', '--state-dir', {str(state)!r}, '--emulate', '1x1:A100', '--port', '0']))\n"
     )
     with (tmp_path / "log").open("w") as log:
@@ -127,8 +138,7 @@ def test_a_controller_that_was_taken_over_ends_with_a_line_and_leaves_its_succes
     state: Path, tmp_path: Path
 ) -> None:
     with serve(state, tmp_path / "first") as first:
-        first.send_signal(signal.SIGSTOP)
-        _expire_claim(state)
+        _stop_and_expire_claim(first, state)
         with serve(state, tmp_path / "second") as second:
             announced = json.loads((state / "server.json").read_text())
             agent = agent_of(state)
@@ -146,10 +156,27 @@ def test_a_controller_that_was_taken_over_ends_with_a_line_and_leaves_its_succes
             assert second.wait(60) == 0
 
 
-def _expire_claim(state: Path) -> None:
-    """What time does: the lease of a controller that does not renew it ends."""
-    import sqlite3
+def _stop_and_expire_claim(controller: subprocess.Popen[str], state: Path) -> None:
+    """Stop a controller while it does not write to its store, and do what time does: its lease ends."""
+    while True:
+        controller.send_signal(signal.SIGSTOP)
+        while not _is_stopped(controller.pid):
+            time.sleep(0.01)
+        with (
+            contextlib.suppress(sqlite3.OperationalError),
+            contextlib.closing(sqlite3.connect(state / "powerflow.db", timeout=0.1)) as database,
+        ):
+            database.execute("UPDATE claims SET until_s = 0")
+            database.commit()
+            return
+        controller.send_signal(signal.SIGCONT)  # it was stopped in the middle of a transaction
+        time.sleep(0.1)
 
-    with sqlite3.connect(state / "powerflow.db") as database:
-        database.execute("UPDATE claims SET until_s = 0")
-    database.close()
+
+def _is_stopped(pid: int) -> bool:
+    """True if all threads are: a signal takes effect when a thread is next given the processor."""
+    try:
+        stats = [each.read_text() for each in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except FileNotFoundError:  # a thread has just ended
+        return False
+    return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)

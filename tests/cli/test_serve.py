@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from powerflow.cli.main import main
+from tests.cli.serving import SERVE
 
 
 def test_a_controller_that_ends_without_jobs_leaves_no_process(tmp_path: Path) -> None:
@@ -35,20 +36,7 @@ def test_a_controller_that_ends_without_jobs_leaves_no_process(tmp_path: Path) -
 def test_the_log_tells_in_json_lines_what_happened_to_jobs(tmp_path: Path) -> None:
     state, spec = tmp_path / "state", tmp_path / "job.yaml"
     spec.write_text("run: exit 3\nretries: 0\n")
-    serve = [
-        sys.executable,
-        "-m",
-        "powerflow",
-        "serve",
-        "--state-dir",
-        str(state),
-        "--emulate",
-        "1x1:A100",
-        "--port",
-        "0",
-        "--on-exit",
-        "drain",
-    ]
+    serve = [*SERVE, "--state-dir", str(state), "--emulate", "1x1:A100", "--port", "0", "--on-exit", "drain"]
     with (tmp_path / "log").open("w") as log, subprocess.Popen(serve, stdout=subprocess.PIPE, stderr=log) as process:
         assert process.stdout is not None
         try:
@@ -72,7 +60,7 @@ def test_a_start_that_is_refused_leaves_no_process(tmp_path: Path) -> None:
     state = tmp_path / "state"
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        command = [sys.executable, "-m", "powerflow", "serve", "--state-dir", str(state), "--emulate", "1x1:A100"]
+        command = [*SERVE, "--state-dir", str(state), "--emulate", "1x1:A100"]
         done = subprocess.run([*command, "--port", port], capture_output=True, text=True, check=False, timeout=120.0)
     assert done.returncode != 0
     assert len(done.stderr.splitlines()) == 1 or "Traceback" not in done.stderr
@@ -81,7 +69,7 @@ def test_a_start_that_is_refused_leaves_no_process(tmp_path: Path) -> None:
 
 def test_a_controller_whose_first_line_cannot_be_written_ends_in_order(tmp_path: Path) -> None:
     state = tmp_path / "state"
-    command = [sys.executable, "-m", "powerflow", "serve", "--state-dir", str(state), "--emulate", "1x1:A100"]
+    command = [*SERVE, "--state-dir", str(state), "--emulate", "1x1:A100"]
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [*command, "--port", "0"], stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=120.0
@@ -92,7 +80,7 @@ def test_a_controller_whose_first_line_cannot_be_written_ends_in_order(tmp_path:
 
 
 def test_what_is_no_cluster_is_said_in_a_line_with_what_would_be(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "powerflow", "serve", "--state-dir", str(tmp_path), "--emulate", "bogus"]
+    command = [*SERVE, "--state-dir", str(tmp_path), "--emulate", "bogus"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120.0)
     assert done.returncode == 2
     assert done.stderr == (
@@ -103,7 +91,7 @@ def test_what_is_no_cluster_is_said_in_a_line_with_what_would_be(tmp_path: Path)
 
 def test_a_second_controller_is_refused_and_leaves_the_firsts_engine_alone(tmp_path: Path) -> None:
     state = tmp_path / "state"
-    command = [sys.executable, "-m", "powerflow", "serve", "--state-dir", str(state), "--emulate", "1x1:A100"]
+    command = [*SERVE, "--state-dir", str(state), "--emulate", "1x1:A100"]
     command += ["--port", "0", "--on-exit", "drain"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as first:
         assert first.stdout is not None

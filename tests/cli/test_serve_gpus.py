@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 
 from powerflow.cli.main import main
+from tests.cli.serving import SERVE
 from tests.device.fake_nvml import HANG_READING, Machine, build
 
 pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
@@ -44,7 +44,7 @@ class Serve:
         assert line.startswith("powerflow serves 3 GPUs"), line
 
     def start(self, state: Path) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "powerflow", "serve", "--state-dir", str(state), "--port", "0"]
+        command = [*SERVE, "--state-dir", str(state), "--port", "0"]
         return subprocess.Popen(
             [*command, "--interval", "0.5", "--lambda", "0.05", "--on-exit", "drain"],
             env={**self.machine.env, "POWERFLOW_STATE": str(state)},

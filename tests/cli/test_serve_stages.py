@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 
 from powerflow.cli.main import main
+from tests.cli.serving import SERVE
 from tests.device.fake_nvml import Machine, build
 
 pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
@@ -38,7 +38,7 @@ def test_where_nobody_acts_no_gpu_is_written_to_and_no_job_is_touched(tmp_path: 
     machine = Machine(build(library), tmp_path)
     spec = tmp_path / "job.yaml"
     spec.write_text(JOB)
-    argv = [sys.executable, "-m", "powerflow", "serve", "--state-dir", str(state), "--port", "0", "--mode", mode]
+    argv = [*SERVE, "--state-dir", str(state), "--port", "0", "--mode", mode]
     with subprocess.Popen(
         [*argv, "--interval", "0.5", "--lambda", "0.05", "--on-exit", "drain"],
         env={**machine.env, "POWERFLOW_STATE": str(state)},

@@ -34,6 +34,12 @@ def workload() -> Workload:
     return from_trace(3, 20, "2x4:A100")
 
 
+@pytest.fixture(scope="module")
+def few() -> Workload:
+    """Five jobs on eight GPUs: a fit to the points of one class takes a fifth of a second."""
+    return from_trace(3, 5, "2x4:A100")
+
+
 def change(gpus: int, clock: int, *, packed: bool = True) -> Change:
     """An allocation."""
     return Change("x", 0, "A100", gpus, clock, 0.0, packed, True, 0.0, Reason(Why.STARTED, 0, gpus, 0.0, 0.0))
@@ -116,10 +122,10 @@ def test_fitted_is_near_the_truth_but_not_it_and_the_prior_is_far(workload: Work
     assert wrong.mean(axis=0)[0] > 2 * errors.mean(axis=0)[0]
 
 
-def test_without_noise_fitted_is_the_truth_where_it_was_measured(workload: Workload) -> None:
+def test_without_noise_fitted_is_the_truth_where_it_was_measured(few: Workload) -> None:
     clocks = three_clocks(7)
-    for event in Fitted(workload, noise=0.0).start():
-        truth = workload.truth[event.cost_class, "A100"]
+    for event in Fitted(few, noise=0.0).start():
+        truth = few.truth[event.cost_class, "A100"]
         finite = np.isfinite(truth.step_time_s[:4, clocks])  # 1, 2, 4, 8 GPUs
         assert event.table.step_time_s[:4, clocks][finite] == pytest.approx(truth.step_time_s[:4, clocks][finite])
         assert event.table.power_w[:4, clocks][finite] == pytest.approx(truth.power_w[:4, clocks][finite])
@@ -143,9 +149,9 @@ def test_real_steps_are_measured_where_the_batch_changes() -> None:
     assert event.table.step_time_s[:4, -1] == pytest.approx(truth.step_time_s[:4, -1], rel=0.05)
 
 
-def test_another_seed_another_noise(workload: Workload) -> None:
+def test_another_seed_another_noise(few: Workload) -> None:
     def times(seed: int) -> bytes:
-        return b"".join(event.table.step_time_s.tobytes() for event in Fitted(workload, seed=seed).start())
+        return b"".join(event.table.step_time_s.tobytes() for event in Fitted(few, seed=seed).start())
 
     assert times(1) == times(1) != times(2)
 
@@ -210,11 +216,11 @@ def test_exploring_costs_time(workload: Workload) -> None:
     assert paid.jobs.jct_s - plain.jobs.jct_s == pytest.approx([3 * TRIAL_S])
 
 
-def test_beliefs_do_not_change_what_is_true(workload: Workload) -> None:
+def test_beliefs_do_not_change_what_is_true(few: Workload) -> None:
     """FIFO asks for nothing that beliefs know: only exploring tells the runs apart."""
     world = World(pause_s=0.0)
-    oracle = simulate(workload, load("fifo"), world=world)
-    fitted = simulate(workload, load("fifo"), world=world, belief=Fitted(workload))
+    oracle = simulate(few, load("fifo"), world=world)
+    fitted = simulate(few, load("fifo"), world=world, belief=Fitted(few))
     assert fitted.jobs.finish_s.tolist() == oracle.jobs.finish_s.tolist()
     assert fitted.metered_j == oracle.metered_j
 
@@ -238,8 +244,8 @@ def test_a_fourth_clock_is_tried_and_paid_for_by_a_long_job_at_a_lower_clock(wor
 @pytest.mark.parametrize("most", [0.05, 0.1, 0.2])
 def test_while_it_learns_no_job_is_slowed_more_than_its_owner_allows(most: float) -> None:
     """Measurements are exact here; every second job has a limit, and the others try clocks freely."""
-    every = from_trace(3, 30, "2x4:V100")
-    limits = [most if position % 2 == 0 else math.inf for position in range(30)]
+    every = from_trace(3, 16, "2x4:V100")
+    limits = [most if position % 2 == 0 else math.inf for position in range(16)]
     jobs = [dataclasses.replace(job, max_slowdown=limit) for job, limit in zip(every.jobs, limits, strict=True)]
     workload = dataclasses.replace(every, jobs=tuple(jobs))
     policy, belief = with_rules(load("prices")), Online(workload, noise=0.0)

@@ -168,7 +168,7 @@ def test_same_seed_same_numbers_in_however_many_processes() -> None:
 
 
 def test_what_learns_is_made_anew_for_every_way() -> None:
-    trace = logged("fifo", jobs=12)
+    trace = logged("fifo", jobs=6)
     learning = run(trace, draws=2, believed=Believed("online", "unknown"))
     assert learning.savings is not None
     assert learning.savings == run(trace, draws=2, believed=Believed("online", "unknown")).savings

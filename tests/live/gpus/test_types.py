@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.serving import SERVE
 from tests.device.fake_nvml import Machine, build
 
 pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
@@ -25,7 +26,7 @@ class Serving:
         self.env = machine.env | {"POWERFLOW_STATE": str(state), "NO_COLOR": "1", "COLUMNS": "300"}
         self.log = state.parent / "serve.log"
         with self.log.open("w") as log:
-            command = [*POWERFLOW, "serve", "--port", "0", "--interval", "1", "--explore-steps", "0"]
+            command = [*SERVE, "--port", "0", "--interval", "1", "--explore-steps", "0"]
             self.process = subprocess.Popen(command, env=self.env, stdout=log, stderr=subprocess.STDOUT)
         while self.process.poll() is None and not (state / "server.json").exists():
             time.sleep(0.05)
