@@ -41,7 +41,8 @@ def test_json_has_a_version_and_adds_up(log: str, capsys: pytest.CaptureFixture[
     assert document["metrics"]["jct_mean_s"] > document["metrics"]["wait_mean_s"] >= 0
 
 
-def test_same_seed_same_bytes_other_seed_other_bytes(log: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_same_seed_same_bytes_other_seed_other_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = str(write_log(tmp_path, jobs=12))
     common = (log, "--cluster", "2x8:A100", "--json", "--belief", "online", "--mtbf", "40")
     first, again, other = (run(capsys, *common, "--seed", seed)[1] for seed in ("3", "3", "4"))
     assert first == again

@@ -23,6 +23,7 @@ def views(draw: st.DrawFn) -> View:
         row["cost"] = draw(st.integers(0, classes - 1))
         row["requested"], row["gpus_min"], row["gpus_max"] = (draw(st.integers(1, 26)) for _ in range(3))
         row["remaining"] = 10.0
+    rows.flags.writeable = False
     index = np.full(int(counts[-1]) + 1, -1)
     index[counts] = np.arange(len(counts))
     return View(0.0, 100, 8, counts, index, np.array([1000.0]), step_s, step_s, 0.0, rows)

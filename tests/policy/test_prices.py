@@ -368,6 +368,7 @@ def test_of_twins_the_heavier_never_gets_less(seed: int, others: int, capacity: 
     for name in ("cost", "remaining"):
         rows[name][1] = rows[name][0]
     rows["weight"][:2] = (1.0, 2.0)
+    rows.flags.writeable = False
     twins = View(**{**{name: getattr(view, name) for name in View.__slots__}, "jobs": rows})
     light, heavy = Prices().decide(twins).gpus[:2]
     assert heavy >= light
@@ -379,7 +380,9 @@ def test_the_order_of_rows_does_not_matter(seed: int, jobs: int, capacity: int, 
     view = _random_view(seed, jobs, capacity, 1e-4)
     view = View(**{**{name: getattr(view, name) for name in View.__slots__}, "sizes_known": known})
     order = np.random.default_rng(seed).permutation(jobs)
-    shuffled = View(**{**{name: getattr(view, name) for name in View.__slots__}, "jobs": view.jobs[order]})
+    rows = view.jobs[order]
+    rows.flags.writeable = False
+    shuffled = View(**{**{name: getattr(view, name) for name in View.__slots__}, "jobs": rows})
     answer, other = Prices().decide(view), Prices().decide(shuffled)
     assert other.gpus.tolist() == answer.gpus[order].tolist()
     assert other.clock[other.gpus > 0].tolist() == answer.clock[order][other.gpus > 0].tolist()
@@ -391,7 +394,5 @@ def test_it_stays_with_its_own_decision(seed: int, jobs: int, capacity: int) -> 
     """Asked again at once with what it gave in hand, it changes no count."""
     view = _random_view(seed, jobs, capacity, 1e-4)
     answer = Prices().decide(view)
-    rows = view.jobs.copy()
-    rows["gpus"], rows["clock"] = answer.gpus, answer.clock
-    again = View(**{**{name: getattr(view, name) for name in View.__slots__}, "jobs": rows})
+    again = view.with_jobs(gpus=answer.gpus, clock=answer.clock)
     assert Prices().decide(again).gpus.tolist() == answer.gpus.tolist()

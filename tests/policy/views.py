@@ -69,8 +69,7 @@ def make_view(
         energy_price=energy_price,
         sizes_known=sizes_known,
     )
-    for array in (view.step_time_s, view.power_w, view.jobs, view.gpu_counts, view.count_index, view.clocks_mhz):
-        array.flags.writeable = False
+    rows.flags.writeable = False  # as in the scheduler's views: kernels are compiled for each kind of arrays
     return view
 
 

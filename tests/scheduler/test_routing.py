@@ -180,7 +180,7 @@ def test_plans_with_moves_hold_all_invariants(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(Scheduler, "step", checked)
     for seed, price, caps in ((0, 0.0, []), (1, 1e-2, []), (2, 0.0, [(1000.0, PowerCap(2500.0))])):
-        workload = from_trace(seed, jobs=20, cluster="2x4:A100+2x4:T4", longest_s=6000.0, span_s=6000.0)
+        workload = from_trace(seed, jobs=14, cluster="2x4:A100+2x4:T4", longest_s=6000.0, span_s=6000.0)
         world = World(pause_s=30.0, node_mtbf_h=2.0)
         assert Simulation(workload, with_rules(Prices()), energy_price=price, world=world, seed=seed, caps=caps).run()
     assert moves > 0

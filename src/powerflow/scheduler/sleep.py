@@ -52,7 +52,7 @@ def baseline_watts(nodes: tuple[Node, ...], gpu_idle_w: float) -> float:
         gpu_idle_w: Watts of one idle GPU.
     """
     if not all(node.can_sleep for node in nodes):
-        return gpu_idle_w
+        return float(gpu_idle_w)  # catalogues have integers, for which kernels would be compiled once more
     return sum(node.sleep_w - node.idle_w for node in nodes) / sum(node.gpus for node in nodes)
 
 

@@ -111,11 +111,11 @@ def test_what_was_drawn_is_written_down_and_judged(bench: Bench) -> None:
 def test_a_cap_to_come_waits_for_its_time(bench: Bench) -> None:
     limit_w = 0.7 * busy(bench)
     now_s = bench.controller.clock()
-    bench.service.set_cap(CapOrder(watts=limit_w, start_s=now_s + 300.0, end_s=now_s + 600.0), ROOT)
+    bench.service.set_cap(CapOrder(watts=limit_w, start_s=now_s + 60.0, end_s=now_s + 120.0), ROOT)
     go(bench, 5)
     assert bench.service.caps()[0].state == "announced"
     assert drawn_w(bench) > limit_w
-    while bench.controller.clock() < now_s + 310.0:
+    while bench.controller.clock() < now_s + 70.0:
         go(bench, 1)
     assert drawn_w(bench) <= limit_w
     bench.service.lift_cap("cluster", ROOT)
