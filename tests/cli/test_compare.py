@@ -106,6 +106,7 @@ def test_a_log_needs_a_cluster(log: str, capsys: pytest.CaptureFixture[str]) -> 
         (["--belief", "hope"], "belief 'hope'"),
         (["--sizes", "unknown", "--policies", "srtf"], "needs the sizes of"),
         (["--processes", "0"], "--processes"),
+        (["--share", "vision=0"], "'vision=0' is not a project and its share"),
     ],
 )
 def test_refuses_in_one_line_and_writes_nothing(

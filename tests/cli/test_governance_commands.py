@@ -86,6 +86,33 @@ def test_a_signal_is_set_from_a_file_an_address_or_a_number(operator: Shell, tmp
     assert operator("signal", "drop", "tariff") == "there is no tariff signal any more\n"
 
 
+def test_a_share_is_set_and_shown(operator: Shell) -> None:
+    assert operator("share", "show") == "all projects have a share of 1\n"
+    notes = ["no job of project vision has been submitted yet"]
+    assert operator("share", "set", "vision", "2", notes=notes) == "project vision has a share of 2\n"
+    (record,) = operator.json("share", "show")["shares"]
+    assert (record["project"], record["share"], record["by"]) == ("vision", 2.0, "ops")
+    assert "vision" in operator("share", "show")
+
+
+@pytest.mark.parametrize("share", ["0", "nan", "inf", "many", "1e9", "1e-9"])
+def test_what_is_no_share_is_said_in_a_line(operator: Shell, share: str) -> None:
+    said = operator("share", "set", "vision", share, code=2)
+    assert said.count("\n") == 1
+    assert f"SHARE: '{share}' is not a share; give a number from 0.001 to 1000" in said
+
+
+def test_a_share_below_0_and_a_project_that_is_no_name_are_refused(operator: Shell) -> None:
+    assert "'-1' is not a share" in operator("share", "set", "--", "vision", "-1", code=2)
+    said = operator("share", "set", "all of them", "2", code=2)
+    assert said.count("\n") == 1
+    assert "project" in said
+
+
+def test_a_user_may_not_set_shares(shell: Shell) -> None:
+    assert "operator" in shell("share", "set", "vision", "2", code=4)
+
+
 @pytest.mark.parametrize(
     ("argv", "code", "said"),
     [

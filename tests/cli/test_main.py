@@ -379,7 +379,7 @@ def test_progress_draws_on_a_terminal(capsys: pytest.CaptureFixture[str], monkey
 def test_commands_that_ask_a_controller_load_no_numpy() -> None:
     """It is half of what such a command would take to start."""
     homes: tuple[str, ...] = ("acct", "audit", "budget", "cap", "describe", "events", "explain", "jobs")
-    homes += ("logs", "mode", "node", "queue", "signal", "submit", "top")
+    homes += ("logs", "mode", "node", "queue", "share", "signal", "submit", "top")
     load = f"for home in {homes}: __import__(f'powerflow.cli.cluster.{{home}}')"
     program = f"import sys\n{load}\nprint('numpy' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "False\n"

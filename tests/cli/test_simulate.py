@@ -49,6 +49,25 @@ def test_same_seed_same_bytes_other_seed_other_bytes(tmp_path: Path, capsys: pyt
     assert first != other
 
 
+def test_shares_of_projects_decide_who_waits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "two.csv"
+    rows = [f"{name}-{k},0,1,20000,{name}" for name in ("left", "right") for k in range(8)]
+    path.write_text("\n".join(["id,submit_s,gpus,duration_s,project", *rows]) + "\n")
+
+    def mean_s(*options: str) -> float:
+        code, out, err = run(capsys, str(path), "--cluster", "1x4:A100", "--policy", "fifo", "--json", *options)
+        assert (code, err) == (0, "")
+        document = json.loads(out)
+        assert document["facts"].get("Fair share", "") == ("shares right 3; each other project 1" if options else "")
+        mean: float = document["metrics"]["jct_mean_s"]
+        return mean
+
+    assert mean_s("--share", "right=3") != mean_s()
+    code, _, err = run(capsys, str(path), "--cluster", "1x4:A100", "--share", "right=3", "--share", "right=2")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "project right has two shares" in err
+
+
 def test_meets_a_share_of_fifos_energy(log: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, log, "--cluster", "2x8:A100", "--energy", "75%", "--json")
     assert code == 0
@@ -111,6 +130,11 @@ def test_quiet_says_nothing(log: str, capsys: pytest.CaptureFixture[str]) -> Non
         (["--mtbf", "0"], "node_mtbf_h is 0"),
         (["--most-gpus", "0"], "--most-gpus"),
         (["--seed", "-1"], "--seed"),
+        (["--share", "vision"], "'vision' is not a project and its share"),
+        (["--share", "vision=nan"], "'vision=nan' is not a project and its share"),
+        (["--share", "vision=-2"], "'vision=-2' is not a project and its share"),
+        (["--share", "=2"], "'=2' is not a project and its share"),
+        (["--share", "vision=2"], "no job is of project 'vision'"),
         (["--cluster", "0x8:A100"], "0 nodes"),
         (["--cluster", "1x2:A100"], "more than the cluster's 2 GPUs"),
     ],

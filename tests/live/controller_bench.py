@@ -30,6 +30,7 @@ from powerflow.live.governance.cap_record import CapRecords
 from powerflow.live.governance.caps import Caps
 from powerflow.live.governance.replay_process import Compare, Respond
 from powerflow.live.governance.savings import SavingsEstimate
+from powerflow.live.governance.shares import Shares
 from powerflow.live.governance.signals import Signals
 from powerflow.live.governance.stages import Stages
 from powerflow.live.governance.step import GovernanceParts
@@ -163,6 +164,7 @@ class Bench:
         stages = Stages(self.store, lambda: decision_log.calibrations, self.first)
         governance = GovernanceParts(
             Caps(self.store, self.spec, power, CapRecords(self.directory / "caps")),
+            Shares(self.store),
             signals,
             budgets,
             stages,

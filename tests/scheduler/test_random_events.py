@@ -36,6 +36,7 @@ from powerflow.scheduler.events import (
     PowerCapSet,
     PowerMetered,
     Progress,
+    SharesSet,
     SizeLearned,
     Submitted,
     WorkLost,
@@ -306,6 +307,11 @@ class AnythingHappens(RuleBasedStateMachine):
     def act(self, on_others: bool, on: dict[str, bool]) -> None:
         """PowerFlow is let in, or asked to keep out."""
         self.events.append(ManagedProjects(on_others, on))
+
+    @rule(shares=st.dictionaries(PROJECTS, st.sampled_from([0.5, 1.0, 3.0]), max_size=2))
+    def share(self, shares: dict[str, float]) -> None:
+        """Operators set what projects are entitled to."""
+        self.events.append(SharesSet(shares))
 
     @rule(
         watts=st.sampled_from([1.0, 700.0, 1000.0, 1500.0, 2500.0]),

@@ -15,6 +15,8 @@ from powerflow.api.governance import (
     CapRecord,
     Outlook,
     SavingsRecord,
+    ShareOrder,
+    ShareRecord,
     SignalOrder,
     SignalRecord,
     Stage,
@@ -71,6 +73,7 @@ class FakeCluster:
         self._audit: list[AuditRecord] = []
         self._modes = {"": (Stage.ENFORCE, "")}
         self._budgets: dict[str, BudgetRecord] = {}
+        self._shares: dict[str, ShareRecord] = {}
         self._signals: dict[Kind, SignalRecord] = {}
         self._nodes = dict.fromkeys(("n1", "n2"), "up")
 
@@ -360,6 +363,15 @@ class FakeCluster:
             if project not in self._budgets:
                 raise NotFound("there is no such energy budget")
             return self._budgets.pop(project)
+
+    def shares(self) -> Sequence[ShareRecord]:
+        with self._open():
+            return [*self._shares.values()]
+
+    def set_share(self, order: ShareOrder, caller: Caller) -> ShareRecord:
+        with self._open():
+            self._shares[order.project] = ShareRecord(order.project, order.share, caller.user, self.now_s)
+            return self._shares[order.project]
 
     def signals(self) -> Sequence[SignalRecord]:
         with self._open():

@@ -25,6 +25,7 @@ BODIES = {
     "drain": {"reason": "fan"},
     "set_mode": {"stage": "observe"},
     "set_budget": {"amount_j": 1e9, "period": "day"},
+    "set_share": {"project": "vision", "share": 2.0},
     "set_cap": {"watts": 6e4},
     "set_signal": {"kind": "tariff", "constant": 0.3},
     "drop_budget": {},
@@ -34,7 +35,7 @@ BODIES = {
 #: What takes more than a viewer, with the role it takes.
 WRITERS = dict.fromkeys(["submit", "cancel", "hold", "release"], Role.USER) | dict.fromkeys(
     [
-        *("drain", "resume", "audit", "set_mode", "set_budget", "drop_budget"),
+        *("drain", "resume", "audit", "set_mode", "set_budget", "drop_budget", "set_share"),
         *("set_signal", "drop_signal", "set_cap", "lift_cap"),
     ],
     Role.OPERATOR,
@@ -53,7 +54,7 @@ def filled() -> FakeCluster:
 
 
 def state_of(cluster: FakeCluster) -> Any:
-    things = (cluster.budgets(), cluster.caps(), cluster.signals(), cluster.stages(), cluster.nodes())
+    things = (cluster.budgets(), cluster.shares(), cluster.caps(), cluster.signals(), cluster.stages(), cluster.nodes())
     return things, cluster.jobs().items, cluster.events().items
 
 

@@ -12,6 +12,8 @@ from powerflow.api.governance import (
     CapOrder,
     CapRecord,
     SavingsRecord,
+    ShareOrder,
+    ShareRecord,
     SignalOrder,
     SignalRecord,
     StageOrder,
@@ -124,6 +126,12 @@ class ClusterApi(Protocol):
 
     def drop_budget(self, project: str, caller: Caller) -> BudgetRecord:
         """Remove the energy budget of a project. With the project "", remove the cluster's budget."""
+
+    def shares(self) -> Sequence[ShareRecord]:
+        """List the shares of projects that operators have set. All other projects have the share 1."""
+
+    def set_share(self, order: ShareOrder, caller: Caller) -> ShareRecord:
+        """Set the share of a project. Fair share divides GPUs for which jobs wait between projects by their shares."""
 
     def signals(self) -> Sequence[SignalRecord]:
         """List signals (tariff and carbon), each with its present value and its value for times without data."""

@@ -28,6 +28,9 @@ Value = Annotated[float, Field(ge=-MOST_VALUE, le=MOST_VALUE, allow_inf_nan=Fals
 UnixTime = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
 Scope = Annotated[str, Field(max_length=4096)]
 
+#: Least and largest share of a project.
+LEAST_SHARE, MOST_SHARE = 0.001, 1000.0
+
 _NOTHING_ELSE = ConfigDict(extra="forbid")
 
 
@@ -169,6 +172,26 @@ class BudgetScope:
     __pydantic_config__ = _NOTHING_ELSE
 
     project: Project = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ShareOrder:
+    """Request to set the share of a project: what it is entitled to, compared with other projects (1 unless set)."""
+
+    __pydantic_config__ = _NOTHING_ELSE
+
+    project: Annotated[str, Field(pattern=NAME, examples=["vision"])]
+    share: Annotated[float, Field(ge=LEAST_SHARE, le=MOST_SHARE, allow_inf_nan=False, examples=[2.0])]
+
+
+@dataclass(frozen=True, slots=True)
+class ShareRecord:
+    """The share of one project that an operator has set; projects without a record have the share 1."""
+
+    project: str
+    share: float
+    by: str
+    set_s: float
 
 
 @dataclass(frozen=True, slots=True)

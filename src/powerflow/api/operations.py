@@ -14,6 +14,7 @@ from powerflow.api.governance import (
     BudgetRecord,
     CapCsv,
     CapRecord,
+    ShareRecord,
     SignalRecord,
     StageList,
 )
@@ -79,6 +80,8 @@ SET_STAGE = Operation("set_mode", "POST", "/modes", StageList, Role.OPERATOR)
 BUDGETS = Operation("budgets", "GET", "/budgets", Items[BudgetRecord])
 SET_BUDGET = Operation("set_budget", "POST", "/budgets", BudgetRecord, Role.OPERATOR, 201)
 DROP_BUDGET = Operation("drop_budget", "POST", "/budgets/drop", BudgetRecord, Role.OPERATOR)
+SHARES = Operation("shares", "GET", "/shares", Items[ShareRecord])
+SET_SHARE = Operation("set_share", "POST", "/shares", ShareRecord, Role.OPERATOR, 201)
 SIGNALS = Operation("signals", "GET", "/signals", Items[SignalRecord])
 SET_SIGNAL = Operation("set_signal", "POST", "/signals", SignalRecord, Role.OPERATOR, 201)
 DROP_SIGNAL = Operation("drop_signal", "POST", "/signals/drop", SignalRecord, Role.OPERATOR)

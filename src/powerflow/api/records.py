@@ -185,6 +185,8 @@ class Explanation:
         end_s, end_low_s, end_high_s: When the job will end if it keeps its GPUs and clock, and the 80 % interval of
             this time. The interval comes from the errors of earlier predictions.
         energy_j, energy_low_j, energy_high_j: Energy used by the job until its end, and the 80 % interval.
+        fair_share: The share of the job's project (`ShareRecord`).
+        due_gpus: GPUs that the project deserved at the last decision; None if no job of any project waited for GPUs.
     """
 
     job_id: str
@@ -204,6 +206,8 @@ class Explanation:
     energy_j: float | None = None
     energy_low_j: float | None = None
     energy_high_j: float | None = None
+    fair_share: float = 1.0
+    due_gpus: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -346,6 +350,8 @@ class Top:
 class Account:
     """GPU time and energy charged to a user, a project or a job in a time window.
 
+    ``fair_share`` is the share of a project, if operators have set any shares (`ShareRecord`).
+
     ``idle`` and ``total`` are accounts, too. ``cost`` (in the tariff's currency) is None without a tariff, and
     ``co2_g`` (in grams) is None without a carbon signal. Both are computed hour by hour.
     """
@@ -357,6 +363,7 @@ class Account:
     mean_jct_s: float | None
     cost: float | None = None
     co2_g: float | None = None
+    fair_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

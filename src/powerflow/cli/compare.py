@@ -17,10 +17,12 @@ from powerflow.cli.options import (
     Load,
     MostGpus,
     Processes,
+    ProjectShares,
     Quiet,
     Report,
     Seed,
     WorkloadOf,
+    project_shares,
     shares,
     split,
 )
@@ -56,6 +58,7 @@ def compare(
     costs: CostFiles = None,
     most_gpus: MostGpus = None,
     processes: Processes = None,
+    share: ProjectShares = None,
     json: Json = False,
     report: Report = None,
     picture: Annotated[Path | None, typer.Option(help="Write the frontiers to this file, as an SVG picture.")] = None,
@@ -88,6 +91,7 @@ def compare(
         page = None if report is None else stack.enter_context(atomic_write(report))
         drawing = None if picture is None else stack.enter_context(atomic_write(picture))
         logs = [read_trace(trace) for trace in traces] if traces else [demo_day()]
+        believed = Believed(belief, sizes, shares=project_shares(share, logs))
         workload_of = WorkloadOf(logs, cluster or DAY_CLUSTER, load, most_gpus, read_costs(costs or ()))
         with progress_of_share("comparing", quiet) as progress:
             comparison = compare_policies(
@@ -95,7 +99,7 @@ def compare(
                 named,
                 range(seed, seed + seeds),
                 levels=wanted,
-                believed=Believed(belief, sizes),
+                believed=believed,
                 processes=processes,
                 progress=progress,
             )

@@ -66,6 +66,7 @@ COMMANDS = (
     Command("node", "app", "List, drain and resume nodes.", home="cluster.node"),
     Command("mode", "mode", "Show or set the rollout stage (observe … enforce).", home="cluster.mode"),
     Command("budget", "app", "Set and show energy budgets of the cluster or a project.", home="cluster.budget"),
+    Command("share", "app", "Set and show what projects are entitled to.", home="cluster.share"),
     Command("signal", "app", "Set and show the cost and the emissions of a kWh over time.", home="cluster.signal"),
     Command("cap", "app", "Set and show power caps of the cluster or a part of it.", home="cluster.cap"),
     Command("audit", "audit", "List who changed what, when and from where.", home="cluster.audit"),

@@ -41,6 +41,14 @@ CostFiles = Annotated[
         "--costs", help="Measured costs, used instead of the catalogue's: a file of powerflow fit, or a CSV of points."
     ),
 ]
+ProjectShares = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--share",
+        metavar="PROJECT=SHARE",
+        help="Divide GPUs fairly between projects, by shares such as vision=2; other projects have 1. May be repeated.",
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Seed; the same arguments and seed give the same result.", min=0)]
 MostGpus = Annotated[int | None, typer.Option(help="Reduce larger requests to this number of GPUs.", min=1)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -82,6 +90,30 @@ def split(text: str, where: str) -> list[str]:
     if not all(words):
         raise InputError(f"{text!r} has an empty part", where=where, fix="put one comma between two names")
     return words
+
+
+def project_shares(words: Sequence[str] | None, traces: Sequence[Trace]) -> dict[str, float]:
+    """Read shares of projects, such as ``vision=2``.
+
+    Raises:
+        InputError: A word is not a project and a number above 0, a project has no job in the traces, or it is named
+            twice.
+    """
+    found: dict[str, float] = {}
+    for word in words or ():
+        project, _, number = word.rpartition("=")
+        try:
+            share = float(number)
+        except ValueError:
+            share = -1.0
+        if not project or not 0 < share < float("inf"):
+            raise InputError(f"{word!r} is not a project and its share", where="--share", fix="write vision=2")
+        if not any(job.project == project for trace in traces for job in trace.jobs):
+            raise InputError(f"no job is of project {project!r}", where="--share", fix="name a project of the log")
+        if project in found:
+            raise InputError(f"project {project} has two shares", where="--share", fix="give one of them")
+        found[project] = share
+    return found
 
 
 def shares(text: str, where: str) -> list[float]:

@@ -17,10 +17,12 @@ from powerflow.cli.options import (
     Json,
     Load,
     MostGpus,
+    ProjectShares,
     Quiet,
     Report,
     Seed,
     WorkloadOf,
+    project_shares,
 )
 from powerflow.cli.output import atomic_write, console, print_facts, print_json, progress
 from powerflow.errors import InputError
@@ -57,6 +59,7 @@ def simulate(
     mtbf: Annotated[
         float | None, typer.Option(help="Mean hours between two failures of a node. Default: no failures.")
     ] = None,
+    share: ProjectShares = None,
     json: Json = False,
     report: Report = None,
     quiet: Quiet = False,
@@ -71,12 +74,12 @@ def simulate(
 
     amount = None if energy is None else parse_amount(energy, "--energy")
     _check_price(price, energy, policy)
-    believed = Believed(belief, sizes, World(pause_s=pause, node_mtbf_h=math.inf if mtbf is None else mtbf))
+    world = World(pause_s=pause, node_mtbf_h=math.inf if mtbf is None else mtbf)
     with ExitStack() as stack:
         page = None if report is None else stack.enter_context(atomic_write(report))
-        experiment = Experiment(
-            WorkloadOf((read_trace(trace),), cluster, load, most_gpus, read_costs(costs or ())), believed
-        )
+        log = read_trace(trace)
+        believed = Believed(belief, sizes, world, project_shares(share, (log,)))
+        experiment = Experiment(WorkloadOf((log,), cluster, load, most_gpus, read_costs(costs or ())), believed)
         facts = {**experiment.workload(seed).facts, **believed.facts()}
         run = _runner(experiment, seed, quiet)
         met = None

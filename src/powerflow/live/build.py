@@ -38,6 +38,7 @@ from powerflow.live.governance.cap_record import CapRecords
 from powerflow.live.governance.caps import Caps
 from powerflow.live.governance.replay_process import Replays
 from powerflow.live.governance.savings import SavingsEstimate
+from powerflow.live.governance.shares import Shares
 from powerflow.live.governance.signals import Signals
 from powerflow.live.governance.stages import Stages
 from powerflow.live.governance.step import GovernanceParts
@@ -184,7 +185,7 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
         compare = settings.replays.compare
         savings = SavingsEstimate(store, spec, axes, learning, stages, compare, lambda: scheduler.energy_price)
         caps = Caps(store, spec, power, CapRecords(state / "caps"))
-        governance = GovernanceParts(caps, signals, budgets, stages, savings, decision_log)
+        governance = GovernanceParts(caps, Shares(store), signals, budgets, stages, savings, decision_log)
         controller = Controller(
             scheduler,
             store,

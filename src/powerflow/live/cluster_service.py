@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from typing_extensions import override
@@ -20,6 +21,8 @@ from powerflow.api.governance import (
     CapOrder,
     CapRecord,
     SavingsRecord,
+    ShareOrder,
+    ShareRecord,
     SignalOrder,
     SignalRecord,
     StageOrder,
@@ -57,6 +60,7 @@ from powerflow.live.commands import (
     JobReleased,
     JobSubmitted,
     NodeChanged,
+    SharesChanged,
     StagesChanged,
 )
 from powerflow.live.controller import Controller
@@ -252,6 +256,16 @@ class ClusterService(ClusterApi):
         return record
 
     @override
+    def shares(self) -> Sequence[ShareRecord]:
+        return self._governance.shares.show()
+
+    @override
+    def set_share(self, order: ShareOrder, caller: Caller) -> ShareRecord:
+        record = self._governance.shares.set(order, caller, self._controller.clock())
+        self._controller.tell(SharesChanged())
+        return record
+
+    @override
     def signals(self) -> Sequence[SignalRecord]:
         return self._signals.show(self._controller.clock())
 
@@ -271,6 +285,9 @@ class ClusterService(ClusterApi):
     def accounts(self, *, since_s: float, until_s: float, by: str) -> Accounts:
         items: Sequence[Account] = self._store.charges.accounts(since_s, until_s, by)
         notes: Sequence[str] = ()
+        shares = self._governance.shares
+        if by == "project" and shares.show():  # the last two are idle and total
+            items = [*(replace(item, fair_share=shares.of(item.name)) for item in items[:-2]), *items[-2:]]
         if signals := self._signals.signals():
             items, notes = priced(items, self._store.charges.hourly(since_s, until_s, by), signals)
         return Accounts(since_s, until_s, by, items, notes)

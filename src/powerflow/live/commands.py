@@ -61,7 +61,12 @@ class StagesChanged:
     """Tell the controller's loop that the rollout stage of some projects was set."""
 
 
-ApiCommand = JobSubmitted | JobEnded | JobHeld | JobReleased | NodeChanged | CapsChanged | StagesChanged
+@dataclass(frozen=True, slots=True)
+class SharesChanged:
+    """Tell the controller's loop that the share of a project was set."""
+
+
+ApiCommand = JobSubmitted | JobEnded | JobHeld | JobReleased | NodeChanged | CapsChanged | StagesChanged | SharesChanged
 
 
 class ApiCommands:
@@ -126,5 +131,7 @@ class ApiCommands:
                 self._table.emit(self._measurement.metered(), *self._governance.caps_news(now_s))
             case StagesChanged():
                 self._governance.stages_changed()
+            case SharesChanged():
+                self._governance.shares_changed()
             case _:
                 assert_never(command)

@@ -10,6 +10,8 @@ from powerflow.api.records import Explanation, JobOption
 from powerflow.live.controller import Controller
 from powerflow.live.jobs.active_job import ActiveJob
 from powerflow.live.jobs.options import JobPrices, option, options
+from powerflow.scheduler.rules.fair_share import FairShare
+from powerflow.scheduler.rules.wrapper import find_wrapper
 from powerflow.store.models import StoredJob
 
 
@@ -34,6 +36,9 @@ def explain(controller: Controller, stored: StoredJob) -> Explanation:
     if job.explore_mhz:
         sentence += f" (tries clocks: {', '.join(f'{mhz:.0f}' for mhz in job.explore_mhz)} MHz)"
     said = Explanation(job.id, sentence, job.why, job.decided_s, job.gpu_price, price, now, best)
+    if fair := find_wrapper(scheduler.policies[pool.gpu_type], FairShare):
+        due_gpus = fair.due_gpus.get(job.spec.project)
+        said = replace(said, fair_share=controller.governance.shares.of(job.spec.project), due_gpus=due_gpus)
     insight = controller.inquire(job.id)
     if insight is not None:
         start_s, due_s = insight.start_s, controller.next_decision_s

@@ -271,5 +271,12 @@ class ManagedProjects(SchedulerEvent):
         return self.projects.get(project, self.others)
 
 
+@dataclass(frozen=True, slots=True)
+class SharesSet(SchedulerEvent):
+    """Event: operators have set shares of projects; ``shares`` has all of them by name of the project (> 0)."""
+
+    shares: Mapping[str, float]
+
+
 #: Everything that `Scheduler.step` accepts.
 Event = SchedulerEvent | EnergyTerms

@@ -22,7 +22,9 @@ from powerflow.scheduler.caps.enforce import Enforcer
 from powerflow.scheduler.events import Event, Ignored
 from powerflow.scheduler.ledger import Ledger, advance
 from powerflow.scheduler.pool import Pool
+from powerflow.scheduler.rules.fair_share import FairShare
 from powerflow.scheduler.rules.power_limit import exceeded
+from powerflow.scheduler.rules.wrapper import find_wrapper
 
 
 class SchedulerState:
@@ -251,6 +253,12 @@ class SchedulerState:
             self._manage(slot, slot not in self._leaving and event.manages(self.ledger.job(slot).project))
         self._changed = True
 
+    def _set_shares(self, event: events.SharesSet, _now_s: float) -> None:
+        for policy in self.policies.values():
+            if fair := find_wrapper(policy, FairShare):
+                fair.set_shares(event.shares)
+        self._changed = True
+
     def _set_terms(self, event: EnergyTerms, now_s: float) -> None:
         self.energy = event
         self._changed = (
@@ -321,6 +329,7 @@ class SchedulerState:
         events.Adopted: _adopt,
         events.CostLearned: _learn,
         events.ManagedProjects: _set_managed,
+        events.SharesSet: _set_shares,
         EnergyTerms: _set_terms,
         events.PowerCapSet: _set_cap,
         events.PowerCapLifted: _lift_cap,

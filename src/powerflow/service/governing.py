@@ -1,4 +1,4 @@
-"""Define the routes by which operators set stages, budgets, signals and power caps, and read the audit."""
+"""Define the routes by which operators set stages, budgets, shares, signals and power caps, and read the audit."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from powerflow.api.governance import (
     CapOrder,
     CapRecord,
     CapScope,
+    ShareOrder,
+    ShareRecord,
     SignalKind,
     SignalOrder,
     SignalRecord,
@@ -29,8 +31,9 @@ from powerflow.service.schemas import AfterNumber, CapNumber, Limit
 
 @cache
 def governing() -> APIRouter:
-    """Return the routes for stages, budgets, signals, power caps and the audit."""
+    """Return the routes for stages, budgets, shares, signals, power caps and the audit."""
     router = APIRouter()
+    _add_shares(router)
 
     @serves(router, ops.STAGES)
     def stages(cluster: FromCluster) -> StageList:
@@ -85,3 +88,13 @@ def governing() -> APIRouter:
         return cluster.audit(after=after, limit=limit)
 
     return router
+
+
+def _add_shares(router: APIRouter) -> None:
+    @serves(router, ops.SHARES)
+    def shares(cluster: FromCluster) -> Items[ShareRecord]:
+        return Items(cluster.shares())
+
+    @serves(router, ops.SET_SHARE, body=True)
+    def set_share(cluster: FromCluster, order: ShareOrder, caller: FromCaller) -> ShareRecord:
+        return cluster.set_share(order, caller)

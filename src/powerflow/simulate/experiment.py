@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from powerflow.policy import registry
+from powerflow.scheduler.rules.fair_share import FairShare
 from powerflow.simulate.belief import Belief, belief_named
 from powerflow.simulate.bound.bound import Bound, bound_for
 from powerflow.simulate.comparison import FrontierPoint, Metrics
@@ -27,11 +28,14 @@ class Believed:
         sizes: What schedulers know of the jobs' iterations: ``known``, ``unknown`` or ``mispredicted:SIGMA``, where
             SIGMA is the standard deviation of the logarithm of a random error.
         world: Pauses, node failures and other behaviour of the simulated cluster.
+        shares: Shares of projects, by which fair share then divides GPUs under every policy; without any, there is no
+            fair share.
     """
 
     costs: str = "oracle"
     sizes: str = "known"
     world: World = field(default_factory=World)
+    shares: Mapping[str, float] = field(default_factory=dict)
 
     def facts(self) -> dict[str, str]:
         """Return in words what schedulers know and how the simulated cluster behaves: label → sentence."""
@@ -47,7 +51,9 @@ class Believed:
                 f"each node fails every {world.node_mtbf_h:g} h on average, for {world.node_repair_h:g} h; its jobs go "
                 f"back to checkpoints {world.checkpoint_s:g} s apart"
             )
-        return {
+        said = ", ".join(f"{project} {share:g}" for project, share in self.shares.items())
+        shares = {"Fair share": f"shares {said}; each other project 1"} if said else {}
+        return shares | {
             "Schedulers believe": f"{costs.get(self.costs, self.costs)}; sizes {self.sizes}",
             "World": (
                 f"simulated, not measured: a job stands still {world.pause_s:g} s whenever its GPUs change; decisions "
@@ -147,9 +153,10 @@ class Experiment:
 
     def simulation(self, seed: int, setting: Setting) -> Simulation:
         """Return a simulation of one setting on the workload of a seed; it has not run yet."""
+        policy = registry.load(setting.policy)
         return Simulation(
             self.workload(seed),
-            registry.load(setting.policy),
+            FairShare(policy, self.believed.shares) if self.believed.shares else policy,
             energy_price=setting.energy_price,
             belief=self.belief(seed),
             world=self.believed.world,

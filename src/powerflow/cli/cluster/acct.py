@@ -72,7 +72,9 @@ def _draw(read: tuple[Accounts, bool], width: int) -> RenderableType:
     begin, end = (time.strftime("%Y-%m-%d %H:%M", time.localtime(s)) for s in (found.since_s, found.until_s))
     priced = any(account.cost is not None for account in found.items)
     carbon = any(account.co2_g is not None for account in found.items)
-    heads = ("jobs", "GPU-hours", "energy", "share", "mean JCT", *(["cost"] * priced), *(["CO2"] * carbon))
+    shared = any(account.fair_share is not None for account in found.items)
+    heads = ["jobs", "GPU-hours", "energy", "share", "mean JCT", *(["cost"] * priced), *(["CO2"] * carbon)]
+    heads += ["fair share"] * shared
     table = plain(found.by, *heads, left=(found.by,))
     used = side_by_side([account.energy_j for account in found.items], emulated)
     last = len(found.items) - 1  # the total; the last but one is idle. By position: a project may have these names
@@ -87,6 +89,7 @@ def _draw(read: tuple[Accounts, bool], width: int) -> RenderableType:
             seconds(account.mean_jct_s),
             *([f"{account.cost or 0.0:,.2f}"] * priced),
             *([f"{(account.co2_g or 0.0) / 1e3:,.3g} kg"] * carbon),
+            *([NOTHING if account.fair_share is None else f"{account.fair_share:g}"] * shared),
             style=style,
         )
     notes = [Text(note, style="dim") for note in found.notes]

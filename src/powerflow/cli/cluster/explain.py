@@ -71,7 +71,8 @@ def _draw(found: Explanation, width: int) -> RenderableType:
 
 
 def _outlook(found: Explanation) -> list[str]:
-    """Return when a job is expected to start and to end, one line each."""
+    """Return when a job is expected to start and to end, and what its project deserves, one line each."""
+    from powerflow.scheduler.plan import gpus_said
     from powerflow.units import energies
 
     lines = []
@@ -87,6 +88,9 @@ def _outlook(found: Explanation) -> list[str]:
         known = low_j is not None and high_j is not None
         used, *ends = energies(found.energy_j, *(end_j for end_j in (low_j, high_j) if end_j is not None))
         lines.append(f"and to have used {used} then" + (f" (80 %: {' to '.join(ends)})" if known else ""))
+    if found.due_gpus is not None:
+        share = f" by its share of {found.fair_share:g}"
+        lines.append(f"fair share: the job's project deserves {gpus_said(found.due_gpus)}{share}, while jobs wait")
     return lines
 
 

@@ -12,6 +12,7 @@ from powerflow.live.context import LoopContext
 from powerflow.live.governance.budgets import LiveBudgets
 from powerflow.live.governance.caps import Caps
 from powerflow.live.governance.savings import SavingsEstimate
+from powerflow.live.governance.shares import Shares
 from powerflow.live.governance.signals import Signals
 from powerflow.live.governance.stages import Stages
 from powerflow.live.jobs.active_job import ActiveJob
@@ -23,9 +24,10 @@ from powerflow.scheduler.plan import Plan, Wish
 
 @dataclass(frozen=True, slots=True)
 class GovernanceParts:
-    """The budgets, caps, signals and stages that operators have set on a live cluster, and the log of decisions."""
+    """The budgets, caps, shares, signals and stages that operators have set, and the log of decisions."""
 
     caps: Caps
+    shares: Shares
     signals: Signals
     budgets: LiveBudgets
     stages: Stages
@@ -51,11 +53,13 @@ class GovernanceStep:
         self.steps = (self._signals, self._budget, self._warn, self._watch_canaries, self._replay, self._record)
 
     def start(self, now_s: float) -> None:
-        """Restore the budgets, caps and stages that operators have set, so that the first plan respects them."""
+        """Restore what operators have set (budgets, caps, shares, stages), so that the first plan respects it."""
         parts = self._parts
         parts.decision_log.start(now_s)
         parts.savings.start()
-        self._table.emit(parts.stages.acting(), *parts.caps.news(now_s), parts.budgets.start(now_s))
+        self._table.emit(
+            parts.stages.acting(), parts.shares.event(), *parts.caps.news(now_s), parts.budgets.start(now_s)
+        )
 
     def close(self) -> None:
         """End the processes of all replays that are running."""
@@ -71,6 +75,10 @@ class GovernanceStep:
         self._parts.budgets.clock_set()
         self._parts.savings.clock_set(by_s)
         self._parts.signals.clock_set()
+
+    def shares_changed(self) -> None:
+        """Tell the scheduler the shares of projects, because one was set."""
+        self._table.emit(self._parts.shares.event())
 
     # -- what happens in the loop -----------------------------------------------------------------------------------
 

@@ -111,6 +111,7 @@ class FairShare(Wrapper):
         half_life_s: Seconds after which used GPU time counts half.
 
     Attributes:
+        due_gpus: By project, the GPUs that it deserved in the last decision; empty if no job waited for GPUs.
         usage_gpu_s: GPU-seconds of each project that still counted at the last decision.
 
     Raises:
@@ -128,8 +129,10 @@ class FairShare(Wrapper):
         super().__init__(inner)
         self.half_life_s = half_life_s
         self.name = f"{inner.name}+fair"
-        self.shares = dict(sorted((shares or {}).items()))
-        self.usage_gpu_s = dict.fromkeys(self.shares, 0.0)
+        self.shares: dict[str, float] = {}
+        self.usage_gpu_s: dict[str, float] = {}
+        self.due_gpus: dict[str, int] = {}
+        self.set_shares(shares or {})
         self._seen_s = math.nan
         self._given: dict[int, tuple[str, int]] = {}  # by job id: project, and GPUs of the last answer
 
@@ -141,6 +144,12 @@ class FairShare(Wrapper):
         answer = self._shared(_weighed(view, factor))
         self._given |= _held(view, answer.gpus)
         return answer
+
+    def set_shares(self, shares: Mapping[str, float]) -> None:
+        """Replace the shares of all projects; projects that are not listed have the share 1."""
+        for name in sorted(shares):
+            self.usage_gpu_s.setdefault(name, 0.0)
+        self.shares = {name: shares.get(name, 1.0) for name in self.usage_gpu_s}
 
     def factors(self) -> dict[str, float]:
         """Return the factors by which the weights of each project's jobs are multiplied."""
@@ -157,6 +166,7 @@ class FairShare(Wrapper):
         """
         answer = self.inner.decide(view)
         project = view.jobs["project"]
+        self.due_gpus = {}
         if not (answer.gpus == 0).any() or (project == project[0]).all():
             return answer
         allowed = feasible(view, step_times(view))
@@ -202,6 +212,7 @@ class FairShare(Wrapper):
         shares = np.array([self.shares.get(name, 1.0) for name in names])
         usage = np.array([self.usage_gpu_s.get(name, 0.0) for name in names])
         due = deserved(view.capacity, demand, shares, held, usage)
+        self.due_gpus = dict(zip(names, due.tolist(), strict=True))
         urgent = (jobs["gpus"] == 0) & (view.now_s - jobs["since_s"] >= PATIENCE_PAUSES * jobs["pause_s"])
         free = max(0, view.capacity - int(held.sum()))
         room = np.zeros(len(view.projects), np.int64)
