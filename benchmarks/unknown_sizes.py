@@ -5,7 +5,9 @@
 For 18 workloads it prints the mean completion time over that with known sizes, and the rescales, with four ranks:
 ``pooled`` (the Gittins index over the GPU-seconds of all completed jobs), ``alike`` (every job lasts as long on what it
 requested), ``request`` (by requested GPUs), and ``learnt``, the product's own. SHIFT is added to each seed, and takes
-the next workload of the same kind. Simulated, from the logs in ``../shared/data/traces``; two minutes.
+the next workload of the same kind. Simulated, from the logs in ``../shared/data/traces``; three minutes.
+
+The sizes of ``alike`` and ``request`` are no GPU-seconds, so that jobs to come do not count for these two ranks.
 """
 
 from __future__ import annotations
