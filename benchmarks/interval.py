@@ -1,21 +1,24 @@
-"""Measure what the shortest time between two decisions costs: `prices` with several intervals, energy free.
+"""Measure what the shortest time between two decisions costs: `prices` with several intervals.
 
-    python -m benchmarks.interval
+    python -m benchmarks.interval [ENERGY_PRICE]
 
-For each workload it prints mean completion time, p99 slowdown and rescales, relative to decisions 60 s apart. Waiting
-jobs start on free GPUs at once whatever the interval is. Simulated, from the logs in ``../shared/data/traces`` and from
-generated ones; costs and sizes are known. A few minutes.
+For each workload it prints mean completion time, energy, p99 slowdown and rescales, relative to decisions 60 s apart.
+The energy price is in seconds per joule, by default 0. Waiting jobs start on free GPUs at once whatever the interval
+is. Simulated, from the logs in ``../shared/data/traces`` and from generated ones; costs and sizes are known. About two
+minutes of CPU time.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from powerflow.arrays import FloatArray
 from powerflow.policy.registry import load
 from powerflow.simulate.metrics import metrics
 from powerflow.simulate.parallel import usable_cores
@@ -47,37 +50,42 @@ def workloads() -> Iterator[tuple[str, Workload]]:
             yield f"like {profile}, load {rate:g}", build_workload(trace, "16x8:A100", load=rate, most_gpus=64)
 
 
-def run(workload: Workload, pause_s: float, interval_s: float) -> tuple[float, float, int]:
-    """Mean completion time, p99 slowdown and rescales of one simulation."""
+def run(workload: Workload, pause_s: float, interval_s: float, energy_price: float) -> tuple[float, ...]:
+    """Mean completion time, energy, p99 slowdown and rescales of one simulation."""
     world = World(pause_s=pause_s, interval_s=interval_s)
-    result = simulate(workload, load("prices"), world=world)
+    result = simulate(workload, load("prices"), world=world, energy_price=energy_price)
     found = metrics(result, result.end_s)
     slowdown_p99 = float(np.percentile(result.jobs.jct_s / result.jobs.alone_s, 99))
-    return found.jct_mean_s, slowdown_p99, int(result.jobs.rescales.sum())
+    return found.jct_mean_s, found.energy_j, slowdown_p99, max(1.0, float(result.jobs.rescales.sum()))
 
 
 def main() -> None:
+    energy_price = float(sys.argv[1]) if len(sys.argv) > 1 else 0.0
     logs = dict(workloads())
     cases = [(name, pause_s) for pause_s in PAUSES_S for name in logs]
-    ratios: dict[float, list[float]] = {interval_s: [] for interval_s in INTERVALS_S[1:]}
-    print("mean JCT, p99 slowdown, rescales over those of decisions 60 s apart")
-    print(f"{'':34}" + "".join(f"{f'{interval_s:g} s':>22}" for interval_s in INTERVALS_S[1:]))
+    others = INTERVALS_S[1:]
+    print("mean JCT, energy, p99 slowdown, rescales over those of decisions 60 s apart")
+    print(f"{'':34}" + "".join(f"{f'{interval_s:g} s':>30}" for interval_s in others))
     with ProcessPoolExecutor(usable_cores()) as pool:
         runs = {
-            (case, interval_s): pool.submit(run, logs[case[0]], case[1], interval_s)
+            (case, interval_s): pool.submit(run, logs[case[0]], case[1], interval_s, energy_price)
             for case in cases
             for interval_s in INTERVALS_S
         }
-        for name, pause_s in cases:
-            usual = runs[(name, pause_s), INTERVALS_S[0]].result()
-            cells = []
-            for interval_s, found in ratios.items():
-                jct_s, slowdown, rescales = runs[(name, pause_s), interval_s].result()
-                found.append(jct_s / usual[0])
-                cells.append(f"{found[-1]:8.3f}{slowdown / usual[1]:7.2f}{rescales / max(usual[2], 1):7.2f}")
-            print(f"{f'{name}, pause {pause_s:g} s':34}" + "".join(cells), flush=True)
-    means = (f"{np.exp(np.mean(np.log(found))):8.3f}{'':14}" for found in ratios.values())
-    print(f"{'geometric mean':34}" + "".join(means))
+        ratios = np.empty((len(cases), len(others), 4))
+        for row, case in enumerate(cases):
+            usual = np.array(runs[case, INTERVALS_S[0]].result())
+            ratios[row] = [np.array(runs[case, interval_s].result()) / usual for interval_s in others]
+            _line(f"{case[0]}, pause {case[1]:g} s", ratios[row])
+    for pause_s in PAUSES_S:
+        chosen = [case[1] == pause_s for case in cases]
+        _line(f"geometric mean, pause {pause_s:g} s", np.exp(np.log(ratios[chosen]).mean(0)))
+    _line("geometric mean", np.exp(np.log(ratios).mean(0)))
+
+
+def _line(name: str, ratios: FloatArray) -> None:
+    cells = (f"{jct:9.3f}{energy:7.3f}{slowdown:7.2f}{rescales:7.2f}" for jct, energy, slowdown, rescales in ratios)
+    print(f"{name:34}" + "".join(cells), flush=True)
 
 
 if __name__ == "__main__":
