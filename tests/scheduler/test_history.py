@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 
+import numpy as np
 import pytest
 
+from powerflow.policy.protocol import arrivals
 from powerflow.scheduler.history import KEPT, ArrivalHistory
 
 
@@ -37,3 +40,20 @@ def test_a_policy_cannot_change_the_record() -> None:
     arrivals = record.latest()
     with pytest.raises(ValueError, match="read-only"):
         arrivals.order_by[0] = 0.0
+
+
+def test_inserting_gives_the_order_that_sorting_gives() -> None:
+    rng = np.random.default_rng(0)
+    record = ArrivalHistory()
+    added: deque[tuple[float, float, float]] = deque(maxlen=KEPT)
+    for number in range(3 * KEPT):
+        gpu_s = math.nan if rng.random() < 0.2 else float(rng.integers(1, 40))  # many equals
+        added.append((number - float(rng.random()), gpu_s, float(rng.choice([0.5, 1.0, 4.0]))))
+        record.add(*added[-1])
+        if number % 97 == 0 or number > 3 * KEPT - 3:
+            submit_s, sizes, weights = np.array(added).T
+            expected, found = arrivals(sizes, weights, submit_s.min()), record.latest()
+            assert found.order_by.tolist() == expected.order_by.tolist()
+            assert found.weight_from.tolist() == expected.weight_from.tolist()
+            assert found.gpu_s_up_to.tolist() == expected.gpu_s_up_to.tolist()
+            assert found.since_s == expected.since_s
