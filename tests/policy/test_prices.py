@@ -23,6 +23,7 @@ def values(view: View, rank: list[float]) -> tuple[list[float], list[list[float]
     jobs = view.jobs
     shape = (len(jobs), len(view.gpu_counts))
     value, clock, worth = np.empty(shape), np.full(shape, -1, np.int64), np.empty(len(jobs))
+    offers, offered = np.empty(len(jobs), np.int64), np.empty(shape, np.int64)
     value_counts(
         np.array(rank, float),
         jobs["remaining"],
@@ -35,17 +36,24 @@ def values(view: View, rank: list[float]) -> tuple[list[float], list[list[float]
         jobs["cost"],
         jobs["listed"],
         view.gpu_counts,
+        view.count_index,
         view.step_time_s,
         view.power_w,
         view.idle_w,
         view.capacity,
         view.energy_prices,
         view.sizes_known,
+        offers,
+        offered,
         value,
         clock,
         worth,
     )
-    return worth.tolist(), value.tolist(), clock.tolist()
+    values_of, clock_of = np.full(shape, NEVER), np.full(shape, -1, np.int64)
+    for j, count in enumerate(offers):
+        at, runs = offered[j, :count], value[j, :count] > NEVER
+        values_of[j, at], clock_of[j, at[runs]] = value[j, :count], clock[j, :count][runs]
+    return worth.tolist(), values_of.tolist(), clock_of.tolist()
 
 
 def sold(value: list[list[float]], capacity: int) -> tuple[list[int], float]:
@@ -53,7 +61,8 @@ def sold(value: list[list[float]], capacity: int) -> tuple[list[int], float]:
     jobs = len(value)
     gpus, clock, level_clock = np.zeros(jobs, np.int64), np.zeros(jobs, np.int64), np.zeros((jobs, 3), np.int64)
     slope, places = np.empty(jobs), np.empty((3, jobs), np.int64)
-    spot = sell(np.array(value), level_clock, np.array(COUNTS), capacity, gpus, clock, slope, places)
+    offers, offered = np.full(jobs, len(COUNTS)), np.tile(np.arange(len(COUNTS)), (jobs, 1))
+    spot = sell(np.array(value), level_clock, offers, offered, np.array(COUNTS), capacity, gpus, clock, slope, places)
     return gpus.tolist(), spot
 
 

@@ -58,6 +58,7 @@ class Prices:
             jobs["cost"],
             jobs["listed"],
             view.gpu_counts,
+            view.count_index,
             view.step_time_s,
             view.power_w,
             view.idle_w,
@@ -68,9 +69,9 @@ class Prices:
             answer.clock,
             answer.worth,
             np.empty((count, len(view.gpu_counts))),
-            np.empty((count, len(view.gpu_counts)), np.int64),
+            *np.empty((2, count, len(view.gpu_counts)), np.int64),
             rank_and_slope,
-            np.empty((3, count), np.int64),
+            np.empty((4, count), np.int64),
         )
         answer.gpu_price = float(price)
         return answer
@@ -85,7 +86,7 @@ def ranks_of(view: View) -> FloatArray:
     size, fewest = sizes(view)
     order_by = size / jobs["weight"]
     order = order_by.argsort(kind="stable")
-    if (jobs["size_log_sd"] > 0.0).any():
+    if np.count_nonzero(jobs["size_log_sd"]):
         rank = expected_ranks(order_by, jobs["size_log_sd"], jobs["weight"])
     else:
         rank = np.empty(len(jobs))
@@ -109,5 +110,6 @@ def sizes(view: View) -> tuple[FloatArray, IntArray]:
     jobs = view.jobs
     work, fewest = np.empty(len(jobs)), np.empty(len(jobs), np.int64)
     gpu_seconds(jobs["remaining"], jobs["gpus_min"], jobs["cost"], view.gpu_counts, view.step_time_s, work, fewest)
-    uncertain = jobs["size_log_sd"] > 0.0
-    return (np.where(uncertain, jobs["expected_gpu_s"], work) if uncertain.any() else work), fewest
+    if np.count_nonzero(jobs["size_log_sd"]):
+        work = np.where(jobs["size_log_sd"] > 0.0, jobs["expected_gpu_s"], work)
+    return work, fewest
