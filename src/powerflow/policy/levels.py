@@ -103,7 +103,16 @@ def _find_requested(
 def requested_gpus(view: View) -> IntArray:
     """Return the GPU count nearest to each job's request, for jobs whose count never changes; 0: cannot run."""
     level = requested_levels(view)
-    return np.where(level >= 0, view.gpu_counts[level], 0).astype(np.int64)
+    gpus = np.empty(len(level), np.int64)
+    _count_gpus(level, view.gpu_counts, gpus)
+    return gpus
+
+
+@kernel
+def _count_gpus(levels: IntArray, gpu_counts: IntArray, gpus: IntArray) -> None:
+    """Write the GPU count of each job's level to ``gpus``, ``[J]``; 0 for a level below 0."""
+    for j in range(len(levels)):
+        gpus[j] = gpu_counts[levels[j]] if levels[j] >= 0 else 0
 
 
 def requested_run_s(view: View) -> FloatArray:
@@ -236,6 +245,21 @@ def start_in_order(view: View, need: IntArray, order: IntArray) -> IntArray:
     Returns:
         How many GPUs each job gets.
     """
-    held = held_gpus(view)
-    queue = order[(held[order] == 0) & (need[order] > 0) & (need[order] <= view.capacity)]
-    return held + take_until_blocked(need, queue, view.capacity - int(held.sum()))
+    given = held_gpus(view)
+    _start(need, order, view.capacity, given)
+    return given
+
+
+@kernel
+def _start(need: IntArray, order: IntArray, capacity: int, given: IntArray) -> None:
+    """Add to ``given``, ``[J]``, what running jobs keep, the GPUs of the jobs that start (`start_in_order`)."""
+    free = capacity
+    for j in range(len(given)):
+        free -= given[j]
+    for row in order:
+        if given[row] > 0 or need[row] <= 0 or need[row] > capacity:
+            continue
+        if need[row] > free:
+            break
+        given[row] = need[row]
+        free -= need[row]
