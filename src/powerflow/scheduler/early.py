@@ -154,7 +154,7 @@ def choose_starts(policy: Policy, asked: Decision, ledger: Ledger, room: int, ca
     """
     view, wish, jobs = asked.view, asked.answer, asked.view.jobs
     starts = (jobs["gpus"] == 0) & (wish.gpus > 0) & ~ledger.preempted[asked.slots]
-    if not starts.any():
+    if not np.count_nonzero(starts):
         return None
     answer = Allocation(jobs["gpus"].astype(np.int64), jobs["clock"].astype(np.int64), wish.gpu_price, wish.worth)
     gpus, clock = wish.gpus, wish.clock
@@ -169,7 +169,7 @@ def choose_starts(policy: Policy, asked: Decision, ledger: Ledger, room: int, ca
         ):
             answer.gpus[row] = 0
             break
-    return Decision(view, answer, answer, asked.slots) if (answer.gpus != jobs["gpus"]).any() else None
+    return Decision(view, answer, answer, asked.slots) if np.count_nonzero(answer.gpus != jobs["gpus"]) else None
 
 
 def _share(policy: Policy, view: View, wish: Allocation, starts: BoolArray, room: int) -> tuple[IntArray, IntArray]:

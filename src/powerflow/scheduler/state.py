@@ -158,14 +158,15 @@ class SchedulerState:
 
     def _expect_more(self, pool: Pool, slot: int, now_s: float) -> None:
         """Record that a job was submitted into a slot (row of the ledger): more such jobs will probably come."""
-        job, slots = self.ledger.job(slot), np.array([slot])
-        rows, counts, step_time_s = self.ledger.view_rows(slots, now_s), pool.axes.gpu_counts, pool.costs.arrays()[0]
-        if self.ledger.uncertain[slot]:
-            gpu_s = pool.sizes.expected(slots, rows, counts, step_time_s)[0]
+        ledger, counts, step_time_s = self.ledger, pool.axes.gpu_counts, pool.costs.arrays()[0]
+        job = ledger.job(slot)
+        if ledger.uncertain[slot]:
+            slots = np.array([slot])
+            gpu_s, _ = pool.sizes.expected(slots, ledger.view_rows(slots, now_s), counts, step_time_s)
         else:
-            gpu_s = np.empty(1)
-            fewest = np.empty(1, np.int64)
-            gpu_seconds(rows["remaining"], rows["gpus_min"], rows["cost"], counts, step_time_s, gpu_s, fewest)
+            gpu_s, its = np.empty(1), slice(slot, slot + 1)
+            believed, gpus_min, cost = ledger.believed[its], ledger.rows["gpus_min"][its], ledger.rows["cost"][its]
+            gpu_seconds(believed, gpus_min, cost, counts, step_time_s, gpu_s, np.empty(1, np.int64))
         pool.arrivals.add(job.submit_s, float(gpu_s[0]), job.weight)
 
     def _complete(self, event: events.Completed, _now_s: float) -> None:

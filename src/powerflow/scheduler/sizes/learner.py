@@ -90,9 +90,19 @@ class SizeLearner:
         self._squares: FloatArray = np.append(np.full(kinds, FIRST_SD**2), ANY_SD**2)
         self._weight: FloatArray = np.ones(kinds + 1)
         self._completed = 0
+        self._entered: dict[int, Job] = {}  # by slot, jobs whose groups nobody has asked for yet
 
     def enter(self, slot: int, job: Job) -> None:
-        """Record the groups of a job in a slot (row of the ledger). The job is new, or new in this pool."""
+        """Record a job in a slot (row of the ledger). The job is new, or new in this pool."""
+        self._entered[slot] = job  # its groups are only found if they are needed: this takes long
+
+    def _find_groups(self) -> None:
+        """Find the groups of all jobs that entered since the last call."""
+        for slot, job in self._entered.items():
+            self._put_into_groups(slot, job)
+        self._entered.clear()
+
+    def _put_into_groups(self, slot: int, job: Job) -> None:
         if slot >= self._groups.shape[1]:
             more = np.full((len(KINDS), slot + 1), -1, np.int64)
             self._groups = np.concatenate([self._groups, more], axis=1)
@@ -169,7 +179,7 @@ class SizeLearner:
 
     def filled_in(self, view: View, slots: IntArray, uncertain: BoolArray) -> View:
         """Return the view with expected sizes for jobs of uncertain size. ``slots`` has the slot of each job."""
-        if not uncertain.any():
+        if not np.count_nonzero(uncertain):
             return view
         size, log_sd = self.expected(slots, view.jobs, view.gpu_counts, view.step_time_s)
         return view.with_jobs(expected_gpu_s=size, size_log_sd=np.where(uncertain, log_sd, 0.0))
@@ -188,6 +198,7 @@ class SizeLearner:
             ``[J]`` GPU-seconds on the fewest GPUs on which each job can run, at the maximum clock, and ``[J]`` the
             standard deviation of their logarithm. The GPU-seconds are ``inf`` if a job can run on no count.
         """
+        self._find_groups()
         # thousands of jobs may wait, but few of them differ
         other = np.where(rows["done"] > 0.0, -1 - np.arange(len(slots)), self._alike[slots])
         _, chosen, which = np.unique(other, return_index=True, return_inverse=True)
