@@ -44,7 +44,7 @@ class Prices:
         if len(jobs) == 0 or view.capacity == 0:
             return answer
         count = len(jobs)
-        rank_and_slope = np.empty((2, count))
+        rank_and_slope, by_offer = np.empty((2, count)), np.empty((2, count, len(view.gpu_counts)), np.int64)
         rank_and_slope[0] = ranks_of(view)
         answer.worth = np.empty(count)
         price = allocate(
@@ -69,7 +69,8 @@ class Prices:
             answer.clock,
             answer.worth,
             np.empty((count, len(view.gpu_counts))),
-            *np.empty((2, count, len(view.gpu_counts)), np.int64),
+            by_offer[0],
+            by_offer[1],
             rank_and_slope,
             np.empty((4, count), np.int64),
         )
