@@ -48,6 +48,13 @@ def driver_beside_idle_a100s(*events: Event, t4: CostTable = SLOW, **b: Any) -> 
     return driver, driver.at(500.0, driver.done(a=200.0, b=130.0), Completed("a"), *events)
 
 
+def test_jobs_to_come_are_expected_in_the_pool_that_a_job_is_sent_to_first() -> None:
+    driver, _ = driver_beside_idle_a100s()  # a went to the A100s, b to the T4s, and later to the A100s
+    driver.at(600.0, submitted("c", gpu_type="T4"))
+    known = {name: len(pool.arrivals.latest().order_by) for name, pool in driver.scheduler.pools.items()}
+    assert known == {"A100": 1, "T4": 2}
+
+
 def test_a_job_moves_to_faster_gpus_that_are_idle() -> None:
     # 870 iterations left; 600 s at 3.6 s are 167, each of which saves 1.6 s: 267 s for a pause of 60 s
     plan = beside_idle_a100s()

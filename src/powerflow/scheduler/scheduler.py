@@ -88,14 +88,14 @@ class Scheduler(SchedulerState):
         if now_s >= due_s:
             self._changed = False
             self._decided_s, self._decided_on = now_s, self.energy
-            self._reroute()
+            self._reroute(now_s)
             decisions = self._decide(now_s)
             self.limited = self._limited_in(decisions)
             return self._plan(now_s, decisions, ignored, moves=self._move_types(decisions, now_s))
         early = Early(self.pools, self.policies, self.ledger, self.caps)
         if not (any(isinstance(event, _ARRIVALS) for event in events) and early.somebody_fits()):
             return Plan(now_s, False, (), due_s, ignored=ignored)
-        self._reroute()
+        self._reroute(now_s)
         started = early.start(self._ask, now_s, due_s)
         if not started:
             return Plan(now_s, False, (), due_s, ignored=ignored)
@@ -114,10 +114,17 @@ class Scheduler(SchedulerState):
             due_s = max(due_s, self._decided_s + self.interval_s)
         return min(due_s, self._cap_due_s)  # power caps do not wait for the interval
 
-    def _reroute(self) -> None:
-        """Choose the pool again for each waiting job that may use several GPU types."""
+    def _reroute(self, now_s: float) -> None:
+        """Choose the pool again for each waiting job that may use several GPU types.
+
+        More jobs like a new job will probably come to the pool that is chosen for it first.
+        """
         for slot, pool in reroutes(self.pools, self.ledger, self._pool_of):
             self._move_to(slot, pool)
+        for job_id in self._unrouted:
+            if (known := self.ledger.slot_of.get(job_id)) is not None:
+                self._expect_more(self._pool_of[known], known, now_s)
+        self._unrouted.clear()
 
     def _decide(self, now_s: float) -> list[tuple[Pool, Decision]]:
         """Ask the policy of each pool, and place its answer on nodes, within all power caps."""

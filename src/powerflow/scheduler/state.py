@@ -66,6 +66,7 @@ class SchedulerState:
         self.limited: frozenset[str] = frozenset()
         self.pools = {name: Pool(tuple(nodes), axes[name], idle_w[name]) for name, nodes in cluster.pools().items()}
         self.policies = {name: copy.deepcopy(policy) for name in self.pools}
+        self._unrouted: list[str] = []  # submitted jobs whose GPU type the next decision chooses
         self.ended = {"completed": 0, "failed": 0, "cancelled": 0}
         self.submitted = 0
         self.caps = CapBook(self.pools, self.ledger)
@@ -148,8 +149,10 @@ class SchedulerState:
         slot = self.ledger.add(job, event.believed_iterations, event.pause_s, row, now_s, unmanaged, event.guessed)
         self._learns_sizes |= bool(self.ledger.uncertain[slot])
         pool.add(slot, job, unmanaged)
-        if not unmanaged:
+        if not unmanaged and (job.gpu_type is not None or len(self.pools) == 1):
             self._expect_more(pool, slot, now_s)
+        elif not unmanaged:
+            self._unrouted.append(job.id)
         if not self._pool_of:  # no other job could be disturbed, however recent the last decision is
             self._decided_s = -math.inf
         self._pool_of[slot] = pool
