@@ -8,11 +8,19 @@ import math
 import numpy as np
 import pytest
 from benchmarks import profiles
-from benchmarks.clock_choice import TARGET, choose
+from benchmarks.clock_choice import BROKEN, BROKEN_BY, TARGET, choose
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from powerflow.cost.clock_choice import MOST_CLOCKS, ClockCosts, clocks_to_try, slowest_times
+from powerflow.cost.clock_choice import (
+    LEAST_REPEATS,
+    MOST_CLOCKS,
+    RESERVE,
+    ClockCosts,
+    clocks_to_try,
+    repeats_wanted,
+    slowest_times,
+)
 from powerflow.cost.model import phi
 from tests.cost.jobs import BY_HAND
 
@@ -21,7 +29,11 @@ CLOCKS_MHZ = np.array([500.0, 625.0, 800.0, 1000.0])
 
 def costs(step_s: list[float], seen: list[bool], power_w: list[float] | None = None) -> ClockCosts:
     watts = [100.0, 120.0, 160.0, 250.0] if power_w is None else power_w
-    return ClockCosts(CLOCKS_MHZ, np.array(step_s), np.array(watts), np.array(seen))
+    return ClockCosts(CLOCKS_MHZ, np.array(step_s), np.array(watts), LEAST_REPEATS * np.array(seen), 0.0)
+
+
+def noisy(step_s: list[float], measured: list[int], noise: float) -> ClockCosts:
+    return dataclasses.replace(costs(step_s, [True] * 4), measured=np.array(measured), noise=noise)
 
 
 def test_a_step_takes_at_most_as_much_longer_as_the_clock_is_lower() -> None:
@@ -57,9 +69,42 @@ def test_no_job_whose_parts_add_up_or_overlap_is_slower_than_the_bound(
     fixed, scales = np.array(parts).T[:, :, None]
     true_s = np.maximum(fixed, scales * 1000.0 / CLOCKS_MHZ).sum(axis=0)
     measured = np.array(seen)
-    believed = ClockCosts(CLOCKS_MHZ, np.where(measured, true_s, off * true_s[-1]), np.full(4, 100.0), measured)
+    believed = ClockCosts(
+        CLOCKS_MHZ, np.where(measured, true_s, off * true_s[-1]), np.full(4, 100.0), 1 * measured, 0.0
+    )
     slowdown = slowest_times(believed) / believed.step_time_s[-1]
     assert (true_s / true_s[-1] <= slowdown * (1.0 + 1e-9)).all()
+
+
+def test_the_reserve_for_noise_shrinks_with_repeats_and_never_exceeds_the_ratio_of_the_clocks() -> None:
+    step_s = [1.6, 1.3, 1.1, 1.0]
+    few, many = noisy(step_s, [0, 1, 1, 1], 0.02), noisy(step_s, [0, 1, 9, 9], 0.02)
+    assert slowest_times(few)[2:].tolist() == pytest.approx([1.1 * math.exp(RESERVE * 0.02 * math.sqrt(2.0)), 1.0])
+    assert slowest_times(many)[2] == pytest.approx(1.1 * math.exp(RESERVE * 0.02 * math.sqrt(2.0 / 9.0)))
+    loud = noisy(step_s, [0, 1, 1, 1], 0.5)
+    assert slowest_times(loud).tolist() == pytest.approx([2.0, 1.6, 1.25, 1.0])  # no clock slows more than by f_max/f
+
+
+def test_a_job_with_a_limit_measures_again_until_its_times_are_precise_enough() -> None:
+    step_s = [1.9, 1.21, 1.1, 1.0]
+    assert clocks_to_try(noisy(step_s, [0, 0, 1, 1], 0.01), 0.2, 1e5, 20.0) == [3]  # all limits depend on the maximum
+    assert clocks_to_try(noisy(step_s, [0, 0, 1, 2], 0.01), 0.2, 1e5, 20.0) == [3, 3]
+    assert clocks_to_try(noisy(step_s, [0, 0, 2, 4], 0.01), 0.2, 1e5, 20.0) == [2, 2]
+    # 1.21 s is more than allowed: as many steps at the maximum clock make up for that
+    assert clocks_to_try(noisy(step_s, [0, 2, 4, 4], 0.01), 0.2, 1e5, 20.0) == [3, 1, 3, 1]
+    assert clocks_to_try(noisy(step_s, [1, 4, 4, 4], 0.01), 0.2, 1e5, 20.0) == []  # 1.9 s is far beyond the limit
+    assert clocks_to_try(noisy(step_s, [1, 1, 1, 1], 0.01), math.inf, 0.0, 20.0) == []  # no limit, no reserve
+
+
+@pytest.mark.parametrize(
+    ("noise", "trials_left", "wanted"),
+    [(0.0, 1e9, 4), (0.01, 1e9, 4), (0.03, 1e9, 36), (0.05, 1e9, 100), (0.9, math.inf, 128), (0.05, 1000.0, 10),
+     (0.05, 0.0, 4)],
+)  # fmt: skip
+def test_the_louder_the_noise_the_more_is_measured_if_enough_work_remains(
+    noise: float, trials_left: float, wanted: int
+) -> None:
+    assert repeats_wanted(noise, trials_left) == wanted
 
 
 def test_low_middle_and_high_come_first_and_only_where_they_are_safe() -> None:
@@ -99,7 +144,7 @@ def test_trials_end_and_keep_the_limit_together(step_s: list[float], seen: list[
     worst_s = slowest_times(believed)[tried]
     if any(k != 3 for k in tried):
         assert sum(worst_s) <= len(tried) * (1.0 + limit) * step_s[3] * (1.0 + 1e-6)
-    assert len(tried) == len(set(tried)) <= MOST_CLOCKS
+    assert len(tried) == len(set(tried)) <= MOST_CLOCKS + 1
     assert all(not seen[k] or k == 3 for k in tried)
 
 
@@ -120,4 +165,13 @@ def test_on_v100_the_chosen_clock_is_near_the_best_and_never_slower_than_promise
         for points in list(profiles.v100_clocks().values())[::3]
     ]
     assert all(choice.late <= 0.0 for choice in found)
-    assert sum(choice.over for choice in found) / len(found) <= TARGET / 3
+    assert sum(choice.over for choice in found) / len(found) <= TARGET / 2
+
+
+@pytest.mark.skipif(not profiles.PROFILES.is_dir(), reason=f"no profiles at {profiles.PROFILES}")
+@pytest.mark.parametrize("noise", [0.01, 0.05])
+def test_noise_rarely_breaks_a_promise(noise: float) -> None:
+    workloads = [sorted(points, key=lambda seen: seen.clock_mhz or 0.0) for points in profiles.v100_clocks().values()]
+    late = [choose(points, 0.1, "learned", noise, run).late for points in workloads[::6] for run in range(2)]
+    assert sum(each > 1e-9 for each in late) <= BROKEN * len(late)
+    assert max(late) <= BROKEN_BY

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
 
 from powerflow.cost.catalogue import axes_for
-from powerflow.cost.learn import Learner
+from powerflow.cost.clock_choice import RESERVE
+from powerflow.cost.learn import NOISE, NOISE_WEIGHT, Learner
 from powerflow.cost.model import JobModel
 from powerflow.cost.observation import Observation
 from powerflow.cost.table import CostTable
@@ -123,10 +125,32 @@ def test_steps_are_certain_only_where_they_were_measured() -> None:
     knows.observe(NAME, "V100", [point(1, clock) for clock in (0, 2, 4)])
     after = knows.table(NAME, "V100").margin
     assert after is not None
-    assert after[0, [0, 2, 4]].tolist() == [1.0, 1.0, 1.0]
+    reserve = math.exp(RESERVE * NOISE * math.sqrt(2.0))  # each was measured once
+    assert after[0, [0, 2, 4]].tolist() == pytest.approx([reserve, reserve, 1.0])
     assert (after[0] >= 1.0).all()
-    assert (after[0] < 1.01).all()
+    assert (after[0] < 1.01 * reserve).all()
     assert (after[1, :-1] > 1.0).all()  # two GPUs were not measured
+
+
+def test_noise_is_learnt_from_repeats() -> None:
+    knows = learner()
+    for off in (0.98, 1.02, 0.98, 1.02):
+        for clock in (2, 4):
+            exact = point(1, clock)
+            knows.observe(NAME, "V100", [dataclasses.replace(exact, step_time_s=off * exact.step_time_s)])
+    # squared deviations of log time: 8 · (ln(1.02/0.98)/2)²; 6 repeats
+    noise = math.sqrt((NOISE_WEIGHT * NOISE**2 + 8.0 * (math.log(1.02 / 0.98) / 2.0) ** 2) / (NOISE_WEIGHT + 6.0))
+    margin = knows.table(NAME, "V100").margin
+    assert margin is not None
+    assert margin[0, 2] == pytest.approx(math.exp(RESERVE * noise * math.sqrt(2.0 / 4.0)))
+
+
+def test_at_another_batch_clocks_are_tried_anew() -> None:
+    knows = learner()
+    knows.observe(NAME, "V100", [point(1, clock) for clock in (0, 2, 4)])
+    assert knows.clocks_to_try(NAME, "V100", 1, 20.0, packed=True, remaining=0.0) == []
+    knows.rebatch(NAME, "V100", 2 * BATCH, 2 * BATCH)
+    assert len(knows.clocks_to_try(NAME, "V100", 1, 20.0, packed=True, remaining=0.0)) == 3
 
 
 def test_a_class_is_measured_at_three_clocks_then_at_those_that_pay_and_then_no_more() -> None:

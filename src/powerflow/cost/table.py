@@ -46,8 +46,8 @@ class CostTable:
         progress: ``[N]`` iterations at the own batch that one real iteration on each GPU count is worth; 1 if the batch
             is the own one on all counts.
         margin: ``[N, F]`` factor ≥ 1 by which a step of a packed job may at most take longer than ``step_time_s``, if
-            the time at the maximum clock is right; 1 where both clocks were measured. None if all step times are
-            certain.
+            the time at the maximum clock is right. Where both clocks were measured, this is the reserve for noise
+            (`powerflow.cost.clock_choice`). None if all step times are certain.
     """
 
     step_time_s: FloatArray

@@ -34,7 +34,7 @@ def explain(controller: Controller, stored: StoredJob) -> Explanation:
     best = options(table, pool.axes, prices, runs_on=job.spec.gpus.runs_on)
     sentence = job.reason
     if job.explore_mhz:
-        sentence += f" (tries clocks: {', '.join(f'{mhz:.0f}' for mhz in job.explore_mhz)} MHz)"
+        sentence += f" (tries clocks: {', '.join(f'{mhz:.0f}' for mhz in dict.fromkeys(job.explore_mhz))} MHz)"
     said = Explanation(job.id, sentence, job.why, job.decided_s, job.gpu_price, price, now, best)
     if fair := find_wrapper(scheduler.policies[pool.gpu_type], FairShare):
         due_gpus = fair.due_gpus.get(job.spec.project)

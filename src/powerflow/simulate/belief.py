@@ -173,6 +173,7 @@ class Online(Oracle):
         super().__init__(workload, sizes)
         self._lab = Laboratory(workload, noise, np.random.default_rng([seed, 0x0411]))
         self._learner = Learner(workload.axes)
+        self._tried: set[tuple[str, str, int, bool, float]] = set()  # class, pool, GPUs, packed, clock
         self._position = {job.id: position for position, job in enumerate(workload.jobs)}
         for name, gpu_type in workload.truth:
             kind, prior = workload.kinds[name], prior_of(workload, name, gpu_type)
@@ -185,24 +186,39 @@ class Online(Oracle):
         ]
 
     def exploration_s(self, job: Job, change: Change) -> float:
-        """Return the seconds that a job needs to try the clocks at which its class should be measured next."""
-        return TRIAL_S * len(self._to_try(job, change))
+        """Return the seconds that a job needs to try the clocks at which its class should be measured next.
+
+        A clock that was tried before costs none: the job works at it.
+        """
+        return TRIAL_S * len(self._keys(job, change, self._to_try(job, change)) - self._tried)
 
     def observe(self, job: Job, change: Change, ran_s: float) -> Sequence[CostLearned]:
         """Measure the configuration in which a job ran, and return the cost table if it changed."""
         axes = self._workload.axes[change.pool]
         row = int(np.searchsorted(axes.gpu_counts, change.gpus))
-        clocks = {change.clock}
+        clocks = [change.clock]
         if ran_s == 0.0:
-            clocks |= {int(np.searchsorted(axes.clocks_mhz, clock)) for clock in self._to_try(job, change)}
+            to_try = self._to_try(job, change)
+            clocks = sorted({*clocks, *np.searchsorted(axes.clocks_mhz, to_try).tolist()})
         elif ran_s < TRIAL_S:
             return ()
-        seen = [
-            self._lab.measure(job.cost_class, change.pool, row, clock, packed=change.packed) for clock in sorted(clocks)
-        ]
-        if not self._learner.observe(job.cost_class, change.pool, seen):
+        news = self._measure(job, change, row, clocks)
+        while ran_s == 0.0 and (to_try := self._to_try(job, change)):  # the same clocks once more, against the noise
+            if self._keys(job, change, to_try) - self._tried:
+                break
+            news |= self._measure(job, change, row, np.searchsorted(axes.clocks_mhz, to_try).tolist())
+        if not news:
             return ()
         return [CostLearned(job.cost_class, change.pool, self._learner.table(job.cost_class, change.pool))]
+
+    def _measure(self, job: Job, change: Change, row: int, clocks: Sequence[int]) -> bool:
+        """Measure a class at these clocks; return True if its cost table should be computed again."""
+        seen = [self._lab.measure(job.cost_class, change.pool, row, clock, packed=change.packed) for clock in clocks]
+        self._tried |= self._keys(job, change, [self._workload.axes[change.pool].clocks_mhz[k] for k in clocks])
+        return self._learner.observe(job.cost_class, change.pool, seen)
+
+    def _keys(self, job: Job, change: Change, clocks_mhz: Sequence[float]) -> set[tuple[str, str, int, bool, float]]:
+        return {(job.cost_class, change.pool, change.gpus, change.packed, float(clock)) for clock in clocks_mhz}
 
     def _to_try(self, job: Job, change: Change) -> Sequence[float]:
         axes = self._workload.axes[change.pool]

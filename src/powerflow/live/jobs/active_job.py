@@ -255,10 +255,14 @@ class ActiveJob:
         if self.window is None and not (disturbed and math.isfinite(self.explore_since_s)):
             self.explore_since_s = now_s
         elif self.explore_mhz and now_s - self.explore_since_s > EXPLORE_S:
-            self.tried(self.explore_mhz[0], now_s)
+            slow_mhz, self.explore_since_s = self.explore_mhz[0], now_s
+            self.explore_mhz = tuple(clock for clock in self.explore_mhz if clock != slow_mhz)
 
     def explore(self, clocks_mhz: tuple[float, ...]) -> None:
-        """Set the clocks (MHz) to try one after the other; an empty tuple ends all trials."""
+        """Set the clocks (MHz) to try one after the other; an empty tuple ends all trials.
+
+        A clock may occur several times.
+        """
         self.explore_mhz = clocks_mhz
 
     def unmanaged(self) -> None:
@@ -266,10 +270,12 @@ class ActiveJob:
         self.explore_mhz, self.window = (), None
 
     def tried(self, clock_mhz: float | None, now_s: float) -> None:
-        """Remove a clock (MHz) from the clocks that are still to be tried; None removes no clock."""
+        """Remove one trial of a clock (MHz) from the trials that are still to be made; None removes no trial."""
         if self.explore_mhz[0] == clock_mhz:
             self.explore_since_s = now_s
-        self.explore_mhz = tuple(clock for clock in self.explore_mhz if clock != clock_mhz)
+        if clock_mhz in self.explore_mhz:
+            at = self.explore_mhz.index(clock_mhz)
+            self.explore_mhz = self.explore_mhz[:at] + self.explore_mhz[at + 1 :]
 
 
 def scheduler_job(job_id: str, spec: JobSpec, kind: JobClass, submit_s: float, iterations: float) -> Job:
