@@ -11,7 +11,7 @@ from powerflow.api.job_spec import JobSpec
 from powerflow.cost.table import Axes, CostTable
 from powerflow.device.meter import MeanPower
 from powerflow.gangs.types import Progressed
-from powerflow.live.jobs.active_job import ActiveJob
+from powerflow.live.jobs.active_job import EXPLORE_S, ActiveJob
 from powerflow.live.jobs.cost_learning import JobClass
 from powerflow.live.jobs.step_timing import timed
 
@@ -51,6 +51,24 @@ def test_power_of_the_moment_counts_at_once(job: ActiveJob) -> None:
     seen = timed(job, trained(40, 4.0), TABLE, AXES, 705.0, now_s=101.2)
     assert seen is not None
     assert seen.power_w == 210.0
+
+
+def test_each_repeated_trial_takes_as_many_steps(job: ActiveJob) -> None:
+    job.explore((705.0, 705.0, 1410.0))
+    timed(job, trained(0, 0.0), TABLE, AXES, 705.0, now_s=100.0)
+    for steps in (20, 40):
+        assert timed(job, trained(steps, steps / 10), TABLE, AXES, 705.0, now_s=100.0 + steps) is not None
+        job.tried(705.0, 100.0 + steps)
+    assert job.explore_mhz == (1410.0,)
+
+
+def test_a_clock_without_steps_is_given_up_with_all_its_trials(job: ActiveJob) -> None:
+    job.explore((705.0, 705.0, 1410.0))
+    for now_s in (100.0, 100.0 + 2.0 * EXPLORE_S):
+        timed(job, trained(0, 0.0), TABLE, AXES, 705.0, now_s)
+        job.window = None if now_s == 100.0 else job.window
+        job.metered(MeanPower(210.0, 0.0), disturbed=False, now_s=now_s)
+    assert job.explore_mhz == (1410.0,)
 
 
 def test_steps_are_timed_where_no_power_is_read(job: ActiveJob) -> None:

@@ -126,7 +126,7 @@ class AsLive(Oracle):
             return ()
         top_mhz = float(self._axes[change.pool].clocks_mhz[-1])
         saves = change.clock_mhz < top_mhz or math.isfinite(job.max_slowdown)
-        return self._learning.clocks_to_try(
+        return self._learning.learner.clocks_to_try(
             job.cost_class,
             change.pool,
             change.gpus,

@@ -128,8 +128,7 @@ class Controller:
         below = self.nodes, self._gpu_service, self.governance_step, self._measurement
         self._gang_events = GangEvents(context, *below, settings.explore_steps)
         self._commands = ApiCommands(context, *below, self._gang_events)
-        explores = settings.explore_steps > 0
-        self._executor = PlanExecutor(context, self.governance_step, emulation, explores=explores)
+        self._executor = PlanExecutor(context, self.governance_step, emulation, settings.explore_steps)
         self._explain_requests = ExplainRequests(context)
         self._event_logger = EventLogger(context)
         self._running = self._draining = False

@@ -183,7 +183,7 @@ class GangEvents:
             if other.explore_mhz and other.kind.name == job.kind.name and other.gpus == job.gpus:
                 self._tried(other, job, seen.clock_mhz, now_s)
         if explored and not job.explore_mhz:
-            job.explore(clocks_to_try(job, self._learning, axes))
+            job.explore(clocks_to_try(job, self._learning, axes, self._explore_steps))
 
     @staticmethod
     def _tried(other: ActiveJob, job: ActiveJob, clock_mhz: float | None, now_s: float) -> None:
@@ -211,7 +211,19 @@ class GangEvents:
         if stated is None and batch:
             if self._learning.batches.get(job.kind.name) != batch:
                 self._store.put(BATCHES, self._learning.batches | {job.kind.name: batch})
-            self._table.emit(*self._learning.batch_is(job.kind.name, batch))
+            news = self._learning.batch_is(job.kind.name, batch)
+            self._table.emit(*news)
+            if news:
+                self._explore_anew(job.kind.name)
+
+    def _explore_anew(self, cost_class: str) -> None:
+        """Let the running jobs of a class try clocks: what was measured at another batch tells nothing of this one."""
+        if not self._explore_steps or not self._power.settable or self._scheduler.caps:
+            return
+        for job in self._table.jobs.values():
+            if job.kind.name == cost_class and job.placement and self._governance.acts(job):
+                axes = self._scheduler.pools[job.gpu_type].axes
+                job.explore(clocks_to_try(job, self._learning, axes, self._explore_steps))
 
     def _completed(self, event: GangCompleted, job: ActiveJob, now_s: float) -> None:
         job.progressed(float(event.steps) if event.steps is not None else job.steps)

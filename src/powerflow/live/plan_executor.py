@@ -24,16 +24,21 @@ class PlanExecutor:
 
     Args:
         emulation: Slows scripts on emulated GPUs; None if the GPUs are real.
-        explores: True if new jobs try clocks.
+        explore_steps: Steps at each clock that a job tries; 0 if jobs try no clocks.
 
     Attributes:
         wake_s: When the scheduler wants to decide next (Unix seconds); inf if no decision is needed.
     """
 
     def __init__(
-        self, context: LoopContext, governance: GovernanceStep, emulation: Emulation | None, *, explores: bool
+        self, context: LoopContext, governance: GovernanceStep, emulation: Emulation | None, explore_steps: int
     ) -> None:
-        self._context, self._governance, self._emulation, self._explores = context, governance, emulation, explores
+        self._context, self._governance, self._emulation, self._explore_steps = (
+            context,
+            governance,
+            emulation,
+            explore_steps,
+        )
         self._scheduler, self._table, self._time = context.scheduler, context.table, context.scheduler_time
         self.wake_s = -math.inf
 
@@ -110,8 +115,8 @@ class PlanExecutor:
             pool = self._scheduler.pools[change.pool]
             shares = pool.occupancy.placement(change.slot)
             job.placed(tuple((share.node, share.gpus) for share in shares), change.pool, clock_mhz)
-            if gpus and self._explores and self._context.power.settable:
-                job.explore(clocks_to_try(job, self._context.learning, pool.axes))
+            if gpus and self._explore_steps and self._context.power.settable:
+                job.explore(clocks_to_try(job, self._context.learning, pool.axes, self._explore_steps))
             if job.spec.rescale == "none" and len(job.placement) > 1:  # one process cannot use GPUs of several nodes
                 self._table.vacate(job, f"waits for {job.gpus} GPUs on one node")
                 self._table.emit(Failed(job.id, retry=True, done=job.steps))

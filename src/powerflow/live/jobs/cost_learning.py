@@ -13,7 +13,6 @@ All measurements go through the `Learner` that the simulator uses too.
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 import shlex
 from collections import defaultdict
@@ -108,6 +107,7 @@ class CostLearning:
         costs: Measured costs of some models; jobs with these models start from them.
 
     Attributes:
+        learner: Learns the costs of each class from its measurements, and chooses the clocks to measure.
         batches: The batch that ranks reported, for classes whose jobs state none.
         pauses_s: Expected pause of a rescale (seconds), for classes that have been rescaled.
     """
@@ -115,7 +115,7 @@ class CostLearning:
     def __init__(self, axes: Mapping[str, Axes], costs: Costs | None = None) -> None:
         self._costs = costs
         self._axes = axes
-        self._learner = Learner(axes)
+        self.learner = Learner(axes)
         self._classes: dict[str, JobClass] = {}
         self._tables: dict[tuple[str, str], CostTable] = {}
         self._measured: dict[tuple[str, str], set[tuple[int, float]]] = defaultdict(set)
@@ -134,7 +134,7 @@ class CostLearning:
         self._classes[kind.name] = kind
         news = {}
         for gpu_type in self._axes:
-            self._learner.expect(kind.name, gpu_type, self._prior(kind, gpu_type), kind.global_batch)
+            self.learner.expect(kind.name, gpu_type, self._prior(kind, gpu_type), kind.global_batch)
             news[gpu_type] = self._table(kind.name, gpu_type)
         news |= {learned.gpu_type: learned for learned in self.observe(kind.name, self._unexpected.pop(kind.name, []))}
         return list(news.values())
@@ -160,7 +160,7 @@ class CostLearning:
         self.batches[cost_class] = global_batch
         self._classes[cost_class] = replace(kind, global_batch=global_batch, local_max=global_batch)
         for gpu_type in self._axes:
-            self._learner.rebatch(cost_class, gpu_type, global_batch, global_batch)
+            self.learner.rebatch(cost_class, gpu_type, global_batch, global_batch)
         return [self._table(cost_class, gpu_type) for gpu_type in self._axes]
 
     def observe(self, cost_class: str, observations: Sequence[Observation]) -> Sequence[CostLearned]:
@@ -173,7 +173,7 @@ class CostLearning:
             of_type = [seen for seen in observations if seen.gpu_type == gpu_type]
             top = float(self._axes[gpu_type].clocks_mhz[-1])
             self._measured[cost_class, gpu_type] |= {(o.gpus, o.clock_mhz or top) for o in of_type}
-            if self._learner.observe(cost_class, gpu_type, of_type):
+            if self.learner.observe(cost_class, gpu_type, of_type):
                 news.append(self._table(cost_class, gpu_type))
         return news
 
@@ -184,22 +184,6 @@ class CostLearning:
             KeyError: The class was never added by `expect`.
         """
         return self._tables[cost_class, gpu_type]
-
-    def clocks_to_try(
-        self,
-        cost_class: str,
-        gpu_type: str,
-        gpus: int,
-        trial_steps: float,
-        *,
-        packed: bool,
-        most_slowdown: float = math.inf,
-        remaining: float = math.inf,
-    ) -> Sequence[float]:
-        """Return the clocks (MHz) at which a job should be measured next; see `Learner.clocks_to_try`."""
-        return self._learner.clocks_to_try(
-            cost_class, gpu_type, gpus, trial_steps, packed=packed, most_slowdown=most_slowdown, remaining=remaining
-        )
 
     def costs_said(self) -> Sequence[str]:
         """Return one line that says which classes of jobs start from the costs file; nothing without a costs file."""
@@ -253,13 +237,13 @@ class CostLearning:
         known = next((other for other in reversed(alike) if self._measured[other.name, gpu_type]), None)
         told = self._costs.of(kind.model).get(gpu_type) if self._costs and kind.model else None
         if known is not None:
-            model = self._learner.model(known.name, gpu_type)
+            model = self.learner.model(known.name, gpu_type)
         else:
             model = told.model if told is not None else family_model(kind.family, gpu_type)
         return replace(model, local_batch_max=kind.local_max, origin="prior")
 
     def _table(self, cost_class: str, gpu_type: str) -> CostLearned:
-        table = self._learner.table(cost_class, gpu_type)
+        table = self.learner.table(cost_class, gpu_type)
         self._tables[cost_class, gpu_type] = table
         return CostLearned(cost_class, gpu_type, table)
 

@@ -16,7 +16,7 @@ from powerflow.live.jobs.cost_learning import CostLearning
 #: Steps in one configuration that make a measurement, and the least seconds that they must take.
 STEPS = 20
 SECONDS = 1.0
-#: Each repeated measurement needs twice as many steps as the one before, at most this many times doubled.
+#: Without trials, each repeated measurement needs twice as many steps as the one before, up to this many doublings.
 DOUBLINGS = 12
 
 
@@ -59,7 +59,8 @@ def timed(
         job.window = None
         return None
     job.step_time_s = seconds / count
-    if count < steps << min(window.repeats, DOUBLINGS) or seconds < SECONDS:
+    doubled = 0 if job.explore_mhz else min(window.repeats, DOUBLINGS)  # each repeated trial takes the same steps
+    if count < steps << doubled or seconds < SECONDS:
         return None
     if job.power_w > 0 and not window.samples:  # the next reading tells what these steps draw
         return None
@@ -82,21 +83,22 @@ def timed(
     return seen
 
 
-def clocks_to_try(job: ActiveJob, learning: CostLearning, axes: Axes) -> tuple[float, ...]:
-    """Return the clocks (MHz) at which a job should be measured next, one after the other.
+def clocks_to_try(job: ActiveJob, learning: CostLearning, axes: Axes, trial_steps: int) -> tuple[float, ...]:
+    """Return the clocks (MHz) at which a job should be measured next, for ``trial_steps`` steps each.
 
-    The owner's limit is kept even if the beliefs about the job are wrong (see `powerflow.cost.clock_choice`). Jobs that
-    run at the maximum clock without a limit have no energy to save: they try only what the fit needs.
+    A clock that should be measured several times is returned as often. The owner's limit is kept even if the beliefs
+    about the job are wrong (see `powerflow.cost.clock_choice`). Jobs that run at the maximum clock without a limit have
+    no energy to save: they try only what the fit needs.
     """
     most = job.spec.most_slowdown
     saves = most is not None or job.clock_mhz < float(axes.clocks_mhz[-1])
     total = job.steps_total or learning.believed_steps(job.spec, job.kind.name)
     return tuple(
-        learning.clocks_to_try(
+        learning.learner.clocks_to_try(
             job.kind.name,
             job.gpu_type,
             job.gpus,
-            STEPS,
+            trial_steps,
             packed=len(job.placement) <= -(-job.gpus // axes.gpus_per_node),
             most_slowdown=math.inf if most is None else most,
             remaining=max(0.0, total - job.steps) if saves else 0.0,
