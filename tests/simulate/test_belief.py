@@ -241,7 +241,7 @@ def test_a_fourth_clock_is_tried_and_paid_for_by_a_long_job_at_a_lower_clock(wor
     assert belief.exploration_s(job, change(1, 3)) == 0.0
 
 
-@pytest.mark.parametrize("most", [0.05, 0.1, 0.2])
+@pytest.mark.parametrize("most", [0.07, 0.1, 0.2])  # at 5 % the reserve hardly leaves a lower clock
 def test_while_it_learns_no_job_is_slowed_more_than_its_owner_allows(most: float) -> None:
     """Measurements are exact here; every second job has a limit, and the others try clocks freely."""
     every = from_trace(3, 16, "2x4:V100")
