@@ -10,20 +10,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from powerflow.policy.busy_period import add_jobs_to_come
-from powerflow.policy.prices import Prices
+from powerflow.policy.prices import Prices, time_share
 from powerflow.policy.protocol import NO_ARRIVALS, Arrivals, View, arrivals
 from tests.policy.views import make_view
 
 
 def to_come(
-    size: list[float], arrived: list[float], span_s: float, gpus: int = 1, weights: list[float] | None = None
+    size: list[float],
+    arrived: list[float],
+    span_s: float,
+    gpus: int = 1,
+    weights: list[float] | None = None,
+    fewest: list[int] | None = None,
 ) -> list[float]:
-    """The weight of jobs to come that wait for each job; all jobs run on one GPU at least."""
+    """The weight of jobs to come that wait for each job; without ``fewest``, all jobs run on one GPU at least."""
     came = arrivals(np.array(arrived), np.ones(len(arrived)) if weights is None else np.array(weights), 0.0)
     added = np.zeros(len(size))
     add_jobs_to_come(
         np.array(size),
-        np.ones(len(size), np.int64),
+        np.ones(len(size), np.int64) if fewest is None else np.array(fewest),
         np.array(size),
         np.argsort(np.array(size), kind="stable"),
         gpus,
@@ -31,43 +36,44 @@ def to_come(
         came.weight_from,
         came.gpu_s_up_to,
         span_s,
-        np.empty((2, len(arrived) + 1)),
+        1.0,
         added,
     )
     return added.tolist()
 
 
-def test_jobs_that_come_after_the_end_of_a_job_wait_until_their_busy_period_ends() -> None:
-    # One GPU, jobs of 100 and 300 GPU-s. In 1,000 s one job of 500 GPU-s came: ρ = 0.5, B = 400/(1 − 0.5) = 800 s.
-    # The first job ends after (0 + 50) → at least its own 100 s: of what comes later, 700/1000 waits; of what comes
-    # before, all of it, as it is larger: 100/1000. The second ends after 100 + 150 → 300 s: 500/1000 + 300/1000.
-    assert to_come([100.0, 300.0], [500.0], 1000.0) == pytest.approx([0.8, 0.8])
+def test_jobs_that_come_wait_until_the_busy_period_of_their_size_ends() -> None:
+    # One GPU, jobs of 100 and 300 GPU-s. In 1,000 s one job of 500 GPU-s came: ρ = 0.5, B = 400/(1 − 0.5) = 800 s,
+    # within which 0.8 jobs come; as many are there that came before. After 100 s jobs still come with probability
+    # 2000/2100.
+    assert to_come([100.0, 300.0], [500.0], 1000.0) == pytest.approx([1.6 * 2000 / 2100, 1.6 * 2000 / 2300])
 
 
-def test_smaller_jobs_that_come_before_the_end_go_first() -> None:
+def test_small_jobs_that_come_wait_for_small_jobs_only() -> None:
     # In 1,000 s one job of 200 GPU-s came: ρ = 0.2. Of its size at most, only 100 GPU-s wait: B = 100/0.8 = 125 s.
-    # The first job ends at 100 s: 25/1000 after its end and 100/1000 before. The second ends at 300 s, after B: what
-    # comes before is smaller, so that nothing waits for it.
-    assert to_come([100.0, 300.0], [200.0], 1000.0) == pytest.approx([0.125, 0.0])
+    assert to_come([100.0, 300.0], [200.0], 1000.0) == pytest.approx([0.25 * 2000 / 2100, 0.25 * 2000 / 2300])
 
 
 def test_an_overload_lasts_eight_times_as_long_as_the_work_that_waits() -> None:
-    # Two jobs of 500 came in 500 s: ρ = 2. W = 100, B = 800 s; the job ends at 100 s: 700·2/500 + 100·2/500.
-    assert to_come([100.0], [500.0, 500.0], 500.0) == pytest.approx([3.2])
+    # Two jobs of 500 came in 500 s: ρ = 2. W = 100, B = 800 s, within which 800·2/500 jobs come.
+    assert to_come([100.0], [500.0, 500.0], 500.0) == pytest.approx([6.4 * 1000 / 1100])
 
 
 def test_nothing_is_foreseen_for_more_than_three_times_the_time_on_record() -> None:
-    # As before, but the record began 10 s ago: B = 30 s, within which 2·30/10 jobs come, all before the job has ended.
-    assert to_come([100.0], [500.0, 500.0], 10.0) == pytest.approx([6.0])
+    # As before, but the record began 10 s ago: B = 30 s, within which 30·2/10 jobs come.
+    assert to_come([100.0], [500.0, 500.0], 10.0) == pytest.approx([12.0 * 20 / 120])
 
 
 def test_weights_count() -> None:
-    assert to_come([100.0], [500.0, 500.0], 500.0, weights=[3.0, 3.0]) == pytest.approx([9.6])
+    heavy = to_come([100.0], [500.0, 500.0], 500.0, weights=[3.0, 3.0])
+    assert heavy == pytest.approx([19.2 * 1000 / 1100])
 
 
-def test_jobs_of_equal_size_have_equal_ranks() -> None:
-    # 4 jobs of 100 on 2 GPUs: each is expected to end when half of them have, after 100 s. ρ = 0.1, B = 200/0.9 s.
-    assert to_come([100.0] * 4, [200.0], 1000.0, gpus=2) == pytest.approx([(200 / 0.9) / 1000] * 4)
+def test_a_job_that_needs_more_gpus_ends_sooner() -> None:
+    # Two GPUs: W = 200, ρ = 0.1, B = 100/0.9 s; the second job needs both, and so ends after 50 s.
+    often = 2 * (100 / 0.9) / 1000
+    found = to_come([100.0, 100.0], [200.0], 1000.0, gpus=2, fewest=[1, 2])
+    assert found == pytest.approx([often * 2000 / 2100, often * 2000 / 2050])
 
 
 def test_a_job_that_cannot_run_has_nobody_waiting_for_it() -> None:
@@ -84,15 +90,12 @@ def test_it_is_the_sum_over_all_pairs(size: list[float], arrived: list[float], s
     work = np.array(size)
     expected = []
     for mine in size:
-        ahead = work[work < mine].sum() + 0.5 * work[work == mine].sum()
-        end_s = max(ahead / gpus, mine)
         found = 0.0
         for y in arrived:
             load = sum(each for each in arrived if each <= y) / (gpus * span_s)
             longer = min(1.0 / (1.0 - load), 8.0) if load < 1.0 else 8.0
-            busy_s = min(longer * work[work <= y].sum() / gpus, 3.0 * span_s)
-            found += (max(busy_s - end_s, 0.0) + min(end_s, busy_s) * (y >= mine)) / span_s
-        expected.append(found)
+            found += 2.0 * min(longer * work[work <= y].sum() / gpus, 3.0 * span_s) / span_s
+        expected.append(found * 2.0 * span_s / (2.0 * span_s + mine))
     assert to_come(size, arrived, span_s, gpus) == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
@@ -125,3 +128,11 @@ def test_submissions_of_unknown_size_among_known_ones_are_left_out() -> None:
     assert some.worth is not None
     assert known.worth is not None
     assert some.worth.tolist() == known.worth.tolist()
+
+
+def test_the_share_of_time_in_the_cost_of_active_jobs() -> None:
+    # Two jobs, each alone on one GPU at 200 W, 50 W of which count as idle. A joule costs 0.02 s: 3 s for each second.
+    view = make_view([{}, {"weight": 5}], step_time_s=[[1.0, 0.6]], capacity=2, gpu_counts=(1, 2), energy_price=0.02)
+    assert time_share(view, np.array([1, 1])) == pytest.approx((1 + 5) / (1 + 5 + 3 + 3))
+    assert time_share(view, np.array([1, 0])) == pytest.approx(1 / (1 + 3))  # the second cannot run
+    assert time_share(dataclasses.replace(view, energy_price=0.0), np.array([1, 1])) == 1.0

@@ -88,18 +88,20 @@ def test_reclocked_when_a_queue_forms_and_when_it_clears() -> None:
     # One GPU. Alone, job a costs per iteration, at λ_E = 0.1 s/J, above 50 W idle:
     #   full clock 8 s·(1 + 0.1·200 + 1/1) = 176;  half clock 10 s·(1 + 0.1·50 + 1) = 70: half is cheaper,
     # and V(f) = v/T − λ·D = 70/8 − 20 < 0 at full, 70/10 − 5 = 2 at half.
-    # 40 longer jobs come within a minute: they wait for it, and three times as many are to come (`busy_period`). So
-    # i = 41 + 123 and the GPU costs 164/s: v = min(8·185, 10·170) = 1,480 at full.
+    # 60 longer jobs come within a minute, and wait for it. Three times as many will come, and three times as many have
+    # come when it ends (`busy_period`). But time is only 1/21 of the cost, and a minute says little about the 13
+    # minutes until it ends: i = 61 + 6·61/21·120/(120 + 794) = 63.3. So v = min(8·(21 + 63.3),
+    # 10·(6 + 63.3)) = 674 at full.
     # When they are cancelled a day later, hardly any job is expected.
     driver = SchedulerDriver("prices", "1x1:A100", energy_price=0.1)
     start = driver.at(0, submitted("a", 100.0))
     assert [(c.gpus, c.clock_mhz) for c in start.changes] == [(1, 700.0)]
-    queue = [submitted(f"queue-{i}", 1e6) for i in range(40)]
+    queue = [submitted(f"queue-{i}", 1e6) for i in range(60)]
     plan = driver.at(60, *queue)
     assert plan.reasons()["a"].why is Why.RECLOCKED
     assert plan.reasons()["a"].sentence() == "reclocked from 700 to 1400 MHz"
     assert not plan.changes[0].moved
-    plan = driver.at(86_400, *(Cancelled(f"queue-{i}") for i in range(40)))
+    plan = driver.at(86_400, *(Cancelled(f"queue-{i}") for i in range(60)))
     assert plan.reasons()["a"].sentence() == "reclocked from 1400 to 700 MHz"
 
 

@@ -94,12 +94,28 @@ def ranks_of(view: View) -> FloatArray:
         ranks(order_by, jobs["weight"], order, rank)
     come, span_s = view.arrivals, view.now_s - view.arrivals.since_s
     if len(come.order_by) and span_s > 0.0:
-        busy = np.empty((2, len(come.weight_from)))
         come_by, weight_from, gpu_s_up_to = come.order_by, come.weight_from, come.gpu_s_up_to
+        share = time_share(view, fewest)
         add_jobs_to_come(
-            size, fewest, order_by, order, view.capacity, come_by, weight_from, gpu_s_up_to, span_s, busy, rank
+            size, fewest, order_by, order, view.capacity, come_by, weight_from, gpu_s_up_to, span_s, share, rank
         )
     return rank
+
+
+def time_share(view: View, fewest: IntArray) -> float:
+    """Return the share of time in what active jobs cost: Σ w / Σ(w + λ_E·D), with the watts D above idle.
+
+    Jobs count on their fewest GPUs at the maximum clock. The share is 1 if energy costs nothing. The smaller it is, the
+    lower clocks jobs choose, and the more they can make up for a delay by a higher clock.
+    """
+    joule = view.energy_prices
+    if not joule.any():
+        return 1.0
+    jobs = view.jobs
+    able = fewest > 0
+    watts = view.power_w[jobs["cost"], view.count_index[fewest], -1] - fewest * view.idle_w
+    weight = float(jobs["weight"][able].sum())
+    return weight / (weight + float((joule * watts)[able].sum())) if weight > 0.0 else 1.0
 
 
 def sizes(view: View) -> tuple[FloatArray, IntArray]:
