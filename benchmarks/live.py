@@ -100,6 +100,7 @@ def loaded(directory: Path) -> None:
     from powerflow.live.governance.cap_record import CapRecords
     from powerflow.live.governance.caps import Caps
     from powerflow.live.governance.savings import SavingsEstimate
+    from powerflow.live.governance.shares import Shares
     from powerflow.live.governance.signals import Signals
     from powerflow.live.governance.stages import Stages
     from powerflow.live.governance.step import GovernanceParts
@@ -131,6 +132,7 @@ def loaded(directory: Path) -> None:
     stages = Stages(store, lambda: decision_log.calibrations)
     governance = GovernanceParts(
         Caps(store, spec, power, CapRecords(directory / "caps")),
+        Shares(store),
         signals,
         LiveBudgets(store, spec, lambda: power.totals_j()[0], signals, learning, axes),
         stages,
