@@ -109,7 +109,7 @@ def time_share(view: View, fewest: IntArray) -> float:
     lower clocks jobs choose, and the more they can make up for a delay by a higher clock.
     """
     joule = view.energy_prices
-    if not joule.any():
+    if not np.count_nonzero(joule):
         return 1.0
     jobs = view.jobs
     able = fewest > 0
