@@ -33,12 +33,8 @@ class PlanExecutor:
     def __init__(
         self, context: LoopContext, governance: GovernanceStep, emulation: Emulation | None, explore_steps: int
     ) -> None:
-        self._context, self._governance, self._emulation, self._explore_steps = (
-            context,
-            governance,
-            emulation,
-            explore_steps,
-        )
+        self._context, self._governance = context, governance
+        self._emulation, self._explore_steps = emulation, explore_steps
         self._scheduler, self._table, self._time = context.scheduler, context.table, context.scheduler_time
         self.wake_s = -math.inf
 

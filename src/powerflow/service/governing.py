@@ -33,8 +33,12 @@ from powerflow.service.schemas import AfterNumber, CapNumber, Limit
 def governing() -> APIRouter:
     """Return the routes for stages, budgets, shares, signals, power caps and the audit."""
     router = APIRouter()
-    _add_shares(router)
+    for add in (_add_stages, _add_budgets, _add_shares, _add_signals, _add_caps, _add_audit):
+        add(router)
+    return router
 
+
+def _add_stages(router: APIRouter) -> None:
     @serves(router, ops.STAGES)
     def stages(cluster: FromCluster) -> StageList:
         return StageList(cluster.stages(), cluster.savings())
@@ -43,6 +47,8 @@ def governing() -> APIRouter:
     def set_stage(cluster: FromCluster, order: StageOrder, caller: FromCaller) -> StageList:
         return StageList(cluster.set_stage(order, caller), cluster.savings())
 
+
+def _add_budgets(router: APIRouter) -> None:
     @serves(router, ops.BUDGETS)
     def budgets(cluster: FromCluster) -> Items[BudgetRecord]:
         return Items(cluster.budgets())
@@ -55,6 +61,18 @@ def governing() -> APIRouter:
     def drop_budget(cluster: FromCluster, body: BudgetScope, caller: FromCaller) -> BudgetRecord:
         return cluster.drop_budget(body.project, caller)
 
+
+def _add_shares(router: APIRouter) -> None:
+    @serves(router, ops.SHARES)
+    def shares(cluster: FromCluster) -> Items[ShareRecord]:
+        return Items(cluster.shares())
+
+    @serves(router, ops.SET_SHARE, body=True)
+    def set_share(cluster: FromCluster, order: ShareOrder, caller: FromCaller) -> ShareRecord:
+        return cluster.set_share(order, caller)
+
+
+def _add_signals(router: APIRouter) -> None:
     @serves(router, ops.SIGNALS)
     def signals(cluster: FromCluster) -> Items[SignalRecord]:
         return Items(cluster.signals())
@@ -67,6 +85,8 @@ def governing() -> APIRouter:
     def drop_signal(cluster: FromCluster, body: SignalKind, caller: FromCaller) -> SignalRecord:
         return cluster.drop_signal(body.kind, caller)
 
+
+def _add_caps(router: APIRouter) -> None:
     @serves(router, ops.CAPS)
     def caps(cluster: FromCluster) -> Items[CapRecord]:
         return Items(cluster.caps())
@@ -83,18 +103,8 @@ def governing() -> APIRouter:
     def cap_csv(cluster: FromCluster, number: CapNumber) -> CapCsv:
         return CapCsv(number, cluster.cap_csv(number))
 
+
+def _add_audit(router: APIRouter) -> None:
     @serves(router, ops.AUDIT)
     def audit(cluster: FromCluster, after: AfterNumber = 0, limit: Limit = 100) -> NumberedPage[AuditRecord]:
         return cluster.audit(after=after, limit=limit)
-
-    return router
-
-
-def _add_shares(router: APIRouter) -> None:
-    @serves(router, ops.SHARES)
-    def shares(cluster: FromCluster) -> Items[ShareRecord]:
-        return Items(cluster.shares())
-
-    @serves(router, ops.SET_SHARE, body=True)
-    def set_share(cluster: FromCluster, order: ShareOrder, caller: FromCaller) -> ShareRecord:
-        return cluster.set_share(order, caller)
