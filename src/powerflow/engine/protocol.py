@@ -7,6 +7,7 @@ name is launched twice, only one process starts.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,11 +37,24 @@ class RankName(NamedTuple):
 
 
 class RankState(StrEnum):
-    """State of a rank: it runs, has ended, or is lost (the engine cannot find out how it ended)."""
+    """State of a rank.
 
+    A lost rank does not run any more, and this is proven: its node answers again after a restart and does not know the
+    rank, or an operator has said that the node is off. A node that does not answer proves nothing, because its ranks
+    may run on: they are unreachable, and their GPUs stay taken.
+    """
+
+    STARTING = "starting"  # the launch was accepted, but the node has not confirmed it yet
+    NOT_STARTED = "not started"  # it could not be started (`RankStatus.why`); its name may be launched again
     RUNNING = "running"
+    UNREACHABLE = "unreachable"  # its node does not answer; it may run
     EXITED = "exited"
-    LOST = "lost"  # the engine cannot find out how it ended (its node is gone)
+    LOST = "lost"  # it does not run any more, but nobody knows how it ended
+
+    @property
+    def may_run(self) -> bool:
+        """True if a process of the rank may be alive, so that its GPUs are taken."""
+        return self in (RankState.STARTING, RankState.RUNNING, RankState.UNREACHABLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +66,8 @@ class RankSpec:
         node: Name of the node to run on.
         command: Program and its arguments. No shell interprets them.
         env: All environment variables of the process; it inherits no others.
-        directory: Working directory.
+        directory: Working directory; "" for the folder of the gang's mailbox on the node.
+        gpus: Numbers of the node's GPUs that the rank computes on.
         user: Login name of the user to run as, who must not have more rights than the engine's user. "" for the
             engine's user.
         memory_bytes: Limit of memory in bytes; 0 for none. Enforced only if `Engine.limits` contains "memory".
@@ -66,6 +81,7 @@ class RankSpec:
     command: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
     directory: str = os.curdir
+    gpus: tuple[int, ...] = ()
     user: str = ""
     memory_bytes: int = 0
     cpus: float = 0.0
@@ -84,6 +100,9 @@ class RankStatus:
         code: Exit code; −N if signal N ended the rank (as in `subprocess`). None while the rank runs or if it is lost.
         started_s, ended_s: Start and end of the rank, Unix seconds; ``ended_s`` is nan while the rank runs.
         rebooted: True if the rank ended because its machine went down. The machine has been booted again since then.
+        gpus: UUIDs of the GPUs that the node has given to the rank.
+        why: Why the rank could not be started; "" if it was started.
+        retry: True if a rank that could not be started may start later, when it is launched again.
     """
 
     name: RankName
@@ -94,15 +113,38 @@ class RankStatus:
     started_s: float
     ended_s: float
     rebooted: bool = False
+    gpus: tuple[str, ...] = ()
+    why: str = ""
+    retry: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class EngineNode:
-    """A node of an engine: its name, its number of GPUs, and whether the engine can reach the node now."""
+    """A node of an engine. A node that has left the cluster in order is not listed any more.
+
+    Attributes:
+        name: Name of the node.
+        gpus: Number of its GPUs.
+        up: True if the node answers now.
+        gpu_type: Type of its GPUs; "" if the engine does not know it.
+        address: Address at which ranks on other nodes reach ranks on this node.
+        interface: Network interface of this address, for gloo and NCCL.
+        incarnation: Changes with each boot of the node and with each start of its agent; "" if there are no agents.
+        labels: What the site says about the node: ``rack``, ``switch``, and others.
+        versions: Versions of ``python``, ``torch`` and ``powerflow`` on the node; empty if unknown.
+        seen_s: When the node last answered, Unix seconds by the clock of the controller; nan if unknown.
+    """
 
     name: str
     gpus: int
     up: bool = True
+    gpu_type: str = ""
+    address: str = "127.0.0.1"
+    interface: str = "lo"
+    incarnation: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    seen_s: float = math.nan
 
 
 class EngineError(RuntimeError):
@@ -138,6 +180,37 @@ class Engine(Protocol):
         Raises:
             Fenced: The epoch of the rank is lower than the fence of its gang.
             EngineError: The rank cannot be started: the node, command, directory or user does not exist, for example.
+        """
+        ...
+
+    def launch_all(self, specs: Sequence[RankSpec]) -> Sequence[RankStatus]:
+        """Begin to start ranks, without waiting for their nodes; return their statuses in the same order.
+
+        A rank is ``STARTING`` until its node answers. Then it runs, or is ``NOT_STARTED`` with the reason.
+        A name that was launched before keeps its status, unless it is ``NOT_STARTED``: then it is launched again.
+
+        Raises:
+            Fenced: The epoch of a rank is lower than the fence of its gang. No rank was launched.
+        """
+        ...
+
+    def check(self, spec: RankSpec) -> str:
+        """Return why a rank cannot run on its node as its spec says, in one line; "" if nothing is known against it.
+
+        The node is asked: does it have the user, the directory and the interpreter?
+
+        Raises:
+            EngineError: The node does not answer.
+        """
+        ...
+
+    def declare_off(self, node: str) -> None:
+        """Accept an operator's word that an unreachable node is off: its ranks are ``LOST`` from now on.
+
+        If the node answers later with ranks that still run, they are ended before anything else.
+
+        Raises:
+            EngineError: The node answers, or the engine does not have it.
         """
         ...
 
