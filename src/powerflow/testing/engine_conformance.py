@@ -55,7 +55,7 @@ def ended(engine: Engine, name: RankName) -> RankStatus:
     def over() -> bool:
         status = status_of(engine, name)
         assert status is not None, f"{name} is not known"
-        return status.state is not RankState.RUNNING
+        return not status.state.may_run
 
     until(engine, over)
     status = status_of(engine, name)
