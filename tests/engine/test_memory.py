@@ -5,7 +5,9 @@ import signal
 import pytest
 
 from powerflow.engine.protocol import EngineError, EngineNode, Fenced, RankName, RankSpec, RankState
+from powerflow.testing.bed import Bed
 from powerflow.testing.engine_conformance import EngineConformance, Place, ended, status_of
+from powerflow.testing.engine_conformance_nodes import MultiNodeConformance
 from powerflow.testing.memory_engine import MemoryCluster, MemoryEngine, Part
 
 
@@ -14,6 +16,25 @@ class TestMemoryEngine(EngineConformance):
     def place(self) -> Place:
         stage = MemoryCluster({"n1": 4, "n2": 4})
         return lambda: MemoryEngine(stage)
+
+
+class TestSeveralNodes(MultiNodeConformance):
+    @pytest.fixture
+    def bed(self) -> Bed:
+        stage = MemoryCluster({"n1": 4, "n2": 4, "n3": 4})
+        return Bed(
+            lambda: MemoryEngine(stage),
+            cut=stage.cut,
+            mend=stage.mend,
+            crash=stage.crash,
+            boot=stage.boot,
+            kill_agent=stage.kill_agent,
+            start_agent=stage.start_agent,
+            delay=stage.delay,
+            fence_of=stage.fence_of,
+            add=lambda name: stage.add(name, 4),
+            leave=stage.leave,
+        )
 
 
 def rank(number: int, node: str = "n1") -> RankSpec:

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 
 from powerflow.engine.local.records import file_name
 from powerflow.engine.protocol import EngineError, EngineNode, RankName, RankSpec, RankState, RankStatus
-from powerflow.testing.memory_cluster import MemoryCluster, Part, perform
+from powerflow.testing.memory_cluster import MemoryCluster
+from powerflow.testing.memory_part import Part, perform
 
 __all__ = ["MemoryCluster", "MemoryEngine", "Part", "perform"]
 
