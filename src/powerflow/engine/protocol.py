@@ -67,13 +67,13 @@ class RankSpec:
         command: Program and its arguments. No shell interprets them.
         env: All environment variables of the process; it inherits no others.
         directory: Working directory; "" for the folder of the gang's mailbox on the node.
-        gpus: Numbers of the node's GPUs that the rank computes on.
         user: Login name of the user to run as, who must not have more rights than the engine's user. "" for the
             engine's user.
         memory_bytes: Limit of memory in bytes; 0 for none. Enforced only if `Engine.limits` contains "memory".
         cpus: Limit of CPUs; 0 for none. Enforced only if `Engine.limits` contains "cpus".
         python: True if ``command`` is ``[python, script, …]`` and the engine may run it in an interpreter that has
             already imported modules.
+        gpus: Numbers of the node's GPUs that the rank computes on.
     """
 
     name: RankName
@@ -81,11 +81,11 @@ class RankSpec:
     command: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
     directory: str = os.curdir
-    gpus: tuple[int, ...] = ()
     user: str = ""
     memory_bytes: int = 0
     cpus: float = 0.0
     python: bool = False
+    gpus: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,7 +102,8 @@ def spec_row(spec: RankSpec) -> dict[str, Any]:
 
 def spec_from_row(row: Mapping[str, Any]) -> RankSpec:
     """Return the spec that a JSON object from `spec_row` describes. It has no environment variables."""
-    return RankSpec(**{**row, "name": RankName.parse(row["name"]), "command": tuple(row["command"])})
+    known = {"name": RankName.parse(row["name"]), "command": tuple(row["command"]), "gpus": tuple(row.get("gpus", ()))}
+    return RankSpec(**{**row, **known})
 
 
 def status_row(status: RankStatus) -> list[Any]:

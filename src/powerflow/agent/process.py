@@ -1,0 +1,160 @@
+"""Run the agent of this machine as a process: dial the controller, or listen on a socket of this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from powerflow.agent.about import LOOPBACK, address_towards, interface_of, versions
+from powerflow.agent.node_agent import NodeAgent
+from powerflow.engine.cluster.frames import answer_frames
+from powerflow.engine.cluster.rows import node_row
+from powerflow.engine.cluster.sealed import AgentSide, JoinToken, own_key
+from powerflow.engine.local import LocalEngine
+from powerflow.engine.protocol import EngineNode
+from powerflow.errors import InputError
+from powerflow.osutil.files import try_lock
+from powerflow.osutil.processes import boot_id
+
+#: Waits between two attempts to reach the controller, seconds.
+_FIRST_WAIT_S, _MOST_WAIT_S = 0.2, 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSettings:
+    """Settings of the agent of one machine.
+
+    Attributes:
+        directory: Folder for all files of the agent.
+        token: The join token.
+        controller: Host and port of the controller; None to listen on a socket in ``directory`` instead.
+        nodes: Number of GPUs for each node of this machine.
+        machine: Name of this machine.
+        address: Address at which other machines reach this one; "" for the address on the way to the controller.
+        labels: What the site says about the machine: ``rack``, ``switch``, and others.
+        preload: Modules that are imported once for the ranks of all Python scripts.
+    """
+
+    directory: Path
+    token: JoinToken
+    controller: tuple[str, int] | None
+    nodes: Mapping[str, int]
+    machine: str = field(default_factory=platform.node)
+    address: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    preload: Sequence[str] = ()
+
+
+def run_agent(settings: AgentSettings) -> None:
+    """Run the agent until SIGTERM or Ctrl-C. Its ranks run on.
+
+    Raises:
+        InputError: Another agent has the folder, or a setting is wrong.
+    """
+    directory = settings.directory
+    directory.mkdir(parents=True, exist_ok=True)
+    directory.chmod(0o711)  # the folders of jobs are below
+    lock = try_lock(directory / "agent.lock", wait_s=5.0)
+    if lock is None:
+        raise InputError("another agent uses this folder", where=str(directory), fix="give each agent its own folder")
+    try:
+        asyncio.run(_run(settings))
+    finally:
+        os.close(lock)
+
+
+async def _run(settings: AgentSettings) -> None:
+    directory = settings.directory
+    incarnation = f"{boot_id()}.{time.time_ns():x}"
+    side = AgentSide(own_key(directory / "agent.key"), settings.token, incarnation)
+    with LocalEngine(directory / "ranks", settings.nodes, settings.preload, _owner(settings.token)) as engine:
+        agent = NodeAgent(directory, _about(settings, engine), engine, side)
+        tasks = [asyncio.create_task(agent.run()), asyncio.create_task(_talk(settings, agent))]
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, lambda: [task.cancel() for task in tasks])
+        try:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            agent.close()
+
+
+def _owner(token: JoinToken) -> str:
+    """Return the owner of the ranks of this machine: the controller, by its public key."""
+    return f"controller-{token.controller.hex()[:16]}"
+
+
+def _about(settings: AgentSettings, engine: LocalEngine) -> dict[str, Any]:
+    address = settings.address
+    if not address:
+        address = LOOPBACK if settings.controller is None else address_towards(*settings.controller)
+    interface, found = interface_of(address), versions()
+    nodes = [
+        EngineNode(name, gpus, True, "", address, interface, labels=settings.labels, versions=found)
+        for name, gpus in settings.nodes.items()
+    ]
+    return {
+        "machine": settings.machine,
+        "nodes": [node_row(node) for node in nodes],
+        "limits": sorted(engine.limits()),
+        "notices": list(engine.notices()),
+        "interpreter": sys.executable,
+        "user": os.geteuid(),
+    }
+
+
+async def _talk(settings: AgentSettings, agent: NodeAgent) -> None:
+    if settings.controller is None:
+        await _listen(settings.directory, agent)
+    else:
+        await _dial(*settings.controller, agent)
+
+
+async def _dial(host: str, port: int, agent: NodeAgent) -> None:
+    """Keep a connection to the controller, for ever."""
+    wait_s, said = _FIRST_WAIT_S, ""
+    while True:
+        try:
+            async with asyncio.timeout(5.0):
+                reader, writer = await asyncio.open_connection(host, port)
+        except OSError as error:
+            if str(error) != said:
+                said = str(error)
+                print(f"powerflow agent: {host}:{port} cannot be reached: {error or 'no answer'}", flush=True)
+        else:
+            began_s = time.monotonic()
+            print(f"powerflow agent: connected to {host}:{port}", flush=True)
+            said = ""
+            await answer_frames(reader, writer, agent.answer)
+            print(f"powerflow agent: the connection to {host}:{port} has ended; ranks run on", flush=True)
+            if time.monotonic() - began_s > _MOST_WAIT_S:
+                wait_s = _FIRST_WAIT_S
+        await asyncio.sleep(wait_s)
+        wait_s = min(2 * wait_s, _MOST_WAIT_S)
+
+
+async def _listen(directory: Path, agent: NodeAgent) -> None:
+    """Answer controllers of this machine on a socket that only the agent's user may use."""
+    path = directory / "agent.sock"
+    path.unlink(missing_ok=True)
+    before = os.umask(0o177)
+    try:
+        server = await asyncio.start_unix_server(
+            lambda reader, writer: answer_frames(reader, writer, agent.answer), str(path)
+        )
+    finally:
+        os.umask(before)
+    async with server:
+        await server.serve_forever()

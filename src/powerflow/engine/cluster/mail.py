@@ -1,0 +1,98 @@
+"""Keep the controller's copy of the jobs' mailboxes, and decide which file goes to which machine.
+
+Machines share no file system, so each has its own copy of a job's mailbox (`powerflow.elastic.mailbox`). The agent of a
+machine sends what its ranks write; the controller passes it on to the other machines of the gang, with what it writes
+itself. Each file has one writer. Two files may cross on their way, so a target or switch never replaces a later one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from powerflow.engine.protocol import RankName
+from powerflow.osutil.files import replaced
+
+#: Longest file of a mailbox that is passed on.
+MOST_BYTES = 1 << 18
+_SHARED = re.compile(r"(target|patience|switch|rendezvous-\d{1,12})\.json")
+_FROM_RANKS = re.compile(r"(switch|rendezvous-\d{1,12})\.json")
+_REPORT = re.compile(r"ranks/([A-Za-z0-9_][A-Za-z0-9._-]{0,200})\.json")
+
+
+class Letter(NamedTuple):
+    """A file of a job's mailbox: gang, path below the mailbox folder, content."""
+
+    gang: str
+    file: str
+    text: str
+
+
+def may_come_from(letter: Letter, launched: set[str]) -> bool:
+    """Return True if a machine may send a letter: it is a report of a rank of this gang there, or for all ranks.
+
+    Args:
+        letter: The letter.
+        launched: Names of the ranks that were launched on the machine.
+    """
+    if len(letter.text) > MOST_BYTES:
+        return False
+    if found := _REPORT.fullmatch(letter.file):
+        name = found.group(1)
+        return name in launched and RankName.parse(name).gang == letter.gang
+    return _FROM_RANKS.fullmatch(letter.file) is not None
+
+
+def is_for_ranks(file: str) -> bool:
+    """Return True if the name of a file is one that ranks read: reports of other ranks, or messages for all."""
+    return bool(_SHARED.fullmatch(file) or _REPORT.fullmatch(file))
+
+
+def is_older(file: str, new: str, old: str | None) -> bool:
+    """Return True if a new target or switch has a lower generation than the old one, and so must not replace it."""
+    if old is None or file not in ("target.json", "switch.json"):
+        return False
+    return _generation(file, new) < _generation(file, old)
+
+
+def _generation(file: str, text: str) -> int:
+    try:
+        content = json.loads(text)
+        return int((content["target"] if file == "switch.json" else content)["generation"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return -1
+
+
+class Mailroom:
+    """The controller's copies of all mailboxes, one folder for each gang. Only the engine and the gangs write there."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def take(self, letter: Letter) -> bool:
+        """Keep a letter that came from a machine; return False if it is older than what is kept already."""
+        path = self._directory / letter.gang / letter.file
+        if is_older(letter.file, letter.text, _text(path)):
+            return False
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with replaced(path) as file:
+            file.write(letter.text.encode())
+        return True
+
+    def letters(self, gang: str) -> Iterator[Letter]:
+        """Yield all letters of a gang that its ranks may need."""
+        folder = self._directory / gang
+        for path in [*folder.glob("[!.]*.json"), *folder.glob("ranks/[!.]*.json")]:
+            file = str(path.relative_to(folder))
+            if is_for_ranks(file) and (text := _text(path)) is not None and len(text) <= MOST_BYTES:
+                yield Letter(gang, file, text)
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
