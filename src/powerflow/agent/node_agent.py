@@ -49,7 +49,7 @@ class NodeAgent:
         self._about, self._engine, self._side = about, engine, side
         self._term_file = directory / "term.json"
         self._term = int((read_json(self._term_file) or {"term": 0})["term"])
-        self._session = ""  # the session whose orders are obeyed
+        self._sessions: set[str] = set()  # those whose orders are obeyed, of the controller with the highest term
         self._mailboxes = Mailboxes(directory / "jobs")
         self._changes = RankChanges()
         self._letters: dict[tuple[str, str], tuple[Letter, int]] = {}
@@ -108,7 +108,7 @@ class NodeAgent:
     async def _obey(self, session: str, order: Answer) -> Answer:
         if order["do"] == "welcome":
             return await self._welcome(session, order)
-        if order["do"] not in _OWN and session != self._session:
+        if order["do"] not in _OWN and session not in self._sessions:
             raise EngineError("another controller has taken over this machine")
         verb = self._verbs.get(order["do"])
         if verb is None:
@@ -119,13 +119,14 @@ class NodeAgent:
         return self._about | {"time_s": time.time()}
 
     async def _welcome(self, session: str, order: Answer) -> Answer:
-        """Obey this session from now on, and no other; know all fences, and end the ranks that count as lost."""
+        """Obey this session, and no earlier controller; know all fences, and end the ranks that count as lost."""
         if order["term"] < self._term:
             raise EngineError("another controller, which was started later, has taken over this machine")
         if order["term"] > self._term:
             self._term = int(order["term"])
             replace_json(self._term_file, {"term": self._term}, durable=True)
-        self._session = session
+            self._sessions.clear()
+        self._sessions.add(session)
         while self._launching:  # launches of an earlier session: their ranks must be in the next answer
             await asyncio.sleep(0.01)
         await self._do(self._set_fences, order["fences"])
@@ -148,7 +149,8 @@ class NodeAgent:
             await self._do(self._look, asyncio.get_running_loop())
         finally:
             self._launching -= 1
-        return {"ranks": rows}
+        refused = {spec.name.gang for spec in specs if self._fences.get(spec.name.gang, 0) > spec.name.epoch}
+        return {"ranks": rows, "fences": {gang: self._fences[gang] for gang in refused}}
 
     def _made_own(self, spec: RankSpec, interpreter: str) -> RankSpec:
         """Return a spec with the paths of this machine: mailbox folder, and Python interpreter."""

@@ -51,6 +51,7 @@ COMMANDS = (
     Command("replay", "replay", "Estimate what PowerFlow would have saved on your own log."),
     Command("demo", "demo", "Train ten small jobs on an emulated cluster of this machine."),
     Command("serve", "serve", "Run the controller of a live cluster."),
+    Command("agent", "agent", "Run the agent of this machine for a controller on another one."),
     Command("token", "app", "Make, list and revoke tokens for the controller."),
     Command("submit", "submit", "Submit a job to the controller.", home="cluster.submit"),
     Command("queue", "queue", "List jobs with their GPUs, clocks and progress.", home="cluster.queue"),

@@ -44,6 +44,11 @@ def until(engine: Engine, reached: Callable[[], bool]) -> None:
         engine.wait(0.05)
 
 
+def learns(engine: Engine, name: RankName) -> None:
+    """Wait until an engine object has learned of a rank that another engine object has launched."""
+    until(engine, lambda: status_of(engine, name) is not None)
+
+
 def status_of(engine: Engine, name: RankName) -> RankStatus | None:
     """Return the status of a rank; None if the engine does not know the rank."""
     return next((status for status in engine.ranks() if status.name == name), None)
@@ -224,6 +229,7 @@ class EngineConformance:
         engine, other = place(), place()
         spec = self.spec(engine, "sleep", "60")
         engine.launch(spec)
+        learns(other, spec.name)
         engine.ranks()
         other.ranks()
         assert not engine.wait(0.01)
@@ -232,7 +238,9 @@ class EngineConformance:
         waiters = [threading.Thread(target=lambda e=each: told.append(_waits(e))) for each in (engine, engine, other)]
         for waiter in waiters:
             waiter.start()
-        place().signal(spec.name, signal.SIGTERM)
+        third = place()
+        learns(third, spec.name)
+        third.signal(spec.name, signal.SIGTERM)
         for waiter in waiters:
             waiter.join()
         assert told == [True, True, True]
@@ -242,6 +250,7 @@ class EngineConformance:
         engine, other = place(), place()
         spec = self.spec(engine, "sleep", "60")
         engine.launch(spec)
+        learns(other, spec.name)
         engine.ranks()
         other.signal(spec.name, signal.SIGTERM)
         ended(other, spec.name)  # over before the first one waits

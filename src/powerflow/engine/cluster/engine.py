@@ -78,6 +78,7 @@ class ClusterEngine:
         self._mailroom = Mailroom(mail)
         self._changed = threading.Condition()  # guards the tables below
         self._version = 0
+        self._closed = False
         self._seen = threading.local()
         self._snapshot: tuple[int, tuple[RankStatus, ...]] = (-1, ())
         self._machines: dict[str, Machine] = {}
@@ -108,6 +109,7 @@ class ClusterEngine:
     def nodes(self) -> Sequence[EngineNode]:
         """Return all nodes of all machines that have ever joined and have not left."""
         with self._changed:
+            self._refuse_if_closed()
             return [node for machine in self._machines.values() for node in machine.listed()]
 
     def limits(self) -> frozenset[str]:
@@ -130,9 +132,14 @@ class ClusterEngine:
                 if not self._changed.wait(deadline_s - time.monotonic()):
                     raise EngineError(f"{spec.node} has not said whether {spec.name} runs", retry=True)
                 status = self._status(spec.name) or status
-        if status.state is RankState.NOT_STARTED:
-            raise EngineError(status.why, retry=status.retry)
-        return status
+            if status.state is not RankState.NOT_STARTED:
+                return status
+            if (machine := self._machine_of(spec.name)) is not None:  # the caller hears of it now, and nobody later
+                del machine.ranks[spec.name]
+                self._keep(machine)
+                self._tell()
+            fenced = self._fences.get(spec.name.gang, 0) > spec.name.epoch
+        raise (Fenced if fenced else EngineError)(status.why, retry=status.retry)
 
     def launch_all(self, specs: Sequence[RankSpec]) -> Sequence[RankStatus]:
         """Begin to start ranks, without waiting for their machines. See `Engine.launch_all`."""
@@ -141,11 +148,12 @@ class ClusterEngine:
         answers = []
         with self._changed:
             for spec in checked:
-                if (least := self._fences.get(spec.name.gang, 0)) > spec.name.epoch:
+                least = self._fences.get(spec.name.gang, 0)
+                if least > spec.name.epoch and not self._is_launched(spec.name):
                     raise Fenced(f"{spec.name} is refused: {spec.name.gang} is at epoch {least} already")
             for spec in checked:
                 known = self._status(spec.name)
-                if known is not None and known.state is not RankState.NOT_STARTED:
+                if known is not None and self._is_launched(spec.name):
                     answers.append(known)
                     continue
                 machine = self._machines.get(self._where.get(spec.node, ""))
@@ -214,6 +222,7 @@ class ClusterEngine:
     def ranks(self) -> Sequence[RankStatus]:
         """Return the status of every rank that was not deleted with `forget`."""
         with self._changed:
+            self._refuse_if_closed()
             if self._snapshot[0] != self._version:
                 found = tuple(status for machine in self._machines.values() for status in machine.statuses())
                 self._snapshot = self._version, found
@@ -224,7 +233,8 @@ class ClusterEngine:
         """Wait until a rank has changed since this thread last called `ranks` or `wait`."""
         before = getattr(self._seen, "version", -1)
         with self._changed:
-            self._changed.wait_for(lambda: self._version != before, max(0.0, timeout_s))
+            self._refuse_if_closed()
+            self._changed.wait_for(lambda: self._version != before or self._closed, max(0.0, timeout_s))
             self._seen.version = self._version
             return self._version != before
 
@@ -260,6 +270,9 @@ class ClusterEngine:
 
     def close(self) -> None:
         """Disconnect from all agents; their ranks continue to run."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
         if self._thread.is_alive():
             self.run(self._close())
             self.loop.call_soon_threadsafe(self.loop.stop)
@@ -377,9 +390,11 @@ class ClusterEngine:
             with self._changed:
                 machine.seen_s = time.time()
                 if answer["ranks"] or answer["gone"]:
+                    before = dict(machine.ranks)
                     machine.take(answer["ranks"], answer["gone"], whole=False)
-                    self._keep(machine)
-                    self._tell()
+                    if machine.ranks != before:  # otherwise the answer to a launch has told it already
+                        self._keep(machine)
+                        self._tell()
                 machine.version = answer["version"]
             self._is_up(machine, True)
             self._mail(machine, answer["letters"])
@@ -407,9 +422,6 @@ class ClusterEngine:
                 passed.setdefault(name, []).append(list(letter))
         for name, found in passed.items():
             self._put(name, {"do": "post", "letters": found})
-        if passed or letters:
-            with self._changed:
-                self._tell()
 
     def _send_launches(self, machine: str, specs: Sequence[RankSpec]) -> None:
         gangs = {spec.name.gang for spec in specs}
@@ -438,6 +450,8 @@ class ClusterEngine:
                     if (known := machine.ranks.get(RankName.parse(row["name"]))) and known.state is RankState.STARTING
                 ]
                 machine.take(rows, (), whole=False)
+                for gang, epoch in answer["fences"].items():  # set by another engine object of this controller
+                    self._fences[gang] = max(epoch, self._fences.get(gang, 0))
             for rank in ranks:
                 self._specs.pop(rank, None)
             self._keep(machine)
@@ -495,12 +509,20 @@ class ClusterEngine:
     def _keep(self, machine: Machine) -> None:
         self._kept.put(f"machine.{machine.name}", machine.row())
 
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise EngineError("this engine object was closed")
+
     def _tell(self) -> None:
         self._version += 1
         self._changed.notify_all()
 
     def _machine_of(self, rank: RankName) -> Machine | None:
         return next((machine for machine in self._machines.values() if rank in machine.ranks), None)
+
+    def _is_launched(self, rank: RankName) -> bool:
+        status = self._status(rank)
+        return status is not None and status.state is not RankState.NOT_STARTED
 
     def _machines_of(self, gang: str) -> list[str]:
         return [machine.name for machine in self._machines.values() if any(name.gang == gang for name in machine.ranks)]
