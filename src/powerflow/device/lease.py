@@ -47,6 +47,9 @@ class Clocks:
         gpus: The GPUs.
         say: Function that is called with the reason if clocks cannot be set; once for each reason.
         lease_s: Seconds after the last `renew` at which the watchdog restores the clocks. Call `renew` well before.
+
+    Attributes:
+        lease_s: As above. It may be changed, for the next `renew`.
     """
 
     def __init__(
@@ -61,7 +64,7 @@ class Clocks:
         (self._directory / "prior").mkdir(parents=True, exist_ok=True)
         self._gpus = {gpu.uuid: gpu for gpu in gpus}
         self._say = say
-        self._lease_s = lease_s
+        self.lease_s = lease_s
         self._left: dict[str, tuple[float, float | None]] = {}  # clock requested last, and clock read after it
         self._refused: set[str] = set()
         self._said = False
@@ -153,7 +156,7 @@ class Clocks:
             prior = {"uuid": gpu.uuid, **address, "prior_mhz": prior_mhz}
             replace_json(note, prior, durable=True)
             self._renew([prior])
-        elif lease_left_s(self._directory) < self._lease_s / 2:
+        elif lease_left_s(self._directory) < self.lease_s / 2:
             self._renew(list(_notes(self._directory).values()))
         try:
             gpu.lock_clock(clock_mhz)
@@ -163,7 +166,7 @@ class Clocks:
             self._refuse(gpu.uuid, error)
 
     def _renew(self, notes: Sequence[Mapping[str, Any]]) -> None:
-        until_s = boottime_s() + self._lease_s
+        until_s = boottime_s() + self.lease_s
         replace_json(self._directory / "lease.json", {"boot": boot_id(), "until_s": until_s})
         if any(held["kind"] is not None for held in notes):
             _start_watchdog(self._directory)

@@ -12,7 +12,7 @@ arithmetic. `Meter` reads GPUs and adds up.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -210,23 +210,25 @@ def _whole_mj(joules: float) -> int:
 
 
 class Meter:
-    """Meter of some GPUs. Only one thread may use it.
+    """Meter of some GPUs of one machine. Only one thread may use it.
 
     Call `sample` about once a second; with shorter intervals the integral of power is more exact. Call `settle`
     whenever a GPU gets another owner (job).
 
     Args:
-        gpus: The GPUs. A GPU that does not answer yet is metered from its first answer on.
+        gpus: The GPUs, all of one machine: their readings are on one clock, and end with one boot. A GPU that does not
+            answer yet is metered from its first answer on.
         state: Result of `state` of an earlier meter, stored together with the energy that the earlier meter returned.
             Energy since then goes to the GPUs' owners at that time. None: start without earlier energy.
+        boot: Id of the machine's present boot; None to ask this machine.
 
     Attributes:
-        readings: Last reading by UUID, of each GPU that answered.
-        errors: Error by UUID, of each GPU that did not answer.
+        readings: Last reading by UUID, of each GPU that answered when it was last read.
+        errors: Error by UUID, of each GPU that did not answer when it was last read.
         powers: Mean power by UUID at the last reading.
     """
 
-    def __init__(self, gpus: Sequence[Gpu], state: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, gpus: Sequence[Gpu], state: Mapping[str, Any] | None = None, *, boot: str | None = None) -> None:
         self.readings: dict[str, Reading] = {}
         self.errors: dict[str, DeviceError] = {}
         self.powers: dict[str, MeanPower] = {}
@@ -234,52 +236,83 @@ class Meter:
         self._gpus = gpus
         self._accounts: dict[str, MeterAccount] = {}
         self._settled_s: float | None = None
+        self._boot = boot_id() if boot is None else boot
         self._same_boot = True
         if state is not None and state.get("version") == VERSION:
             self._settled_s = state["settled_s"]
-            self._same_boot = state["boot"] == boot_id()
+            self._same_boot = state["boot"] == self._boot
             self._accounts = {uuid: _account(plain) for uuid, plain in state["accounts"].items()}
         self._unread = set(self._accounts)
 
-    def sample(self) -> None:
-        """Read all GPUs, and add the energy since the last reading to their accounts.
+    def sample(self, only: Collection[str] | None = None) -> None:
+        """Read GPUs, and add the energy since their last reading to their accounts.
 
         GPUs that take time to answer are read in parallel, so that a GPU that is stuck delays no other GPU.
+
+        Args:
+            only: UUIDs of the GPUs to read; None for all GPUs.
         """
-        readings: dict[str, Reading] = {}
-        errors: dict[str, DeviceError] = {}
-        powers: dict[str, MeanPower] = {}
-        for gpu in self._gpus:
+        chosen = [gpu for gpu in self._gpus if only is None or gpu.uuid in only]
+        for gpu in chosen:
             if isinstance(gpu, ReadsAhead):
                 gpu.begin_reading()
-        for gpu in self._gpus:
+        for gpu in chosen:
             try:
                 reading = sane(gpu.read())
             except DeviceError as error:
-                errors[gpu.uuid] = error
+                self.errors[gpu.uuid] = error
+                self.readings.pop(gpu.uuid, None)
+                self.powers.pop(gpu.uuid, None)
                 continue
-            readings[gpu.uuid] = reading
-            account = self._accounts.get(gpu.uuid)
-            if account is None:
-                self._accounts[gpu.uuid] = MeterAccount(reading.time_s, reading.power_w, reading.energy_j)
-                powers[gpu.uuid] = MeanPower(reading.power_w, 0.0 if gpu.emulated else AVERAGED_S)
-                continue
-            same_boot = self._same_boot or gpu.uuid not in self._unread
-            self._unread.discard(gpu.uuid)
-            jump = None
-            if not gpu.emulated:
-                integral_j = _integral_j(account.power_w, reading.power_w, reading.time_s - account.time_s)
-                counted_j = _counted_j(account.energy_j, reading.energy_j, integral_j, same_boot)
-                since_s = account.time_s if same_boot else 0.0
-                before = self.readings.get(gpu.uuid)
-                limit_w = max(limit_of(reading), limit_of(before) if before else MOST_W)
-                jump = impossible(gpu.uuid, account.energy_j, reading, since_s, counted_j, limit_w)
-            if jump is not None:
-                self._jumps.append(jump)
-            counts = same_boot and jump is None
-            powers[gpu.uuid] = mean_power(account, reading, counts=counts, emulated=gpu.emulated)
-            self._accounts[gpu.uuid] = advance(account, reading, same_boot, counts=jump is None)
-        self.readings, self.errors, self.powers = readings, errors, powers
+            self._take(gpu, reading)
+            self.errors.pop(gpu.uuid, None)
+
+    def _take(self, gpu: Gpu, reading: Reading) -> None:
+        """Add a new reading of a GPU to its account."""
+        before, account = self.readings.get(gpu.uuid), self._accounts.get(gpu.uuid)
+        self.readings[gpu.uuid] = reading
+        if account is None:
+            self._accounts[gpu.uuid] = MeterAccount(reading.time_s, reading.power_w, reading.energy_j)
+            self.powers[gpu.uuid] = MeanPower(reading.power_w, 0.0 if gpu.emulated else AVERAGED_S)
+            return
+        same_boot = self._same_boot or gpu.uuid not in self._unread
+        self._unread.discard(gpu.uuid)
+        jump = None
+        if not gpu.emulated:
+            integral_j = _integral_j(account.power_w, reading.power_w, reading.time_s - account.time_s)
+            counted_j = _counted_j(account.energy_j, reading.energy_j, integral_j, same_boot)
+            since_s = account.time_s if same_boot else 0.0
+            limit_w = max(limit_of(reading), limit_of(before) if before else MOST_W)
+            jump = impossible(gpu.uuid, account.energy_j, reading, since_s, counted_j, limit_w)
+        if jump is not None:
+            self._jumps.append(jump)
+        counts = same_boot and jump is None
+        self.powers[gpu.uuid] = mean_power(account, reading, counts=counts, emulated=gpu.emulated)
+        self._accounts[gpu.uuid] = advance(account, reading, same_boot, counts=jump is None)
+
+    def hand_out(self, owners: Mapping[str, str | None]) -> dict[str, dict[str | None, int]]:
+        """Return the energy of each GPU since the last call, and set the owner of each GPU from its last reading on.
+
+        Args:
+            owners: Owner by UUID of the GPU; a GPU that is missing is idle. A GPU that did not answer when it was last
+                read keeps its owner until it answers, because its energy since then is unknown.
+
+        Returns:
+            Millijoules by UUID and owner; None stands for idle. GPUs without new energy are left out.
+        """
+        drawn_mj: dict[str, dict[str | None, int]] = {}
+        for uuid, account in self._accounts.items():
+            if account.owed_mj:
+                drawn_mj[uuid] = dict(account.owed_mj)
+            owner = owners.get(uuid) if uuid in self.readings else account.owner
+            if account.owed_mj or owner != account.owner:
+                self._accounts[uuid] = replace(account, owner=owner, owed_mj=())
+        return drawn_mj
+
+    def owner(self, uuid: str) -> str | None:
+        """Return the owner to which the energy of a GPU goes since its last reading; None if it is idle or unknown."""
+        account = self._accounts.get(uuid)
+        return account.owner if account is not None else None
 
     def settle(self, now_s: float, owners: Mapping[str, str | None]) -> Settled:
         """Read all GPUs, return the energy since the last call, and set the owner (a job) of each GPU from now on.
@@ -291,15 +324,12 @@ class Meter:
         self.sample()
         jobs_mj: dict[str, int] = {}
         idle_mj = 0
-        for uuid, account in self._accounts.items():
-            for owner, drawn_mj in account.owed_mj:
+        for of_gpu in self.hand_out(owners).values():
+            for owner, drawn_mj in of_gpu.items():
                 if owner is None:
                     idle_mj += drawn_mj
                 else:
                     jobs_mj[owner] = jobs_mj.get(owner, 0) + drawn_mj
-            # a GPU that does not answer keeps its owner until it does: its energy since then is unknown
-            owner = owners.get(uuid) if uuid in self.readings else account.owner
-            self._accounts[uuid] = replace(account, owner=owner, owed_mj=())
         since_s, self._settled_s = self._settled_s if self._settled_s is not None else now_s, now_s
         lost = tuple(gpu.uuid for gpu in self._gpus if gpu.uuid not in self.readings)
         return Settled(since_s, now_s, jobs_mj, idle_mj, sum(jobs_mj.values()) + idle_mj, lost)
@@ -339,7 +369,7 @@ class Meter:
             accounts[uuid] = {
                 name: None if isinstance(value, float) and math.isnan(value) else value for name, value in plain.items()
             }
-        return {"version": VERSION, "boot": boot_id(), "settled_s": self._settled_s, "accounts": accounts}
+        return {"version": VERSION, "boot": self._boot, "settled_s": self._settled_s, "accounts": accounts}
 
 
 def _account(plain: Mapping[str, Any]) -> MeterAccount:

@@ -35,7 +35,8 @@ class Reading:
     """State of one GPU at one moment. A number that the GPU does not report is nan.
 
     Attributes:
-        time_s: Time of the reading, in seconds on the monotonic clock of this machine.
+        time_s: Time of the reading, in seconds on the monotonic clock of the GPU's machine. It means nothing on another
+            machine: a reading that travels carries its age instead.
         power_w: Power now.
         energy_j: Value of the GPU's energy counter: joules since some fixed moment.
         clock_mhz: Clock of the GPU now.

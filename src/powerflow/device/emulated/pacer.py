@@ -18,6 +18,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from powerflow.cost.model import JobModel, gpu_power, step_time
 from powerflow.device.emulated.gpu import EmulatedGpu, own_identity
@@ -37,7 +38,12 @@ SLICE_S = 0.01
 
 
 def emulate_rank(
-    path: str | os.PathLike[str], truth: JobModel, gpus: Sequence[EmulatedGpu], *, time_scale: float = 1.0
+    path: str | os.PathLike[str],
+    truth: JobModel,
+    gpus: Sequence[EmulatedGpu],
+    *,
+    time_scale: float = 1.0,
+    throttle: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
     """Write the file that makes a rank train as if on emulated GPUs.
 
@@ -49,6 +55,7 @@ def emulate_rank(
         gpus: The emulated GPUs of the rank, one or more.
         time_scale: Factor on the duration of steps (0.1 makes them ten times as short). Power stays the same, so the
             energy of a step changes by the same factor.
+        throttle: What the rank's machine must know to slow the rank down from outside, kept in the file for it.
 
     Raises:
         InputError: There is no GPU, or ``time_scale`` is not above 0.
@@ -61,6 +68,7 @@ def emulate_rank(
         "model": model_json(truth),
         "gpus": [str(gpu.path.resolve()) for gpu in gpus],
         "time_scale": time_scale,
+        **({"throttle": dict(throttle)} if throttle else {}),
     }
     replace_json(Path(path), content)
     Path(path).chmod(0o644)

@@ -48,6 +48,7 @@ class Throttle:
             all groups.
         truth: True cost model of the job.
         nodes, local_batch, accumulation: Number of nodes, samples of one pass, and passes of a step, of the whole job.
+        total_gpus: Number of GPUs of the whole job; 0 if all of them are in ``groups``.
     """
 
     def __init__(
@@ -59,11 +60,12 @@ class Throttle:
         nodes: int = 1,
         local_batch: int,
         accumulation: int = 1,
+        total_gpus: int = 0,
     ) -> None:
         self._groups = {(group, born(group) or 0): gpus for group, gpus in groups.items()}
         self._gpus = [gpu for gpus in groups.values() for gpu in gpus]
         self._truth = truth
-        self._where = (len(self._gpus), local_batch, accumulation)
+        self._where = (total_gpus or len(self._gpus), local_batch, accumulation)
         self._crosses = nodes - 1
         self._costs: dict[float, tuple[float, float]] = {}
         self._note = Path(directory) / NOTES / f"{min(groups)}.{os.getpid()}.json"

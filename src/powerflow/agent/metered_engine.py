@@ -1,0 +1,132 @@
+"""Run ranks and meter them: an engine for the nodes of one machine, together with the machine's GPUs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+
+from powerflow.agent.devices import NodeDevices
+from powerflow.device.protocol import DeviceError
+from powerflow.engine.protocol import Engine, EngineError, EngineNode, RankName, RankSpec, RankStatus
+
+
+class MeteredEngine:
+    """Engine that gives each rank its GPUs, and reads their energy when it begins and ends. Any thread may use it.
+
+    The GPUs of a rank (`RankSpec.gpus`) get into its environment here, because only the machine itself knows them.
+    `ranks` reports the end of a rank only after the energy of its GPUs was read.
+
+    Args:
+        engine: Engine that runs ranks on this machine.
+        devices: All GPUs of this machine.
+    """
+
+    def __init__(self, engine: Engine, devices: NodeDevices) -> None:
+        self._engine, self._devices = engine, devices
+        self._guard = threading.Lock()
+        self._gpus: dict[RankName, tuple[str, ...]] = {}
+        self._last: Sequence[RankStatus] | None = None
+        self._answer: tuple[RankStatus, ...] = ()
+
+    def launch(self, spec: RankSpec) -> RankStatus:
+        """Start a rank, and return its status. See `Engine.launch`."""
+        name, devices = str(spec.name), self._devices
+        try:
+            uuids = devices.uuids(spec.node, spec.gpus)
+            env = devices.environment(name, spec.node, spec.gpus, spec.env)
+            devices.began(name, uuids)
+        except DeviceError as error:
+            raise EngineError(str(error)) from error
+        try:
+            status = self._engine.launch(replace(spec, env=env))
+        except BaseException:
+            devices.ended(name)
+            raise
+        if not status.state.may_run:
+            devices.ended(name)
+        with self._guard:
+            self._gpus[spec.name] = uuids
+            self._last = None
+        return replace(status, gpus=status.gpus or uuids)
+
+    def launch_all(self, specs: Sequence[RankSpec]) -> Sequence[RankStatus]:
+        """Start ranks one after another. See `Engine.launch_all`."""
+        found = []
+        for spec in specs:
+            name = str(spec.name)
+            try:
+                uuids = self._devices.uuids(spec.node, spec.gpus)
+                env = self._devices.environment(name, spec.node, spec.gpus, spec.env)
+                self._devices.began(name, uuids)
+            except DeviceError as error:
+                raise EngineError(str(error)) from error
+            found.append(replace(spec, env=env))
+        try:
+            statuses = self._engine.launch_all(found)
+        except BaseException:
+            for spec in specs:
+                self._devices.ended(str(spec.name))
+            raise
+        with self._guard:
+            self._last = None
+            for status, spec in zip(statuses, specs, strict=True):
+                self._gpus[spec.name] = self._devices.uuids(spec.node, spec.gpus)
+                if not status.state.may_run:
+                    self._devices.ended(str(spec.name))
+        return [replace(status, gpus=status.gpus or self._gpus[status.name]) for status in statuses]
+
+    def ranks(self) -> Sequence[RankStatus]:
+        """Return the status of every rank, after the energy of those that have ended was read."""
+        with self._guard:
+            statuses = self._engine.ranks()
+            if statuses is not self._last:
+                held = self._devices.held()
+                known = [
+                    replace(s, gpus=s.gpus or self._gpus.get(s.name) or held.get(str(s.name), ())) for s in statuses
+                ]
+                self._devices.follow(known)
+                self._last, self._answer = statuses, tuple(known)
+                self._gpus = {status.name: status.gpus for status in known}
+            return self._answer
+
+    def nodes(self) -> Sequence[EngineNode]:
+        """Return all nodes of this engine."""
+        return self._engine.nodes()
+
+    def limits(self) -> frozenset[str]:
+        """Return the limits that this engine can enforce."""
+        return self._engine.limits()
+
+    def check(self, spec: RankSpec) -> str:
+        """Return why a rank cannot run on its node as its spec says; "" if nothing is known against it."""
+        return self._engine.check(spec)
+
+    def declare_off(self, node: str) -> None:
+        """Accept an operator's word that a node is off. See `Engine.declare_off`."""
+        self._engine.declare_off(node)
+
+    def fence(self, gang: str, epoch: int) -> None:
+        """Refuse all later launches of a gang with an epoch lower than ``epoch``. See `Engine.fence`."""
+        self._engine.fence(gang, epoch)
+
+    def signal(self, name: RankName, number: int) -> bool:
+        """Send a signal to a rank and its descendants. See `Engine.signal`."""
+        return self._engine.signal(name, number)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until the state of a rank may have changed. See `Engine.wait`."""
+        return self._engine.wait(timeout_s)
+
+    def log(self, name: RankName, offset: int = 0, limit: int = 65536) -> tuple[bytes, int]:
+        """Return a part of what a rank wrote, and the offset after it. See `Engine.log`."""
+        return self._engine.log(name, offset, limit)
+
+    def forget(self, name: RankName) -> None:
+        """Delete the status and the log of a rank that has ended."""
+        self._engine.forget(name)
+        self._devices.forget(str(name))
+
+    def close(self) -> None:
+        """Disconnect from the engine; its ranks continue to run, and its GPUs are still metered."""
+        self._engine.close()
