@@ -12,7 +12,6 @@ the watchdog does it (`powerflow.device.lease`).
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import os
 import threading
@@ -25,8 +24,8 @@ from typing import Any
 from powerflow.agent.clock_audit import ClockAudit
 from powerflow.agent.clock_keeper import ClockKeeper
 from powerflow.agent.emulation import TRUTH, RankEmulation
+from powerflow.agent.gpus import described
 from powerflow.agent.ledger import Ledger
-from powerflow.cost.catalogue import declared
 from powerflow.device.claims import GpuClaims
 from powerflow.device.cuda_order import cuda_numbers, visible
 from powerflow.device.emulated.gpu import EmulatedGpu
@@ -55,6 +54,7 @@ class NodeDevices:
         machine: Name of the machine; "" for the node of the first GPU.
         clocks: Sets and resets clocks; None for real ones in ``directory``.
         clock: Monotonic clock of the machine, seconds.
+        reading_clock: The clock of the GPUs' readings: the same one, except in tests.
         boot: Id of the machine's present boot; None to ask this machine.
         claim: True to reserve the real GPUs, so that no other agent or controller of this machine uses them.
 
@@ -70,6 +70,7 @@ class NodeDevices:
         machine: str = "",
         clocks: Clocks | None = None,
         clock: Callable[[], float] = time.monotonic,
+        reading_clock: Callable[[], float] = time.monotonic,
         boot: str | None = None,
         claim: bool = True,
     ) -> None:
@@ -86,7 +87,8 @@ class NodeDevices:
         self._emulation = RankEmulation(self._directory, emulated) if emulated else None
         self._ledger = Ledger(self._directory / "ledger.json", gpus, boot=self._boot, clock=clock)
         self._refused: list[str] = []
-        self._keeper = ClockKeeper(self._gpus, clocks or Clocks(self._directory, gpus, self._refused.append))
+        clocks = clocks or Clocks(self._directory, gpus, self._refused.append)
+        self._keeper = ClockKeeper(self._gpus, clocks, reading_clock)
         self._keeper.start()
         self._audit = ClockAudit(self._directory / "audit.json")
         self._guard = threading.RLock()  # of everything above
@@ -111,27 +113,8 @@ class NodeDevices:
     # -- what is here -------------------------------------------------------------------------------------------------
 
     def describe(self) -> list[dict[str, Any]]:
-        """Return the GPUs of this machine as JSON objects, in order.
-
-        Each has ``node``, ``index``, ``uuid``, ``gpu_type``, ``emulated``, ``clocks_mhz`` (empty if clocks cannot be
-        set), ``vendor_name``, ``driver_index`` (None if unknown), and ``card``: the limits of a type that the catalogue
-        does not have, for `catalogue.declare`; None if the catalogue has it.
-        """
-        cards = {card.name: dataclasses.asdict(card) for card in declared()}
-        return [
-            {
-                "node": gpu.node,
-                "index": gpu.index,
-                "uuid": gpu.uuid,
-                "gpu_type": gpu.gpu_type,
-                "emulated": gpu.emulated,
-                "clocks_mhz": _clocks_of(gpu),
-                "vendor_name": str(getattr(gpu, "vendor_name", gpu.gpu_type)),
-                "driver_index": getattr(gpu, "driver_index", None),
-                "card": cards.get(gpu.gpu_type),
-            }
-            for gpu in self._gpus.values()
-        ]
+        """Return the GPUs of this machine as JSON objects, in order: see `powerflow.agent.gpus.described`."""
+        return [described(gpu) for gpu in self._gpus.values()]
 
     def uuids(self, node: str, numbers: Iterable[int]) -> tuple[str, ...]:
         """Return the UUIDs of GPUs of a node.
@@ -402,10 +385,3 @@ class NodeDevices:
     def _words(self, uid: str) -> str:
         gpu = self._gpus[uid]
         return f"GPU {gpu.index} of {gpu.node}"
-
-
-def _clocks_of(gpu: Gpu) -> list[float]:
-    try:
-        return [float(mhz) for mhz in gpu.clocks_mhz()]
-    except DeviceError:
-        return []

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
 from powerflow.agent.devices import NodeDevices
 from powerflow.device.protocol import DeviceError
-from powerflow.engine.protocol import Engine, EngineError, EngineNode, RankName, RankSpec, RankStatus
+from powerflow.engine.protocol import Engine, EngineError, EngineNode, Fenced, RankName, RankSpec, RankState, RankStatus
 
 
 class MeteredEngine:
@@ -52,29 +53,17 @@ class MeteredEngine:
 
     def launch_all(self, specs: Sequence[RankSpec]) -> Sequence[RankStatus]:
         """Start ranks one after another. See `Engine.launch_all`."""
-        found = []
-        for spec in specs:
-            name = str(spec.name)
-            try:
-                uuids = self._devices.uuids(spec.node, spec.gpus)
-                env = self._devices.environment(name, spec.node, spec.gpus, spec.env)
-                self._devices.began(name, uuids)
-            except DeviceError as error:
-                raise EngineError(str(error)) from error
-            found.append(replace(spec, env=env))
+        return [self._launched(spec) for spec in specs]
+
+    def _launched(self, spec: RankSpec) -> RankStatus:
         try:
-            statuses = self._engine.launch_all(found)
-        except BaseException:
-            for spec in specs:
-                self._devices.ended(str(spec.name))
+            return self.launch(spec)
+        except Fenced:
             raise
-        with self._guard:
-            self._last = None
-            for status, spec in zip(statuses, specs, strict=True):
-                self._gpus[spec.name] = self._devices.uuids(spec.node, spec.gpus)
-                if not status.state.may_run:
-                    self._devices.ended(str(spec.name))
-        return [replace(status, gpus=status.gpus or self._gpus[status.name]) for status in statuses]
+        except EngineError as error:
+            now_s = time.time()
+            state = RankState.NOT_STARTED
+            return RankStatus(spec.name, spec.node, state, 0, None, now_s, now_s, why=str(error), retry=error.retry)
 
     def ranks(self) -> Sequence[RankStatus]:
         """Return the status of every rank, after the energy of those that have ended was read."""
