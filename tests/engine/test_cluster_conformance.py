@@ -31,7 +31,7 @@ class OneMachine:
         engine = ClusterEngine(self.home / "controller", self.home / "mail", term=1)
         self.opened.append(engine)
         if self.agent is None:
-            settings = AgentSettings(self.home / "agent", engine.token, None, NODES, "here")
+            settings = AgentSettings(self.home / "agent", engine.token, (), NODES, "here")
             self.agent = multiprocessing.get_context("spawn").Process(target=run_agent, args=(settings,))
             self.agent.start()
         asyncio.run_coroutine_threadsafe(

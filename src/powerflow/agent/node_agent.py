@@ -43,6 +43,9 @@ class NodeAgent:
         about: Description of the machine for the controller, as JSON data.
         engine: Runs the ranks.
         side: The agent's side of the sealed messages.
+
+    Attributes:
+        left: Set when the controller has let this machine leave the cluster.
     """
 
     def __init__(self, directory: Path, about: Answer, engine: LocalEngine, side: AgentSide) -> None:
@@ -55,7 +58,7 @@ class NodeAgent:
         self._letters: dict[tuple[str, str], tuple[Letter, int]] = {}
         self._fences: dict[str, int] = {}
         self._launching = 0
-        self._news = asyncio.Event()
+        self._news, self.left = asyncio.Event(), asyncio.Event()
         self._pool = ThreadPoolExecutor(_STARTERS, thread_name_prefix="powerflow-ranks")
         self._verbs: dict[str, Callable[[Answer], Awaitable[Answer]]] = {
             "describe": self._describe,
@@ -67,6 +70,7 @@ class NodeAgent:
             "check": self._check,
             "forget": self._forget,
             "post": self._post,
+            "leave": self._leave,
         }
 
     async def run(self) -> None:
@@ -234,6 +238,10 @@ class NodeAgent:
     async def _post(self, order: Answer) -> Answer:
         for row in order["letters"]:
             self._mailboxes.put(Letter(*row))
+        return {}
+
+    async def _leave(self, _: Answer) -> Answer:
+        self.left.set()
         return {}
 
     # -- what has changed ---------------------------------------------------------------------------------------------

@@ -27,6 +27,8 @@ from powerflow.osutil.processes import boot_id
 
 #: Waits between two attempts to reach the controller, seconds.
 _FIRST_WAIT_S, _MOST_WAIT_S = 0.2, 2.0
+#: Time for the last answers to leave, seconds.
+_LAST_ANSWERS_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,8 @@ class AgentSettings:
     Attributes:
         directory: Folder for all files of the agent.
         token: The join token.
-        controller: Host and port of the controller; None to listen on a socket in ``directory`` instead.
+        controllers: Host and port of each controller; the one that was started last is obeyed. Empty to listen on a
+            socket in ``directory`` instead.
         nodes: Number of GPUs for each node of this machine.
         machine: Name of this machine.
         address: Address at which other machines reach this one; "" for the address on the way to the controller.
@@ -46,7 +49,7 @@ class AgentSettings:
 
     directory: Path
     token: JoinToken
-    controller: tuple[str, int] | None
+    controllers: Sequence[tuple[str, int]]
     nodes: Mapping[str, int]
     machine: str = field(default_factory=platform.node)
     address: str = ""
@@ -78,13 +81,16 @@ async def _run(settings: AgentSettings) -> None:
     side = AgentSide(own_key(directory / "agent.key"), settings.token, incarnation)
     with LocalEngine(directory / "ranks", settings.nodes, settings.preload, _owner(settings.token)) as engine:
         agent = NodeAgent(directory, _about(settings, engine), engine, side)
-        tasks = [asyncio.create_task(agent.run()), asyncio.create_task(_talk(settings, agent))]
+        tasks = [asyncio.create_task(each) for each in (agent.run(), _talk(settings, agent), agent.left.wait())]
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, lambda: [task.cancel() for task in tasks])
         try:
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.gather(*tasks)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                with contextlib.suppress(asyncio.CancelledError):
+                    task.result()
+            await asyncio.sleep(_LAST_ANSWERS_S)
         finally:
             for task in tasks:
                 task.cancel()
@@ -99,7 +105,7 @@ def _owner(token: JoinToken) -> str:
 def _about(settings: AgentSettings, engine: LocalEngine) -> dict[str, Any]:
     address = settings.address
     if not address:
-        address = LOOPBACK if settings.controller is None else address_towards(*settings.controller)
+        address = address_towards(*settings.controllers[0]) if settings.controllers else LOOPBACK
     interface, found = interface_of(address), versions()
     nodes = [
         EngineNode(name, gpus, True, "", address, interface, labels=settings.labels, versions=found)
@@ -116,10 +122,10 @@ def _about(settings: AgentSettings, engine: LocalEngine) -> dict[str, Any]:
 
 
 async def _talk(settings: AgentSettings, agent: NodeAgent) -> None:
-    if settings.controller is None:
-        await _listen(settings.directory, agent)
+    if settings.controllers:
+        await asyncio.gather(*(_dial(*each, agent) for each in settings.controllers))
     else:
-        await _dial(*settings.controller, agent)
+        await _listen(settings.directory, agent)
 
 
 async def _dial(host: str, port: int, agent: NodeAgent) -> None:

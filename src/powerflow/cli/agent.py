@@ -15,8 +15,11 @@ STATE = Path("/var/lib/powerflow-agent")
 
 def agent(
     controller: Annotated[
-        str,
-        typer.Option(metavar="HOST:PORT", help="Address of the controller for agents (powerflow serve --agents)."),
+        list[str],
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Address of the controller for agents (powerflow serve --agents); repeat it for a standby controller.",
+        ),
     ],
     token_file: Annotated[
         Path, typer.Option(help="Join token: a copy of the file join-token in the controller's state directory.")
@@ -64,7 +67,7 @@ def agent(
         AgentSettings(
             directory=state_dir.absolute(),
             token=JoinToken.parse(text, str(token_file)),
-            controller=host_and_port(controller),
+            controllers=[host_and_port(each) for each in controller],
             nodes=_nodes(machine, emulate),
             machine=machine,
             address=address,

@@ -261,6 +261,24 @@ class ClusterEngine:
             self._tell()
         self._soon(self._put, machine.name, {"do": "forget", "name": str(name)})
 
+    def remove(self, node: str) -> None:
+        """Let the machine of a node leave the cluster, with all its nodes. Its agent may join again later.
+
+        Raises:
+            EngineError: A rank may run there, or there is no such node.
+        """
+        with self._changed:
+            machine = self._machines.get(self._where.get(node, ""))
+            if machine is None:
+                raise EngineError(f"there is no node {node!r}")
+            if any(map(machine.may_run, machine.ranks)):
+                raise EngineError(f"ranks may run on {machine.name}: drain it first, or declare it off")
+            del self._machines[machine.name]
+            self._where = {name: each.name for each in self._machines.values() for name in each.nodes}
+            self._kept.put(f"machine.{machine.name}", None)
+            self._tell()
+        self._soon(self._put, machine.name, {"do": "leave"})
+
     def post(self, letter: Letter) -> None:
         """Send a file of a job's mailbox, which the controller has written, to all machines of its gang."""
         with self._changed:

@@ -1,0 +1,114 @@
+"""Agents on the hosts of a test bed, and engines on this machine that they dial."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from powerflow.engine.cluster.engine import ClusterEngine
+from powerflow.engine.cluster.listen import AgentListener
+from powerflow.osutil.files import read_json
+from powerflow.testing.hosts import Hosts
+
+#: Engine objects that can be open at the same time.
+ENGINES = 6
+
+
+class AgentsOnHosts:
+    """One agent on each host of a bed, but for the last, which is spare; the node of host i is named ``host-i``."""
+
+    def __init__(self, hosts: Hosts, home: Path) -> None:
+        self.hosts, self.home = hosts, home
+        self._numbers = {f"host-{i}": i for i in hosts.numbers()}
+        self._cut: set[int] = set()
+        self._agents: dict[int, subprocess.Popen[bytes]] = {}
+        self._opened: list[tuple[ClusterEngine, AgentListener]] = []
+        self._ports: list[int] = []
+        first = self.place(wait=False)
+        self._ports = [self._opened[0][1].port + 1 + i for i in range(ENGINES - 1)]
+        self.token = first.token.text()
+        for node in list(self._numbers)[:-1]:
+            self.start_agent(node)
+        self._await(first)
+
+    def place(self, *, wait: bool = True) -> ClusterEngine:
+        """Return a new engine object of one controller."""
+        engine = ClusterEngine(self.home / "controller", self.home / "mail", term=1)
+        port = self._ports.pop(0) if self._ports else 0
+        self._opened.append((engine, AgentListener(engine, self.hosts.address(0), port)))
+        if wait:
+            self._await(engine)
+        return engine
+
+    def _await(self, engine: ClusterEngine) -> None:
+        """Wait until all agents that can reach this machine have joined."""
+        deadline_s = time.monotonic() + 60.0
+        while len([node for node in engine.nodes() if node.up]) < len(self._reachable):
+            assert time.monotonic() < deadline_s, (engine.nodes(), engine.notices())
+            engine.wait(0.1)
+
+    @property
+    def _reachable(self) -> list[int]:
+        return [i for i in self._agents if self.hosts.running(i) and i not in self._cut]
+
+    def number(self, node: str) -> int:
+        return self._numbers[node]
+
+    def cut(self, node: str) -> None:
+        self._cut.add(self.number(node))
+        self.hosts.cut(self.number(node))
+
+    def mend(self, node: str) -> None:
+        self._cut.discard(self.number(node))
+        self.hosts.mend(self.number(node))
+
+    def crash(self, node: str) -> None:
+        self.hosts.crash(self.number(node))
+        self._agents[self.number(node)].wait()
+
+    def boot(self, node: str) -> None:
+        self.hosts.boot(self.number(node))
+        self.start_agent(node)
+
+    def start_agent(self, node: str) -> None:
+        i = self.number(node)
+        disk = self.hosts.disk(i)
+        (disk / "join-token").write_text(self.token)
+        words = [
+            sys.executable,
+            "-c",
+            "from powerflow.cli.main import run; run()",
+            "agent",
+            "--token-file",
+            str(disk / "join-token"),
+        ]
+        words += ["--state-dir", str(disk / "agent"), "--name", node, "--emulate", "1x8:A100"]
+        for port in [self._opened[0][1].port, *range(self._opened[0][1].port + 1, self._opened[0][1].port + ENGINES)]:
+            words += ["--controller", f"{self.hosts.address(0)}:{port}"]
+        log = os.open(self.home / f"{node}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self._agents[i] = self.hosts.run(i, words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        os.close(log)
+
+    def kill_agent(self, node: str) -> None:
+        self._agents[self.number(node)].kill()
+        self._agents[self.number(node)].wait()
+
+    def fence_of(self, node: str, gang: str) -> int:
+        found = read_json(self.hosts.disk(self.number(node)) / "agent" / "ranks" / "fences" / gang)
+        return 0 if found is None else int(found["epoch"])
+
+    def add(self, node: str) -> None:
+        self._numbers[node] = self.hosts.count
+        self.start_agent(node)
+
+    def leave(self, node: str) -> None:
+        self._opened[0][0].remove(node)
+        assert self._agents.pop(self.number(node)).wait() == 0
+
+    def close(self) -> None:
+        for engine, listener in self._opened:
+            listener.close()
+            engine.close()

@@ -1,0 +1,40 @@
+"""The engine of many machines passes what every engine of several nodes must, with agents on three real hosts."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from powerflow.testing.bed import Bed
+from powerflow.testing.engine_conformance_nodes import MultiNodeConformance
+from powerflow.testing.hosts import Hosts, why_not
+from tests.engine.agents_on_hosts import AgentsOnHosts
+
+pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not() or "")
+
+
+@pytest.fixture
+def bed(tmp_path: Path) -> Iterator[Bed]:
+    with Hosts(4, tmp_path) as hosts:
+        there = AgentsOnHosts(hosts, tmp_path)
+        try:
+            yield Bed(
+                there.place,
+                processes=True,
+                user="nobody",
+                cut=there.cut,
+                mend=there.mend,
+                crash=there.crash,
+                boot=there.boot,
+                kill_agent=there.kill_agent,
+                start_agent=there.start_agent,
+                fence_of=there.fence_of,
+                add=there.add,
+                leave=there.leave,
+            )
+        finally:
+            there.close()
+
+
+class TestAgentsOnHosts(MultiNodeConformance):
+    """`bed` comes from this module."""
