@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -13,8 +15,8 @@ from powerflow.engine.cluster.listen import AgentListener
 from powerflow.osutil.files import read_json
 from powerflow.testing.hosts import Hosts
 
-#: Engine objects that can be open at the same time.
-ENGINES = 6
+#: Engine objects that can be open at the same time; the oldest is closed for one more.
+ENGINES = 5
 
 
 class AgentsOnHosts:
@@ -26,9 +28,11 @@ class AgentsOnHosts:
         self._cut: set[int] = set()
         self._agents: dict[int, subprocess.Popen[bytes]] = {}
         self._opened: list[tuple[ClusterEngine, AgentListener]] = []
-        self._ports: list[int] = []
+        with contextlib.ExitStack() as taken:
+            sockets = [taken.enter_context(socket.create_server((hosts.address(0), 0))) for _ in range(ENGINES)]
+            self._all_ports = [each.getsockname()[1] for each in sockets]
+        self._ports = list(self._all_ports)
         first = self.place(wait=False)
-        self._ports = [self._opened[0][1].port + 1 + i for i in range(ENGINES - 1)]
         self.token = first.token.text()
         for node in list(self._numbers)[:-1]:
             self.start_agent(node)
@@ -36,9 +40,13 @@ class AgentsOnHosts:
 
     def place(self, *, wait: bool = True) -> ClusterEngine:
         """Return a new engine object of one controller."""
+        if not self._ports:
+            oldest, listener = self._opened.pop(0)
+            listener.close()
+            oldest.close()
+            self._ports.append(listener.port)
         engine = ClusterEngine(self.home / "controller", self.home / "mail", term=1)
-        port = self._ports.pop(0) if self._ports else 0
-        self._opened.append((engine, AgentListener(engine, self.hosts.address(0), port)))
+        self._opened.append((engine, AgentListener(engine, self.hosts.address(0), self._ports.pop())))
         if wait:
             self._await(engine)
         return engine
@@ -86,7 +94,7 @@ class AgentsOnHosts:
             str(disk / "join-token"),
         ]
         words += ["--state-dir", str(disk / "agent"), "--name", node, "--emulate", "1x8:A100"]
-        for port in [self._opened[0][1].port, *range(self._opened[0][1].port + 1, self._opened[0][1].port + ENGINES)]:
+        for port in self._all_ports:
             words += ["--controller", f"{self.hosts.address(0)}:{port}"]
         log = os.open(self.home / f"{node}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._agents[i] = self.hosts.run(i, words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -105,7 +113,7 @@ class AgentsOnHosts:
         self.start_agent(node)
 
     def leave(self, node: str) -> None:
-        self._opened[0][0].remove(node)
+        self._opened[-1][0].remove(node)
         assert self._agents.pop(self.number(node)).wait() == 0
 
     def close(self) -> None:

@@ -1,7 +1,6 @@
 """The engine of many machines passes what every engine of several nodes must, with agents on three real hosts."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -13,8 +12,9 @@ from tests.engine.agents_on_hosts import AgentsOnHosts
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not() or "")
 
 
-@pytest.fixture
-def bed(tmp_path: Path) -> Iterator[Bed]:
+@pytest.fixture(scope="module")
+def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
+    tmp_path = tmp_path_factory.mktemp("bed")
     with Hosts(4, tmp_path) as hosts:
         there = AgentsOnHosts(hosts, tmp_path)
         try:

@@ -11,12 +11,20 @@ from pathlib import Path
 import pytest
 
 from powerflow.agent.process import AgentSettings, run_agent
+from powerflow.cluster.spec import Node
+from powerflow.device.emulated.gpu import create
 from powerflow.engine.cluster.engine import ClusterEngine
 from powerflow.engine.cluster.listen import keep_connected
+from powerflow.engine.cluster.sealed import JoinToken
 from powerflow.engine.local import LocalEngine
 from powerflow.testing.engine_conformance_process import ProcessConformance
 
-NODES = {"n1": 4, "n2": 4}
+NODES = [Node(i, name, "A100", 4, "rack-0") for i, name in enumerate(("n1", "n2"))]
+
+
+def run_here(directory: Path, token: JoinToken) -> None:
+    """Run an agent with two nodes that listens on a socket."""
+    run_agent(AgentSettings(directory, token, (), create(directory / "devices" / "emulated", NODES), "here"))
 
 
 class OneMachine:
@@ -31,8 +39,8 @@ class OneMachine:
         engine = ClusterEngine(self.home / "controller", self.home / "mail", term=1)
         self.opened.append(engine)
         if self.agent is None:
-            settings = AgentSettings(self.home / "agent", engine.token, (), NODES, "here")
-            self.agent = multiprocessing.get_context("spawn").Process(target=run_agent, args=(settings,))
+            start = multiprocessing.get_context("spawn").Process
+            self.agent = start(target=run_here, args=(self.home / "agent", engine.token))
             self.agent.start()
         asyncio.run_coroutine_threadsafe(
             keep_connected(engine, self.home / "agent" / "agent.sock", lambda: None), engine.loop

@@ -139,7 +139,7 @@ class NodeDevices:
         own = self.uuids(node, numbers)
         seen = self.uuids(node, map(int, env[SEEN].split(","))) if env.get(SEEN) else own
         if not seen:
-            return {"CUDA_VISIBLE_DEVICES": "", **known}
+            return known
         if self._emulation is None:
             return known | visible(seen, self._cuda, self._ledger.meter.errors)
         # as many ranks as emulated GPUs share this machine's cores: one thread each

@@ -17,15 +17,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from powerflow.agent.devices import NodeDevices
 from powerflow.agent.mailboxes import Mailboxes
 from powerflow.agent.ranks import RankChanges
 from powerflow.elastic.mailbox import CHECKPOINT_DIR, JOB_DIR
 from powerflow.engine.cluster.mail import Letter
 from powerflow.engine.cluster.rows import spec_from_row, status_row
 from powerflow.engine.cluster.sealed import AgentSide, NotGenuine
-from powerflow.engine.local import LocalEngine
 from powerflow.engine.local.why_not import why_not
-from powerflow.engine.protocol import EngineError, Fenced, RankName, RankSpec, RankState, RankStatus
+from powerflow.engine.protocol import Engine, EngineError, Fenced, RankName, RankSpec, RankState, RankStatus
 from powerflow.osutil.files import read_json, replace_json
 
 #: Ranks that are started at the same time.
@@ -41,15 +41,16 @@ class NodeAgent:
     Args:
         directory: The agent's folder.
         about: Description of the machine for the controller, as JSON data.
-        engine: Runs the ranks.
+        engine: Runs the ranks and meters them.
+        devices: The GPUs of the machine.
         side: The agent's side of the sealed messages.
 
     Attributes:
         left: Set when the controller has let this machine leave the cluster.
     """
 
-    def __init__(self, directory: Path, about: Answer, engine: LocalEngine, side: AgentSide) -> None:
-        self._about, self._engine, self._side = about, engine, side
+    def __init__(self, directory: Path, about: Answer, engine: Engine, devices: NodeDevices, side: AgentSide) -> None:
+        self._about, self._engine, self._devices, self._side = about, engine, devices, side
         self._term_file = directory / "term.json"
         self._term = int((read_json(self._term_file) or {"term": 0})["term"])
         self._sessions: set[str] = set()  # those whose orders are obeyed, of the controller with the highest term
@@ -70,6 +71,8 @@ class NodeAgent:
             "check": self._check,
             "forget": self._forget,
             "post": self._post,
+            "want": self._want,
+            "acknowledge": self._acknowledge,
             "leave": self._leave,
         }
 
@@ -206,11 +209,13 @@ class NodeAgent:
         while (found := self._changes_since(since)) is None:
             left_s = end_s - time.monotonic()
             if left_s <= 0:
-                return self._changes.since(self._changes.version) | {"letters": []}
+                found = self._changes.since(self._changes.version) | {"letters": []}
+                break
             self._news.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), left_s)
-        return found
+        report = self._devices.report()
+        return found | ({} if report["at"] == order["report"] else {"devices": report})
 
     def _changes_since(self, version: int) -> Answer | None:
         found = self._changes.since(version)
@@ -238,6 +243,14 @@ class NodeAgent:
     async def _post(self, order: Answer) -> Answer:
         for row in order["letters"]:
             self._mailboxes.put(Letter(*row))
+        return {}
+
+    async def _want(self, order: Answer) -> Answer:
+        self._devices.want(order["clocks_mhz"])
+        return {}
+
+    async def _acknowledge(self, order: Answer) -> Answer:
+        self._devices.acknowledge(order["ledger"], int(order["version"]), int(order["audit"]))
         return {}
 
     async def _leave(self, _: Answer) -> Answer:

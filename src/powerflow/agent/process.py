@@ -9,13 +9,17 @@ import platform
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from powerflow.agent.about import LOOPBACK, address_towards, interface_of, versions
+from powerflow.agent.devices import NodeDevices
+from powerflow.agent.metered_engine import MeteredEngine
 from powerflow.agent.node_agent import NodeAgent
+from powerflow.device.protocol import Gpu
 from powerflow.engine.cluster.frames import answer_frames
 from powerflow.engine.cluster.rows import node_row
 from powerflow.engine.cluster.sealed import AgentSide, JoinToken, own_key
@@ -40,7 +44,7 @@ class AgentSettings:
         token: The join token.
         controllers: Host and port of each controller; the one that was started last is obeyed. Empty to listen on a
             socket in ``directory`` instead.
-        nodes: Number of GPUs for each node of this machine.
+        gpus: The GPUs of this machine. Their ``node`` and ``index`` are those of the cluster.
         machine: Name of this machine.
         address: Address at which other machines reach this one; "" for the address on the way to the controller.
         labels: What the site says about the machine: ``rack``, ``switch``, and others.
@@ -50,7 +54,7 @@ class AgentSettings:
     directory: Path
     token: JoinToken
     controllers: Sequence[tuple[str, int]]
-    nodes: Mapping[str, int]
+    gpus: Sequence[Gpu]
     machine: str = field(default_factory=platform.node)
     address: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -79,8 +83,15 @@ async def _run(settings: AgentSettings) -> None:
     directory = settings.directory
     incarnation = f"{boot_id()}.{time.time_ns():x}"
     side = AgentSide(own_key(directory / "agent.key"), settings.token, incarnation)
-    with LocalEngine(directory / "ranks", settings.nodes, settings.preload, _owner(settings.token)) as engine:
-        agent = NodeAgent(directory, _about(settings, engine), engine, side)
+    counts = Counter(gpu.node for gpu in settings.gpus)
+    with contextlib.ExitStack() as undo:
+        devices = NodeDevices(directory / "devices", settings.gpus, machine=settings.machine)
+        undo.callback(devices.close)
+        local = LocalEngine(directory / "ranks", counts, settings.preload, _owner(settings.token))
+        undo.callback(local.close)
+        engine = MeteredEngine(local, devices)
+        agent = NodeAgent(directory, _about(settings, local, devices), engine, devices, side)
+        devices.start()
         tasks = [asyncio.create_task(each) for each in (agent.run(), _talk(settings, agent), agent.left.wait())]
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -102,18 +113,21 @@ def _owner(token: JoinToken) -> str:
     return f"controller-{token.controller.hex()[:16]}"
 
 
-def _about(settings: AgentSettings, engine: LocalEngine) -> dict[str, Any]:
+def _about(settings: AgentSettings, engine: LocalEngine, devices: NodeDevices) -> dict[str, Any]:
     address = settings.address
     if not address:
         address = address_towards(*settings.controllers[0]) if settings.controllers else LOOPBACK
     interface, found = interface_of(address), versions()
+    types = {gpu.node: gpu.gpu_type for gpu in settings.gpus}
+    counts = Counter(gpu.node for gpu in settings.gpus)
     nodes = [
-        EngineNode(name, gpus, True, "", address, interface, labels=settings.labels, versions=found)
-        for name, gpus in settings.nodes.items()
+        EngineNode(name, counts[name], True, kind, address, interface, labels=settings.labels, versions=found)
+        for name, kind in types.items()
     ]
     return {
         "machine": settings.machine,
         "nodes": [node_row(node) for node in nodes],
+        "gpus": devices.describe(),
         "limits": sorted(engine.limits()),
         "notices": list(engine.notices()),
         "interpreter": sys.executable,

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from powerflow.device.protocol import Gpu
 
 #: Default folder of the agent's files.
 STATE = Path("/var/lib/powerflow-agent")
 
 
 def agent(
-    controller: Annotated[
-        list[str],
-        typer.Option(
-            metavar="HOST:PORT",
-            help="Address of the controller for agents (powerflow serve --agents); repeat it for a standby controller.",
-        ),
-    ],
     token_file: Annotated[
         Path, typer.Option(help="Join token: a copy of the file join-token in the controller's state directory.")
     ],
+    controller: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Address of the controller for agents (powerflow serve --agents); repeat it for a standby controller. "
+            "Default: listen on the socket agent.sock in the state directory, for Ray on this machine.",
+        ),
+    ] = None,
     state_dir: Annotated[
         Path, typer.Option(help="Folder for all files of the agent, on a disk of this machine.")
     ] = STATE,
@@ -67,8 +72,8 @@ def agent(
         AgentSettings(
             directory=state_dir.absolute(),
             token=JoinToken.parse(text, str(token_file)),
-            controllers=[host_and_port(each) for each in controller],
-            nodes=_nodes(machine, emulate),
+            controllers=[host_and_port(each) for each in controller or ()],
+            gpus=_gpus(machine, state_dir.absolute(), emulate),
             machine=machine,
             address=address,
             labels=_labels(label or ()),
@@ -103,13 +108,15 @@ def _labels(words: list[str] | tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def _nodes(machine: str, emulate: str | None) -> dict[str, int]:
+def _gpus(machine: str, directory: Path, emulate: str | None) -> Sequence[Gpu]:
+    from dataclasses import replace
+
     from powerflow.cluster.spec import parse_cluster
+    from powerflow.device.emulated.gpu import create
     from powerflow.errors import InputError
 
     if emulate is None:
         raise InputError("real GPUs are not read by agents yet", where="--emulate", fix="give --emulate 1x8:A100")
     nodes = parse_cluster(emulate, "--emulate").nodes
-    if len(nodes) == 1:
-        return {machine: nodes[0].gpus}
-    return {f"{machine}-{node.name}": node.gpus for node in nodes}
+    named = [replace(node, name=machine if len(nodes) == 1 else f"{machine}-{node.name}") for node in nodes]
+    return create(directory / "devices" / "emulated", named)

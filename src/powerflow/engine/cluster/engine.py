@@ -21,7 +21,7 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +32,7 @@ from powerflow.engine.cluster.mail import Letter, Mailroom, is_for_ranks, may_co
 from powerflow.engine.cluster.orders import Outbox, ask
 from powerflow.engine.cluster.rows import spec_row
 from powerflow.engine.cluster.sealed import Hello, NotGenuine, Session, own_key, own_token
+from powerflow.engine.devices import Report
 from powerflow.engine.local.records import check_epoch, check_gang, check_spec
 from powerflow.engine.protocol import EngineError, EngineNode, Fenced, RankName, RankSpec, RankState, RankStatus
 
@@ -43,6 +44,8 @@ BEAT_S = 1.0
 ANSWER_S = 5.0
 #: Longest time to start the ranks of one order, and most ranks of one order.
 LAUNCH_S, BATCH = 60.0, 64
+#: How often an unchanged wish for clocks is renewed.
+RENEW_S = 5.0
 
 _T = TypeVar("_T")
 
@@ -86,6 +89,7 @@ class ClusterEngine:
         self._notices: dict[str, str] = {}
         self._specs: dict[RankName, RankSpec] = {}  # of ranks that are about to start
         self._where: dict[str, str] = {}  # machine by node
+        self._wishes: dict[str, tuple[Mapping[str, float], float]] = {}  # clocks by machine, and when it was told
         self._load()
         # used by the event loop's thread only
         self._links: dict[str, tuple[Link, Session]] = {}
@@ -286,6 +290,41 @@ class ClusterEngine:
         for name in names:
             self._soon(self._put, name, {"do": "post", "letters": [list(letter)]})
 
+    # -- the GPUs: a `DeviceSource` -----------------------------------------------------------------------------------
+
+    def machines(self) -> Sequence[str]:
+        """Return the names of all machines."""
+        with self._changed:
+            return list(self._machines)
+
+    def describe(self, machine: str) -> Sequence[Mapping[str, Any]]:
+        """Return the GPUs of a machine. See `DeviceSource.describe`."""
+        with self._changed:
+            return self._machines[machine].gpus if machine in self._machines else []
+
+    def report(self, machine: str) -> Report | None:
+        """Return the last report of a machine; None if this controller has got none, or the machine does not answer."""
+        with self._changed:
+            found = self._machines.get(machine)
+            return found.report if found is not None and found.up else None
+
+    def want(self, machine: str, clocks_mhz: Mapping[str, float]) -> None:
+        """Ask for clocks (MHz) by UUID. See `DeviceSource.want`."""
+        now_s = time.monotonic()
+        wish, sent_s = self._wishes.get(machine, ({}, -math.inf))
+        if clocks_mhz == wish and now_s - sent_s < RENEW_S:
+            return
+        self._wishes[machine] = dict(clocks_mhz), now_s
+        order = {"do": "want", "clocks_mhz": dict(clocks_mhz)}
+        self._soon(lambda: self._put(machine, order, key="want"))
+
+    def acknowledge(self, machine: str, ledger: str, version: int, audit: int) -> None:
+        """Tell a machine what has been stored. See `DeviceSource.acknowledge`."""
+        order = {"do": "acknowledge", "ledger": ledger, "version": version, "audit": audit}
+        self._soon(lambda: self._put(machine, order, key="acknowledge"))
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
     def close(self) -> None:
         """Disconnect from all agents; their ranks continue to run."""
         with self._changed:
@@ -367,7 +406,7 @@ class ClusterEngine:
             return machine
 
     async def _take_all(self, link: Link, session: Session, machine: Machine) -> None:
-        answer = await ask(link, session, {"do": "changes", "since": 0, "wait_s": 0.0}, ANSWER_S)
+        answer = await ask(link, session, {"do": "changes", "since": 0, "wait_s": 0.0, "report": ""}, ANSWER_S)
         with self._changed:
             again = machine.take(answer["ranks"], (), whole=True)
             machine.version = answer["version"]
@@ -378,6 +417,7 @@ class ClusterEngine:
                     status = machine.ranks[name]
                     machine.ranks[name] = _ended(status, why)
             gangs = {name.gang for name in machine.ranks}
+            machine.report = answer.get("devices") or machine.report
             self._keep(machine)
         self._is_up(machine, True)
         if specs:
@@ -399,7 +439,8 @@ class ClusterEngine:
     async def _follow(self, link: Link, session: Session, machine: Machine) -> None:
         """Ask again and again what has changed."""
         while True:
-            order = {"do": "changes", "since": machine.version, "wait_s": BEAT_S}
+            at = machine.report["at"] if machine.report else ""
+            order = {"do": "changes", "since": machine.version, "wait_s": BEAT_S, "report": at}
             try:
                 answer = await ask(link, session, order, SILENT_S)
             except TimeoutError:
@@ -414,6 +455,7 @@ class ClusterEngine:
                         self._keep(machine)
                         self._tell()
                 machine.version = answer["version"]
+                machine.report = answer.get("devices") or machine.report
             self._is_up(machine, True)
             self._mail(machine, answer["letters"])
 
@@ -489,8 +531,9 @@ class ClusterEngine:
         order: dict[str, Any],
         timeout_s: float = ANSWER_S,
         done: Callable[[dict[str, Any] | EngineError], None] = lambda answer: None,
+        key: str = "",
     ) -> None:
-        self._outboxes.setdefault(machine, Outbox()).put(order, timeout_s, done)
+        self._outboxes.setdefault(machine, Outbox()).put(order, timeout_s, done, key)
 
     def _ask_node(self, node: str, order: dict[str, Any]) -> dict[str, Any]:
         with self._changed:

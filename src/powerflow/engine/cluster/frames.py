@@ -69,6 +69,11 @@ class StreamLink:
         finally:
             del self._waiting[number]
 
+    @property
+    def alive(self) -> bool:
+        """True until the connection has ended."""
+        return not self._reading.done()
+
     async def closed(self) -> None:
         """Wait until the connection has ended."""
         with contextlib.suppress(ConnectionError, OSError, asyncio.CancelledError):

@@ -29,6 +29,8 @@ class Machine:
         seen_s: When the agent last answered, Unix seconds; nan if it has not answered this controller.
         version: Version of the agent's table of ranks that was taken last.
         limits: Limits that the machine can enforce.
+        gpus: Its GPUs, each as the agent has described it.
+        report: The agent's last report of its GPUs (`powerflow.engine.devices`); None if none has come.
     """
 
     name: str
@@ -41,6 +43,8 @@ class Machine:
     seen_s: float = math.nan
     version: int = 0
     limits: frozenset[str] = frozenset()
+    gpus: list[dict[str, Any]] = field(default_factory=list)
+    report: dict[str, Any] | None = None
 
     def row(self) -> dict[str, Any]:
         """Return what must be known after a restart of the controller, as JSON data."""
@@ -52,6 +56,7 @@ class Machine:
             "ranks": [status_row(status) for status in self.ranks.values()],
             "ended_by_word": sorted(map(str, self.ended_by_word)),
             "limits": sorted(self.limits),
+            "gpus": self.gpus,
         }
 
     @staticmethod
@@ -65,6 +70,7 @@ class Machine:
             {status.name: status for status in map(status_from_row, row["ranks"])},
             set(map(RankName.parse, row["ended_by_word"])),
             limits=frozenset(row["limits"]),
+            gpus=list(row.get("gpus", ())),
         )
 
     def described(self, about: Mapping[str, Any], incarnation: str) -> None:
@@ -73,6 +79,7 @@ class Machine:
             row["name"]: replace(node_from_row(row), incarnation=incarnation, up=True) for row in about["nodes"]
         }
         self.limits = frozenset(about["limits"])
+        self.gpus = list(about.get("gpus", ()))
         if incarnation != self.incarnation:
             self.version = 0
         self.incarnation = incarnation

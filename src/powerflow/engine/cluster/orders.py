@@ -39,6 +39,7 @@ def _retry(answer: dict[str, Any]) -> dict[str, bool]:
 class _Queued:
     order: Order
     timeout_s: float
+    key: str
     done: Callable[[dict[str, Any] | EngineError], None]
 
 
@@ -54,9 +55,19 @@ class Outbox:
         order: Order,
         timeout_s: float = 10.0,
         done: Callable[[dict[str, Any] | EngineError], None] = lambda answer: None,
+        key: str = "",
     ) -> None:
-        """Add an order; ``done`` is called with the agent's answer, or with its refusal."""
-        self._queue.append(_Queued(order, timeout_s, done))
+        """Add an order.
+
+        Args:
+            order: The order.
+            timeout_s: Longest wait for the answer before the order is sent again.
+            done: Called with the agent's answer, or with its refusal.
+            key: An order with the same key that still waits is dropped, because this one replaces it; "" for none.
+        """
+        if key:
+            self._queue = deque(queued for i, queued in enumerate(self._queue) if not i or queued.key != key)
+        self._queue.append(_Queued(order, timeout_s, key, done))
         self._filled.set()
 
     async def send(self, link: Link, session: Session) -> None:
