@@ -13,6 +13,9 @@ from typing import Any
 
 import structlog
 
+from powerflow.agent.devices import NodeDevices
+from powerflow.agent.direct import DirectDevices
+from powerflow.agent.metered_engine import MeteredEngine
 from powerflow.api.governance import Stage
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.records import Caller, JobState, Role
@@ -55,6 +58,7 @@ class Clocks:
     def __init__(self, gpus: list[EmulatedGpu]) -> None:
         self.gpus = {gpu.uuid: gpu for gpu in gpus}
         self.set_mhz: dict[str, float] = {}
+        self.lease_s = 30.0
 
     def set(self, uuid: str, clock_mhz: float) -> Reading:
         self.gpus[uuid].lock_clock(clock_mhz)
@@ -141,11 +145,19 @@ class Bench:
         self.gpus = create(self.directory / "emulated", self.spec.nodes)
         self.axes = {name: _axes(name, nodes) for name, nodes in self.spec.pools().items()}
         self.clocks = Clocks(self.gpus)
+        self.devices = NodeDevices(
+            self.directory / "device",
+            self.gpus,
+            machine="machine",
+            clocks=self.clocks,  # type: ignore[arg-type]
+            clock=lambda: self.engine.now_s,
+        )
+        metered = MeteredEngine(self.engine, self.devices)
         self.gangs = Gangs(
-            self.engine, self.directory, environment, limits=LIMITS, interpreter=PYTHON, clock=lambda: self.engine.now_s
+            metered, self.directory, environment, limits=LIMITS, interpreter=PYTHON, clock=lambda: self.engine.now_s
         )
         idle_w = {name: gpu_type(name).idle_w for name in self.axes}
-        power = ClusterGpus(self.gpus, self.clocks, self.store, [])  # type: ignore[arg-type]
+        power = ClusterGpus(DirectDevices(self.devices, turns=True), self.store)
         policy = with_rules(registry.load("prices"), interval_s=1.0)
         learning = CostLearning(self.axes)
         signals = Signals(self.store)
@@ -174,7 +186,7 @@ class Bench:
         self.controller = Controller(
             scheduler,
             self.store,
-            self.engine,
+            metered,
             self.gangs,
             power,
             learning,

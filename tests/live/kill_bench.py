@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import json
 import os
+import platform
 import random
 import signal
 import socket
@@ -27,8 +28,8 @@ import psutil
 
 from powerflow.api.records import JobState
 from powerflow.engine.local import LocalEngine
-from powerflow.live.gpus.gpus import METER
 from powerflow.store.store import Store
+from tests.live.joules import joules
 
 RANK = Path(__file__).with_name("kill_rank.py")
 CLUSTER = "2x4:A100"
@@ -247,14 +248,9 @@ class Bench:
         """What was metered so far, and what the counters of all GPUs said then."""
         store = Store(self.store_url)
         try:
-            while True:
-                meter = store.get(METER)
-                metered_j, _, _ = store.charges.totals()
-                if meter == store.get(METER):
-                    break
+            return joules(store, self.state / "device", platform.node())
         finally:
             store.close()
-        return None if meter is None else (metered_j, sum(gpu["energy_j"] for gpu in meter["accounts"].values()))
 
     # -- what the ranks noted -------------------------------------------------------------------------------------
 

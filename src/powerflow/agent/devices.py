@@ -95,6 +95,7 @@ class NodeDevices:
         self._readings: dict[str, Reading] = {}
         self._strangers: dict[str, tuple[str, ...]] = {}
         self._read_s = -math.inf
+        self._name, self._number = uuid.uuid4().hex[:8], 0  # of this object, and of its readings
         self._launching: set[str] = set()  # ranks that have GPUs, but that the engine may not know yet
         self._ours: frozenset[int] | None = None  # processes of ranks, and their parents
         self._found: dict[str, None] = {}  # meters that differ, in order of appearance
@@ -104,7 +105,6 @@ class NodeDevices:
         self._wish: Mapping[str, float] | None = None  # None: none has come since the start
         self._wish_until_s = clock() + LEASE_S
         self._acknowledged: tuple[int, int] = (0, 0)
-        self._number, self._name = 0, uuid.uuid4().hex[:8]
         self._published: dict[str, Any] = {}
         self._bell, self._stop = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
@@ -296,11 +296,13 @@ class NodeDevices:
 
     def _seen_now(self) -> None:
         """Take over the readings of a rank's begin or end."""
+        self._number += 1
         self._readings = dict(self._ledger.meter.readings)
         self._publish()
 
     def _read(self) -> None:
         self._ledger.read(self._judge)
+        self._number += 1
         self._read_s = self._clock()
         self._readings = dict(self._ledger.meter.readings)
         for found in self._ledger.meter.check():
@@ -371,7 +373,6 @@ class NodeDevices:
         }
         notices = [*self._found, *self._jumped.values(), *self._keeper.notices(), *self._troubles.values()]
         with self._quick:
-            self._number += 1
             self._published = {
                 "at": f"{self._name}.{self._number}",
                 "read_s": self._read_s,

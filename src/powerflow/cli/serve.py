@@ -231,7 +231,8 @@ def run_controller(
         loop.start()
         token_audit.start()
         try:
-            gpus = f"{live.spec.gpus} {'emulated ' if live.emulation else ''}GPU{'s' if live.spec.gpus > 1 else ''}"
+            kind = "emulated " if controller.power.emulated else ""
+            gpus = f"{live.spec.gpus} {kind}GPU{'s' if live.spec.gpus > 1 else ''}"
             print(f"powerflow serves {gpus} at {server.url}; state in {state}", flush=True)
             if said := stage_said(live.controller.governance.stages, first):
                 print(f"powerflow: {said}", file=sys.stderr, flush=True)

@@ -60,3 +60,9 @@ def matching(wanted: str, types: Mapping[str, Collection[str]]) -> Sequence[str]
     if exact:
         return exact
     return [kind for kind, called in types.items() if any(is_of_family(name, wanted) for name in (kind, *called))]
+
+
+def slug(gpu_type: str) -> str:
+    """Return a GPU type as node names and job files write it, such as ``A100-PCIE-40GB``."""
+    every = re.findall(r"[A-Za-z0-9]+", gpu_type)
+    return "-".join(every[1:] if len(every) > 1 and words(every[0]) in (["nvidia"], ["tesla"]) else every)

@@ -126,6 +126,7 @@ class GangContext:
                 command=line.argv,
                 env=env,
                 directory=str(self.working_directory(desired)),
+                gpus=own,
                 user=desired.user,
                 memory_bytes=spec.limits.memory or 0,
                 cpus=spec.limits.cpus or 0.0,

@@ -8,22 +8,23 @@ import platform
 import pwd
 import stat
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from powerflow.agent.devices import SEEN, NodeDevices
+from powerflow.agent.direct import DirectDevices
+from powerflow.agent.gpus import find_gpus
+from powerflow.agent.metered_engine import MeteredEngine
 from powerflow.api.governance import Stage
 from powerflow.api.job_spec import JobSpec
-from powerflow.cluster.spec import ClusterSpec, Node, parse_cluster
+from powerflow.cluster.spec import ClusterSpec, Node
 from powerflow.cost.catalogue import axes_for, declared, gpu_type
 from powerflow.cost.costs_file import Costs
 from powerflow.cost.guess import in_words
 from powerflow.cost.table import Axes
-from powerflow.device.claims import GpuClaims
-from powerflow.device.cuda_order import cuda_numbers, visible
-from powerflow.device.lease import Clocks
-from powerflow.device.protocol import DeviceError, Gpu, Place
+from powerflow.device.protocol import DeviceError
 from powerflow.engine.local import LocalEngine
 from powerflow.engine.local.environment import PATH
 from powerflow.engine.protocol import EngineError, RankName
@@ -43,7 +44,8 @@ from powerflow.live.governance.signals import Signals
 from powerflow.live.governance.stages import Stages
 from powerflow.live.governance.step import GovernanceParts
 from powerflow.live.gpus.gpus import ClusterGpus
-from powerflow.live.gpus.hosts import nodes_of, numbered
+from powerflow.live.gpus.hosts import nodes_of
+from powerflow.live.gpus.machines import gpus_of
 from powerflow.live.jobs.cost_learning import CostLearning
 from powerflow.live.jobs.decision_log import DecisionLog
 from powerflow.policy import registry
@@ -98,20 +100,17 @@ class LiveCluster:
     controller: Controller
     service: ClusterService
     engine: LocalEngine
-    emulation: Emulation | None
+    devices: NodeDevices
     store: Store
     spec: ClusterSpec
     axes: Mapping[str, Axes]
     log: Any
-    claims: GpuClaims
 
     def close(self) -> None:
         """Close the store and the engine, and release the GPUs. The ranks of all jobs continue."""
-        if self.emulation is not None:
-            self.emulation.close()
+        self.devices.close()
         self.engine.close()
         self.store.close()
-        self.claims.close()
 
 
 def build(settings: ClusterSettings, log: Any) -> LiveCluster:
@@ -134,20 +133,22 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
     except OSError as error:
         raise InputError(f"cannot be made ({error.strerror})", where=str(state), exit_code=1) from error
     left_out: list[str] = []
-    gpus, emulation = _gpus(settings, left_out)
+    devices = _devices(settings, left_out)
     for words in left_out:
         log.warning("GPU left out", what=words)
+    source = DirectDevices(devices)
+    gpus = [gpu for machine in source.machines() for gpu in gpus_of(source, machine)]
+    emulation = None if settings.emulate is None else Emulation(settings.seed, settings.time_scale)
     spec = ClusterSpec(settings.emulate or platform.node(), nodes_of(gpus))
     for card in declared():
         if card.name in spec.pools():
             log.warning("GPU type not in the catalogue", what=in_words(card))
     axes = {name: _axes(name, nodes) for name, nodes in spec.pools().items()}
     idle_w = {name: gpu_type(name).idle_w for name in axes}
-    store = Store(settings.store or f"sqlite:///{state / 'powerflow.db'}")
     with contextlib.ExitStack() as undo:
+        undo.callback(devices.close)
+        store = Store(settings.store or f"sqlite:///{state / 'powerflow.db'}")
         undo.callback(store.close)
-        claims = _claims(gpus, emulation)
-        undo.callback(claims.close)
         paired = pair(state, store, restored=settings.restored)
         engine = LocalEngine(
             state / "engine",
@@ -158,12 +159,12 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
         undo.callback(engine.close)
         scheduler = Scheduler(spec, axes, idle_w, policy, energy_price=settings.energy_price, interval_s=interval_s)
         as_user = os.geteuid() == 0 and "user" in engine.limits()
-        refused: list[str] = []
-        power = ClusterGpus(gpus, Clocks(state / "device", gpus, refused.append), store, refused)
+        power = ClusterGpus(source, store)
+        metered = MeteredEngine(engine, devices)
         gangs = Gangs(
-            engine,
+            metered,
             state,
-            _environment(gpus, emulation, store, as_user, power.errors),
+            _environment({gpu.node: gpu.gpu_type for gpu in gpus}, emulation, store, as_user),
             limits=Limits(grace_s=settings.max_grace_s),
             on_defect=lambda job_id, error: log.error("a defect ended a job", job=job_id, exc_info=error),
         )
@@ -189,7 +190,7 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
         controller = Controller(
             scheduler,
             store,
-            engine,
+            metered,
             gangs,
             power,
             learning,
@@ -197,24 +198,26 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
             owner=own_name(),
             settings=settings.controller,
             runs_as=(lambda user: user) if as_user else (lambda user: ""),
-            emulation=emulation,
             log=log,
         )
         for number, line in enumerate([*(f"left out: {words}" for words in left_out), *paired.notices]):
             controller.notices.show(f"start {number}", line)
         undo.pop_all()
+    devices.start()
     service = ClusterService(controller, _may_run(as_user), left_out)
-    return LiveCluster(controller, service, engine, emulation, store, spec, axes, log, claims)
+    return LiveCluster(controller, service, engine, devices, store, spec, axes, log)
 
 
-def _claims(gpus: Sequence[Gpu], emulation: Emulation | None) -> GpuClaims:
-    """Reserve the real GPUs for this controller alone, even against controllers with other state directories.
+def _devices(settings: ClusterSettings, left_out: list[str]) -> NodeDevices:
+    """Find the GPUs of this machine, and reserve them, even against controllers with other state directories.
 
     Raises:
-        InputError: Another controller uses one of the GPUs.
+        InputError: There is no GPU, or another controller uses one of the GPUs.
     """
+    directory, host = settings.state / "device", platform.node()
+    gpus = find_gpus(directory, settings.state, host, settings.emulate, left_out.append)
     try:
-        return GpuClaims([gpu.uuid for gpu in gpus] if emulation is None else [])
+        return NodeDevices(directory, gpus, machine=host)
     except DeviceError as error:
         raise InputError(str(error), fix="stop that controller first", exit_code=1) from error
 
@@ -226,31 +229,6 @@ def preloaded() -> Sequence[str]:
     if find_spec("torch") is None:
         return ()
     return ("torch", "torch._dynamo", "torch.utils.data", "torch.nn.parallel", "powerflow.elastic.run")
-
-
-def _gpus(settings: ClusterSettings, left_out: list[str]) -> tuple[Sequence[Gpu], Emulation | None]:
-    """Find the GPUs; add to ``left_out`` which GPUs of this machine cannot be used, and why."""
-    if settings.emulate is None:
-        from powerflow.device.nvml import discover
-
-        host = platform.node()
-        found = discover(host, left_out.append)
-        if not found:
-            raise InputError(
-                f"no NVIDIA GPU of this machine can be used ({'; '.join(left_out) or 'the driver knows of none'})",
-                fix="give --emulate 2x4:A100 for emulated GPUs",
-                exit_code=1,
-            )
-        return numbered(found, host, settings.state), None
-    from powerflow.device.emulated.gpu import create
-
-    directory = settings.state / "device"
-    spec = parse_cluster(settings.emulate, "--emulate")
-    try:
-        gpus = create(directory / "emulated", spec.nodes)
-    except DeviceError as error:
-        raise InputError(str(error), exit_code=1) from error
-    return gpus, Emulation(directory, gpus, seed=settings.seed, time_scale=settings.time_scale)
 
 
 def _axes(name: str, nodes: Sequence[Node]) -> Axes:
@@ -305,13 +283,16 @@ def _is_missing(directory: str, uid: int) -> bool:
 
 
 def _environment(
-    gpus: Sequence[Gpu],
-    emulation: Emulation | None,
-    store: Store,
-    as_user: bool,
-    silent: Callable[[], Collection[Place]],
+    gpu_types: Mapping[str, str], emulation: Emulation | None, store: Store, as_user: bool
 ) -> Callable[[str, JobSpec, str, tuple[int, ...], RankName], Mapping[str, str]]:
-    uuids, cuda = {(gpu.node, gpu.index): gpu.uuid for gpu in gpus}, cuda_numbers(gpus)
+    """Return the function that makes the environment of a rank. Its machine adds the variables of its GPUs.
+
+    Args:
+        gpu_types: GPU type of each node.
+        emulation: True costs of jobs; None if the GPUs are real.
+        store: Knows the user of each job.
+        as_user: True if ranks run as the users of their jobs.
+    """
 
     def environment(job_id: str, spec: JobSpec, node: str, numbers: tuple[int, ...], name: RankName) -> dict[str, str]:
         try:
@@ -323,10 +304,8 @@ def _environment(
             login = pwd.getpwnam(user) if as_user else pwd.getpwuid(os.geteuid())
             base |= {"HOME": login.pw_dir, "USER": login.pw_name, "LOGNAME": login.pw_name, "SHELL": login.pw_shell}
         base |= spec.env
-        if emulation is None:
-            return base | visible([uuids[node, number] for number in numbers], cuda, silent())
-        # as many ranks as emulated GPUs share this machine's cores: one thread each
-        base |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-        return {**base, **emulation.environment(user, spec, node, numbers, name)}
+        if emulation is not None:
+            base |= emulation.environment(user, spec, gpu_types[node])
+        return {**base, SEEN: ",".join(map(str, numbers))}
 
     return environment

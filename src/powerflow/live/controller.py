@@ -26,7 +26,6 @@ from powerflow.engine.protocol import Engine, EngineError
 from powerflow.gangs.manager import Gangs
 from powerflow.live.commands import ApiCommand, ApiCommands
 from powerflow.live.context import LoopContext
-from powerflow.live.emulation import Emulation
 from powerflow.live.event_logger import EventLogger
 from powerflow.live.explain_requests import ExplainRequests
 from powerflow.live.gang_events import GangEvents
@@ -82,7 +81,6 @@ class Controller:
         owner: Name of this controller in the store's lease.
         log: A structlog logger.
         runs_as: Returns the login that a user's jobs run as; "" for the login of the engine.
-        emulation: Slows scripts on emulated GPUs; None if the GPUs are real.
         clock: Returns the present in Unix seconds.
 
     Attributes:
@@ -106,7 +104,6 @@ class Controller:
         log: Any,
         settings: ControllerSettings = ControllerSettings(),
         runs_as: Callable[[str], str] = lambda user: "",
-        emulation: Emulation | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
         self.scheduler, self.store, self.engine, self.gangs = scheduler, store, engine, gangs
@@ -128,7 +125,7 @@ class Controller:
         below = self.nodes, self._gpu_service, self.governance_step, self._measurement
         self._gang_events = GangEvents(context, *below, settings.explore_steps)
         self._commands = ApiCommands(context, *below, self._gang_events)
-        self._executor = PlanExecutor(context, self.governance_step, emulation, settings.explore_steps)
+        self._executor = PlanExecutor(context, self.governance_step, settings.explore_steps)
         self._explain_requests = ExplainRequests(context)
         self._event_logger = EventLogger(context)
         self._running = self._draining = False
@@ -183,7 +180,7 @@ class Controller:
         self.power.start(now_s)  # before budgets, which use its meter
         self._gpu_service.start()
         self.governance_step.start(now_s)
-        self._measurement.ignore(adopt(self._context, now_s))
+        adopt(self._context, now_s)
         self._event_logger.start()
         self._log_jobs("started")
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
-from powerflow.device.foreign import parent_of, strangers
 from powerflow.device.protocol import Place
-from powerflow.engine.protocol import EngineError, RankState
 from powerflow.live.context import LoopContext
 from powerflow.live.gpus.health import Sight, Turn, faults_as_json, faults_from_json
-from powerflow.osutil.processes import boot_id
 from powerflow.scheduler.events import GpuFailed, GpuRecovered
 
 #: Setting in the store: faults that outlive a controller.
@@ -24,13 +22,11 @@ class GpuService:
 
     def __init__(self, context: LoopContext) -> None:
         power = context.power
-        self._power, self._engine, self._store, self._table = power, context.engine, context.store, context.table
+        self._power, self._store, self._table = power, context.store, context.table
         self._gangs, self._log = context.gangs, context.log
-        self._uuids = {
-            (gpu.node, gpu.index): gpu.uuid for name in power.node_names() for gpu, _ in power.readings(name)
-        }
-        self._health, self._emulated = power.health, power.emulated
-        self._faults: Mapping[Place, tuple[str, float]] = {}  # as they are stored
+        self._health = power.health
+        self._boots: dict[str, str] = {}  # by machine
+        self._stored: dict[str, Any] = {}  # faults by UUID, as they are stored
         self._unsaid: list[tuple[str, str, Place]] = []
 
     def start(self) -> None:
@@ -39,30 +35,43 @@ class GpuService:
         Take GPUs that do not answer now out of service.
         """
         kept = self._store.get(FAULTS, {})
-        if kept.get("boot") == boot_id():
-            places = {uuid: place for place, uuid in self._uuids.items()}
-            self._faults = faults_from_json(kept["gpus"], places)
-            self._health.restore(self._faults)
+        # an earlier version stored one boot for all GPUs
+        self._stored = {uuid: {"boot": kept.get("boot"), **plain} for uuid, plain in kept.get("gpus", {}).items()}
         self.look()
-        self.failed_on([(node, (number,)) for node, number in self._uuids])
+        self.failed_on([(node, (number,)) for node, number in self._power.gpus()])
 
     def look(self) -> None:
-        """Decide from the last readings which GPUs are in service. The next `save` stores what changes."""
+        """Decide from the readings that have just come which GPUs are in service. The next `save` stores what changes.
+
+        A machine that does not report says nothing about its GPUs.
+        """
+        self._see_boots()
         errors, readings, holding = self._power.errors(), self._power.last(), self._gangs.holding()
-        ours = self._our_processes() if any(reading.pids for reading in readings.values()) else None
-        sights = {}
-        for place in self._uuids:
+        gpus, sights = self._power.gpus(), {}
+        for place in self._power.news():
             reading = readings.get(place)
             if reading is None and place not in errors:
                 continue  # nobody has read it yet
-            held = place in holding
-            found: tuple[str, ...] = ()
-            if reading is not None and reading.pids and ours is not None:
-                found = strangers(reading.pids, ours, spare_containers=held)
-            if reading is not None and self._emulated:  # only ranks can be on it
+            if reading is not None and gpus[place].emulated:  # only ranks can be on it
                 reading = replace(reading, utilisation=math.nan)
-            sights[place] = Sight(reading, errors.get(place), held, found)
+            strangers = self._power.strangers(place)
+            sights[place] = Sight(reading, errors.get(place), place in holding, strangers)
         self._take(self._health.look(time.monotonic(), sights))
+
+    def _see_boots(self) -> None:
+        """Restore the faults of machines that report for the first time. Forget those of machines that have booted."""
+        for machine, boot in self._power.boots().items():
+            before = self._boots.get(machine)
+            if before == boot:
+                continue
+            self._boots[machine] = boot
+            places = {gpu.uuid: place for place, gpu in self._power.gpus().items() if gpu.machine == machine}
+            if before is None:
+                same = {uuid: plain for uuid, plain in self._stored.items() if plain["boot"] == boot}
+                self._health.restore(faults_from_json(same, places))
+            else:
+                for node in {node for node, _ in places.values()}:
+                    self._health.pardon(node)
 
     def failed_on(self, placement: Iterable[tuple[str, tuple[int, ...]]]) -> bool:
         """Return True if one of the GPUs on which a job has just failed is out of service.
@@ -91,10 +100,18 @@ class GpuService:
             kind, text, (node, number) = self._unsaid[0]
             self._store.append(kind, text, now_s, None, node=node, gpu=number)
             self._unsaid.pop(0)
-        faults = self._health.faults()
-        if faults != self._faults:
-            self._store.put(FAULTS, {"boot": boot_id(), "gpus": faults_as_json(faults, self._uuids)})
-            self._faults = faults
+        faults = self._faults()
+        if faults != self._stored:
+            self._store.put(FAULTS, {"gpus": faults})
+            self._stored = faults
+
+    def _faults(self) -> dict[str, Any]:
+        """Return the faults to store, by UUID: the present ones, and those of machines that have not reported yet."""
+        gpus = self._power.gpus()
+        heard = {gpu.uuid: self._boots[gpu.machine] for gpu in gpus.values() if gpu.machine in self._boots}
+        found = {uuid: plain for uuid, plain in self._stored.items() if uuid not in heard}
+        now = faults_as_json(self._health.faults(), {place: gpu.uuid for place, gpu in gpus.items()})
+        return found | {uuid: {**plain, "boot": heard[uuid]} for uuid, plain in now.items() if uuid in heard}
 
     def _take(self, turns: Iterable[Turn]) -> None:
         for place, out, why in turns:
@@ -114,11 +131,3 @@ class GpuService:
         for job in self._table.jobs.values():
             if any(node == place[0] and place[1] in numbers for node, numbers in job.placement):
                 self._table.vacate(job, reason)
-
-    def _our_processes(self) -> frozenset[int] | None:
-        """Return the processes of ranks and their parents, which adopt orphans; None if the engine does not answer."""
-        try:
-            ranks = {rank.pid for rank in self._engine.ranks() if rank.pid > 1 and rank.state is RankState.RUNNING}
-        except EngineError:
-            return None
-        return frozenset(ranks | {pid for pid in map(parent_of, ranks) if pid > 1})

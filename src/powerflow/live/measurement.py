@@ -1,12 +1,9 @@
-"""Read the GPUs, charge the energy to the jobs that hold them, and record the watts of each job."""
+"""Take the readings of the GPUs, charge the energy to the jobs that drew it, and record the watts of each job."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-
 import numpy as np
 
-from powerflow.device.protocol import Place
 from powerflow.live.context import LoopContext
 from powerflow.live.governance.step import GovernanceStep
 from powerflow.live.gpu_service import GpuService
@@ -18,20 +15,15 @@ CLOCK_NEAR = 0.05
 
 
 class Measurement:
-    """Read the meters of one cluster for its jobs. Only the controller's loop may use it."""
+    """Take the readings of one cluster for its jobs. Only the controller's loop may use it."""
 
     def __init__(self, context: LoopContext, governance: GovernanceStep, gpu_service: GpuService) -> None:
         self._power, self._table, self._scheduler = context.power, context.table, context.scheduler
-        self._governance, self._gpu_service, self._gangs = governance, gpu_service, context.gangs
-        self._unknown: Collection[str] = frozenset()
-
-    def ignore(self, job_ids: Collection[str]) -> None:
-        """Charge nobody for the GPUs of these jobs, because the jobs are not in the store."""
-        self._unknown = job_ids
+        self._governance, self._gpu_service = governance, gpu_service
 
     def measure(self, now_s: float) -> None:
-        """Read the GPUs if the last reading is old, or if a GPU got another job after the last reading."""
-        if not self._power.due(now_s, self._holding()):
+        """Take what the machines have reported since the last call."""
+        if not self._power.due():
             return
         self.settle(now_s)
         if self._scheduler.caps:
@@ -40,8 +32,8 @@ class Measurement:
             job.metered(self._power.power_of(job.id), self._power.disturbed(job.id), now_s)
 
     def settle(self, now_s: float) -> None:
-        """Read the GPUs, and charge the energy up to now to the jobs that hold them."""
-        for job_id, (energy_j, gpu_s) in self._power.settle(now_s, self._holding()).items():
+        """Take the machines' last reports, and charge the energy up to then to the jobs whose ranks drew it."""
+        for job_id, (energy_j, gpu_s) in self._power.settle(now_s).items():
             job = self._table.jobs.get(job_id)
             if job is not None:
                 job.charged(energy_j, gpu_s)
@@ -65,8 +57,3 @@ class Measurement:
         read_mhz = self._power.clock_of(job.id)
         near = read_mhz is None or abs(read_mhz - job.clock_mhz) <= CLOCK_NEAR * job.clock_mhz
         return job.id not in self._table.pending and job.training and not job.explore_mhz and near
-
-    def _holding(self) -> Mapping[Place, str]:
-        """Return the job on each GPU, without jobs that the store does not know."""
-        holding = self._gangs.holding()
-        return {place: job_id for place, job_id in holding.items() if job_id not in self._unknown}

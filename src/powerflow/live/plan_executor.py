@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 
 from powerflow.live.context import LoopContext
-from powerflow.live.emulation import Emulation
 from powerflow.live.governance.step import GovernanceStep
 from powerflow.live.jobs.active_job import ActiveJob
 from powerflow.live.jobs.step_timing import clocks_to_try
@@ -23,18 +22,15 @@ class PlanExecutor:
     """Carry out the plans of one scheduler. Only the controller's loop may use it.
 
     Args:
-        emulation: Slows scripts on emulated GPUs; None if the GPUs are real.
         explore_steps: Steps at each clock that a job tries; 0 if jobs try no clocks.
 
     Attributes:
         wake_s: When the scheduler wants to decide next (Unix seconds); inf if no decision is needed.
     """
 
-    def __init__(
-        self, context: LoopContext, governance: GovernanceStep, emulation: Emulation | None, explore_steps: int
-    ) -> None:
+    def __init__(self, context: LoopContext, governance: GovernanceStep, explore_steps: int) -> None:
         self._context, self._governance = context, governance
-        self._emulation, self._explore_steps = emulation, explore_steps
+        self._explore_steps = explore_steps
         self._scheduler, self._table, self._time = context.scheduler, context.table, context.scheduler_time
         self.wake_s = -math.inf
 
@@ -84,8 +80,6 @@ class PlanExecutor:
             if job and job.placement and job.clock_now_mhz > 0 and self._governance.acts(job):
                 wanted[place] = job.clock_now_mhz
         self._context.power.tune(now_s, wanted)
-        if self._emulation is not None:
-            self._emulation.follow(self._context.engine.ranks(), self._table.jobs)
         self._context.power.audit()  # last: clocks are set whether or not that can be stored now
 
     def _note(self, plan: Plan, now_s: float) -> None:

@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 
 from powerflow.api.records import GpuRecord, JobRecord, JobState, NodeRecord, Top
-from powerflow.device.protocol import Gpu, Reading
+from powerflow.device.protocol import Reading
 from powerflow.live.controller import Controller
+from powerflow.live.gpus.machines import ClusterGpu
 from powerflow.store.models import StoredJob
 
 #: Jobs that `Records.top` lists.
@@ -79,9 +80,9 @@ class Records:
         first = name == self._power.node_names()[0]
         return NodeRecord(name, gpu_type, state, gpus, emulated, self._left_out if first else ())
 
-    def _gpu(self, node: str, gpu: Gpu, reading: Reading | None) -> GpuRecord:
-        place, keeper = (node, gpu.index), self._power.keeper
-        read_locked = reading is not None and (gpu.emulated or keeper.holds([place]))
+    def _gpu(self, node: str, gpu: ClusterGpu, reading: Reading | None) -> GpuRecord:
+        place = (node, gpu.index)
+        read_locked = reading is not None and (gpu.emulated or self._power.holds(place))
         return GpuRecord(
             index=gpu.index,
             uuid=gpu.uuid,
@@ -90,8 +91,8 @@ class Records:
             clock_mhz=known(reading.clock_mhz) if reading else None,
             locked_mhz=reading.locked_mhz if reading and read_locked else None,
             utilisation=known(reading.utilisation) if reading else None,
-            driver_index=getattr(gpu, "driver_index", None),
-            asked_mhz=keeper.asked_mhz(place),
+            driver_index=gpu.driver_index,
+            asked_mhz=self._power.asked_mhz(place),
             out=self._power.health.why(place),
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from powerflow.api.records import JobState, NotFound
+from powerflow.api.records import JobState
 from powerflow.cluster.occupancy import NodeShare
 from powerflow.gangs.report_bounds import MOST_BATCH, MOST_S, within
 from powerflow.gangs.types import backoff_s
@@ -14,7 +14,6 @@ from powerflow.live.jobs.cost_learning import class_of, restore
 from powerflow.scheduler.events import Adopted, CompletedEarlier
 from powerflow.store.mappers import UNREADABLE
 from powerflow.store.models import Intent, StoredJob
-from powerflow.store.store import Store
 
 #: Ended jobs whose logs are kept.
 LOGS_KEPT = 500
@@ -39,7 +38,7 @@ def recall(context: LoopContext) -> None:
     table.emit(*(CompletedEarlier(job) for job in jobs))
 
 
-def adopt(context: LoopContext, now_s: float) -> frozenset[str]:
+def adopt(context: LoopContext, now_s: float) -> None:
     """Take over all jobs that have not ended.
 
     The ranks of a job continue if the store, the job's gang and the cluster agree about the job.
@@ -48,9 +47,6 @@ def adopt(context: LoopContext, now_s: float) -> frozenset[str]:
     2. If a gang has a later epoch than the store, the store was restored from a backup. Then the ranks of the gang end.
     3. The scheduler gets an event for each job, with the GPUs on which the job runs.
     4. Decisions that differ from the stored ones are stored. Then the gangs take over their ranks, and end all others.
-
-    Returns:
-        Ids of jobs with running ranks that the store does not know.
     """
     store, table, gangs = context.store, context.table, context.gangs
     intents = {intent.job_id: intent for intent in store.intents.active()}
@@ -76,7 +72,6 @@ def adopt(context: LoopContext, now_s: float) -> frozenset[str]:
     store.intents.add([table.jobs[job_id].intent() for job_id in table.pending], now_s)
     table.carried_out()
     gangs.adopt(desired)
-    return frozenset(job_id for job_id in set(gangs.holding().values()) if not _is_known(job_id, store))
 
 
 def _resume(context: LoopContext, job: ActiveJob, stored: StoredJob, intent: Intent, now_s: float) -> None:
@@ -94,11 +89,3 @@ def _resume(context: LoopContext, job: ActiveJob, stored: StoredJob, intent: Int
         table.supersede(job, intent.epoch, job.reason)
     if stored.attempts and not job.placement:
         job.failed(stored.attempts, min(stored.state_since_s, now_s) + backoff_s(stored.attempts))
-
-
-def _is_known(job_id: str, store: Store) -> bool:
-    try:
-        store.job(job_id)
-    except NotFound:
-        return False
-    return True

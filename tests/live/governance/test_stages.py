@@ -114,14 +114,12 @@ def test_a_canary_is_acted_on_and_its_neighbours_are_not(bench: Bench) -> None:
     assert entries[watched].why == "runs as its owner requested: PowerFlow does not manage its project"
     assert entries[canary].gpus == 4, "as many as it can use"
     places = {(node, number) for node, numbers in entries[canary].placement for number in numbers}
-    assert {place for place in every_place(bench) if bench.controller.power.keeper.asked_mhz(place)} == places, (
+    assert {place for place in every_place(bench) if bench.controller.power.asked_mhz(place)} == places, (
         "no other clock was set"
     )
     mode(bench, "observe")
     run_for(bench, 3.0)
-    assert not any(bench.controller.power.keeper.asked_mhz(place) for place in every_place(bench)), (
-        "clocks go back at once"
-    )
+    assert not any(bench.controller.power.asked_mhz(place) for place in every_place(bench)), "clocks go back at once"
     assert entries[canary].gpus == 4, "and nobody is touched"
 
 

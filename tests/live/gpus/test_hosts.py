@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from powerflow.agent.gpus import AbsentGpu, described, numbered
 from powerflow.api.records import Refused
+from powerflow.cost.type_names import slug
 from powerflow.device.protocol import DeviceLost, Gpu
-from powerflow.live.gpus.hosts import AbsentGpu, names_by_type, nodes_of, numbered, slug
+from powerflow.live.gpus.hosts import names_by_type, nodes_of
+from powerflow.live.gpus.machines import ClusterGpu, cluster_gpu
 from powerflow.live.gpus.wanted import type_wanted
 from powerflow.testing.recorded_gpus import ReplayGpu
 
@@ -29,6 +34,11 @@ def cards(*types: str, first: int = 0) -> list[Gpu]:
     return [_Card(f"GPU-{first + i}", kind, first + i) for i, kind in enumerate(types)]
 
 
+def told(gpus: Sequence[Gpu]) -> list[ClusterGpu]:
+    """As their machine describes them."""
+    return [cluster_gpu("h", json.loads(json.dumps(described(gpu)))) for gpu in gpus]
+
+
 def places(gpus: object) -> list[tuple[str, str, int]]:
     return [(gpu.uuid, gpu.node, gpu.index) for gpu in gpus]  # type: ignore[attr-defined]
 
@@ -36,7 +46,7 @@ def places(gpus: object) -> list[tuple[str, str, int]]:
 def test_one_type_is_one_node_of_the_machines_name(tmp_path: Path) -> None:
     gpus = numbered(cards("A100", "A100"), "gpu07", tmp_path)
     assert places(gpus) == [("GPU-0", "gpu07", 0), ("GPU-1", "gpu07", 1)]
-    assert [(node.name, node.gpu_type, node.gpus) for node in nodes_of(gpus)] == [("gpu07", "A100", 2)]
+    assert [(node.name, node.gpu_type, node.gpus) for node in nodes_of(told(gpus))] == [("gpu07", "A100", 2)]
 
 
 def test_two_types_are_two_nodes_each_numbered_from_zero(tmp_path: Path) -> None:
@@ -47,7 +57,7 @@ def test_two_types_are_two_nodes_each_numbered_from_zero(tmp_path: Path) -> None
         ("GPU-1", "gpu07-L4", 0),
         ("GPU-3", "gpu07-L4", 1),
     ]
-    assert [(node.index, node.name, node.gpu_type, node.gpus) for node in nodes_of(gpus)] == [
+    assert [(node.index, node.name, node.gpu_type, node.gpus) for node in nodes_of(told(gpus))] == [
         (0, "gpu07-A100", "A100", 2),
         (1, "gpu07-L4", "NVIDIA L4", 2),
     ]
@@ -83,7 +93,7 @@ def test_cards_that_are_called_otherwise_by_now_keep_their_numbers(tmp_path: Pat
     renamed = numbered(list(reversed(cards("NVIDIA A100X", "NVIDIA A100X"))), "h", tmp_path)
     assert places(renamed) == [("GPU-0", "h", 0), ("GPU-1", "h", 1), ("GPU-2", "h", 2)]
     assert isinstance(renamed[2], AbsentGpu)
-    assert [(node.name, node.gpu_type, node.gpus) for node in nodes_of(renamed)] == [("h", "NVIDIA A100X", 3)]
+    assert [(node.name, node.gpu_type, node.gpus) for node in nodes_of(told(renamed))] == [("h", "NVIDIA A100X", 3)]
 
 
 def test_a_single_card_that_is_called_otherwise_leaves_no_gap(tmp_path: Path) -> None:
@@ -97,7 +107,7 @@ def test_a_single_card_that_is_called_otherwise_leaves_no_gap(tmp_path: Path) ->
             ("GPU-1", "h-L4", 0),
         ]
         assert isinstance(mixed[1], AbsentGpu)
-        assert [(node.name, node.gpus) for node in nodes_of(mixed)] == [("h", 3), ("h-L4", 1)]
+        assert [(node.name, node.gpus) for node in nodes_of(told(mixed))] == [("h", 3), ("h-L4", 1)]
 
 
 @pytest.mark.parametrize(
@@ -124,4 +134,4 @@ def test_a_job_says_which_of_two_it_means() -> None:
 
 def test_a_card_is_asked_for_by_its_own_name(tmp_path: Path) -> None:
     gpus = cards("NVIDIA H200")
-    assert type_wanted("H200", names_by_type(gpus)) == "NVIDIA H200"
+    assert type_wanted("H200", names_by_type(told(gpus))) == "NVIDIA H200"

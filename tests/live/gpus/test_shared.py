@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from powerflow.agent import devices
 from powerflow.device.emulated.gpu import EmulatedGpu, own_identity
-from powerflow.live.gpus.health import Sight
 from tests.live.controller_bench import Bench
 
 STRANGER = ("python (process 7 of eve)",)
@@ -28,8 +29,9 @@ def test_nobody_pays_for_what_cannot_be_told_apart(bench: Bench, monkeypatch: py
     entry = bench.controller.jobs[job]
     ((node, (number,)),) = entry.placement
     power = bench.controller.power
-    shared = Sight(bench.gpus[number].read(), held=True, strangers=STRANGER)
-    monkeypatch.setattr(bench.controller._gpu_service, "look", lambda: power.health.look(0.0, {(node, number): shared}))
+    read = EmulatedGpu.read
+    monkeypatch.setattr(EmulatedGpu, "read", lambda gpu: replace(read(gpu), pids=(7,) if gpu.index == number else ()))
+    monkeypatch.setattr(devices, "strangers", lambda pids, ours, *, spare_containers: STRANGER)
     bench.turn(20)  # it is seen, and the reading before is handed out
     pid, birth = own_identity()
     EmulatedGpu(bench.gpus[number].path).draw(390.0, pid=pid, birth=birth, arrears_j=5e3)  # the stranger's

@@ -1,123 +1,164 @@
-"""Meter the GPUs of a live cluster for the jobs that hold them, and set the GPUs' clocks."""
+"""Meter the GPUs of a live cluster for its jobs, and ask for clocks, through the machines' reports.
+
+The machines read their GPUs themselves (`powerflow.agent.devices`). This module takes the last report of each machine
+and waits for none.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+from powerflow.api.governance import AuditRecord
+from powerflow.api.records import NotFound
 from powerflow.cost.catalogue import gpu_type
-from powerflow.device.lease import Clocks
-from powerflow.device.meter import MeanPower, Meter
-from powerflow.device.protocol import DeviceError, Gpu, Place, Reading
-from powerflow.live.gpus.clock_keeper import ClockKeeper
+from powerflow.device.meter import MeanPower
+from powerflow.device.protocol import DeviceError, Place, Reading
+from powerflow.engine.devices import DeviceSource, Report, reading_of
+from powerflow.engine.protocol import RankName
 from powerflow.live.gpus.health import GpuHealth
 from powerflow.live.gpus.hosts import names_by_type
+from powerflow.live.gpus.ledgers import Drawn
 from powerflow.live.gpus.limit_watch import LimitWatch
+from powerflow.live.gpus.machines import ClusterGpu, Machine, Machines
+from powerflow.live.gpus.readings import LastReadings, last_readings
+from powerflow.store.database import StoreError
 from powerflow.store.models import Charge
 from powerflow.store.store import Store
 
-#: Setting in the store: the meter's accounts.
-METER = "meter"
+#: Setting in the store, followed by a machine's name: what was taken from its ledger.
+LEDGER = "ledger "
 #: Setting in the store: the cards' own power limits.
 LIMITS = "power limits"
 
+#: Jobs of which it is remembered whether they are in the store.
+PAYERS_KEPT = 100_000
 
-#: How often GPUs are read.
-READ_S = 1.0
+#: Seconds without a reading after which a machine's readings say nothing about the present.
+OLD_S = 15.0
 
 
 class ClusterGpus:
-    """Meter all GPUs of one cluster and set their clocks.
+    """Meter all GPUs of one cluster and ask for their clocks.
 
     Only the controller's loop may use it, but other threads may read the last readings.
 
     Args:
-        gpus: All GPUs of the cluster.
-        clocks: Sets and resets the clocks of the GPUs.
-        store: Keeps charges and the meter's accounts, so that no joule is lost between two controllers.
-        refused: Messages about clocks that could not be set; ``clocks`` adds to them.
+        source: Reports of the machines, and the way to their GPUs.
+        store: Keeps charges, and what was taken from each machine, so that no joule is lost between two controllers.
     """
 
-    def __init__(self, gpus: Sequence[Gpu], clocks: Clocks, store: Store, refused: list[str]) -> None:
-        self._gpus = {(gpu.node, gpu.index): gpu for gpu in gpus}
-        self._place = {gpu.uuid: place for place, gpu in self._gpus.items()}
-        self.keeper = ClockKeeper(self._gpus, clocks)
-        self.health = GpuHealth(self._gpus)
+    def __init__(self, source: DeviceSource, store: Store) -> None:
+        self._source, self._store = source, store
+        self._machines = Machines(source)
+        self.health = GpuHealth(())
         self._limits = LimitWatch({})
-        self._store = store
-        self._refused = refused
-        self._found: dict[str, None] = {}  # what does not work, in order of appearance
-        self._jumped: dict[Place, str] = {}  # the last jump of each counter
-        self._meter = Meter(gpus)
-        self._read_s = self._settled_s = -math.inf
-        self._owners: dict[Place, str] = {}
-        self._readings: dict[Place, Reading] = {}
-        self._watts: dict[Place, float] = {}
-        self._power: dict[str, MeanPower] = {}  # by job
-        self._clock_mhz: dict[str, float] = {}
+        self._limits_stored: Mapping[str, float] = {}
+        self._pays: dict[str, bool] = {}  # by job id: it is in the store
+        self._news: frozenset[Place] = frozenset()  # GPUs of which `settle` has just taken readings
+        self._seen = LastReadings()
         self._charges: dict[str | None, Charge] = {}  # not stored yet, by the job that pays (None: idle)
         self._totals_j = (0.0, 0.0, 0.0)  # metered, jobs, idle
-        self.emulated = any(gpu.emulated for gpu in gpus)
-        self.types = names_by_type(gpus)
-        self.gpu_count = len(gpus)
+        self._now_s = -math.inf
+        self._enter()
+
+    @property
+    def emulated(self) -> bool:
+        """True if GPUs of the cluster are emulated."""
+        return any(gpu.emulated for gpu in self._machines.gpus.values())
+
+    @property
+    def types(self) -> Mapping[str, Collection[str]]:
+        """Names of the GPUs in the words of their drivers, by GPU type."""
+        return names_by_type(list(self._machines.gpus.values()))
+
+    @property
+    def gpu_count(self) -> int:
+        """Number of GPUs in the cluster."""
+        return len(self._machines.gpus)
 
     # -- joules ---------------------------------------------------------------------------------------------------
 
     def start(self, now_s: float) -> None:
-        """Restore the accounts of the last controller's meter."""
-        state = self._store.get(METER)
-        self._meter = Meter(list(self._gpus.values()), state)
+        """Take the readings that are there. Energy is taken by the first `settle`, when the jobs are known."""
         self._totals_j = self._store.charges.totals()
-        accounts = state["accounts"] if state else {}
-        owners_by_uuid = {uuid: account["owner"] for uuid, account in accounts.items() if uuid in self._place}
-        owners = {self._place[uuid]: owner for uuid, owner in owners_by_uuid.items()}
-        self._owners = {place: owner for place, owner in owners.items() if owner is not None}
-        self.keeper.start()
         self._limits = LimitWatch(self._store.get(LIMITS, {}))
-        self._meter.sample()
-        self._limits.begin(self._meter.readings, [uuid for uuid, owner in owners_by_uuid.items() if owner is not None])
-        self._store.put(LIMITS, self._limits.state())
-        self._look()
+        self._now_s = now_s
+        self._enter()
+        self._machines.look()
+        self._take_readings([machine for machine in self._machines.by_name.values() if machine.report is not None])
+        self._store_limits()
 
-    def due(self, now_s: float, holding: Mapping[Place, str]) -> bool:
-        """Return True if the GPUs should be read now: the last reading is old, or a GPU got another job after it."""
-        return now_s - self._read_s >= READ_S or holding != self._owners
+    def due(self) -> bool:
+        """Return True if a machine has reported readings since the last `settle`."""
+        self._machines.look()
+        return bool(self._machines.new()) or any(machine.has_news for machine in self._machines.by_name.values())
 
-    def settle(self, now_s: float, holding: Mapping[Place, str]) -> Mapping[str, tuple[float, float]]:
-        """Read all GPUs, and charge the energy since the last call to the jobs that held the GPUs.
+    def settle(self, now_s: float) -> Mapping[str, Drawn]:
+        """Take the last report of each machine: its readings, and the energy that its ranks have drawn.
 
-        From now on, each GPU is charged to its job in ``holding``. If processes of other people run on a GPU, its
-        energy is charged to nobody, because the job's part is not known.
+        Energy of ranks whose job is not in the store counts as idle. If processes of other people run on a GPU, the
+        machine counts its energy as idle, because the job's part is not known.
 
         Returns:
-            Joules and GPU-seconds by job.
+            Joules and GPU-seconds by job, since the last call.
+
+        Raises:
+            StoreError: The store cannot be read. The next call takes what is missing.
         """
-        shared = self.health.shared()
-        owners = {self._gpus[p].uuid: job for p, job in holding.items() if p in self._gpus and p not in shared}
-        settled = self._meter.settle(now_s, owners)
-        since_s = self._settled_s if math.isfinite(self._settled_s) else settled.since_s
-        seconds = max(0.0, now_s - since_s)
-        gpu_s = {job: count * seconds for job, count in Counter(self._owners.values()).items()}
-        drawn_j = {job: mj / 1e3 for job, mj in settled.jobs_mj.items()}
-        charged = {job: (drawn_j.get(job, 0.0), gpu_s.get(job, 0.0)) for job in drawn_j.keys() | gpu_s.keys()}
-        for job, (energy_j, used_s) in charged.items():
-            self._charge(Charge(since_s, now_s, "", job, energy_j, used_s))
-        idle_j, idle_s = settled.idle_mj / 1e3, (self.gpu_count - len(self._owners)) * seconds
-        self._charge(Charge(since_s, now_s, "", None, idle_j, idle_s))
-        metered_j, jobs_j, all_idle_j = self._totals_j
-        more_j = sum(drawn_j.values())
-        self._totals_j = metered_j + more_j + idle_j, jobs_j + more_j, all_idle_j + idle_j
-        self._owners = {place: job for place, job in holding.items() if place in self._gpus}
-        self._read_s = self._settled_s = now_s
-        self._look()
+        self._enter()
+        self._machines.look()
+        machines = [machine for machine in self._machines.by_name.values() if machine.has_news]
+        for machine in machines:
+            self._ask_who_pays(machine)  # asks the store; after this nothing can fail
+        charged: dict[str, Drawn] = {}
+        self._now_s = now_s
+        for machine in machines:
+            assert machine.report is not None
+            drawn = machine.ledger.take(machine.report["ledger"], lambda job: self._pays[job])
+            since_s = machine.taken_s if math.isfinite(machine.taken_s) else now_s
+            machine.taken_s, machine.taken_at, machine.unsaved = now_s, machine.report["at"], True
+            for job, part in drawn.items():
+                self._charge(Charge(since_s, now_s, "", job, part.energy_j, part.gpu_s))
+                if job is not None:
+                    before = charged.get(job, Drawn(0.0, 0.0))
+                    charged[job] = Drawn(before.energy_j + part.energy_j, before.gpu_s + part.gpu_s)
+        self._take_readings(machines)
         return charged
+
+    def _enter(self) -> None:
+        """Take in machines that were described since the last call."""
+        for name in self._machines.new():
+            self._machines.enter(name, self._store.get(LEDGER + name))
+            self.health.add(gpu.place for gpu in self._machines.by_name[name].gpus)
+
+    def _ask_who_pays(self, machine: Machine) -> None:
+        """Find out which jobs of a machine's ledger are in the store."""
+        assert machine.report is not None
+        if len(self._pays) > PAYERS_KEPT:
+            self._pays.clear()
+        for _, _, rank, *_ in machine.report["ledger"]["rows"]:
+            job = RankName.parse(rank).gang if rank else ""
+            if not job or job in self._pays:
+                continue
+            self._pays[job] = False
+            with contextlib.suppress(NotFound):
+                try:
+                    self._store.job(job)
+                except StoreError:
+                    del self._pays[job]
+                    raise
+                self._pays[job] = True
 
     def _charge(self, new: Charge) -> None:
         """Add a charge to the charges that are not stored yet.
 
         There is one such charge for each job and one for idle GPUs, from the first start to the last end.
         """
+        metered_j, jobs_j, idle_j = self._totals_j
+        of_jobs_j = new.energy_j if new.job_id is not None else 0.0
+        self._totals_j = metered_j + new.energy_j, jobs_j + of_jobs_j, idle_j + new.energy_j - of_jobs_j
         old = self._charges.get(new.job_id)
         if old is not None:
             start_s, end_s = min(old.start_s, new.start_s), max(old.end_s, new.end_s)
@@ -125,18 +166,33 @@ class ClusterGpus:
         self._charges[new.job_id] = new
 
     def save(self, store: Store) -> None:
-        """Store the charges and the meter's accounts together, so that no joule is lost or stored twice."""
+        """Store the charges, and what was taken from each machine, together; then tell the machines.
+
+        So no joule is lost or stored twice.
+        """
+        unsaved = {name: machine for name, machine in self._machines.by_name.items() if machine.unsaved}
+        taken = {LEDGER + name: machine.ledger.state() for name, machine in unsaved.items()}
         if self._charges:
-            store.charges.add(list(self._charges.values()), {METER: self._meter.state()})
+            store.charges.add(list(self._charges.values()), taken)
             self._charges.clear()
+        else:  # a new machine, of which nothing is charged yet
+            for key, state in taken.items():
+                store.put(key, state)
+        for machine in unsaved.values():
+            machine.unsaved = False
+        self._store_limits()
+        for name, machine in self._machines.by_name.items():
+            if machine.ledger.id:
+                self._source.acknowledge(name, machine.ledger.id, machine.ledger.version, machine.noted)
 
     def clock_set(self, by_s: float) -> None:
-        """Move the times of the last readings by ``by_s``, because the machine's clock was set by this many seconds.
+        """Move the times of the last reports by ``by_s``, because the clock was set by this many seconds.
 
-        Otherwise a job would be charged for GPU-seconds that did not pass.
+        Otherwise energy would be charged to an hour in which it was not drawn.
         """
-        self._read_s += by_s
-        self._settled_s += by_s
+        for machine in self._machines.by_name.values():
+            machine.taken_s, machine.heard_s = machine.taken_s + by_s, machine.heard_s + by_s
+        self._now_s += by_s
 
     def totals_j(self) -> tuple[float, float, float]:
         """Return the joules metered since the store was made: in all, of jobs, and of idle GPUs."""
@@ -147,11 +203,30 @@ class ClusterGpus:
     @property
     def settable(self) -> bool:
         """False if setting a clock was refused on at least one GPU."""
-        return not self._refused
+        return not any(report["refused"] for report in self._reports())
 
     def tune(self, now_s: float, wanted: Mapping[Place, float]) -> None:
-        """Set GPUs to the ``wanted`` clocks (MHz), and reset the clocks of all other GPUs."""
-        self._readings.update(self.keeper.tune(now_s, wanted, self._readings, self.health.out()))
+        """Ask for the ``wanted`` clocks (MHz); all other GPUs, and those out of service, run at their own clocks."""
+        self._now_s = now_s
+        wishes: dict[str, dict[str, float]] = {name: {} for name in self._machines.by_name}
+        out = self.health.out()
+        for place, mhz in wanted.items():
+            gpu = self._machines.gpus.get(place)
+            if gpu is not None and place not in out:
+                wishes[gpu.machine][gpu.uuid] = mhz
+        for machine, clocks_mhz in wishes.items():
+            self._source.want(machine, clocks_mhz)
+        self._machines.look()
+
+    def asked_mhz(self, place: Place) -> float | None:
+        """Return the clock (MHz) that a GPU was asked for; None if no clock was asked for."""
+        row = self._machines.row(place)
+        return None if row is None else row["clock"]["asked_mhz"]
+
+    def holds(self, place: Place) -> bool:
+        """Return True if a reading has shown a GPU at the clock that it was asked for."""
+        row = self._machines.row(place)
+        return row is not None and bool(row["clock"]["holds"])
 
     def audit(self) -> None:
         """Write to the audit all clocks that were set and reset since the last call.
@@ -159,7 +234,17 @@ class ClusterGpus:
         Raises:
             StoreError: The store cannot be written. The next call writes what is missing.
         """
-        self.keeper.write_changes(self._store.note)
+        for machine in self._machines.by_name.values():
+            entries = machine.report["audit"] if machine.report is not None else ()
+            new = [entry for entry in entries if entry[0] > machine.noted]
+            records = [
+                AuditRecord(0, self._now_s - age_s, "powerflow", "", action, f"{node}/{number}", fields)
+                for _, age_s, uuid, action, fields in new
+                for node, number in [self._machines.place.get(uuid, (uuid, 0))]
+            ]
+            if records:
+                self._store.note(records)
+                machine.noted = max(entry[0] for entry in new)
 
     def finish(self, *, give_back: bool) -> None:
         """Reset all clocks if ``give_back`` is True, that is, if no job continues to run.
@@ -167,47 +252,76 @@ class ClusterGpus:
         Otherwise the clocks stay until their lease ends.
         """
         if give_back:
-            self.keeper.finish()
+            for machine in self._machines.by_name:
+                self._source.want(machine, {})
+
+    # -- readings ---------------------------------------------------------------------------------------------------
 
     def errors(self) -> Mapping[Place, DeviceError]:
         """Return the errors of the GPUs that did not answer at the last reading."""
-        return {self._place[uuid]: error for uuid, error in self._meter.errors.items()}
+        return self._seen.errors
 
     def last(self) -> Mapping[Place, Reading]:
         """Return the last reading of each GPU, without GPUs that did not answer."""
-        return self._readings
+        return self._seen.readings
+
+    def news(self) -> Collection[Place]:
+        """Return the GPUs of which the last `settle` has taken a new reading or error."""
+        return self._news
+
+    def strangers(self, place: Place) -> tuple[str, ...]:
+        """Return the processes on a GPU that belong to no job, in words."""
+        row = self._machines.row(place)
+        return () if row is None else tuple(row["strangers"])
+
+    def boots(self) -> Mapping[str, str]:
+        """Return the id of the present boot of each machine that has reported."""
+        return {name: str(m.report["boot"]) for name, m in self._machines.by_name.items() if m.report is not None}
+
+    def gpus(self) -> Mapping[Place, ClusterGpu]:
+        """Return all GPUs of the cluster."""
+        return self._machines.gpus
 
     def disturbed(self, job: str) -> bool:
         """Return True if readings of a job's GPUs do not show the job's own costs.
 
-        The reasons are: processes of other people run on the GPUs, somebody has changed their power limit, or their
-        clocks are not as asked for.
+        The reasons are: processes of other people run on the GPUs, somebody has changed their power limit, their clocks
+        are not as asked for, or their machine has not reported for some time.
         """
-        strange = {*self.health.shared(), *(self._place[uuid] for uuid in self._limits.changed())}
-        mine = [place for place, owner in self._owners.items() if owner == job]
-        return any(place in strange or self.keeper.strays(place) for place in mine)
+        strange = {*self.health.shared(), *self._limited()}
+        old = self._old()
+        for place in [place for place, owner in self._seen.owners.items() if owner == job]:
+            row = self._machines.row(place)
+            if place in strange or row is None or row["clock"]["strays"] or self._machines.gpus[place].machine in old:
+                return True
+        return False
 
     # -- what is shown --------------------------------------------------------------------------------------------
 
     def notices(self) -> list[str]:
         """Return the problems of GPUs, one line each."""
-        of_meters = [*self._refused, *self._found.copy(), *self._jumped.copy().values()]
-        return list(dict.fromkeys([*of_meters, *self.keeper.notices(), *self._of_service(), *self._limited()]))
-
-    def _of_service(self) -> list[str]:
-        out = [f"GPU {number} of {node} is out of service: {why}" for (node, number), why in self.health.out().items()]
-        return out + [
+        reports = self._reports()
+        found = [line for report in reports for line in report["refused"]]
+        found += [line for report in reports for line in report["notices"]]
+        found += [
+            f"GPU {number} of {node} is out of service: {why}" for (node, number), why in self.health.out().items()
+        ]
+        found += [
             f"GPU {number} of {node} is also used by {', '.join(who)}, which PowerFlow did not start: its energy is "
             "charged to nobody, and no costs are learned from it"
             for (node, number), who in self.health.shared().items()
         ]
-
-    def _limited(self) -> list[str]:
-        return [
-            f"GPU {self._place[uuid][1]} of {self._place[uuid][0]}: somebody set its power limit to {now_w:.0f} W (it "
-            f"was {own_w:.0f} W): until that is undone, no costs are learned from it"
-            for uuid, (own_w, now_w) in self._limits.changed().items()
+        found += [
+            f"GPU {number} of {node}: somebody set its power limit to {now_w:.0f} W (it was {own_w:.0f} W): until that "
+            "is undone, no costs are learned from it"
+            for (node, number), (own_w, now_w) in self._limited().items()
         ]
+        found += [
+            f"{name} has not reported for {seconds:.0f} s: its GPUs are shown as they were then, and the energy since "
+            "then is charged when it reports again"
+            for name, seconds in self._old().items()
+        ]
+        return list(dict.fromkeys(found))
 
     def watts_of(self, job: str) -> float:
         """Return the watts of a job's GPUs at the last reading; 0 if no power was read."""
@@ -215,11 +329,11 @@ class ClusterGpus:
 
     def power_of(self, job: str) -> MeanPower:
         """Return the mean power (W) of a job's GPUs at the last reading, and its period (s); 0 W if not read."""
-        return self._power.get(job, MeanPower(0.0, 0.0))
+        return self._seen.power.get(job, MeanPower(0.0, 0.0))
 
     def clock_of(self, job: str) -> float | None:
         """Return the mean clock (MHz) of a job's GPUs at the last reading; None if no clock was read."""
-        return self._clock_mhz.get(job)
+        return self._seen.clock_mhz.get(job)
 
     def power_w(self) -> float:
         """Return the watts of all GPUs at the last reading."""
@@ -227,46 +341,61 @@ class ClusterGpus:
 
     def gpu_watts(self) -> Mapping[Place, float]:
         """Return the watts of each GPU at the last reading, without GPUs that report none."""
-        return self._watts
+        return self._seen.watts
 
     def idle_w(self) -> list[float]:
         """Return the idle watts of each GPU by the catalogue."""
-        return [gpu_type(gpu.gpu_type).idle_w for gpu in self._gpus.values()]
+        return [gpu_type(gpu.gpu_type).idle_w for gpu in self._machines.gpus.values()]
 
     def node_names(self) -> list[str]:
         """Return the names of all nodes."""
-        return list(dict.fromkeys(node for node, _ in self._gpus))
+        return list(dict.fromkeys(node for node, _ in self._machines.gpus))
 
     def node_kind(self, node: str) -> tuple[str, bool]:
         """Return the GPU type of a node, and True if its GPUs are emulated."""
-        gpu = next(gpu for (name, _), gpu in self._gpus.items() if name == node)
+        gpu = next(gpu for (name, _), gpu in self._machines.gpus.items() if name == node)
         return gpu.gpu_type, gpu.emulated
 
-    def readings(self, node: str) -> list[tuple[Gpu, Reading | None]]:
+    def readings(self, node: str) -> list[tuple[ClusterGpu, Reading | None]]:
         """Return the GPUs of a node, each with its last reading."""
-        return [(gpu, self._readings.get(place)) for place, gpu in self._gpus.items() if place[0] == node]
+        gpus = self._machines.gpus.copy()
+        return [(gpu, self._seen.readings.get(place)) for place, gpu in gpus.items() if place[0] == node]
 
-    def _look(self) -> None:
-        """Keep the last readings, and compare energy counters with power."""
-        power: dict[str, MeanPower] = {}
-        clocks_mhz: dict[str, list[float]] = defaultdict(list)
-        self._readings = {self._place[uuid]: reading for uuid, reading in self._meter.readings.items()}
-        powers = {self._place[uuid]: mean for uuid, mean in self._meter.powers.items() if math.isfinite(mean.watts)}
-        self._watts = {place: mean.watts for place, mean in powers.items()}
-        for place, reading in self._readings.items():
-            owner = self._owners.get(place)
-            if owner is not None and place in powers:
-                others, mean = power.get(owner, MeanPower(0.0, 0.0)), powers[place]
-                power[owner] = MeanPower(others.watts + mean.watts, max(others.seconds, mean.seconds))
-            if owner is not None and math.isfinite(reading.clock_mhz):
-                clocks_mhz[owner].append(reading.clock_mhz)
-        self._power = power
-        self._clock_mhz = {job: sum(clocks) / len(clocks) for job, clocks in clocks_mhz.items()}
-        for found in self._meter.check():
-            node, number = self._place[found.uuid]
-            what = f"energy counter and power readings differ by {found.share:.0%} over {found.window_s:.0f} s"
-            self._found[f"GPU {number} of {node}: {what}"] = None
-        for jump in self._meter.jumps():
-            node, number = self._place[jump.uuid]
-            self._jumped[self._place[jump.uuid]] = f"GPU {number} of {node}: {jump.sentence()}"
-        self._limits.look(self._meter.readings)
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _take_readings(self, machines: Sequence[Machine]) -> None:
+        """Take new readings from some machines. Keep the last readings of all machines, and the power of each job."""
+        for machine in machines:
+            machine.heard_s = self._now_s
+            self._see_limits(machine)
+        self._news = frozenset(gpu.place for machine in machines for gpu in machine.gpus)
+        self._seen = last_readings(self._machines)
+
+    def _see_limits(self, machine: Machine) -> None:
+        report = machine.report
+        assert report is not None
+        rows = {uuid: row for uuid, row in report["gpus"].items() if row["reading"] is not None}
+        readings = {uuid: reading for uuid, row in rows.items() if (reading := reading_of(row)) is not None}
+        if not machine.boot:  # this controller hears of it for the first time
+            self._limits.begin(readings, [uuid for uuid, row in rows.items() if row["rank"]])
+        machine.boot = str(report["boot"])
+        self._limits.look(readings)
+
+    def _store_limits(self) -> None:
+        limits = self._limits.state()
+        if limits != self._limits_stored:
+            self._store.put(LIMITS, limits)
+            self._limits_stored = limits
+
+    def _reports(self) -> list[Report]:
+        return [machine.report for machine in self._machines.by_name.values() if machine.report is not None]
+
+    def _limited(self) -> dict[Place, tuple[float, float]]:
+        """Return the GPUs whose power limit somebody has changed: their own limit and the present one, watts."""
+        places = self._machines.place
+        return {places[uuid]: both for uuid, both in self._limits.changed().items() if uuid in places}
+
+    def _old(self) -> dict[str, float]:
+        """Return the machines whose readings are old, each with their age in seconds."""
+        ages_s = {name: self._now_s - machine.heard_s for name, machine in self._machines.by_name.items()}
+        return {name: age_s for name, age_s in ages_s.items() if OLD_S < age_s < math.inf}

@@ -76,7 +76,12 @@ class GpuHealth:
     """Keep the health of each GPU of a cluster: if it is in service, and why not."""
 
     def __init__(self, places: Iterable[Place]) -> None:
-        self._gpus = {(node, number): _Gpu(f"GPU {number} of {node}: ") for node, number in places}
+        self._gpus: dict[Place, _Gpu] = {}
+        self.add(places)
+
+    def add(self, places: Iterable[Place]) -> None:
+        """Keep the health of more GPUs. They are in service."""
+        self._gpus |= {(node, number): _Gpu(f"GPU {number} of {node}: ") for node, number in places}
 
     def look(self, now_s: float, sights: Mapping[Place, Sight]) -> list[Turn]:
         """Judge observations of GPUs; return the GPUs that leave service or come back.

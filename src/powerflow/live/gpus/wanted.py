@@ -9,8 +9,7 @@ from collections.abc import Collection, Mapping
 
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.records import Refused
-from powerflow.cost.type_names import matching
-from powerflow.live.gpus.hosts import slug
+from powerflow.cost.type_names import matching, slug
 from powerflow.scheduler.pool import Pool
 from powerflow.store.models import Placement
 

@@ -1,0 +1,130 @@
+"""Follow the machines of a cluster: their GPUs, and the last report of each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from powerflow.cost.catalogue import GpuType, declare
+from powerflow.device.protocol import Place
+from powerflow.engine.devices import DeviceSource, Report
+from powerflow.live.gpus.ledgers import TakenLedger
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterGpu:
+    """A GPU of the cluster, as its machine has described it.
+
+    Attributes:
+        machine: Name of its machine.
+        uuid: Globally unique name of the GPU.
+        node, index: Its node, and its number there, from 0.
+        gpu_type: Name in the catalogue.
+        emulated: True if the hardware does not exist.
+        vendor_name: Type in the driver's words.
+        driver_index: Number that the driver gives to it; None if unknown.
+    """
+
+    machine: str
+    uuid: str
+    node: str
+    index: int
+    gpu_type: str
+    emulated: bool
+    vendor_name: str
+    driver_index: int | None
+
+    @property
+    def place(self) -> Place:
+        """Return the node of the GPU and its number there."""
+        return self.node, self.index
+
+
+@dataclass(slots=True)
+class Machine:
+    """A machine of the cluster.
+
+    Attributes:
+        gpus: Its GPUs.
+        ledger: What was taken from its ledger.
+        taken_s: When that was, Unix seconds; nan if nothing was taken yet.
+        report: Its last report; None if none has come yet.
+        taken_at: Name of the report from which readings were taken last.
+        heard_s: When the last new reading came, Unix seconds.
+        boot: Id of its boot when it last reported; "" if it has not.
+        noted: Number of the last audit entry that was stored.
+        unsaved: True if something was taken from it that is not stored yet.
+    """
+
+    gpus: Sequence[ClusterGpu]
+    ledger: TakenLedger
+    taken_s: float = math.nan
+    report: Report | None = None
+    taken_at: str = ""
+    heard_s: float = -math.inf
+    boot: str = ""
+    noted: int = 0
+    unsaved: bool = False
+
+    @property
+    def has_news(self) -> bool:
+        """True if readings have come that were not taken yet."""
+        return self.report is not None and self.report["at"] != self.taken_at
+
+
+@dataclass(slots=True)
+class Machines:
+    """All machines of the cluster, and all GPUs by place and by UUID."""
+
+    source: DeviceSource
+    by_name: dict[str, Machine] = field(default_factory=dict)
+    gpus: dict[Place, ClusterGpu] = field(default_factory=dict)
+    place: dict[str, Place] = field(default_factory=dict)
+
+    def new(self) -> list[str]:
+        """Return the machines that have been described and are not known yet."""
+        return [name for name in self.source.machines() if name not in self.by_name]
+
+    def enter(self, name: str, kept: Mapping[str, Any] | None) -> None:
+        """Take in a new machine. ``kept`` is the stored state of its `TakenLedger`."""
+        gpus = gpus_of(self.source, name)
+        self.by_name[name] = Machine(gpus, TakenLedger(kept))
+        for gpu in gpus:
+            self.gpus[gpu.place], self.place[gpu.uuid] = gpu, gpu.place
+
+    def look(self) -> None:
+        """Get the last report of each machine."""
+        for name, machine in self.by_name.items():
+            machine.report = self.source.report(name) or machine.report
+
+    def row(self, place: Place) -> Mapping[str, Any] | None:
+        """Return the row of a GPU in the last report of its machine; None if there is none."""
+        gpu = self.gpus.get(place)
+        report = self.by_name[gpu.machine].report if gpu is not None else None
+        found: Mapping[str, Any] | None = (
+            report["gpus"].get(gpu.uuid) if report is not None and gpu is not None else None
+        )
+        return found
+
+
+def gpus_of(source: DeviceSource, machine: str) -> list[ClusterGpu]:
+    """Return the GPUs of a machine, as it has described them. The catalogue learns their types."""
+    return [cluster_gpu(machine, plain) for plain in source.describe(machine)]
+
+
+def cluster_gpu(machine: str, plain: Mapping[str, Any]) -> ClusterGpu:
+    """Return a GPU from its machine's description, see `powerflow.agent.gpus.described`."""
+    if plain["card"] is not None:
+        declare(GpuType(**plain["card"]))
+    return ClusterGpu(
+        machine,
+        str(plain["uuid"]),
+        str(plain["node"]),
+        int(plain["index"]),
+        str(plain["gpu_type"]),
+        bool(plain["emulated"]),
+        str(plain["vendor_name"]),
+        plain["driver_index"],
+    )

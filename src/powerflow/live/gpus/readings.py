@@ -1,0 +1,67 @@
+"""Read the machines' last reports: readings by GPU, and the power and the clock of each job."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from powerflow.device.meter import MeanPower
+from powerflow.device.protocol import DeviceError, Place, Reading
+from powerflow.engine.devices import error_of, power_of, reading_of
+from powerflow.engine.protocol import RankName
+from powerflow.live.gpus.machines import Machines
+
+
+@dataclass(frozen=True, slots=True)
+class LastReadings:
+    """The last readings of all GPUs.
+
+    Attributes:
+        readings: Last reading of each GPU that answered.
+        errors: Error of each GPU that did not answer.
+        owners: Job whose rank had the GPU at the reading.
+        watts: Mean power of each GPU that reports one.
+        power: Mean power of each job's GPUs together.
+        clock_mhz: Mean clock of each job's GPUs.
+    """
+
+    readings: Mapping[Place, Reading] = field(default_factory=dict)
+    errors: Mapping[Place, DeviceError] = field(default_factory=dict)
+    owners: Mapping[Place, str] = field(default_factory=dict)
+    watts: Mapping[Place, float] = field(default_factory=dict)
+    power: Mapping[str, MeanPower] = field(default_factory=dict)
+    clock_mhz: Mapping[str, float] = field(default_factory=dict)
+
+
+def last_readings(machines: Machines) -> LastReadings:
+    """Return what the last report of each machine says."""
+    readings: dict[Place, Reading] = {}
+    errors: dict[Place, DeviceError] = {}
+    owners: dict[Place, str] = {}
+    watts: dict[Place, float] = {}
+    power: dict[str, MeanPower] = {}
+    clocks_mhz: dict[str, list[float]] = defaultdict(list)
+    for place in machines.gpus:
+        row = machines.row(place)
+        if row is None:
+            continue
+        owner = RankName.parse(row["rank"]).gang if row["rank"] else None
+        if owner is not None:
+            owners[place] = owner
+        if (error := error_of(row)) is not None:
+            errors[place] = error
+        reading, mean = reading_of(row), power_of(row)
+        if reading is None:
+            continue
+        readings[place] = reading
+        if math.isfinite(mean.watts):
+            watts[place] = mean.watts
+            if owner is not None:
+                others = power.get(owner, MeanPower(0.0, 0.0))
+                power[owner] = MeanPower(others.watts + mean.watts, max(others.seconds, mean.seconds))
+        if owner is not None and math.isfinite(reading.clock_mhz):
+            clocks_mhz[owner].append(reading.clock_mhz)
+    clock_mhz = {job: sum(clocks) / len(clocks) for job, clocks in clocks_mhz.items()}
+    return LastReadings(readings, errors, owners, watts, power, clock_mhz)
