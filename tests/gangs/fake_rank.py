@@ -105,6 +105,9 @@ class FakeRank:
     def advance(self) -> int | None:
         """Do the next thing; the exit code once it ends."""
         self.turns += 1
+        if self._is_cut():
+            self.report(Phase.BROKEN)
+            return None
         match self.phase:
             case Phase.STARTING:
                 if self.turns > self.habits.builds:
@@ -125,6 +128,15 @@ class FakeRank:
                 self.habits.evaluates -= 1
                 return 0 if self.habits.evaluates < 0 else None
         return None
+
+    def _is_cut(self) -> bool:
+        """A newer target names a peer that does not answer: whoever waits for it is woken."""
+        target = self.mailbox.target()
+        if target is None or self.target is None or target.generation <= self.generation:
+            return False
+        peers = {member.name for member in self.target.members}
+        waits = self.phase in (Phase.SYNCING, Phase.REGROUPING)
+        return waits and bool(peers.intersection(target.lost)) and self.name not in target.lost
 
     def _wait(self) -> int | None:
         switch, target = self.mailbox.switch(), self.mailbox.target()

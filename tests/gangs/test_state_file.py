@@ -100,4 +100,16 @@ def test_a_failure_that_an_earlier_version_wrote_is_told(tmp_path: Path) -> None
 
 
 def test_every_field_of_the_record_is_in_the_file() -> None:
-    assert [field.name for field in dataclasses.fields(GangRecord)] == list(json.loads(WRITTEN))
+    fields = [field.name for field in dataclasses.fields(GangRecord)]
+    assert [name for name in fields if name != "cut"] == list(json.loads(WRITTEN))
+
+
+def test_ranks_that_a_gang_goes_on_without_are_kept(tmp_path: Path) -> None:
+    record = load(tmp_path, WRITTEN)
+    record.set_apart("j.1.1")
+    assert (record.leaving, record.members, list(record.cut)) == ([], ["j.1.0", "j.2.0"], ["j.1.1"])
+    record.set_apart("j.1.0")
+    assert record.members == ["j.2.0"]
+    record.save(tmp_path / "k.json")
+    assert GangRecord.load(tmp_path / "k.json") == record
+    assert record.cut == {"j.1.1": RankEntry("a", (1,), True), "j.1.0": RankEntry("a", (0,), True)}

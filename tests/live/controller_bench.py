@@ -23,7 +23,7 @@ from powerflow.cluster.spec import parse_cluster
 from powerflow.cost.catalogue import gpu_type
 from powerflow.device.emulated.gpu import EmulatedGpu, create
 from powerflow.device.protocol import Reading
-from powerflow.engine.protocol import EngineNode, RankName, RankSpec, RankStatus
+from powerflow.engine.protocol import RankName, RankSpec, RankStatus
 from powerflow.gangs.manager import Gangs
 from powerflow.live.build import _axes
 from powerflow.live.cluster_service import ClusterService
@@ -89,21 +89,18 @@ class NodesEngine(FakeEngine):
 
     def __init__(self, nodes: dict[str, int]) -> None:
         super().__init__(nodes)
-        self.down: set[str] = set()
         self.watch: Callable[[RankSpec], None] = lambda spec: None
-
-    def nodes(self) -> list[EngineNode]:
-        return [EngineNode(name, gpus, name not in self.down) for name, gpus in self.gpus.items()]
 
     def launch(self, spec: RankSpec) -> RankStatus:
         self.watch(spec)
         return super().launch(spec)
 
     def lose(self, node: str) -> None:
-        self.down.add(node)
+        """Let a node go, with proof that its ranks do not run."""
         for name in self.running():
             if self.statuses[name].node == node:
                 self.end(name, None)
+        self.down.add(node)
 
 
 @cache
@@ -154,7 +151,13 @@ class Bench:
         )
         metered = MeteredEngine(self.engine, self.devices)
         self.gangs = Gangs(
-            metered, self.directory, environment, limits=LIMITS, interpreter=PYTHON, clock=lambda: self.engine.now_s
+            metered,
+            self.directory,
+            environment,
+            limits=LIMITS,
+            interpreter=PYTHON,
+            clock=lambda: self.engine.now_s,
+            wall_clock=lambda: 1.7e9 + self.engine.now_s,
         )
         idle_w = {name: gpu_type(name).idle_w for name in self.axes}
         power = ClusterGpus(DirectDevices(self.devices, turns=True), self.store)

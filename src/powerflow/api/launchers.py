@@ -52,7 +52,14 @@ class Launcher:
     processes: int | None
 
     def command(
-        self, *, node: int, gpus: Sequence[int], port: int, interpreter: str, own_path: bool = False
+        self,
+        *,
+        node: int,
+        gpus: Sequence[int],
+        port: int,
+        interpreter: str,
+        own_path: bool = False,
+        address: str = "127.0.0.1",
     ) -> tuple[str, ...]:
         """Return the argument vector that starts the launcher on one node of the job.
 
@@ -63,12 +70,13 @@ class Launcher:
             interpreter: Path of the Python interpreter that replaces ``python`` without a path. A launcher without a
                 path is taken from the same installation.
             own_path: True if the job sets PATH itself, so that programs are searched there.
+            address: Address of node 0.
 
         Raises:
             InputError: The launcher cannot start these numbers of processes on these nodes.
         """
         counts = _torchrun_counts if self.kind is LauncherKind.TORCHRUN else _accelerate_counts
-        words = [*counts(node, gpus, port), *_fitting(self.kind, self.options, gpus), self.after]
+        words = [*counts(node, gpus, address, port), *_fitting(self.kind, self.options, gpus), self.after]
         line = " ".join([self.before, *self.program, *words]).strip()
         if is_shell(line):
             return ("/bin/sh", "-c", line)
@@ -77,14 +85,14 @@ class Launcher:
         return (*_of_interpreter(self.program, interpreter), *shlex.split(" ".join(words)))
 
 
-def _torchrun_counts(node: int, gpus: Sequence[int], port: int) -> list[str]:
+def _torchrun_counts(node: int, gpus: Sequence[int], address: str, port: int) -> list[str]:
     where = ["--nnodes", str(len(gpus)), "--nproc-per-node", str(gpus[node]), "--node-rank", str(node)]
-    return [*where, "--master-addr", _ADDRESS, "--master-port", str(port)]
+    return [*where, "--master-addr", address, "--master-port", str(port)]
 
 
-def _accelerate_counts(node: int, gpus: Sequence[int], port: int) -> list[str]:
+def _accelerate_counts(node: int, gpus: Sequence[int], address: str, port: int) -> list[str]:
     where = ["--num_processes", str(sum(gpus)), "--num_machines", str(len(gpus)), "--machine_rank", str(node)]
-    return [*where, "--main_process_ip", _ADDRESS, "--main_process_port", str(port), "--gpu_ids", "all"]
+    return [*where, "--main_process_ip", address, "--main_process_port", str(port), "--gpu_ids", "all"]
 
 
 def _fitting(kind: LauncherKind, options: Sequence[str], gpus: Sequence[int]) -> list[str]:
@@ -107,8 +115,6 @@ def _fitting(kind: LauncherKind, options: Sequence[str], gpus: Sequence[int]) ->
     return list(options)
 
 
-#: All nodes of a cluster are on this machine.
-_ADDRESS = "127.0.0.1"
 #: Programs that start all ranks of a job and whose number PowerFlow cannot set; with the text to write instead.
 _OTHERS = {
     "deepspeed": "write torchrun instead: deepspeed.init_distributed() reads the variables that torchrun sets",

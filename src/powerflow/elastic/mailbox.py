@@ -84,6 +84,8 @@ class Target:
         nodes: Number of nodes on which the members run.
         checkpoint_s: Seconds between two checkpoints; 0 to save a checkpoint only when all ranks must leave.
         outside_s: Seconds that a rank may do something other than steps while others wait for it.
+        lost: Names of ranks that the gang goes on without, because their node does not answer. Members cut their
+            connections to these ranks at once; such a rank leaves as soon as it reads this.
     """
 
     generation: int
@@ -92,6 +94,7 @@ class Target:
     nodes: int = 1
     checkpoint_s: float = 0.0
     outside_s: float = 0.0
+    lost: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +202,7 @@ class Mailbox:
         members = tuple(Member(member["name"], member["node"]) for member in found["members"])
         patience = read_untrusted_json(self.directory / _PATIENCE) or {}
         known = {key: value for key, value in (patience | found).items() if key in Target.__slots__}
-        return Target(**{**known, "members": members})
+        return Target(**{**known, "members": members, "lost": tuple(found.get("lost", ()))})
 
     def post_rendezvous(self, generation: int, place: Mapping[str, Any]) -> None:
         """Post the address at which the members of a generation meet."""
@@ -258,4 +261,6 @@ class FileWatch:
 def _words(target: Target) -> dict[str, Any]:
     words = asdict(target)
     del words["outside_s"]
+    if not target.lost:
+        del words["lost"]
     return words

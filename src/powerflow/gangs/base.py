@@ -24,13 +24,16 @@ from powerflow.gangs.context import GangContext
 from powerflow.gangs.launcher import CannotStart, Launcher
 from powerflow.gangs.layout import StartPlan
 from powerflow.gangs.machine import ACTIVE, ENDED, ENDING, TABLE, GangState, Trigger
-from powerflow.gangs.state_file import GangFailure, GangRecord, RankEntry
+from powerflow.gangs.outage import Outage, note_ranks
+from powerflow.gangs.state_file import GangFailure, GangRecord
 from powerflow.gangs.stopping import StopAttempts, StopSignal
-from powerflow.gangs.types import DesiredState, GangEvent, GangFailed, Started, Vacated
+from powerflow.gangs.types import DesiredState, GangEvent, GangFailed, Rescaled, Started, Vacated
 from powerflow.gangs.view import GangView
 
 #: Most transitions in one turn; the next turn takes the rest, because other gangs wait for their turns.
 _MOST_TRANSITIONS = 20
+#: Any time in Unix seconds is later; a monotonic time of an earlier version of PowerFlow is not.
+_FIRST_S = 1e9
 
 
 class Gang(ABC):
@@ -44,6 +47,8 @@ class Gang(ABC):
         events: Events that the controller has not received yet.
         due_s: When the next turn of this gang is due.
         trouble: The action that failed in the last turn, with the reason; "" for none.
+        unsent: Names of ranks for which no launch was sent yet.
+        outage: The nodes of the gang that do not answer.
         reading: True while the last lines of the job's log are being read. Ends of ranks are handled only after that.
         stops: The ranks that were asked to leave.
     """
@@ -69,6 +74,8 @@ class Gang(ABC):
         self._fenced_epoch = -1
         self._started_epoch = -1  # last epoch for which the event Started was sent
         self._launcher = Launcher(context)
+        self.unsent: set[str] = set()
+        self.outage = Outage(context, desired.job_id)
 
     @property
     def job_id(self) -> str:
@@ -105,6 +112,8 @@ class Gang(ABC):
         self.due_s = self.context.clock() + self.context.limits.steady_poll_s
         self._last_states = self._states()
         self.trouble = ""
+        if note_ranks(self.record, self.view()):
+            self.changed()
         if self.state is GangState.ADOPTED:
             self.fire(self._adopted())
         self._act()
@@ -119,6 +128,8 @@ class Gang(ABC):
         if self.state not in ENDED | ENDING:
             self.watch()
         self._act()
+        self.events += self.outage.tell(self.view())
+        self.trouble = self.trouble or self.outage.trouble
 
     def fire(self, found: Trigger | GangFailure) -> None:
         """Take the transition that follows a trigger. A `GangFailure` stands for `Trigger.FAILURE` with its reason.
@@ -149,11 +160,10 @@ class Gang(ABC):
             self.fire(GangFailure(None, why, final=True))
             return
         self.soon()
-        running = self.view().running
-        for name in running:
+        for name in self.view().running:
             with contextlib.suppress(EngineError, OSError):
                 self.context.engine.signal(RankName.parse(name), signal.SIGKILL)
-        if not running and self.state is not GangState.FAILED:
+        if not self.view().remaining and self.state is not GangState.FAILED:
             self.state = GangState.FAILED
             self.record.ranks.clear()
             self.events.append(GangFailed(self.job_id, self.record.epoch, None, why, (), None, final=True))
@@ -163,7 +173,7 @@ class Gang(ABC):
     def view(self) -> GangView:
         """Return the present view of the gang's ranks."""
         statuses = self.context.statuses.setdefault(self.job_id, {})
-        return GangView(self.record, statuses, self.wanted)
+        return GangView(self.record, statuses, self.wanted, down=self.context.down)
 
     @abstractmethod
     def look(self) -> None:
@@ -191,8 +201,8 @@ class Gang(ABC):
         return None
 
     def has_room(self, slots: Sequence[Place]) -> bool:
-        """Return True if ranks may be launched on these GPUs now: no process is on any of these GPUs."""
-        return not any(slot in self.context.owners for slot in slots)
+        """Return True if ranks may be launched on these GPUs now: their nodes answer, and no process is on them."""
+        return not any(slot in self.context.owners or slot[0] in self.context.down for slot in slots)
 
     # What they share.
 
@@ -208,7 +218,8 @@ class Gang(ABC):
     @property
     def quiet(self) -> bool:
         """True if this gang does nothing until the controller asks for something."""
-        return self.state in ENDED and self._saved and not self.record.ranks and not self.view().running
+        held = self.record.ranks or self.record.cut
+        return self.state in ENDED and self._saved and not held and not self.view().remaining
 
     @property
     def due(self) -> bool:
@@ -229,11 +240,8 @@ class Gang(ABC):
 
         The ranks are launched after the gang record is saved.
         """
-        names = []
-        for node, gpus in places:
-            names.append(str(RankName(self.job_id, self.record.epoch, self.record.number)))
-            self.record.number += 1
-            self.record.ranks[names[-1]] = RankEntry(node, gpus)
+        names = [self.record.name(self.job_id, node, gpus) for node, gpus in places]
+        self.unsent.update(names)
         return names
 
     def clear(self) -> None:
@@ -248,6 +256,16 @@ class Gang(ABC):
         if self._started_epoch != self.record.epoch:
             self._started_epoch = self.record.epoch
             self.events.append(Started(self.job_id, self.record.epoch))
+
+    def tell_rescaled(self, trained_s: float, gpus: int) -> None:
+        """Tell the controller that the job trains again on ``gpus`` GPUs, since ``trained_s`` seconds.
+
+        Nothing is told if it is not known when its ranks were told to leave: the record is of an earlier version.
+        """
+        record = self.record
+        if record.left_s >= _FIRST_S:
+            pause_s = max(0.0, self.context.wall_clock() - record.left_s - trained_s)
+            self.events.append(Rescaled(self.job_id, pause_s, record.left_gpus, gpus))
 
     # Finding.
 
@@ -279,13 +297,13 @@ class Gang(ABC):
         found = None if self.state in ENDING else self.find()
         if found is not None or self.state in ACTIVE:
             return found
-        if not self.seen.running:
+        if not self.seen.remaining:
             return Trigger.GONE
         self.soon()
         return None
 
     def _room(self) -> Trigger | None:
-        if not self.seen.running:  # a rank that runs here is a stray, which is being ended
+        if not self.seen.remaining:  # a rank that runs here is a stray, which is being ended
             if not self.wanted:
                 return Trigger.UNWANTED
             if self.has_room(self.wanted):
@@ -333,9 +351,7 @@ class Gang(ABC):
             if self.state in ACTIVE or self.state is GangState.STOPPING:
                 self.post()
             if self.state in ACTIVE:
-                for plan in self.plans():
-                    if not self._launch(plan):
-                        break
+                self._launch()
         except OSError as error:  # a full disk must not keep ranks from being ended
             self.trouble = str(error)
             self.soon()
@@ -353,23 +369,20 @@ class Gang(ABC):
         for name in old[:-keep]:
             self.context.engine.forget(RankName.parse(name))
 
-    def _launch(self, plan: StartPlan) -> bool:
-        """Start a rank, if it was not started yet; return False if it must wait or cannot be started."""
-        entry = self.record.ranks[plan.name]
-        if entry.launched:
-            return True
+    def _launch(self) -> None:
+        """Start the members that were not started yet, all of them in one batch."""
+        record, plans, before = self.record, self.plans(), self.record.launched()
+        self.unsent.difference_update(plan.name for plan in plans)
         try:
-            started = self._launcher.launch(self.desired, plan, entry, retry=self.record.trained_gpus > 0)
+            done = self._launcher.launch(self.desired, plans, record.ranks, retry=record.trained_gpus > 0)
         except CannotStart as error:
             self.fire(GangFailure(None, f"cannot be started: {error}"))
-            return False
-        if started:
-            entry.launched = True
+            return
+        if before != record.launched():
             self.changed()
-            return True
-        self.trouble = self._launcher.trouble
-        self.due_s = min(self.due_s, self._launcher.again_s)
-        return False
+        if not done:
+            self.trouble = self._launcher.trouble
+            self.due_s = min(self.due_s, self._launcher.again_s)
 
     def _ask_to_leave(self) -> None:
         """Ask the ranks that shall leave to do so, and send the signals that are due."""

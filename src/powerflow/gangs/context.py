@@ -6,17 +6,19 @@ import contextlib
 import errno
 import os
 import pwd
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from powerflow.api.command import RunCommand, command
 from powerflow.api.job_spec import JobSpec
 from powerflow.device.protocol import Place
 from powerflow.elastic.mailbox import CHECKPOINT_DIR, JOB_DIR, RANK_NAME, Mailbox
-from powerflow.engine.protocol import Engine, EngineError, RankName, RankSpec, RankState, RankStatus
+from powerflow.engine.protocol import Engine, EngineError, EngineNode, RankName, RankSpec, RankStatus
 from powerflow.gangs.layout import StartPlan
 from powerflow.gangs.log_matcher import Matcher
 from powerflow.gangs.rendezvous import MeetingProbe
+from powerflow.gangs.state_file import RankEntry
 from powerflow.gangs.types import DesiredState, Limits
 
 #: (job id, spec, node, GPUs that a rank may see, name of the rank) → environment of the rank, with the spec's ``env``.
@@ -24,6 +26,12 @@ Environment = Callable[[str, JobSpec, str, tuple[int, ...], RankName], Mapping[s
 
 #: Variable with the numbers, on its node, of the GPUs that a process computes on.
 GPUS = "POWERFLOW_GPUS"
+#: Variables with the address at which other nodes reach a rank, and the network interface of this address.
+ADDRESS, INTERFACE = "POWERFLOW_ADDRESS", "POWERFLOW_INTERFACE"
+#: Variables that tell gloo and NCCL which interface to use.
+_SOCKETS = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+#: Address of each node if there is one machine only.
+LOOPBACK = "127.0.0.1"
 
 
 class GangContext:
@@ -31,7 +39,10 @@ class GangContext:
 
     Attributes:
         statuses: State of each rank in the engine's last answer, by job id and rank name.
-        owners: For each GPU with a living process: the id of the job that the process belongs to.
+        nodes: The nodes in the engine's last answer, by name.
+        down: Names of the nodes that do not answer.
+        off: Names of the nodes that do not answer and that an operator has declared off.
+        owners: For each GPU on which a process may be: the id of the job that the process belongs to.
     """
 
     def __init__(
@@ -43,28 +54,44 @@ class GangContext:
         interpreter: str,
         clock: Callable[[], float],
         look_at_ranks: MeetingProbe,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.engine = engine
         self.directory = directory
         self.limits = limits
         self.clock = clock
+        self.wall_clock = wall_clock
         self.look_at_ranks = look_at_ranks
         self.matcher = Matcher()
         self.statuses: dict[str, dict[str, RankStatus]] = {}
+        self.nodes: dict[str, EngineNode] = {}
+        self.down: frozenset[str] = frozenset()
+        self.off: set[str] = set()
         self.owners: dict[Place, str] = {}
         self._environment = environment
         self.interpreter = interpreter
 
     def look(self) -> None:
-        """Ask the engine for the state of all ranks.
+        """Ask the engine for the state of all nodes and ranks.
 
         Raises:
             EngineError: The engine does not answer.
         """
+        nodes = {node.name: node for node in self.engine.nodes()}
         statuses: dict[str, dict[str, RankStatus]] = {}
         for status in self.engine.ranks():
             statuses.setdefault(status.name.gang, {})[str(status.name)] = status
-        self.statuses = statuses  # replaced as a whole, because other threads read it
+        self.nodes, self.statuses = nodes, statuses  # replaced as a whole, because other threads read them
+        self.down = frozenset(name for name, node in nodes.items() if not node.up)
+        self.off &= self.down
+
+    def address(self, node: str) -> str:
+        """Return the address at which ranks on other nodes reach ranks on this node."""
+        return self.nodes[node].address if node in self.nodes else LOOPBACK
+
+    def is_local(self, node: str) -> bool:
+        """Return True if the processes of a node are processes of this machine."""
+        return self.address(node).startswith("127.")
 
     def last_lines(self, name: str, count: int = 20) -> tuple[str, ...]:
         """Return the last lines of a rank's log; no lines if the log cannot be read."""
@@ -96,46 +123,64 @@ class GangContext:
             return self.mailbox(desired.job_id).directory.absolute()
         return self.working_directory(desired) / named
 
-    def launch(self, desired: DesiredState, plan: StartPlan, node: str, own: tuple[int, ...]) -> None:
-        """Start one rank of a job on the GPUs ``own`` of a node.
+    def launch(
+        self, desired: DesiredState, plans: Sequence[tuple[StartPlan, RankEntry]], address: str
+    ) -> Sequence[RankStatus]:
+        """Begin to start ranks of a job in one batch, and return their statuses; their nodes may answer later.
+
+        Args:
+            desired: Desired state of the job's gang.
+            plans: How each rank is started, with its node and its own GPUs.
+            address: Address of the node of the gang's first rank.
 
         Raises:
-            EngineError: The engine cannot start the rank.
+            EngineError: No rank can be started, because the engine does not answer.
             OSError: The job's directory cannot be made.
         """
+        prepare(self.mailbox(desired.job_id), desired.user)
+        specs = [self._spec(desired, plan, entry, address) for plan, entry in plans]
+        statuses = self.engine.launch_all(specs)
+        known = self.statuses.setdefault(desired.job_id, {})
+        for status, (_, entry) in zip(statuses, plans, strict=True):
+            known[str(status.name)] = status
+            if status.state.may_run:
+                self.owners.update({(entry.node, gpu): desired.job_id for gpu in entry.gpus})
+        return statuses
+
+    def _spec(self, desired: DesiredState, plan: StartPlan, entry: RankEntry, address: str) -> RankSpec:
         name, spec = RankName.parse(plan.name), desired.spec
-        mailbox = self.mailbox(desired.job_id)
-        prepare(mailbox, desired.user)
         if plan.command:
             line = RunCommand(plan.command, False)
         else:
             line = command(spec.run, self.interpreter, own_path="PATH" in spec.env)
         env = {
-            "MASTER_ADDR": "127.0.0.1",
-            **self._environment(desired.job_id, spec, node, plan.seen, name),
-            JOB_DIR: str(mailbox.directory.absolute()),
+            "MASTER_ADDR": address,
+            **self._sockets(entry.node),
+            **self._environment(desired.job_id, spec, entry.node, plan.seen, name),
+            JOB_DIR: str(self.mailbox(desired.job_id).directory.absolute()),
             RANK_NAME: str(name),
             CHECKPOINT_DIR: str(self.checkpoint_dir(desired)),
-            GPUS: ",".join(map(str, own)),
+            GPUS: ",".join(map(str, entry.gpus)),
             **plan.environment,
         }
-        status = self.engine.launch(
-            RankSpec(
-                name=name,
-                node=node,
-                command=line.argv,
-                env=env,
-                directory=str(self.working_directory(desired)),
-                gpus=own,
-                user=desired.user,
-                memory_bytes=spec.limits.memory or 0,
-                cpus=spec.limits.cpus or 0.0,
-                python=line.python,
-            )
+        if not self.is_local(entry.node):
+            env |= {ADDRESS: self.nodes[entry.node].address, INTERFACE: self.nodes[entry.node].interface}
+        return RankSpec(
+            name=name,
+            node=entry.node,
+            command=line.argv,
+            env=env,
+            directory=str(self.working_directory(desired)),
+            gpus=entry.gpus,
+            user=desired.user,
+            memory_bytes=spec.limits.memory or 0,
+            cpus=spec.limits.cpus or 0.0,
+            python=line.python,
         )
-        self.statuses.setdefault(name.gang, {})[str(name)] = status
-        if status.state is RankState.RUNNING:
-            self.owners.update({(node, gpu): desired.job_id for gpu in own})
+
+    def _sockets(self, node: str) -> dict[str, str]:
+        """Return the variables that tell gloo and NCCL a node's interface; the job may set them otherwise."""
+        return {} if self.is_local(node) else dict.fromkeys(_SOCKETS, self.nodes[node].interface)
 
 
 def prepare(mailbox: Mailbox, user: str) -> None:

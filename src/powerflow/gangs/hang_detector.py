@@ -70,10 +70,12 @@ class HangDetector:
 
     Attributes:
         limits: How long a rank may do the same thing.
+        is_local: Returns True if a rank is a process of this machine. The CPU time of other ranks is not known.
         cpu_ticks: Returns the CPU time that a process has used, in clock ticks; None if it is not known.
     """
 
     limits: Limits
+    is_local: Callable[[str], bool] = lambda name: True
     cpu_ticks: Callable[[int], int | None] = cpu_ticks
     _doing: dict[str, _Doing] = field(default_factory=dict)
 
@@ -103,6 +105,10 @@ class HangDetector:
                 late[name] = _said(members[name], spent_s)
         return late if len(late) == len(busy) else {}
 
+    def reset(self) -> None:
+        """Forget how long ranks have done the same thing, because they could not do anything else."""
+        self._doing.clear()
+
     def _see(self, name: str, report: RankReport | None, now_s: float) -> _Doing:
         what = () if report is None else (report.generation, report.phase, report.phase_s, report.step)
         beat = 0 if report is None else report.beat
@@ -110,7 +116,7 @@ class HangDetector:
         since_s = before.since_s if before is not None and before.what == what else now_s
         if before is not None and before.beat == beat:
             return _Doing(what, since_s, beat, before.cpu, before.beat_s)
-        cpu = self.cpu_ticks(report.pid) if report is not None and beat else None
+        cpu = self.cpu_ticks(report.pid) if report is not None and beat and self.is_local(name) else None
         return _Doing(what, since_s, beat, cpu, now_s)
 
     def _stopped(self, members: Reports, now_s: float) -> list[str]:

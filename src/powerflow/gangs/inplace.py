@@ -20,18 +20,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from powerflow.device.protocol import Place
-from powerflow.elastic.mailbox import CHECKPOINT_FILE, Member, Phase, Target
+from powerflow.elastic.mailbox import CHECKPOINT_FILE, Phase
 from powerflow.engine.protocol import EngineError
 from powerflow.gangs.base import Gang
 from powerflow.gangs.context import GangContext
 from powerflow.gangs.hang_detector import WAITING, HangDetector
 from powerflow.gangs.layout import StartPlan
 from powerflow.gangs.machine import GangState, Trigger
-from powerflow.gangs.refusals import refusal
-from powerflow.gangs.report_reader import ReportReader, progressed
+from powerflow.gangs.rank_reports import refusal
+from powerflow.gangs.report_reader import ReportReader, progressed, target_of
 from powerflow.gangs.state_file import GangFailure, GangRecord
 from powerflow.gangs.stopping import StopSignal
-from powerflow.gangs.types import DesiredState, GangCompleted, Hung, RankLost, Rescaled, backoff_s
+from powerflow.gangs.types import DesiredState, GangCompleted, Hung, Noted, RankLost, Rescaled, backoff_s
 from powerflow.gangs.view import InPlaceView, Losses, Regrouping, how_it_ended
 
 #: A rank leaves at the end of a step. If it reads the target late, two more steps may pass before it leaves.
@@ -48,7 +48,7 @@ class InPlace(Gang):
     def __init__(self, context: GangContext, desired: DesiredState, record: GangRecord) -> None:
         super().__init__(context, desired, record)
         self.reader = ReportReader(context.mailbox(desired.job_id))
-        self._hangs = HangDetector(context.limits)
+        self._hangs = HangDetector(context.limits, lambda name: context.is_local(record.ranks[name].node))
         self._losses = Losses()
         self._posted = -1  # generation that is in the mailbox
         self._apart_s: float | None = None  # since when the members wait for a group
@@ -95,13 +95,9 @@ class InPlace(Gang):
         record, spec = self.record, self.desired.spec
         if not record.generation or self._posted >= record.generation:
             return
-        members = tuple(Member(name, record.ranks[name].node) for name in record.members)
-        nodes = len({member.node for member in members})
-        most = (spec.batch.local_max if spec.batch else None) or 0
         outside_s = spec.limits.between_steps or self.context.limits.between_s
-        target = Target(record.generation, members, most, max(nodes, 1), spec.checkpoint.every, outside_s)
         try:
-            self.reader.post(target, self.desired.user)
+            self.reader.post(target_of(record, spec, outside_s), self.desired.user)
         except EngineError as error:
             self.fire(GangFailure(None, f"cannot be started: {error}"))
             return
@@ -124,7 +120,9 @@ class InPlace(Gang):
         """Read the reports of the gang's ranks, and report the progress of training to the controller."""
         base, record = self.seen, self.record
         reports = self.reader.read(list(record.ranks))
-        seen = self.seen = InPlaceView(record, base.statuses, base.wanted, reports, self.reader.nonsense)
+        seen = self.seen = InPlaceView(
+            record, base.statuses, base.wanted, reports, self.reader.nonsense, down=base.down
+        )
         if seen.nonsense:
             return
         safe = max((report.saved_step for report in reports.values()), default=0)
@@ -179,13 +177,15 @@ class InPlace(Gang):
         if seen.trained_all is not None:
             return Trigger.TRAINED
         if self.state is GangState.STOPPING:
-            return None
+            return Trigger.CUT if seen.cut_off else None
         if any(name not in self.record.leaving for name in seen.late):
             return Trigger.LATE
         if any(name in self.record.leaving for name in seen.ended):
             return Trigger.LEFT
         if seen.lost or self.state is GangState.SETTLING:
             return self._find_loss()
+        if seen.cut_off:
+            return Trigger.CUT
         return self._find_stuck() or (Trigger.MISPLACED if self._regrouping() else None)
 
     def _find_loss(self) -> Trigger | GangFailure | None:
@@ -206,12 +206,14 @@ class InPlace(Gang):
             return Trigger.LOST
         if self.context.clock() < self.since_s + limits.settle_s and not seen.peers_know:
             return None  # other ranks may be about to end too: wait for them
+        stranded = record.trained_gpus and not any(map(seen.joined, seen.living))
+        if seen.far and (stranded or not seen.living):
+            return None  # only ranks that do not answer have the state of the job: wait for them
         first = next(filter(seen.ended_badly, lost), None)
         if not seen.living and first is None:  # all ranks ended by themselves, with code 0
             return Trigger.TRAINED
         first = first or lost[0]
         losses = self._losses.another(seen.step)
-        stranded = record.trained_gpus and not any(map(seen.joined, seen.living))
         if not seen.living or stranded or losses.count > limits.losses:
             again = f" ({losses.count} times without a step in between)" if losses.count > 1 else ""
             return GangFailure(seen.code(first), f"{first} {self._reason(first)}{again}", first)
@@ -230,30 +232,22 @@ class InPlace(Gang):
 
     def _regrouping(self) -> Regrouping | None:
         """Return how the members change to reach the wanted GPUs; None if they cannot change now, or need not."""
-        seen, record = self.seen, self.record
-        at = {slot: name for name in record.members for slot in seen.slots([name])}
-        wanted = set(seen.wanted)
-        stay = [name for slot, name in at.items() if slot in wanted and not seen.is_stale(name)]
-        missing = [slot for slot in seen.wanted if at.get(slot) not in stay]
-        leave = [name for name in record.ranks if name not in stay and name not in record.leaving]
-        if wanted and seen.silent and not stay:
+        seen, record, found = self.seen, self.record, self.seen.regrouping
+        if seen.wanted and seen.silent and not found.stay:
             self.soon()
             return None
-        if seen.silent or seen.all_trained:
-            missing = []
-        if missing and stay and self.has_room(missing):
-            return Regrouping(stay, leave, missing)
-        if leave:
-            return Regrouping(stay, leave, [])
-        if missing or record.leaving:
+        if found.missing and found.stay and self.has_room(found.missing):
+            return found
+        if found.leave:
+            return found._replace(missing=[])
+        if found.missing or any(not seen.is_far(name) for name in record.leaving):
             self.soon()
         return None
 
     def _reason(self, name: str) -> str:
         seen = self.seen
         note = seen.reports[name].note if name in seen.reports else ""
-        if seen.code(name) == 0 and seen.ended_badly(name):
-            note = "another program told it to leave"
+        note = "another program told it to leave" if seen.code(name) == 0 and seen.ended_badly(name) else note
         if name in self._silent:
             note = f"it reported nothing for {self.context.limits.start_s:.0f} s; {_NEVER_JOINED}"
         return f"{how_it_ended(seen.code(name))}{': ' + note if note else ''}"
@@ -262,11 +256,8 @@ class InPlace(Gang):
 
     def _reform(self) -> None:
         """Let the members form a group of a new generation, after the last one lost a rank or could not be formed."""
-        self._count_loss()
-        self._next_generation(self.record.members)
-
-    def _count_loss(self) -> None:
         self._losses = replace(self._losses.another(self.seen.step), mended=self.record.generation + 1)
+        self._next_generation(self.record.members)
 
     def _next_generation(self, members: list[str]) -> None:
         self.record.members = members
@@ -282,7 +273,7 @@ class InPlace(Gang):
         record, found = self.record, self._regrouping()
         assert found is not None
         if found.leave and not found.stay and record.trained_gpus:
-            record.left_gpus, record.left_s = record.trained_gpus, self.context.clock()
+            record.left_gpus, record.left_s = record.trained_gpus, self.context.wall_clock()
         record.tell_to_leave(record.drop_unlaunched(found.leave))
         newcomers = self.name_ranks([(node, (gpu,)) for node, gpu in found.missing])
         self._next_generation([*found.stay, *newcomers])
@@ -296,9 +287,24 @@ class InPlace(Gang):
         for name in seen.lost:
             self.events.append(RankLost(self.job_id, name, seen.code(name), self._reason(name)))
             record.drop(name)
+        self._set_apart()
         self._reform()
         if self._losses.count > 1:
             self._grow_s = self.context.clock() + backoff_s(self._losses.count - 1)
+
+    def _cut(self) -> None:
+        """Let the members form a group without the ranks whose node does not answer. This is no loss of the job's."""
+        self._set_apart()
+        self._losses = replace(self._losses, mended=self.record.generation + 1)
+        self._next_generation(self.record.members)
+
+    def _set_apart(self) -> None:
+        """Go on without the ranks whose node does not answer. Their GPUs stay taken until they have ended."""
+        record = self.record
+        for name in record.drop_unlaunched(self.seen.cut_off):
+            text = f"node {record.ranks[name].node} does not answer: the others go on without {name}, which may run on"
+            self.events.append(Noted(self.job_id, "unreachable", text))
+            record.set_apart(name)
 
     def _dismiss(self) -> None:
         self.record.tell_to_leave(self.record.drop_unlaunched(self.seen.late))
@@ -333,8 +339,7 @@ class InPlace(Gang):
                 self.events.append(Rescaled(self.job_id, pause_s, record.trained_gpus, gpus))
             elif record.left_gpus:
                 trained_s = max(report.timed_s for report in members)
-                pause_s = max(0.0, self.context.clock() - record.left_s - trained_s)
-                self.events.append(Rescaled(self.job_id, pause_s, record.left_gpus, gpus))
+                self.tell_rescaled(trained_s, gpus)
             record.left_gpus = 0
             if record.trained_gpus != gpus:
                 record.trained_gpus = gpus
@@ -369,6 +374,9 @@ class InPlace(Gang):
     def _stop_hung(self) -> None:
         """Stop ranks that hang, even after all steps are trained: a script may save for long then, but not for ever."""
         seen, record = self.seen, self.record
+        if seen.far:  # a rank that waits for one on a node that does not answer does not hang
+            self._hangs.reset()
+            return
         between_s = self.desired.spec.limits.between_steps
         members = {n: seen.reports.get(n) for n in seen.living if n in record.members or seen.joined(n)}
         for name, what in self._hangs.hung(members, self.context.clock(), between_s).items():

@@ -1,8 +1,10 @@
-"""Start the ranks of a gang through the engine. If a rank cannot be started now, try again later."""
+"""Start the ranks of a gang through the engine, in one batch. If a rank cannot be started now, try again later."""
 
 from __future__ import annotations
 
-from powerflow.engine.protocol import EngineError, Fenced
+from collections.abc import Mapping, Sequence
+
+from powerflow.engine.protocol import EngineError, Fenced, RankState, RankStatus
 from powerflow.gangs.context import GangContext
 from powerflow.gangs.layout import StartPlan
 from powerflow.gangs.state_file import RankEntry
@@ -16,6 +18,8 @@ class CannotStart(Exception):
 class Launcher:
     """Start the ranks of one gang for one desired state. After a failed launch, wait before the next launch.
 
+    A launch does not wait for the nodes: a rank is accepted first, and its node may refuse it later.
+
     Attributes:
         again_s: Earliest time of the next launch.
         trouble: Why the last launch failed; "" if it has not failed.
@@ -27,32 +31,74 @@ class Launcher:
         self.again_s = 0.0
         self.trouble = ""
 
-    def launch(self, desired: DesiredState, plan: StartPlan, entry: RankEntry, *, retry: bool) -> bool:
-        """Start a rank; return False if it could not be started now.
+    def launch(
+        self,
+        desired: DesiredState,
+        plans: Sequence[StartPlan],
+        entries: Mapping[str, RankEntry],
+        *,
+        retry: bool,
+    ) -> bool:
+        """Launch the ranks that were not launched yet; return False if one of them could not be started now.
+
+        ``launched`` of each entry is set to whether the engine has accepted the rank.
 
         Args:
             desired: Desired state of the gang.
-            plan: How the rank is started.
-            entry: Node and GPUs of the rank.
+            plans: How each rank is started, the first rank of the gang first.
+            entries: Node and GPUs of each rank, by its name.
             retry: True to try again after an error that does not pass by itself.
 
         Raises:
-            CannotStart: The rank cannot be started, and ``retry`` is False.
+            CannotStart: A rank cannot be started, and ``retry`` is False.
             Fenced: Another controller has launched a later placement of this job. This controller must not go on.
         """
         now = self._context.clock()
+        known = self._context.statuses.get(desired.job_id, {})
+        refused = [status for plan in plans if (status := self._refused(known, plan, entries)) is not None]
+        if refused:
+            for status in refused:
+                entries[str(status.name)].launched = False
+            return self._failed(refused, retry)
+        first, plans = plans[:1], [plan for plan in plans if not entries[plan.name].launched]
+        if not plans:
+            if all(name in known and known[name].state is RankState.RUNNING for name in entries):
+                self._failures = 0  # all run: the next failure is the first again
+            return True
         if now < self.again_s:
             return False
+        address = self._context.address(entries[first[0].name].node)
         try:
-            self._context.launch(desired, plan, entry.node, entry.gpus)
+            statuses = self._context.launch(desired, [(plan, entries[plan.name]) for plan in plans], address)
         except Fenced:
             raise
         except (EngineError, OSError) as error:
-            if isinstance(error, EngineError) and not error.retry and not retry:
-                raise CannotStart(str(error)) from error
-            self._failures += 1
-            self.again_s = now + backoff_s(self._failures)
-            self.trouble = f"rank {plan.name} cannot be started now: {error}"
-            return False
-        self._failures = 0
-        return True
+            final = isinstance(error, EngineError) and not error.retry and not retry
+            return self._wait(plans[0].name, str(error), final)
+        for status in statuses:
+            entries[str(status.name)].launched = status.state is not RankState.NOT_STARTED
+        failed = [status for status in statuses if status.state is RankState.NOT_STARTED]
+        return not failed or self._failed(failed, retry)
+
+    @staticmethod
+    def _refused(
+        known: Mapping[str, RankStatus], plan: StartPlan, entries: Mapping[str, RankEntry]
+    ) -> RankStatus | None:
+        """Return the status of a rank that the engine had accepted, and that could not be started; otherwise None."""
+        status = known.get(plan.name)
+        if status is None or status.state is not RankState.NOT_STARTED or not entries[plan.name].launched:
+            return None
+        return status
+
+    def _failed(self, statuses: Sequence[RankStatus], retry: bool) -> bool:
+        status = min(statuses, key=lambda status: status.retry)  # one that does not pass by itself
+        return self._wait(str(status.name), status.why, not status.retry and not retry)
+
+    def _wait(self, name: str, why: str, final: bool) -> bool:
+        """Wait before the next launch; return False."""
+        if final:
+            raise CannotStart(why)
+        self._failures += 1
+        self.again_s = self._context.clock() + backoff_s(self._failures)
+        self.trouble = f"rank {name} cannot be started now: {why}"
+        return False

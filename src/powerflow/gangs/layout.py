@@ -74,7 +74,11 @@ def processes(spec: JobSpec, placement: Sequence[tuple[str, tuple[int, ...]]]) -
 
 
 def lay_out(
-    spec: JobSpec, members: Sequence[tuple[str, str, tuple[int, ...]]], port: int, interpreter: str
+    spec: JobSpec,
+    members: Sequence[tuple[str, str, tuple[int, ...]]],
+    port: int,
+    interpreter: str,
+    address: str = "127.0.0.1",
 ) -> list[StartPlan]:
     """Return how each process of a job is started.
 
@@ -83,6 +87,7 @@ def lay_out(
         members: Name, node and GPUs of each process, in order.
         port: Port on the first node, where the ranks connect to each other.
         interpreter: Path of the Python that is run if the job's command says ``python``.
+        address: Address of the first node, where the ranks connect to each other.
 
     Raises:
         InputError: The job's launcher cannot start this many ranks on these nodes.
@@ -107,7 +112,9 @@ def lay_out(
                 name,
                 gpus,
                 shared,
-                launcher.command(node=number, gpus=counts, port=port, interpreter=interpreter, own_path=own_path),
+                launcher.command(
+                    node=number, gpus=counts, port=port, interpreter=interpreter, own_path=own_path, address=address
+                ),
             )
             for number, ((name, gpus),) in enumerate(by_node.values())
         ]

@@ -49,6 +49,7 @@ class Trigger(Enum):
     LOST = "a rank ended unexpectedly"
     SETTLED = "the other ranks had time to end too"
     RECOVERED = "the lost rank is no longer needed"
+    CUT = "the node of some ranks does not answer"
     STUCK = "the group could not be formed"
     TRAINED = "a rank has trained all steps"
     GONE = "no process runs"
@@ -64,6 +65,7 @@ class Action(Enum):
     REGROUP = "tell ranks to leave, name new ranks"
     MEND = "drop the lost ranks, form a new group"
     REFORM = "form a new group of the same members"
+    CUT = "go on without the ranks that do not answer (a script: tell all ranks to leave)"
     DISMISS = "tell the new ranks to leave"
     DROP = "drop ranks that have left"
     FINISH = "note that all steps are trained"
@@ -104,6 +106,7 @@ def _table() -> dict[tuple[GangState, Trigger], Transition]:
         (s.SETTLING, t.RECOVERED): Transition(s.FORMING),
         (s.STOPPING, t.TRAINED): Transition(s.FINISHING, a.FINISH),
         (s.STOPPING, t.GONE): Transition(s.WAITING, a.DROP),
+        (s.STOPPING, t.CUT): Transition(s.STOPPING, a.CUT),
         (s.FINISHING, t.GONE): Transition(s.COMPLETED, a.TELL_COMPLETED),
         (s.KILLING, t.GONE): Transition(s.IDLE, a.TELL_VACATED),
         (s.FAILING, t.GONE): Transition(s.FAILED, a.TELL_FAILED),
@@ -119,6 +122,7 @@ def _table() -> dict[tuple[GangState, Trigger], Transition]:
         table |= {
             (state, t.LOST): Transition(s.SETTLING),
             (state, t.MISPLACED): Transition(s.FORMING, a.REGROUP),
+            (state, t.CUT): Transition(s.FORMING, a.CUT),
         }
     for state in s:
         table |= {

@@ -49,6 +49,7 @@ class Gangs:
         interpreter: Path of the Python that is run if a job's command says ``python``. Its scripts may run in a process
             that has already loaded modules.
         clock: Returns seconds on a clock that never goes back.
+        wall_clock: Returns Unix seconds.
         on_defect: Called with the job id and the exception when a defect of PowerFlow breaks off the turn of one job.
         look_at_ranks: Looks into the processes of scripts, to see whether they have connected to each other.
     """
@@ -62,13 +63,17 @@ class Gangs:
         limits: Limits = _LIMITS,
         interpreter: str = sys.executable,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
         on_defect: Callable[[str, Exception], None] = lambda job_id, error: None,
         look_at_ranks: MeetingProbe = look,
     ) -> None:
         self._on_defect = on_defect
-        self._context = GangContext(engine, Path(directory), environment, limits, interpreter, clock, look_at_ranks)
+        self._context = GangContext(
+            engine, Path(directory), environment, limits, interpreter, clock, look_at_ranks, wall_clock
+        )
         self._gangs: dict[str, Gang] = {}
         self._engine_trouble = ""
+        self._to_forget: set[str] = set()  # ended jobs, some of whose ranks may run
         self._torn: dict[str, str] = {}  # jobs whose record cannot be read, and why
 
     @property
@@ -98,11 +103,17 @@ class Gangs:
         """
         self._context.look()
         self.apply(desired)
-        for job_id, ranks in self._context.statuses.items():
-            if job_id not in self._gangs and any(status.state is RankState.RUNNING for status in ranks.values()):
+        self._take_strays()
+        self._see_owners()
+
+    def _take_strays(self) -> None:
+        """End the ranks of jobs that have no gang. Their node may have been away when their job ended."""
+        for job_id, ranks in [*self._context.statuses.items()]:
+            if job_id not in self._gangs and any(status.state.may_run for status in ranks.values()):
                 epoch = max(status.name.epoch for status in ranks.values())
                 self._gang(DesiredState(job_id, epoch, JobSpec(run="true"), ())).kill()
-        self._see_owners()
+        for gang in self._gangs.values():
+            gang.outage.complete(gang.record, gang.unsent)
 
     def apply(self, desired: Sequence[DesiredState]) -> None:
         """Accept new desired states of jobs, for `poll` to carry out. A state older than the job's last one is ignored.
@@ -136,6 +147,10 @@ class Gangs:
         except EngineError as error:
             self._engine_trouble = f"the engine does not answer: {error}"
             return []
+        try:
+            self._take_strays()
+        except OSError as error:
+            self._engine_trouble = f"a gang record cannot be read: {error}"
         self._see_owners()
         events: list[GangEvent] = []
         # gangs that have GPUs to give back first, so that others may get them in the same turn
@@ -155,7 +170,18 @@ class Gangs:
             events += gang.events
             gang.events = []
         self._see_owners()
+        for job_id in [job_id for job_id in self._to_forget if job_id not in self._gangs or self._gangs[job_id].quiet]:
+            self.forget(job_id)
         return events
+
+    def declare_off(self, node: str) -> None:
+        """Accept an operator's word that a node which does not answer is off: none of its ranks runs any more.
+
+        Raises:
+            EngineError: The node answers, or there is no such node.
+        """
+        self._context.engine.declare_off(node)
+        self._context.off.add(node)
 
     def troubles(self) -> dict[str, str]:
         """Return the actions that failed in the last `poll`, by job id. The id "" stands for the whole engine.
@@ -166,7 +192,10 @@ class Gangs:
         return {"": self._engine_trouble, **found} if self._engine_trouble else found
 
     def holding(self) -> dict[Place, str]:
-        """Return the GPUs on which a process was alive at the last `poll`, each with the id of the process's job."""
+        """Return the GPUs on which a process might be at the last `poll`, each with the id of the process's job.
+
+        A process on a node that does not answer may be alive.
+        """
         return dict(self._context.owners)
 
     def standing(self, job_id: str) -> list[dict[str, Any]]:
@@ -182,13 +211,13 @@ class Gangs:
     def ranks(self, job_id: str) -> list[str]:
         """Return the names of all ranks of a job that may have a log.
 
-        Ranks that may be alive come first, then ended ranks, the latest first.
+        Ranks of the gang come first, then those that it goes on without, then ended ranks, the latest first.
         """
         gang = self._gangs.get(job_id)
         record = gang.record if gang is not None else self._record(job_id)
         members = list(record.members)  # the loop may change the record while another thread asks
         others = [name for name in list(record.ranks) if name not in members]
-        return [*members, *others, *reversed(list(record.ended))]
+        return [*members, *others, *list(record.cut), *reversed(list(record.ended))]
 
     def log(self, job_id: str, rank: str | None = None, offset: int = 0, limit: int = 65536) -> tuple[bytes, int]:
         """Return a part of a rank's log, as `Engine.log` does.
@@ -208,18 +237,17 @@ class Gangs:
         """Return the last lines that a rank of a job wrote; [] if there are no lines."""
         try:
             piece, _ = self.log(job_id, rank, -8192, 8192)
-        except KeyError:
+        except (KeyError, EngineError):
             return []
         return piece.decode("utf-8", "replace").splitlines()[-count:]
 
     def forget(self, job_id: str) -> None:
-        """Delete the logs and the gang record of a job that has no process and shall have no GPU.
-
-        For any other job, do nothing.
-        """
+        """Delete the logs and the gang record of a job that has ended, once it has no process."""
         gang = self._gangs.get(job_id)
         if gang is not None and not gang.quiet:
+            self._to_forget.add(job_id)
             return
+        self._to_forget.discard(job_id)
         for name in self.ranks(job_id):
             self._context.engine.forget(RankName.parse(name))
         self._gangs.pop(job_id, None)
@@ -251,9 +279,8 @@ class Gangs:
     def _see_owners(self) -> None:
         owners: dict[Place, str] = {}
         for job_id, gang in self._gangs.items():
-            if gang.record.ranks:
-                seen = gang.view()
-                owners.update(dict.fromkeys(seen.slots(seen.living), job_id))
+            if gang.record.ranks or gang.record.cut:
+                owners.update(dict.fromkeys(gang.view().taken, job_id))
         self._context.owners = owners
 
 
@@ -261,7 +288,7 @@ def _standing(name: str, known: RankStatus | None, said: RankReport | None) -> d
     if known is None:  # not launched yet, or ended so long ago that the engine has forgotten it
         return {"name": name, "state": "not known", "node": None, "pid": None, "code": None}
     runs = known.state is RankState.RUNNING
-    state = {RankState.RUNNING: "running", RankState.EXITED: "ended", RankState.LOST: "lost"}[known.state]
+    state = "ended" if known.state is RankState.EXITED else known.state.value
     found = {"name": name, "state": state, "node": known.node, "pid": known.pid if runs else None, "code": known.code}
     if said is not None and runs:
         found |= {"phase": said.phase.value, "step": said.step, "generation": said.generation}

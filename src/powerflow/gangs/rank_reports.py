@@ -13,13 +13,14 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from powerflow.elastic.mailbox import Phase, RankReport
 from powerflow.gangs.context import open_folder
 from powerflow.gangs.report_bounds import LEAST_STEP_S, MOST_BATCH, MOST_COUNT, MOST_S, MOST_UNIX_S
+from powerflow.gangs.state_file import GangFailure
 
 #: Largest report, bytes; a real one has 500.
 MOST_BYTES = 1 << 16
@@ -29,6 +30,13 @@ NOTE_CHARS = 500
 _SHOWN = 40
 
 _BATCHES = frozenset({"generation", "local_batch", "accumulation", "global_batch"})
+
+#: Found in torch's traceback when a script opens a process group without an address.
+_OWN_GROUP = ("init_process_group(", "_env_rendezvous_handler", "/deepspeed/")
+_RESTART = (
+    "its script opens a torch.distributed process group itself (such as for FSDP or DeepSpeed), and does not use"
+    " powerflow.elastic: submit the job with rescale: restart"
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,6 +62,33 @@ def read_report(ranks: Path, name: str) -> RankReport | Nonsense | None:
         return None if text is None else _report(text, name)
     except _NoReport as error:
         return Nonsense(str(error))
+
+
+def refusal(
+    lost: Iterable[str],
+    reports: Mapping[str, RankReport],
+    code: Callable[[str], int | None],
+    last_lines: Callable[[str], Iterable[str]],
+) -> GangFailure | None:
+    """Return the reason why PowerFlow refused the script of one of the lost ranks; None if it refused none.
+
+    The job is not tried again, because its script would be refused again.
+
+    Args:
+        lost: Ranks that ended unexpectedly.
+        reports: Last reports of the ranks.
+        code: Returns a rank's exit code.
+        last_lines: Returns the last lines of a rank's log.
+    """
+    for name in lost:
+        report = reports.get(name)
+        if not code(name):
+            continue
+        if report is not None and report.refusal:
+            return GangFailure(code(name), f"{name} was refused: {report.refusal}", name, final=True)
+        if report is None and any(sign in line for line in last_lines(name) for sign in _OWN_GROUP):
+            return GangFailure(code(name), f"{name} exited with code {code(name)}: {_RESTART}", name, final=True)
+    return None
 
 
 class _NoReport(Exception):

@@ -1,4 +1,4 @@
-"""Detect if the ranks of a script have connected to each other ("met").
+"""Choose where the ranks of a script meet, and detect if they have connected to each other ("met").
 
 If the ranks do not meet, each rank runs the whole script, so the script is stopped. Ranks that meet have connections:
 first to a store that listens on ``MASTER_PORT``, then between their processes (gloo, NCCL). Both are visible in
@@ -9,7 +9,9 @@ machine) are not judged.
 from __future__ import annotations
 
 import os
+import socket
 import time
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -20,6 +22,9 @@ from typing import NamedTuple
 LOOK_S = 5.0
 #: A process that began at least this many seconds before or after its rank is another one with the same number.
 SAME_S = 60.0
+
+#: Ports that no system gives to outgoing connections (Linux takes those from 32768 on).
+_LEAST, _COUNT = 20_000, 12_000
 
 
 class MeetingState(Enum):
@@ -125,6 +130,22 @@ def port_is_known(port: int) -> bool:
     """Return True if a TCP connection of this machine uses this port at either end, or did within the last minute."""
     ending = f":{port:04X}"
     return any(local.endswith(ending) or remote.endswith(ending) for local, remote, _ in _connections())
+
+
+def free_port() -> int:
+    """Return a port of this machine on which no process listens now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def port_of(job_id: str, launch: int) -> int:
+    """Return the port of one launch of a job on other machines, which nobody can probe from here.
+
+    The next launch has the next port, so that a port that is taken there is not tried again.
+    """
+    return _LEAST + (zlib.crc32(job_id.encode()) + launch) % _COUNT
 
 
 def _connections() -> Iterable[tuple[str, str, int]]:

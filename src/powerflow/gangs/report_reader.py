@@ -7,10 +7,12 @@ import os
 from itertools import islice
 from pathlib import Path
 
-from powerflow.elastic.mailbox import CHECKPOINT, Mailbox, RankReport, Target
+from powerflow.api.job_spec import JobSpec
+from powerflow.elastic.mailbox import CHECKPOINT, Mailbox, Member, RankReport, Target
 from powerflow.gangs.context import open_folder, prepare, spoiling
 from powerflow.gangs.rank_reports import Nonsense, read_report
 from powerflow.gangs.report_bounds import MOST_BATCH
+from powerflow.gangs.state_file import GangRecord
 from powerflow.gangs.types import Progressed
 
 #: Most files of one job that are looked through; if there are more, the others are not from its ranks.
@@ -76,6 +78,26 @@ class ReportReader:
         found = {name: read_report(self._mailbox.directory / "ranks", name) for name in names}
         self.nonsense = {name: said.why for name, said in found.items() if isinstance(said, Nonsense)}
         return {name: said for name, said in found.items() if isinstance(said, RankReport)}
+
+
+def target_of(record: GangRecord, spec: JobSpec, outside_s: float) -> Target:
+    """Return the message that names the members of a gang's newest generation.
+
+    Args:
+        record: The gang record.
+        spec: The job's specification.
+        outside_s: Seconds that a rank may do something other than steps while others wait for it.
+    """
+    members = tuple(Member(name, record.ranks[name].node) for name in record.members)
+    return Target(
+        generation=record.generation,
+        members=members,
+        local_batch_max=(spec.batch.local_max if spec.batch else None) or 0,
+        nodes=max(len({member.node for member in members}), 1),
+        checkpoint_s=spec.checkpoint.every,
+        outside_s=outside_s,
+        lost=tuple(record.cut),
+    )
 
 
 def progressed(job_id: str, leader: RankReport, gpus: int, nodes: int) -> Progressed:

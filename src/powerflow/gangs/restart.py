@@ -5,29 +5,35 @@
 save, then get SIGKILL. They continue from their own checkpoint, if they save one. If one rank fails, the other ranks
 are ended too, because they cannot train without it. PowerFlow sees progress only in the log of the first rank, if the
 job says how to read this log. If the log shows no new step for too long, the ranks are assumed to hang.
+
+If a node does not answer, the other ranks wait for its ranks inside a collective. They may go on when it answers again.
+If that takes too long, they are stopped and give their GPUs back. The job is not launched anywhere else before the node
+answers: a rank on it may still write a checkpoint, and two launches must not write the same one.
 """
 
 from __future__ import annotations
 
 import math
-import socket
+import re
 
 from powerflow.api.patterns import shown
 from powerflow.engine.protocol import EngineError, RankName
 from powerflow.errors import InputError
 from powerflow.gangs.base import Gang
-from powerflow.gangs.context import GangContext
+from powerflow.gangs.context import LOOPBACK, GangContext
 from powerflow.gangs.layout import StartPlan, lay_out, notes, processes
 from powerflow.gangs.log_progress import LogProgress
 from powerflow.gangs.machine import GangState, Trigger
-from powerflow.gangs.rendezvous import Meeting, MeetingState, RankProcess
+from powerflow.gangs.rendezvous import Meeting, MeetingState, RankProcess, free_port, port_of
 from powerflow.gangs.report_bounds import MOST_COUNT
 from powerflow.gangs.state_file import GangFailure, GangRecord
-from powerflow.gangs.types import Continued, DesiredState, GangCompleted, Noted, Progressed, Rescaled
+from powerflow.gangs.types import Continued, DesiredState, GangCompleted, Noted, Progressed
 from powerflow.gangs.view import how_it_ended
 
 #: Most bytes of a log that are read in one go, and how often in one turn.
 _PIECE, _PIECES = 1 << 16, 8
+#: What a script writes if it cannot listen on a port.
+_TAKEN = re.compile(r"EADDRINUSE|[Aa]ddress already in use")
 _NEVER_MET = "call torch.distributed.init_process_group in the script, or submit the job with rescale: none"
 
 
@@ -42,13 +48,15 @@ class Scripts(Gang):
         self._formed = -1  # number of the launch that this object started
         self._meeting: Meeting | None = None  # of the ranks of this launch
         self._still_s = 0.0  # since when the log has shown no new step
+        self._far_s: float | None = None  # since when a rank's node does not answer
         self._still_since_step = False  # False if this object began to look later than the last step or launch
 
     def plans(self) -> list[StartPlan]:
         """Return how to start each process of the job, as `powerflow.gangs.layout` plans it."""
         entries = [(name, self.record.ranks[name].node, self.record.ranks[name].gpus) for name in self.record.members]
         try:
-            return lay_out(self.desired.spec, entries, self.record.port, self.context.interpreter)
+            address = self.context.address(entries[0][1]) if entries else LOOPBACK
+            return lay_out(self.desired.spec, entries, self.record.port, self.context.interpreter, address)
         except InputError as error:
             self.fire(GangFailure(None, f"cannot be started: {error}", final=True))
             return []
@@ -67,12 +75,14 @@ class Scripts(Gang):
         gone = [name for name in members if seen.has_ended(name)]
         failed = next((name for name in gone if seen.code(name) != 0 or seen.rebooted(name)), None)
         if failed is not None:
-            return GangFailure(seen.code(failed), f"{failed} {how_it_ended(seen.code(failed))}", failed)
+            return self._failure(failed)
+        if far := self._find_far():
+            return far
         if apart := self._find_apart(gone):
             return apart
         if len(gone) == len(members):
             return Trigger.TRAINED
-        if hung := self._find_hung():
+        if self._far_s is None and (hung := self._find_hung()):
             return hung
         if any(map(seen.is_stale, self.record.ranks)) or set(seen.slots(members)) != set(seen.wanted):
             return Trigger.MISPLACED
@@ -80,12 +90,37 @@ class Scripts(Gang):
             return Trigger.WHOLE
         return None
 
+    def _failure(self, name: str) -> GangFailure:
+        """Return why the job has failed, if this rank ended with an error.
+
+        If the port on which the ranks meet was taken on its node, this is not the job's fault. The next launch has
+        another port.
+        """
+        code, port = self.seen.code(name), self.record.port
+        lines = self.context.last_lines(name) if self.desired.spec.rescale == "restart" else ()
+        if any(_TAKEN.search(line) and re.search(rf"\b{port}\b", line) for line in lines):
+            where = self.record.ranks[self.record.members[0]].node
+            return GangFailure(code, f"port {port} of node {where} was taken", name, excused=True)
+        return GangFailure(code, f"{name} {how_it_ended(code)}", name)
+
+    def _find_far(self) -> Trigger | None:
+        """Return `Trigger.CUT` if ranks have waited for too long for a rank whose node does not answer."""
+        seen, now = self.seen, self.context.clock()
+        if not any(map(seen.is_far, self.record.members)):
+            self._far_s = None
+            return None
+        self._far_s = now if self._far_s is None else self._far_s
+        late = now - self._far_s >= self.context.limits.reach_s
+        return Trigger.CUT if late and any(map(seen.alive, self.record.members)) else None
+
     def _find_apart(self, gone: list[str]) -> GangFailure | None:
         """Return a failure if the ranks have not connected to each other, so that each runs the whole script."""
         record, spec, now = self.record, self.desired.spec, self.context.clock()
         ranks = len(self.seen.slots(record.members))
         if spec.rescale == "none" or ranks < 2 or not all(record.ranks[name].launched for name in record.members):
             return None
+        if not all(self.context.is_local(record.ranks[name].node) for name in record.members):
+            return None  # only the processes of this machine can be looked into
         meeting = self._meeting
         if meeting is None:
             whole = self._formed == record.generation
@@ -142,7 +177,8 @@ class Scripts(Gang):
             return
         self.events += [Noted(self.job_id, kind, text) for kind, text in told]
         record.members = self.name_ranks(found)
-        record.port = _free_port()
+        first = record.ranks[record.members[0]].node
+        record.port = free_port() if self.context.is_local(first) else port_of(self.job_id, record.generation)
         self._meeting = None
         self.changed()
 
@@ -150,9 +186,17 @@ class Scripts(Gang):
         """Tell all ranks to leave, because a script cannot change its ranks."""
         record = self.record
         if self._trains and not record.left_gpus:
-            record.left_gpus, record.left_s = len(self.seen.slots(record.members)), self.context.clock()
+            record.left_gpus, record.left_s = len(self.seen.slots(record.members)), self.context.wall_clock()
         record.leaving = record.drop_unlaunched(list(record.ranks))
         self.changed()
+
+    def _cut(self) -> None:
+        """Stop the ranks that wait for a rank whose node does not answer, so that others can have their GPUs."""
+        nodes = sorted({self.record.ranks[name].node for name in self.seen.far})
+        text = f"its ranks are stopped, because node {', '.join(nodes)} has not answered for too long"
+        self.events.append(Noted(self.job_id, "unreachable", text))
+        self._far_s = None
+        self._regroup()
 
     def _drop(self) -> None:
         self.clear()
@@ -185,9 +229,7 @@ class Scripts(Gang):
         """Tell the controller that the script trains again, if it was stopped for a change."""
         record = self.record
         if record.left_gpus:
-            pause_s = max(0.0, self.context.clock() - record.left_s)
-            gpus = len(self.seen.slots(record.members))
-            self.events.append(Rescaled(self.job_id, pause_s, record.left_gpus, gpus))
+            self.tell_rescaled(0.0, len(self.seen.slots(record.members)))
             record.left_gpus = 0
             self.changed()
 
@@ -273,11 +315,3 @@ class Scripts(Gang):
             self.changed()
         else:
             self.events.append(Continued(self.job_id, step, step > record.first_step))
-
-
-def _free_port() -> int:
-    """Return a port on which no process listens now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

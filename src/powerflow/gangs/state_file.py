@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from powerflow.engine.protocol import RankName
 from powerflow.osutil.files import read_untrusted_json, replace_json
 
 
@@ -60,6 +61,8 @@ class GangRecord:
         members: Ranks of the newest generation, in order.
         ranks: All ranks that may be alive, or whose end was not handled yet.
         leaving: Ranks that were told to leave. However they end, this is no failure.
+        cut: Ranks that the gang goes on without, because their node does not answer. They may run, so their GPUs stay
+            taken. They are ended when their node answers again.
         ended: Ranks whose end was handled, oldest first; their logs are kept.
         joined: True if a rank has been part of a generation, which shows that the script uses `powerflow.elastic`.
         trained_gpus: GPU count of the generation that trained last; 0 if none has trained since all ranks were
@@ -69,7 +72,7 @@ class GangRecord:
         mark: Part of the name of the job's checkpoint, which makes the name unique. Other jobs may keep checkpoints in
             the same folder, and other clusters have jobs with the same number.
         left_gpus: If all ranks had to leave and the job has not trained since: how many GPUs it had; otherwise 0.
-        left_s: When the ranks were told to leave, on the machine's monotonic clock.
+        left_s: When the ranks were told to leave, Unix seconds. A file of an earlier version has a monotonic time here.
         first_step: First step in the log of the job's first launch; -1: there was none.
         gap_s: Longest time in a script's log from its launch to the first step, or from one step to the next.
         done: True if a rank has trained all steps of the job.
@@ -84,6 +87,7 @@ class GangRecord:
     members: list[str] = field(default_factory=list)
     ranks: dict[str, RankEntry] = field(default_factory=dict)
     leaving: list[str] = field(default_factory=list)
+    cut: dict[str, RankEntry] = field(default_factory=dict)
     ended: list[str] = field(default_factory=list)
     joined: bool = False
     trained_gpus: int = 0
@@ -102,10 +106,15 @@ class GangRecord:
     def save(self, path: Path) -> None:
         """Write the gang record to a file, completely or not at all.
 
+        ``cut`` is left out if it is empty, so that an earlier version of PowerFlow can read the file.
+
         Raises:
             OSError: The file cannot be written; the old file stays.
         """
-        replace_json(path, asdict(self))
+        fields = asdict(self)
+        if not self.cut:
+            del fields["cut"]
+        replace_json(path, fields)
 
     @staticmethod
     def load(path: Path) -> GangRecord:
@@ -113,10 +122,11 @@ class GangRecord:
         found = read_untrusted_json(path)
         if found is None:
             return GangRecord()
-        found["ranks"] = {
-            name: RankEntry(entry["node"], tuple(entry["gpus"]), entry["launched"])
-            for name, entry in found["ranks"].items()
-        }
+        for ranks in ("ranks", "cut"):
+            found[ranks] = {
+                name: RankEntry(entry["node"], tuple(entry["gpus"]), entry["launched"])
+                for name, entry in found.get(ranks, {}).items()
+            }
         if (failure := found["failure"]) is not None:
             places = tuple((node, tuple(gpus)) for node, gpus in failure.get("places", ()))
             found["failure"] = GangFailure(**(failure | {"places": places}))
@@ -130,6 +140,13 @@ class GangRecord:
         self.number = 0
         self.killed = False
         self.failure = None
+
+    def name(self, job_id: str, node: str, gpus: tuple[int, ...]) -> str:
+        """Add a rank on these GPUs, and return its name."""
+        name = str(RankName(job_id, self.epoch, self.number))
+        self.number += 1
+        self.ranks[name] = RankEntry(node, gpus)
+        return name
 
     def fail(self, failure: GangFailure) -> None:
         """Note why the job has failed, and which GPUs it had."""
@@ -145,6 +162,16 @@ class GangRecord:
             self.leaving.remove(name)
         if name in self.members:
             self.members.remove(name)
+
+    def launched(self) -> list[str]:
+        """Return the names of the ranks that the engine has accepted."""
+        return [name for name, entry in self.ranks.items() if entry.launched]
+
+    def set_apart(self, name: str) -> None:
+        """Go on without a rank that may run on a node that does not answer."""
+        self.cut[name] = self.ranks.pop(name)
+        self.leaving = [other for other in self.leaving if other != name]
+        self.members = [other for other in self.members if other != name]
 
     def drop_unlaunched(self, names: Sequence[str]) -> list[str]:
         """Drop the ranks in ``names`` that were never launched, and return the names of the others."""

@@ -7,7 +7,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 from enum import IntEnum
 
-from powerflow.engine.protocol import RankName
+from powerflow.engine.protocol import EngineError, RankName
 from powerflow.gangs.context import GangContext
 
 
@@ -68,9 +68,13 @@ class StopAttempts:
     def carry_out(self, running: Container[str]) -> bool:
         """Send the signals that are due; return True if a rank that was asked to leave still runs.
 
+        Args:
+            running: Ranks that run on nodes that answer. The time of another rank begins when its node answers.
+
         Raises:
-            EngineError: The engine does not answer. The next call sends the signals that were not sent.
+            EngineError: A node does not answer. The signals to other nodes were sent; the next call sends the rest.
         """
+        failed: EngineError | None = None
         now = self._context.clock()
         self._attempts = {name: attempt for name, attempt in self._attempts.items() if name in running}
         for name, attempt in self._attempts.items():
@@ -78,6 +82,12 @@ class StopAttempts:
                 attempt.signal = StopSignal(min(attempt.signal + 1, StopSignal.KILLED))
                 attempt.since_s, attempt.due_s, attempt.sent = now, now + self._context.limits.kill_s, False
             if not attempt.sent and (number := (None, signal.SIGTERM, signal.SIGKILL)[attempt.signal]):
-                self._context.engine.signal(RankName.parse(name), number)
+                try:
+                    self._context.engine.signal(RankName.parse(name), number)
+                except EngineError as error:
+                    failed = error
+                    continue
             attempt.sent = True
+        if failed is not None:
+            raise failed
         return bool(self._attempts)

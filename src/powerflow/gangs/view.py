@@ -7,7 +7,7 @@ after a change.
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -56,20 +56,38 @@ class GangView:
         record: The gang record.
         statuses: The engine's status of each rank, by rank name, even of ranks that the record does not have (strays).
         wanted: GPUs that the gang shall have.
+        down: Names of the nodes that do not answer.
     """
 
     record: GangRecord
     statuses: Mapping[str, RankStatus]
     wanted: Sequence[Place]
+    down: Collection[str] = field(default=(), kw_only=True)
+
+    def state(self, name: str) -> RankState | None:
+        """Return the state of a rank; None if the engine does not know the rank."""
+        status = self.statuses.get(name)
+        return None if status is None else status.state
 
     def alive(self, name: str) -> bool:
-        """Return True if a rank runs."""
-        status = self.statuses.get(name)
-        return status is not None and status.state is RankState.RUNNING
+        """Return True if a rank runs, and its node answers."""
+        return self.state(name) is RankState.RUNNING
+
+    def may_run(self, name: str) -> bool:
+        """Return True if a process of a rank may be alive, so that its GPUs are taken."""
+        state = self.state(name)
+        return state is not None and state.may_run
+
+    def is_far(self, name: str) -> bool:
+        """Return True if a rank's node does not answer, so that the rank may run, or cannot be launched."""
+        if self.state(name) is RankState.UNREACHABLE:
+            return True
+        return not self.record.ranks[name].launched and self.record.ranks[name].node in self.down
 
     def has_ended(self, name: str) -> bool:
-        """Return True if a rank was launched and does not run any more."""
-        return self.record.ranks[name].launched and not self.alive(name)
+        """Return True if a rank was started and does not run any more."""
+        state = self.state(name)
+        return self.record.ranks[name].launched and not self.may_run(name) and state is not RankState.NOT_STARTED
 
     def code(self, name: str) -> int | None:
         """Return the exit code of a rank that has ended; None if nobody knows it."""
@@ -88,12 +106,30 @@ class GangView:
         """
         if self.record.ranks[name].launched and name not in self.statuses:
             return "the engine does not know the rank any more"
+        if self.state(name) is RankState.UNREACHABLE:
+            return f"node {self.statuses[name].node} did not answer"
         return "the machine was restarted" if self.rebooted(name) else ""
 
     @property
     def running(self) -> list[str]:
         """All ranks of this job that run, even those that the gang record does not have (strays)."""
         return [name for name in self.statuses if self.alive(name)]
+
+    @property
+    def remaining(self) -> list[str]:
+        """All ranks of this job that may run, without those that the gang goes on without (`GangRecord.cut`)."""
+        return [name for name in self.statuses if self.may_run(name) and name not in self.record.cut]
+
+    @property
+    def far(self) -> list[str]:
+        """Ranks in the gang record whose node does not answer."""
+        return [name for name in self.record.ranks if self.is_far(name)]
+
+    @property
+    def taken(self) -> list[Place]:
+        """GPUs on which a process of this job may be."""
+        entries = [*self.record.ranks.items(), *self.record.cut.items()]
+        return [(entry.node, gpu) for name, entry in entries if self.may_run(name) for gpu in entry.gpus]
 
     @property
     def living(self) -> list[str]:
@@ -211,6 +247,16 @@ class InPlaceView(GangView):
         return [name for name in self.ended if name not in self.record.leaving]
 
     @property
+    def regrouping(self) -> Regrouping:
+        """How the members have to change to reach the wanted GPUs."""
+        record, wanted = self.record, set(self.wanted)
+        at = {slot: name for name in record.members for slot in self.slots([name])}
+        stay = [name for slot, name in at.items() if slot in wanted and not self.is_stale(name)]
+        leave = [name for name in record.ranks if name not in stay and name not in record.leaving]
+        missing = [slot for slot in self.wanted if at.get(slot) not in stay]
+        return Regrouping(stay, leave, [] if self.silent or self.all_trained else missing)
+
+    @property
     def peers_know(self) -> bool:
         """True if the other ranks know that ranks were lost, or cannot know it because the lost ranks never trained."""
         trained = [self.reports[name] for name in self.living if self.joined(name)]
@@ -218,10 +264,23 @@ class InPlaceView(GangView):
         return not self.living or (bool(trained) and (noticed or not any(map(self.joined, self.lost))))
 
     @property
+    def cut_off(self) -> list[str]:
+        """Ranks whose node does not answer, if the gang can go on without them.
+
+        It can if members are left, or if all ranks shall leave and some can save. It cannot if the ranks that are left
+        have never trained: then only the others have the state of the job.
+        """
+        far = self.far
+        near = self.living if not self.record.members else [name for name in self.record.members if self.alive(name)]
+        if not far or not near or (self.record.trained_gpus and not any(map(self.joined, self.living))):
+            return []
+        return far
+
+    @property
     def apart(self) -> bool:
         """True if all members live but do not train together: they wait to form a group."""
         waits = [report.phase in (Phase.BROKEN, Phase.READY) for report in self.members]
-        return 0 < len(self.record.members) == len(waits) and all(waits)
+        return 0 < len(self.record.members) == len(waits) and all(waits) and all(map(self.alive, self.record.members))
 
 
 def how_it_ended(code: int | None) -> str:
