@@ -24,7 +24,8 @@ class ClockAudit:
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         self._path, self._clock = path, clock
-        kept = read_json(path) or {"next": 1, "entries": []}
+        # numbers begin with the time, so that they also rise if the file is lost
+        kept = read_json(path) or {"next": int(clock() * 1e3), "entries": []}
         self._next: int = int(kept["next"])
         self._entries: list[list[Any]] = list(kept["entries"])  # number, Unix seconds, UUID, action, fields
         self._unsaved: list[ClockChange] = []

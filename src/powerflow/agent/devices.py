@@ -41,6 +41,9 @@ READ_S = 1.0
 #: Longest time between two looks at the wish for clocks, seconds.
 LOOK_S = 0.25
 
+#: Longest time that `NodeDevices.close` waits for a driver, seconds.
+CLOSE_S = 5.0
+
 #: Variable with the numbers of the GPUs that a rank may see, if these are more than those that it computes on.
 SEEN = "POWERFLOW_SEEN_GPUS"
 
@@ -240,10 +243,12 @@ class NodeDevices:
         self._stop.set()
         self._bell.set()
         if self._thread is not None:
-            self._thread.join()
-        with self._guard, contextlib.suppress(DeviceError, OSError):
-            if self._wish is not None and not self._wish:
-                self._keeper.finish()
+            self._thread.join(CLOSE_S)
+        if self._guard.acquire(timeout=CLOSE_S):  # otherwise a driver does not answer
+            with contextlib.suppress(DeviceError, OSError):
+                if self._wish is not None and not self._wish:
+                    self._keeper.finish()
+            self._guard.release()
         if self._emulation is not None:
             self._emulation.close()
         self._claims.close()

@@ -68,7 +68,6 @@ class Ledger:
     ) -> None:
         self._path, self._clock = path, clock
         self._boot = boot_id() if boot is None else boot
-        self._here = [gpu.uuid for gpu in gpus]
         self._rows: dict[int, _Row] = {}
         self._idle: dict[str, _Row] = {}
         self._holders: dict[str, list[_Row]] = {gpu.uuid: [] for gpu in gpus}  # the newest last
@@ -236,12 +235,12 @@ class Ledger:
     def _recall(self, rows: Sequence[Sequence[Any]]) -> None:
         for values in rows:
             row = self._rows[int(values[0])] = _Row(*values)
-            if not row.rank:
-                self._idle[row.uuid] = row
-            elif row.held and row.uuid in self._holders:
-                self._holders[row.uuid].append(row)
-            else:
+            if row.uuid not in self._holders:  # the GPU was taken out of the machine
                 row.held = False
+            elif not row.rank:
+                self._idle[row.uuid] = row
+            elif row.held:
+                self._holders[row.uuid].append(row)
 
 
 def _reported(row: _Row) -> LedgerRow:

@@ -26,7 +26,7 @@ class MeteredEngine:
     def __init__(self, engine: Engine, devices: NodeDevices) -> None:
         self._engine, self._devices = engine, devices
         self._guard = threading.Lock()
-        self._gpus: dict[RankName, tuple[str, ...]] = {}
+        self._gpus: dict[str, tuple[str, ...]] = {}  # UUIDs, by the rank's name
         self._last: Sequence[RankStatus] | None = None
         self._answer: tuple[RankStatus, ...] = ()
 
@@ -36,6 +36,8 @@ class MeteredEngine:
         try:
             uuids = devices.uuids(spec.node, spec.gpus)
             env = devices.environment(name, spec.node, spec.gpus, spec.env)
+            with self._guard:
+                self._gpus[name] = uuids  # kept if the launch fails: the rank may run all the same
             devices.began(name, uuids)
         except DeviceError as error:
             raise EngineError(str(error)) from error
@@ -47,7 +49,6 @@ class MeteredEngine:
         if not status.state.may_run:
             devices.ended(name)
         with self._guard:
-            self._gpus[spec.name] = uuids
             self._last = None
         return replace(status, gpus=status.gpus or uuids)
 
@@ -69,14 +70,11 @@ class MeteredEngine:
         """Return the status of every rank, after the energy of those that have ended was read."""
         with self._guard:
             statuses = self._engine.ranks()
-            if statuses is not self._last:
-                held = self._devices.held()
-                known = [
-                    replace(s, gpus=s.gpus or self._gpus.get(s.name) or held.get(str(s.name), ())) for s in statuses
-                ]
-                self._devices.follow(known)
-                self._last, self._answer = statuses, tuple(known)
-                self._gpus = {status.name: status.gpus for status in known}
+            if self._last is None or statuses != self._last:
+                self._gpus = self._devices.held() | self._gpus  # from before this object
+                self._answer = tuple(replace(s, gpus=s.gpus or self._gpus.get(str(s.name), ())) for s in statuses)
+                self._devices.follow(self._answer)
+                self._last = statuses
             return self._answer
 
     def nodes(self) -> Sequence[EngineNode]:
@@ -115,6 +113,9 @@ class MeteredEngine:
         """Delete the status and the log of a rank that has ended."""
         self._engine.forget(name)
         self._devices.forget(str(name))
+        with self._guard:
+            if not any(status.name == name and status.state.may_run for status in self._answer):
+                self._gpus.pop(str(name), None)
 
     def close(self) -> None:
         """Disconnect from the engine; its ranks continue to run, and its GPUs are still metered."""

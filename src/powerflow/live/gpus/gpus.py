@@ -1,7 +1,6 @@
-"""Meter the GPUs of a live cluster for its jobs, and ask for clocks, through the machines' reports.
+"""Meter the GPUs of a live cluster for its jobs, and ask for clocks.
 
-The machines read their GPUs themselves (`powerflow.agent.devices`). This module takes the last report of each machine
-and waits for none.
+The machines read their GPUs themselves (`powerflow.agent.devices`). Their last reports are taken; none is waited for.
 """
 
 from __future__ import annotations
@@ -93,7 +92,7 @@ class ClusterGpus:
     def due(self) -> bool:
         """Return True if a machine has reported readings since the last `settle`."""
         self._machines.look()
-        return bool(self._machines.new()) or any(machine.has_news for machine in self._machines.by_name.values())
+        return self._machines.changed() or any(machine.has_news for machine in self._machines.by_name.values())
 
     def settle(self, now_s: float) -> Mapping[str, Drawn]:
         """Take the last report of each machine: its readings, and the energy that its ranks have drawn.
@@ -128,10 +127,10 @@ class ClusterGpus:
         return charged
 
     def _enter(self) -> None:
-        """Take in machines that were described since the last call."""
-        for name in self._machines.new():
-            self._machines.enter(name, self._store.get(LEDGER + name))
-            self.health.add(gpu.place for gpu in self._machines.by_name[name].gpus)
+        """Take in machines that have come, and drop those that have gone, since the last call."""
+        if self._machines.changed():
+            self._machines.follow(lambda name: self._store.get(LEDGER + name))
+            self.health.follow(gpu.place for gpu in self._machines.gpus.values())
 
     def _ask_who_pays(self, machine: Machine) -> None:
         """Find out which jobs of a machine's ledger are in the store."""

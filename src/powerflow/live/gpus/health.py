@@ -77,11 +77,14 @@ class GpuHealth:
 
     def __init__(self, places: Iterable[Place]) -> None:
         self._gpus: dict[Place, _Gpu] = {}
-        self.add(places)
+        self.follow(places)
 
-    def add(self, places: Iterable[Place]) -> None:
-        """Keep the health of more GPUs. They are in service."""
-        self._gpus |= {(node, number): _Gpu(f"GPU {number} of {node}: ") for node, number in places}
+    def follow(self, places: Iterable[Place]) -> None:
+        """Keep the health of these GPUs and of no others. New ones are in service."""
+        self._gpus = {
+            (node, number): self._gpus.get((node, number)) or _Gpu(f"GPU {number} of {node}: ")
+            for node, number in places
+        }
 
     def look(self, now_s: float, sights: Mapping[Place, Sight]) -> list[Turn]:
         """Judge observations of GPUs; return the GPUs that leave service or come back.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,7 +47,7 @@ class Machine:
     """A machine of the cluster.
 
     Attributes:
-        gpus: Its GPUs.
+        gpus, described: Its GPUs, and its own description of them.
         ledger: What was taken from its ledger.
         taken_s: When that was, Unix seconds; nan if nothing was taken yet.
         report: Its last report; None if none has come yet.
@@ -59,6 +59,7 @@ class Machine:
     """
 
     gpus: Sequence[ClusterGpu]
+    described: Sequence[Mapping[str, Any]]
     ledger: TakenLedger
     taken_s: float = math.nan
     report: Report | None = None
@@ -83,16 +84,35 @@ class Machines:
     gpus: dict[Place, ClusterGpu] = field(default_factory=dict)
     place: dict[str, Place] = field(default_factory=dict)
 
-    def new(self) -> list[str]:
-        """Return the machines that have been described and are not known yet."""
-        return [name for name in self.source.machines() if name not in self.by_name]
+    def changed(self) -> bool:
+        """Return True if a machine has come, has gone, or has other GPUs than before."""
+        names = self.source.machines()
+        return len(names) != len(self.by_name) or any(self._is_new(name) for name in names)
 
-    def enter(self, name: str, kept: Mapping[str, Any] | None) -> None:
-        """Take in a new machine. ``kept`` is the stored state of its `TakenLedger`."""
-        gpus = gpus_of(self.source, name)
-        self.by_name[name] = Machine(gpus, TakenLedger(kept))
-        for gpu in gpus:
-            self.gpus[gpu.place], self.place[gpu.uuid] = gpu, gpu.place
+    def follow(self, kept: Callable[[str], Mapping[str, Any] | None]) -> None:
+        """Take in machines that have come or have other GPUs, and drop those that have gone.
+
+        Args:
+            kept: Returns the stored state of a machine's `TakenLedger`.
+        """
+        names = self.source.machines()
+        for name in self.by_name.keys() - set(names):
+            del self.by_name[name]
+        for name in names:
+            if not self._is_new(name):
+                continue
+            described = self.source.describe(name)
+            gpus = [cluster_gpu(name, plain) for plain in described]
+            if name in self.by_name:
+                self.by_name[name].gpus, self.by_name[name].described = gpus, described
+            else:
+                self.by_name[name] = Machine(gpus, described, TakenLedger(kept(name)))
+        every = [gpu for machine in self.by_name.values() for gpu in machine.gpus]
+        self.gpus, self.place = {gpu.place: gpu for gpu in every}, {gpu.uuid: gpu.place for gpu in every}
+
+    def _is_new(self, name: str) -> bool:
+        before, now = self.by_name.get(name), self.source.describe(name)
+        return before is None or (before.described is not now and before.described != now)
 
     def look(self) -> None:
         """Get the last report of each machine."""

@@ -1,0 +1,391 @@
+"""Energy is taken from the machines' ledgers exactly once: with machines that are away, late or new, and over kills."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from powerflow.agent.devices import NodeDevices
+from powerflow.api.job_spec import JobSpec
+from powerflow.device.protocol import DeviceError
+from powerflow.engine.devices import Report
+from powerflow.live.gpus.gpus import OLD_S, ClusterGpus
+from powerflow.live.gpus.ledgers import Drawn, TakenLedger
+from powerflow.store.database import StoreError
+from powerflow.store.store import Store
+from tests.agent.cards import Card
+from tests.live.controller_bench import made_database
+
+
+def ledger(version: int, *rows: tuple[object, ...], id: str = "L", acknowledged: int = 0) -> dict[str, Any]:
+    """Rows: number, rank, millijoules, seconds, final, version."""
+    made = [[number, "A", rank, mj, gpu_s, final, at] for number, rank, mj, gpu_s, final, at in rows]
+    return {"id": id, "version": version, "acknowledged": acknowledged, "rows": made}
+
+
+def everybody(job: str) -> bool:
+    return job != "stranger"
+
+
+def test_differences_are_taken_by_hand() -> None:
+    taken = TakenLedger({"id": "L", "version": 0, "rows": {}})
+    first = ledger(1, (1, "", 500, 1.0, False, 1), (2, "7.1.0", 2000, 1.0, False, 1), (3, "7.1.1", 1000, 1.0, False, 1))
+    assert taken.take(first, everybody) == {None: Drawn(0.5, 1.0), "7": Drawn(3.0, 2.0)}
+    assert taken.take(first, everybody) == {}, "the same report again"
+    later = ledger(2, (2, "7.1.0", 5000, 2.5, True, 2))
+    assert taken.take(later, everybody) == {"7": Drawn(3.0, 1.5)}
+    assert taken.take(first, everybody) == {}, "a late report"
+
+
+def test_a_controller_that_was_killed_before_it_stored_takes_the_same_again() -> None:
+    taken = TakenLedger({"id": "L", "version": 0, "rows": {}})
+    taken.take(ledger(1, (2, "7.1.0", 2000, 1.0, False, 1)), everybody)
+    stored = json.loads(json.dumps(taken.state()))
+    more = ledger(2, (2, "7.1.0", 3000, 2.0, False, 2))
+    assert taken.take(more, everybody) == {"7": Drawn(1.0, 1.0)}
+    assert TakenLedger(stored).take(more, everybody) == {"7": Drawn(1.0, 1.0)}
+
+
+def test_a_row_is_forgotten_when_its_machine_has_dropped_it_and_not_before() -> None:
+    taken = TakenLedger({"id": "L", "version": 0, "rows": {}})
+    final = (2, "7.1.0", 2000, 1.0, True, 3)
+    taken.take(ledger(3, final), everybody)
+    assert taken.take(ledger(4, final, acknowledged=2), everybody) == {}
+    assert "2" in taken.state()["rows"]
+    taken.take(ledger(5, acknowledged=3), everybody)
+    assert taken.state()["rows"] == {}
+
+
+def test_what_a_machine_drew_before_the_store_knew_it_is_not_counted_but_its_jobs_pay() -> None:
+    taken = TakenLedger(None)
+    first = ledger(
+        9, (1, "", 10**9, 1e6, False, 9), (2, "7.1.0", 2000, 1.0, False, 9), (3, "stranger.1.0", 9, 9, False, 9)
+    )
+    assert taken.take(first, everybody) == {"7": Drawn(2.0, 1.0)}
+    second = ledger(10, (1, "", 10**9 + 500, 1e6 + 1, False, 10), (3, "stranger.1.0", 1009, 10.0, False, 10))
+    assert taken.take(second, everybody) == {None: Drawn(1.5, 2.0)}
+
+
+def test_another_ledger_begins_at_zero() -> None:
+    taken = TakenLedger({"id": "L", "version": 8, "rows": {"2": [2000, 1.0, 0]}})
+    assert taken.take(ledger(1, (2, "7.1.0", 500, 0.5, False, 1), id="M"), everybody) == {"7": Drawn(0.5, 0.5)}
+
+
+def test_a_total_that_goes_back_takes_nothing_until_it_is_past_the_old_one() -> None:
+    taken = TakenLedger({"id": "L", "version": 1, "rows": {"2": [2000, 1.0, 0]}})
+    assert taken.take(ledger(2, (2, "7.1.0", 1500, 0.5, False, 2)), everybody) == {}
+    assert taken.take(ledger(3, (2, "7.1.0", 2500, 1.5, False, 3)), everybody) == {"7": Drawn(0.5, 0.5)}
+
+
+class Cluster:
+    """Machines with two cards each, a link to each that can be cut, a store, and a controller that can be killed."""
+
+    def __init__(self, directory: Path, names: Sequence[str] = ("m", "n")) -> None:
+        self.directory, self.now_s, self.wall_s = directory, 1000.0, 1.8e9
+        (directory / "store.db").write_bytes(made_database().read_bytes())
+        self.cards = {name: [Card(f"{name}{i}", i) for i in range(2)] for name in names}
+        for name, cards in self.cards.items():
+            for card in cards:
+                card.node, card.time_s = name, self.now_s
+        self.boots = dict.fromkeys(names, "first")
+        self.devices = {name: self.agent(name) for name in names}
+        self.cut: set[str] = set()
+        self.arrived: dict[str, Report] = {}
+        self.asked: list[tuple[str, Mapping[str, float]]] = []
+        self.names = list(names)
+        self.start()
+
+    def agent(self, name: str) -> NodeDevices:
+        """As after SIGKILL: another agent on the same disk."""
+        return NodeDevices(
+            self.directory / name,
+            self.cards[name],
+            machine=name,
+            clock=lambda: self.now_s,
+            reading_clock=lambda: self.now_s,
+            boot=self.boots[name],
+            claim=False,
+        )
+
+    def start(self) -> None:
+        """A controller, as after SIGKILL."""
+        self.arrived.clear()
+        self.store = Store(f"sqlite:///{self.directory / 'store.db'}")
+        self.gpus = ClusterGpus(self, self.store)
+        self.gpus.start(self.wall_s)
+
+    def job(self) -> str:
+        spec = JobSpec.model_validate({"run": "true", "gpus": 1})
+        return self.store.submit(spec, "ada", self.wall_s)[0].id
+
+    def turn(self, seconds: float = 1.0, watts: float = 100.0) -> None:
+        self.pass_time(seconds, watts)
+        if self.gpus.due():
+            self.gpus.settle(self.wall_s)
+
+    def pass_time(self, seconds: float = 1.0, watts: float = 100.0) -> None:
+        self.now_s += seconds
+        self.wall_s += seconds
+        for name, cards in self.cards.items():
+            for card in cards:
+                card.draw(watts, seconds)
+            self.devices[name].turn()
+
+    def save(self) -> None:
+        self.gpus.save(self.store)
+
+    def stored_j(self) -> tuple[float, float, float]:
+        return self.store.charges.totals()
+
+    # a `DeviceSource`
+
+    def machines(self) -> Sequence[str]:
+        return self.names
+
+    def describe(self, machine: str) -> Sequence[Mapping[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(json.dumps(self.devices[machine].describe()))
+        return found
+
+    def report(self, machine: str) -> Report | None:
+        if machine not in self.cut:
+            self.arrived[machine] = json.loads(json.dumps(self.devices[machine].report()))
+        return self.arrived.get(machine)
+
+    def want(self, machine: str, clocks_mhz: Mapping[str, float]) -> None:
+        self.asked.append((machine, clocks_mhz))
+        if machine not in self.cut:
+            self.devices[machine].want(clocks_mhz)
+
+    def acknowledge(self, machine: str, ledger: str, version: int, audit: int) -> None:
+        if machine not in self.cut:
+            self.devices[machine].acknowledge(ledger, version, audit)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Cluster:
+    cluster = Cluster(tmp_path)
+    cluster.turn(0.0)
+    return cluster
+
+
+def test_a_machine_that_is_away_keeps_its_joules_for_the_ranks_that_drew_them(cluster: Cluster) -> None:
+    one, two = cluster.job(), cluster.job()
+    cluster.devices["m"].began(f"{one}.1.0", ["m0"])
+    cluster.turn()
+    cluster.save()
+    cluster.cut.add("m")
+    for _ in range(30):
+        cluster.turn()
+    cluster.devices["m"].ended(f"{one}.1.0")
+    cluster.devices["m"].began(f"{two}.1.0", ["m0", "m1"])
+    for _ in range(30):
+        cluster.turn()
+    cluster.save()
+    assert cluster.store.job(one).energy_j == pytest.approx(100.0)
+    assert "m has not reported for 60 s" in cluster.gpus.notices()[0]
+    assert cluster.gpus.disturbed(one)
+    cluster.cut.clear()
+    cluster.turn(0.0)
+    assert cluster.gpus.notices() == []
+    cluster.save()
+    assert cluster.store.job(one).energy_j == pytest.approx(3100.0)
+    assert cluster.store.job(one).gpu_s == pytest.approx(31.0)
+    assert cluster.store.job(two).energy_j == pytest.approx(6000.0)
+    metered_j, jobs_j, idle_j = cluster.stored_j()
+    assert (metered_j, jobs_j, idle_j) == pytest.approx((4 * 61 * 100.0, 9100.0, 4 * 61 * 100.0 - 9100.0))
+    assert cluster.gpus.totals_j() == pytest.approx((metered_j, jobs_j, idle_j))
+
+
+def test_a_machine_that_is_away_does_not_stop_the_others(cluster: Cluster) -> None:
+    job = cluster.job()
+    cluster.cut.add("m")
+    cluster.devices["n"].began(f"{job}.1.0", ["n1"])
+    for _ in range(3):
+        cluster.turn()
+    cluster.save()
+    assert cluster.store.job(job).energy_j == pytest.approx(300.0)
+    assert cluster.gpus.power_of(job).watts == 100.0
+    assert cluster.gpus.news() == {("n", 0), ("n", 1)}
+
+
+def test_joules_of_ranks_whose_job_the_store_does_not_know_are_nobodys(cluster: Cluster) -> None:
+    cluster.devices["m"].began("4711.1.0", ["m0"])
+    cluster.turn()
+    cluster.save()
+    assert cluster.stored_j() == pytest.approx((400.0, 0.0, 400.0))
+
+
+def test_while_the_store_cannot_be_read_nothing_is_taken(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = cluster.job()
+    cluster.devices["m"].began(f"{job}.1.0", ["m0"])
+    cluster.pass_time()
+
+    def gone(job_id: str) -> None:
+        raise StoreError("the store does not answer", retry=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster.store, "job", gone)
+        with pytest.raises(StoreError):
+            cluster.gpus.settle(cluster.wall_s)
+    assert cluster.gpus.settle(cluster.wall_s) == {job: Drawn(100.0, 1.0)}
+
+
+def test_a_row_is_dropped_by_its_machine_only_after_it_was_stored(cluster: Cluster) -> None:
+    job = cluster.job()
+    cluster.devices["m"].began(f"{job}.1.0", ["m0"])
+    cluster.turn()
+    cluster.devices["m"].ended(f"{job}.1.0")
+    cluster.turn()
+    ranks: Callable[[], set[str]] = lambda: {row[2] for row in cluster.devices["m"].report()["ledger"]["rows"]}  # noqa: E731
+    assert f"{job}.1.0" in ranks()
+    cluster.start()  # killed before it stored anything
+    cluster.turn()
+    cluster.save()
+    cluster.turn()
+    assert f"{job}.1.0" not in ranks()
+    cluster.save()
+    assert cluster.store.job(job).energy_j == pytest.approx(100.0)
+    cluster.turn()
+    cluster.save()
+    assert len(cluster.store.get("ledger m")["rows"]) == 2, "those of the two idle GPUs"
+
+
+def test_clocks_are_asked_of_the_machines_and_each_change_is_in_the_audit_once(cluster: Cluster) -> None:
+    cluster.gpus.tune(cluster.wall_s, {("m", 0): 945.0, ("n", 1): 705.0, ("gone", 0): 705.0})
+    assert cluster.asked[-2:] == [("m", {"m0": 945.0}), ("n", {"n1": 705.0})]
+    cluster.turn()
+    cluster.turn()
+    assert cluster.cards["m"][0].locked_mhz == 945.0
+    cluster.gpus.tune(cluster.wall_s, {("m", 0): 945.0, ("n", 1): 705.0})
+    assert cluster.gpus.asked_mhz(("m", 0)) == 945.0
+    assert cluster.gpus.holds(("m", 0))
+    for _ in range(3):
+        cluster.gpus.audit()
+    rows = cluster.store.audit().items
+    assert [(row.action, row.target) for row in rows] == [("clock set", "m/0"), ("clock set", "n/1")]
+    assert all(abs(row.time_s - cluster.wall_s) < 60.0 for row in rows)
+    cluster.turn()
+    cluster.save()  # acknowledges
+    cluster.turn()
+    assert cluster.devices["m"].report()["audit"] == []
+
+
+def test_an_audit_that_cannot_be_written_is_written_later(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster.gpus.tune(cluster.wall_s, {("m", 0): 945.0})
+    cluster.turn()
+    cluster.turn()
+
+    def gone(rows: object) -> None:
+        raise StoreError("the store does not answer", retry=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster.store, "note", gone)
+        with pytest.raises(StoreError):
+            cluster.gpus.audit()
+        cluster.save()
+        cluster.turn()
+    cluster.gpus.audit()
+    assert [row.action for row in cluster.store.audit().items] == ["clock set"]
+
+
+def test_gpus_out_of_service_are_asked_for_no_clock(cluster: Cluster) -> None:
+    cluster.turn()
+    cluster.gpus.health.suspect(("m", 0), "lost")
+    cluster.gpus.tune(cluster.wall_s, {("m", 0): 945.0})
+    assert cluster.asked[-2:] == [("m", {}), ("n", {})]
+
+
+def test_machines_come_and_go_while_the_controller_runs(cluster: Cluster) -> None:
+    cluster.names.remove("n")
+    cluster.start()
+    assert cluster.gpus.node_names() == ["m"]
+    cluster.turn()
+    cluster.names.append("n")
+    cluster.turn()
+    assert cluster.gpus.node_names() == ["m", "n"]
+    assert cluster.gpus.gpu_count == 4
+    assert set(cluster.gpus.last()) == {("m", 0), ("m", 1), ("n", 0), ("n", 1)}
+    cluster.cards["n"][1].lose()
+    cluster.turn()
+    assert isinstance(cluster.gpus.errors()["n", 1], DeviceError)
+    cluster.names.remove("m")
+    cluster.turn()
+    assert cluster.gpus.node_names() == ["n"]
+    assert set(cluster.gpus.last()) == {("n", 0)}
+
+
+def test_old_readings_say_nothing_about_a_job(cluster: Cluster) -> None:
+    job = cluster.job()
+    cluster.devices["m"].began(f"{job}.1.0", ["m0"])
+    cluster.turn()
+    assert not cluster.gpus.disturbed(job)
+    cluster.cut.add("m")
+    for _ in range(int(OLD_S) + 1):
+        cluster.turn()
+    assert cluster.gpus.disturbed(job)
+
+
+_acts = st.lists(
+    st.tuples(
+        st.sampled_from(["began", "ended", "turn", "save", "kill controller", "kill agent", "cut", "mend", "lose"]),
+        st.integers(0, 2),
+        st.sampled_from(["m", "n"]),
+        st.floats(0.0, 3.0),
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(_acts)
+def test_jobs_and_idle_are_what_the_counters_say_whatever_happens(
+    tmp_path_factory: pytest.TempPathFactory, acts: list[tuple[str, int, str, float]]
+) -> None:
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+    jobs = [cluster.job() for _ in range(3)]
+    cluster.turn(0.0)
+    cluster.save()
+    drawn_j = {name: sum(card.drawn_j for card in cards) for name, cards in cluster.cards.items()}
+    for number, (what, which, machine, seconds) in enumerate(acts):
+        cluster.pass_time(seconds, 50.0 + 100.0 * which)
+        devices = cluster.devices[machine]
+        match what:
+            case "began":
+                devices.began(f"{jobs[which]}.1.{number}", [f"{machine}{which % 2}"])
+            case "ended":
+                for rank in list(devices.held()):
+                    devices.ended(rank)
+            case "turn":
+                cluster.turn(0.0)
+            case "save":
+                cluster.save()
+            case "kill controller":
+                cluster.start()
+            case "kill agent":
+                cluster.devices[machine] = cluster.agent(machine)
+            case "cut":
+                cluster.cut.add(machine)
+            case "mend":
+                cluster.cut.discard(machine)
+            case "lose":
+                cluster.cards[machine][which % 2].error = (
+                    None if cluster.cards[machine][which % 2].error else DeviceError("?")
+                )
+    cluster.cut.clear()
+    for cards in cluster.cards.values():
+        for card in cards:
+            card.error = None
+    cluster.turn(1.0)
+    cluster.turn(1.0)
+    cluster.save()
+    counted_j = sum(card.drawn_j for cards in cluster.cards.values() for card in cards) - sum(drawn_j.values())
+    metered_j, jobs_j, idle_j = cluster.stored_j()
+    assert metered_j == pytest.approx(counted_j, abs=2e-3)
+    assert jobs_j + idle_j == pytest.approx(metered_j, abs=1e-6)
+    assert sum(cluster.store.job(job).energy_j for job in jobs) == pytest.approx(jobs_j, abs=1e-6)
