@@ -9,18 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
-import secrets
-import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 from inotify_simple import INotify, flags
 
-from powerflow.engine.cluster.mail import MOST_BYTES, Letter, is_for_ranks, is_older
+from powerflow.engine.cluster.mail import MOST_BYTES, OWN_STATE, Letter, is_for_ranks, is_older
 from powerflow.engine.protocol import EngineError
+from powerflow.osutil.folders import opened, read_text, replace_text
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _RANKS = "ranks"
 
 
@@ -72,17 +68,21 @@ class Mailboxes:
     def put(self, letter: Letter) -> None:
         """Write a letter that has come for the ranks of a job, unless a later one of its kind is there.
 
-        Letters for jobs without a folder here, and files that are not part of a mailbox, are ignored.
+        An empty letter deletes the file, which may also be the job's own checkpoint. Letters for jobs without a folder
+        here, and files that are not part of a mailbox, are ignored.
         """
-        if not is_for_ranks(letter.file):
+        if not is_for_ranks(letter.file) and not (letter.deletes and letter.file in OWN_STATE):
             return
         below, _, name = letter.file.rpartition("/")
         try:
             with opened(self.folder(letter.gang) / below) as folder:
-                if is_older(letter.file, letter.text, _read(folder, name)):
+                if letter.deletes:
+                    os.unlink(name, dir_fd=folder)
+                    return
+                if is_older(letter.file, letter.text, read_text(folder, name, MOST_BYTES)):
                     return
                 self._received[letter.gang, letter.file] = letter.text
-                _write(folder, name, letter.text)
+                replace_text(folder, name, letter.text)
         except OSError:  # the job's user has put something else there, or the disk is full; a later letter may arrive
             return
 
@@ -122,7 +122,7 @@ class Mailboxes:
         below, _, name = file.rpartition("/")
         try:
             with opened(self.folder(gang) / below) as folder:
-                text = _read(folder, name)
+                text = read_text(folder, name, MOST_BYTES)
         except OSError:
             return None
         if text is None or self._received.get((gang, file)) == text:
@@ -134,48 +134,3 @@ class Mailboxes:
             with contextlib.suppress(OSError):
                 mask = flags.MOVED_TO | flags.CLOSE_WRITE | flags.ONLYDIR | flags.DONT_FOLLOW
                 self._watched[self._notify.add_watch(self.folder(gang) / below, mask)] = gang, below
-
-
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator[int]:
-    """Open a folder, but refuse a link.
-
-    Raises:
-        OSError: The path does not exist, or is no folder.
-    """
-    folder = os.open(path, _FOLDER)
-    try:
-        yield folder
-    finally:
-        os.close(folder)
-
-
-def _read(folder: int, name: str) -> str | None:
-    """Return the text of a plain file in an open folder; None if there is none, or it is too long or no text."""
-    try:
-        file = os.open(name, _FILE, dir_fd=folder)
-    except OSError:
-        return None
-    try:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            return None
-        text = os.read(file, MOST_BYTES + 1)
-        return None if len(text) > MOST_BYTES else text.decode()
-    except (OSError, UnicodeDecodeError):
-        return None
-    finally:
-        os.close(file)
-
-
-def _write(folder: int, name: str, text: str) -> None:
-    """Replace a file in an open folder as a whole. Its reader needs no right but to read."""
-    temporary = f".{name}.{secrets.token_hex(4)}"
-    file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=folder)
-    try:
-        with os.fdopen(file, "w") as opened_file:
-            opened_file.write(text)
-        os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary, dir_fd=folder)
-        raise

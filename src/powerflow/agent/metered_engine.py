@@ -93,6 +93,9 @@ class MeteredEngine:
         """Accept an operator's word that a node is off. See `Engine.declare_off`."""
         self._engine.declare_off(node)
 
+    def post(self, gang: str, file: str, text: str) -> None:
+        """Do nothing, because ranks see the caller's file system. See `Engine.post`."""
+
     def fence(self, gang: str, epoch: int) -> None:
         """Refuse all later launches of a gang with an epoch lower than ``epoch``. See `Engine.fence`."""
         self._engine.fence(gang, epoch)

@@ -214,6 +214,20 @@ class Engine(Protocol):
         """
         ...
 
+    def post(self, gang: str, file: str, text: str) -> None:
+        """Pass a file of a job's mailbox on to the nodes of its gang, which may not share the caller's file system.
+
+        The caller has written or deleted the file in its own copy of the mailbox. Nodes that get a rank of the gang
+        later get all files of this copy. The call does not wait. What ranks write comes into the caller's copy by
+        itself.
+
+        Args:
+            gang: Name of the gang.
+            file: Path of the file below the folder of the mailbox.
+            text: Content of the file; "" if it was deleted.
+        """
+        ...
+
     def fence(self, gang: str, epoch: int) -> None:
         """Refuse later launches of a gang with an epoch lower than ``epoch`` (the fence). A fence is never lowered."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -54,10 +55,24 @@ class Bed:
         return [getattr(self, name) for name in handles]
 
 
-def rank(node: str, *command: str, gang: str = "gang", epoch: int = 0, number: int = 0, **more: Any) -> RankSpec:
+_gangs = itertools.count()
+_gang = ["gang"]
+
+
+def gang() -> str:
+    """Return the gang of the present test."""
+    return _gang[0]
+
+
+def fresh_gang() -> None:
+    """Begin a new gang for the next test, because fences of a gang hold for ever."""
+    _gang[0] = f"gang-{next(_gangs)}"
+
+
+def rank(node: str, *command: str, epoch: int = 0, number: int = 0, **more: Any) -> RankSpec:
     """Return the spec of a rank that runs ``command`` on a node."""
     env = {"PATH": os.environ["PATH"]} | more.pop("env", {})
-    return RankSpec(RankName(gang, epoch, number), node, command, env, directory="/", **more)
+    return RankSpec(RankName(more.pop("gang", gang()), epoch, number), node, command, env, directory="/", **more)
 
 
 def started(engine: Engine, specs: Sequence[RankSpec]) -> list[RankStatus]:

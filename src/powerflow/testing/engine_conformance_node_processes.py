@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from powerflow.engine.protocol import Engine, EngineError, RankName, RankSpec
-from powerflow.testing.bed import Bed, rank, started
+from powerflow.testing.bed import Bed, gang, rank, started
 from powerflow.testing.engine_conformance import ended, whole_log
 
 
@@ -42,7 +42,7 @@ class NodeProcesses:
     def test_each_node_gives_the_environment_that_was_asked(self, bed: Bed, engine: Engine, names: list[str]) -> None:
         bed.need("processes")
         for i, name in enumerate(names):
-            spec = RankSpec(RankName("gang", 0, i), name, ("env",), {"PATH": os.environ["PATH"], "A": name}, "/")
+            spec = RankSpec(RankName(gang(), 0, i), name, ("env",), {"PATH": os.environ["PATH"], "A": name}, "/")
             engine.launch(spec)
             ended(engine, spec.name)
             words = {f"PATH={os.environ['PATH']}".encode(), f"A={name}".encode()}

@@ -283,12 +283,12 @@ class ClusterEngine:
             self._tell()
         self._soon(self._put, machine.name, {"do": "leave"})
 
-    def post(self, letter: Letter) -> None:
-        """Send a file of a job's mailbox, which the controller has written, to all machines of its gang."""
+    def post(self, gang: str, file: str, text: str) -> None:
+        """Send a file of a job's mailbox to all machines of its gang. See `Engine.post`."""
         with self._changed:
-            names = self._machines_of(letter.gang)
+            names = self._machines_of(gang)
         for name in names:
-            self._soon(self._put, name, {"do": "post", "letters": [list(letter)]})
+            self._soon(self._put, name, {"do": "post", "letters": [[gang, file, text]]})
 
     # -- the GPUs: a `DeviceSource` -----------------------------------------------------------------------------------
 

@@ -34,6 +34,7 @@ class AgentListener:
 
     def __init__(self, engine: ClusterEngine, host: str, port: int) -> None:
         self._engine = engine
+        self._tasks: set[asyncio.Task[None]] = set()
         try:
             self._server = engine.run(asyncio.start_server(self._accept, host, port))
         except OSError as error:
@@ -46,7 +47,12 @@ class AgentListener:
         """Stop listening. Agents that have joined stay."""
         self._engine.loop.call_soon_threadsafe(self._server.close)
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         host = str(writer.get_extra_info("peername")[0])
         link = StreamLink(reader, writer, host)
         try:

@@ -110,7 +110,11 @@ class Machine:
                 self.ranks.pop(name, None)
         again = []
         for name, status in list(self.ranks.items()) if whole else ():
-            if name in told or not status.state.may_run:
+            if name in told:
+                continue
+            if status.state is RankState.EXITED:
+                del self.ranks[name]  # its records were deleted
+            if not status.state.may_run:
                 continue
             if status.state is RankState.STARTING:
                 again.append(name)

@@ -7,14 +7,16 @@ itself. Each file has one writer. Two files may cross on their way, so a target 
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from powerflow.engine.protocol import RankName
-from powerflow.osutil.files import replaced
+from powerflow.osutil.folders import opened, read_text, replace_text
 
 #: Longest file of a mailbox that is passed on.
 MOST_BYTES = 1 << 18
@@ -23,12 +25,21 @@ _FROM_RANKS = re.compile(r"(switch|rendezvous-\d{1,12})\.json")
 _REPORT = re.compile(r"ranks/([A-Za-z0-9_][A-Za-z0-9._-]{0,200})\.json")
 
 
+#: Files of the job's own checkpoint, which the controller may delete when the job has ended.
+OWN_STATE = frozenset({"checkpoint.pt", ".checkpoint.pt.new", "checkpoint.lock"})
+
+
 class Letter(NamedTuple):
-    """A file of a job's mailbox: gang, path below the mailbox folder, content."""
+    """A file of a job's mailbox: gang, path below the mailbox folder, content; "" if the file was deleted."""
 
     gang: str
     file: str
     text: str
+
+    @property
+    def deletes(self) -> bool:
+        """True if the file was deleted."""
+        return not self.text
 
 
 def may_come_from(letter: Letter, launched: set[str]) -> bool:
@@ -74,25 +85,21 @@ class Mailroom:
 
     def take(self, letter: Letter) -> bool:
         """Keep a letter that came from a machine; return False if it is older than what is kept already."""
-        path = self._directory / letter.gang / letter.file
-        if is_older(letter.file, letter.text, _text(path)):
-            return False
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with replaced(path) as file:
-            file.write(letter.text.encode())
+        below, _, name = letter.file.rpartition("/")
+        path = self._directory / letter.gang / below
+        with contextlib.suppress(OSError):
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with opened(path) as folder:
+                if is_older(letter.file, letter.text, read_text(folder, name, MOST_BYTES)):
+                    return False
+                replace_text(folder, name, letter.text)
         return True
 
     def letters(self, gang: str) -> Iterator[Letter]:
         """Yield all letters of a gang that its ranks may need."""
-        folder = self._directory / gang
-        for path in [*folder.glob("[!.]*.json"), *folder.glob("ranks/[!.]*.json")]:
-            file = str(path.relative_to(folder))
-            if is_for_ranks(file) and (text := _text(path)) is not None and len(text) <= MOST_BYTES:
-                yield Letter(gang, file, text)
-
-
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError):
-        return None
+        for below in ("", "ranks"):
+            with contextlib.suppress(OSError), opened(self._directory / gang / below) as folder:
+                for name in os.listdir(folder):
+                    file = f"{below}/{name}" if below else name
+                    if is_for_ranks(file) and (text := read_text(folder, name, MOST_BYTES)):
+                        yield Letter(gang, file, text)

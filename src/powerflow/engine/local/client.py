@@ -122,6 +122,9 @@ class LocalEngine:
         """Refuse, because the nodes of this engine are this machine, which is not off."""
         raise EngineError(f"{node} is this machine, which answers")
 
+    def post(self, gang: str, file: str, text: str) -> None:
+        """Do nothing, because ranks see the caller's file system. See `Engine.post`."""
+
     def fence(self, gang: str, epoch: int) -> None:
         """Refuse all later launches of a gang with an epoch lower than ``epoch``. See `Engine.fence`."""
         self._ask({"do": "fence", "gang": records.check_gang(gang), "epoch": records.check_epoch(epoch)})
