@@ -87,6 +87,9 @@ class MemoryEngine:
         with self._open().changed:
             self._cluster.declare_off(node)
 
+    def post(self, gang: str, file: str, text: str) -> None:
+        """Do nothing, because virtual ranks have no mailbox. See `Engine.post`."""
+
     def fence(self, gang: str, epoch: int) -> None:
         """Refuse all later launches of a gang with an epoch lower than ``epoch``. See `Engine.fence`."""
         file_name(RankName(gang, epoch, 0))
