@@ -130,6 +130,7 @@ class Bench:
         self.respond: Respond | None = None  # replays past days, for budgets
         self.compare: Compare | None = None  # and for what would be saved
         self.owners = 0
+        self.boot = "a boot"  # of the machine
         self.store: Store
         if not (directory / "store.db").exists():
             shutil.copyfile(made_database(), directory / "store.db")
@@ -148,6 +149,7 @@ class Bench:
             machine="machine",
             clocks=self.clocks,  # type: ignore[arg-type]
             clock=lambda: self.engine.now_s,
+            boot=self.boot,
         )
         metered = MeteredEngine(self.engine, self.devices)
         self.gangs = Gangs(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,40 @@ def test_a_job_that_fails_on_a_gpu_that_does_not_answer_has_not_failed(bench: Be
     bench.until(lambda: bench.controller.jobs[job].training and bench.controller.jobs[job].epoch > 1)
     assert bench.controller.jobs[job].placement != ((node, (number,)),)
     assert bench.controller.jobs[job].attempts == 0
+
+
+def xid(bench: Bench, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver reports an error of the hardware, from now on."""
+    read = EmulatedGpu.read
+
+    def reads(gpu: EmulatedGpu) -> Reading:
+        return replace(read(gpu), xids=(79,) if gpu.index == number else ())
+
+    monkeypatch.setattr(EmulatedGpu, "read", reads)
+
+
+def test_a_fault_outlives_the_controller_but_not_the_boot_of_its_own_machine(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        xid(bench, 2, patch)
+        bench.until(lambda: ("a100-0", 2) in bench.controller.power.health.out())
+        bench.turn(10)
+    assert bench.store.get("gpu faults")["gpus"][bench.gpus[2].uuid]["why"] == "its driver reported Xid 79"
+    bench.restart()
+    assert bench.controller.power.health.out() == {("a100-0", 2): "its driver reported Xid 79"}
+    bench.boot = "another boot of the machine"
+    bench.restart()
+    bench.turn(20)
+    assert bench.controller.power.health.out() == {}
+    assert bench.store.get("gpu faults") == {"gpus": {}}
+
+
+def test_a_machine_that_boots_while_the_controller_runs_is_well_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        xid(bench, 2, patch)
+        bench.until(lambda: ("a100-0", 2) in bench.controller.power.health.out())
+    bench.devices._boot = "another boot of the machine"
+    bench.until(lambda: not bench.controller.power.health.out())
