@@ -33,7 +33,7 @@ for _ in range(3):
     live.controller.turn()
 live.service.top()
 live.controller.finish()
-live.engine.shutdown(kill=True)
+live.fabric.shutdown(kill=True)
 live.close()
 print("numba" in sys.modules, "alembic" in sys.modules, "scipy" in sys.modules)
 """

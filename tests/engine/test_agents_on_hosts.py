@@ -38,3 +38,5 @@ def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
 
 class TestAgentsOnHosts(MultiNodeConformance):
     """`bed` comes from this module."""
+
+    many = 48  # more are measured by a benchmark, not by each run of the tests

@@ -129,6 +129,11 @@ class FakeEngine:
                 self.statuses[status.name] = replace(status, state=RankState.LOST, ended_s=self.now_s)
                 self.off.add(status.name)
 
+    shares_mailboxes = True
+
+    def post(self, gang: str, file: str, text: str) -> None:
+        pass
+
     def fence(self, gang: str, epoch: int) -> None:
         self.fences[gang] = max(epoch, self.fences.get(gang, 0))
 

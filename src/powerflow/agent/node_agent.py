@@ -137,9 +137,13 @@ class NodeAgent:
         while self._launching:  # launches of an earlier session: their ranks must be in the next answer
             await asyncio.sleep(0.01)
         await self._do(self._set_fences, order["fences"])
-        for text in order["end"]:
-            await self._do(self._engine.signal, RankName.parse(text), signal.SIGKILL)
+        end = [RankName.parse(text) for text in order["end"]]
+        for name in end:
+            await self._do(self._engine.signal, name, signal.SIGKILL)
         await self._do(self._look, asyncio.get_running_loop())
+        while any(map(self._changes.runs, end)):
+            self._news.clear()
+            await self._news.wait()
         return {}
 
     async def _launch(self, order: Answer) -> Answer:

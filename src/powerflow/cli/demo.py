@@ -126,7 +126,7 @@ def cluster(directory: Path) -> Iterator[LiveCluster]:
         finally:
             # nothing is left behind, even after a second Ctrl-C
             before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-            live.engine.shutdown(kill=True)
+            live.fabric.shutdown(kill=True)
             live.controller.power.finish(give_back=True)
             live.close()
             be_patient(0.0)

@@ -37,6 +37,14 @@ DRAIN_S = 300.0
 PLAIN_S = 10.0
 
 
+class EngineKind(StrEnum):
+    """What starts the ranks of jobs; the values are those of `powerflow.live.fabric.EngineKind`."""
+
+    LOCAL = "local"
+    AGENTS = "agents"
+    RAY = "ray"
+
+
 class OnExit(StrEnum):
     """What the controller does with running jobs when it ends."""
 
@@ -51,6 +59,29 @@ def serve(
     ] = None,
     emulate: Annotated[
         str | None, typer.Option(help="Emulated GPUs, such as 2x4:A100. Default: the real GPUs of this machine.")
+    ] = None,
+    engine: Annotated[
+        EngineKind,
+        typer.Option(
+            help="Where jobs run. local: on this machine; agents: on machines whose agents dial in (powerflow agent); "
+            "ray: on the nodes of a Ray cluster."
+        ),
+    ] = EngineKind.LOCAL,
+    agents: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", help="Address on which agents of other machines dial in, with --engine agents."
+        ),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Address of the Ray cluster, with --engine ray. Default: start one on this machine.",
+        ),
+    ] = None,
+    ray_emulate: Annotated[
+        str | None, typer.Option(help="Emulated GPUs on each node of Ray, such as 1x8:A100, with --engine ray.")
     ] = None,
     policy: Annotated[str, typer.Option(help="Scheduling policy, such as prices or greedy:0.5.")] = "prices",
     energy_price: Annotated[
@@ -105,7 +136,7 @@ def serve(
         ),
     ] = 1.0,
 ) -> None:
-    """Run the controller of a live cluster on this machine, until SIGTERM or Ctrl-C.
+    """Run the controller of a live cluster, until SIGTERM or Ctrl-C.
 
     Jobs run in separate processes. They continue when the controller ends or is killed, and the next controller takes
     them over. Without --host, the API accepts connections only from this machine.
@@ -118,12 +149,14 @@ def serve(
     from powerflow.kernel import be_patient
     from powerflow.live.build import ClusterSettings, build
     from powerflow.live.controller import ControllerSettings
+    from powerflow.live.fabric import EngineKind as Kind
     from powerflow.live.governance.replay_process import Replays
     from powerflow.service.logs import json_lines
     from powerflow.service.peers import trusted_proxies
     from powerflow.simulate.day_replay import compare_days, replay_days
     from powerflow.store.database import LostClaim
 
+    kind, listens = _engine(engine, emulate, agents, ray_address, ray_emulate)
     proxies = trusted_proxies(trusted_proxy or ())
     be_patient(PLAIN_S)
     hide_memory()  # if this process is not root, jobs run as the same user
@@ -136,6 +169,10 @@ def serve(
         ClusterSettings(
             state=directory.absolute(),
             emulate=emulate,
+            engine=Kind(kind),
+            agents=listens,
+            ray_address=ray_address,
+            ray_agents=("--emulate", ray_emulate) if ray_emulate else (),
             store=store,
             policy=policy,
             energy_price=energy_price,
@@ -166,12 +203,38 @@ def serve(
             )
         except BaseException as error:
             # otherwise the engine belongs to another controller, which may be at work
-            if live.engine.started and not isinstance(error, LostClaim):
+            if live.fabric.started and not isinstance(error, LostClaim):
                 with suppress(EngineError):  # the agent stays if ranks run
-                    live.engine.shutdown()
+                    live.fabric.shutdown()
             raise
         finally:
             live.close()
+
+
+def _engine(
+    kind: EngineKind, emulate: str | None, agents: str | None, ray_address: str | None, ray_emulate: str | None
+) -> tuple[EngineKind, tuple[str, int]]:
+    """Return the kind of engine, and where agents dial in.
+
+    Raises:
+        InputError: Options contradict each other.
+    """
+    from powerflow.cli.agent import host_and_port
+    from powerflow.errors import InputError
+
+    if kind is EngineKind.LOCAL and agents is not None:
+        kind = EngineKind.AGENTS
+    for name, given, right in (
+        ("--emulate", emulate, EngineKind.LOCAL),
+        ("--agents", agents, EngineKind.AGENTS),
+        ("--ray-address", ray_address, EngineKind.RAY),
+        ("--ray-emulate", ray_emulate, EngineKind.RAY),
+    ):
+        if given is not None and kind is not right:
+            raise InputError(f"cannot be used with --engine {kind}", where=name, fix=f"it is for --engine {right}")
+    if kind is EngineKind.AGENTS and agents is None:
+        raise InputError("says where agents dial in, and is missing", where="--agents", fix="give HOST:PORT")
+    return kind, host_and_port(agents, "--agents") if agents else ("127.0.0.1", 0)
 
 
 def run_controller(
@@ -201,7 +264,7 @@ def run_controller(
 
     controller = live.controller
     controller.start()
-    if live.engine.renew_agent():
+    if live.lead():
         live.log.info("agent renewed", what="an agent of another version was replaced; its ranks continue")
     tokens, refused = own_tokens(state), RefusedTokens()
     token_audit = TokenAudit(tokens, refused, live.store.note, controller.clock, controller.notices.show, live.log)
@@ -258,7 +321,7 @@ def run_controller(
     controller.finish()
     watch.now("the engine's agent")
     with suppress(EngineError):  # the agent stays if ranks run; otherwise the next start begins with its own version
-        live.engine.shutdown()
+        live.fabric.shutdown()
 
 
 def stage_said(stages: Stages, first: Stage) -> str:

@@ -164,7 +164,13 @@ class Engine(Protocol):
 
     Ranks continue to run when the process that started them ends. A new `Engine` object for the same cluster finds
     every rank that was launched and not deleted with `forget`, with its state.
+
+    Attributes:
+        shares_mailboxes: True if ranks read and write the caller's own copies of the jobs' mailboxes. Otherwise each
+            node has copies of its own, and `post` sends to them.
     """
+
+    shares_mailboxes: bool
 
     def nodes(self) -> Sequence[EngineNode]:
         """Return all nodes of this engine."""

@@ -109,6 +109,10 @@ class GangContext:
         """Return a job's mailbox."""
         return Mailbox(self.directory / "jobs" / job_id)
 
+    def mailbox_user(self, desired: DesiredState) -> str:
+        """Return the login that uses the controller's copy of a job's mailbox; "" if only the controller does."""
+        return desired.user if self.engine.shares_mailboxes else ""
+
     def working_directory(self, desired: DesiredState) -> Path:
         """Return the folder in which a job's ranks start."""
         return Path(desired.spec.directory or self.mailbox(desired.job_id).directory.absolute())
@@ -137,7 +141,7 @@ class GangContext:
             EngineError: No rank can be started, because the engine does not answer.
             OSError: The job's directory cannot be made.
         """
-        prepare(self.mailbox(desired.job_id), desired.user)
+        prepare(self.mailbox(desired.job_id), self.mailbox_user(desired))
         specs = [self._spec(desired, plan, entry, address) for plan, entry in plans]
         statuses = self.engine.launch_all(specs)
         known = self.statuses.setdefault(desired.job_id, {})

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from powerflow.device.protocol import Place
 from powerflow.elastic.mailbox import CHECKPOINT_FILE, Phase
@@ -47,7 +48,7 @@ class InPlace(Gang):
 
     def __init__(self, context: GangContext, desired: DesiredState, record: GangRecord) -> None:
         super().__init__(context, desired, record)
-        self.reader = ReportReader(context.mailbox(desired.job_id))
+        self.reader = ReportReader(context.mailbox(desired.job_id), partial(context.engine.post, desired.job_id))
         self._hangs = HangDetector(context.limits, lambda name: context.is_local(record.ranks[name].node))
         self._losses = Losses()
         self._posted = -1  # generation that is in the mailbox
@@ -97,7 +98,7 @@ class InPlace(Gang):
             return
         outside_s = spec.limits.between_steps or self.context.limits.between_s
         try:
-            self.reader.post(target_of(record, spec, outside_s), self.desired.user)
+            self.reader.post(target_of(record, spec, outside_s), self.context.mailbox_user(self.desired))
         except EngineError as error:
             self.fire(GangFailure(None, f"cannot be started: {error}"))
             return

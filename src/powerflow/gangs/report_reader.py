@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -14,7 +15,11 @@ from powerflow.gangs.rank_reports import Nonsense, read_report
 from powerflow.gangs.report_bounds import MOST_BATCH
 from powerflow.gangs.state_file import GangRecord
 from powerflow.gangs.types import Progressed
+from powerflow.osutil.files import MOST_BYTES
+from powerflow.osutil.folders import read_text
 
+#: Files of a target, in the order in which they are written.
+TARGET_FILES = ("patience.json", "target.json")
 #: Most files of one job that are looked through; if there are more, the others are not from its ranks.
 MOST_FILES = 20_000
 
@@ -22,12 +27,17 @@ MOST_FILES = 20_000
 class ReportReader:
     """Read the reports of one job's ranks, and post targets to these ranks.
 
+    Args:
+        mailbox: The controller's copy of the job's mailbox.
+        send: Called with the name and the text of each file that was written ("": deleted) in this copy, so that other
+            machines get it.
+
     Attributes:
         nonsense: Ranks whose file was no report at the last `read`, each with the reason.
     """
 
-    def __init__(self, mailbox: Mailbox) -> None:
-        self._mailbox = mailbox
+    def __init__(self, mailbox: Mailbox, send: Callable[[str, str], None] = lambda file, text: None) -> None:
+        self._mailbox, self._send = mailbox, send
         self.nonsense: dict[str, str] = {}
 
     def post(self, target: Target, user: str) -> None:
@@ -40,6 +50,10 @@ class ReportReader:
         with spoiling():
             prepare(self._mailbox, user)
             self._mailbox.post_target(target)
+        for file in TARGET_FILES:
+            with contextlib.suppress(OSError), open_folder(self._mailbox.directory) as folder:
+                if text := read_text(folder, file, MOST_BYTES):
+                    self._send(file, text)
 
     def generation(self) -> int:
         """Return the generation (group of ranks) that trains now or is being formed; 0 before the first."""
@@ -62,14 +76,18 @@ class ReportReader:
                 if entry.name.endswith(".json") and not entry.name.startswith("."):
                     with contextlib.suppress(OSError):  # a folder of that name
                         os.unlink(entry.name, dir_fd=folder)
+                        self._send(f"ranks/{entry.name}", "")
 
     def drop_checkpoint(self) -> None:
         """Delete the checkpoint in the job's own folder.
 
         The job has ended, so nobody will read this checkpoint.
         """
+        names = (CHECKPOINT, f".{CHECKPOINT}.new", Path(CHECKPOINT).with_suffix(".lock").name)
+        for name in names:
+            self._send(name, "")
         with contextlib.suppress(OSError), open_folder(self._mailbox.directory) as folder:
-            for name in (CHECKPOINT, f".{CHECKPOINT}.new", Path(CHECKPOINT).with_suffix(".lock").name):
+            for name in names:
                 with contextlib.suppress(OSError):
                     os.unlink(name, dir_fd=folder)
 

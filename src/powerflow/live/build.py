@@ -8,15 +8,13 @@ import platform
 import pwd
 import stat
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from powerflow.agent.devices import SEEN, NodeDevices
-from powerflow.agent.direct import DirectDevices
-from powerflow.agent.gpus import find_gpus
-from powerflow.agent.metered_engine import MeteredEngine
+from powerflow.agent.devices import SEEN
 from powerflow.api.governance import Stage
 from powerflow.api.job_spec import JobSpec
 from powerflow.cluster.spec import ClusterSpec, Node
@@ -24,16 +22,15 @@ from powerflow.cost.catalogue import axes_for, declared, gpu_type
 from powerflow.cost.costs_file import Costs
 from powerflow.cost.guess import in_words
 from powerflow.cost.table import Axes
-from powerflow.device.protocol import DeviceError
-from powerflow.engine.local import LocalEngine
 from powerflow.engine.local.environment import PATH
-from powerflow.engine.protocol import EngineError, RankName
+from powerflow.engine.protocol import Engine, EngineError, RankName, RankSpec
 from powerflow.errors import InputError
 from powerflow.gangs.manager import Gangs
 from powerflow.gangs.types import Limits
 from powerflow.live.cluster_service import ClusterService
 from powerflow.live.controller import Controller, ControllerSettings
 from powerflow.live.emulation import Emulation
+from powerflow.live.fabric import EngineKind, Fabric, FabricSettings, ManyMachines, OneMachine
 from powerflow.live.governance.budgets import LiveBudgets
 from powerflow.live.governance.cap_record import CapRecords
 from powerflow.live.governance.caps import Caps
@@ -64,6 +61,9 @@ class ClusterSettings:
     Attributes:
         state: Directory for everything that the controller keeps on disk.
         emulate: A cluster of emulated GPUs, such as ``2x4:A100``; None for the NVIDIA GPUs of this machine.
+        engine: What starts ranks: this machine, or the agents of other machines.
+        agents: Host and port on which agents dial in.
+        ray_address, ray_agents: See `FabricSettings`.
         store: Database URL; "" for SQLite in the state directory.
         policy: Name of the policy.
         energy_price: λ_E, seconds per joule.
@@ -79,6 +79,10 @@ class ClusterSettings:
 
     state: Path
     emulate: str | None = None
+    engine: EngineKind = EngineKind.LOCAL
+    agents: tuple[str, int] = ("127.0.0.1", 0)
+    ray_address: str | None = None
+    ray_agents: tuple[str, ...] = ()
     store: str = ""
     policy: str = "prices"
     energy_price: float = 0.0
@@ -93,23 +97,35 @@ class ClusterSettings:
     controller: ControllerSettings = field(default_factory=ControllerSettings)
 
 
+#: Setting in the store: number of the last controller that gave orders to machines.
+TERM = "term"
+
+
 @dataclass(slots=True)
 class LiveCluster:
     """A live cluster whose controller has not started yet."""
 
     controller: Controller
     service: ClusterService
-    engine: LocalEngine
-    devices: NodeDevices
+    fabric: Fabric
     store: Store
     spec: ClusterSpec
     axes: Mapping[str, Axes]
     log: Any
 
+    def lead(self) -> bool:
+        """Give orders to machines from now on. Call this when the controller has the store.
+
+        Return True if an agent of another version was replaced.
+        """
+        # it also rises if the store was restored from a backup
+        term = max(int(self.store.get(TERM, 0)) + 1, time.time_ns() // 1_000_000)
+        self.store.put(TERM, term)
+        return self.fabric.lead(term)
+
     def close(self) -> None:
         """Close the store and the engine, and release the GPUs. The ranks of all jobs continue."""
-        self.devices.close()
-        self.engine.close()
+        self.fabric.close()
         self.store.close()
 
 
@@ -132,39 +148,34 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
         (state / "gangs").chmod(0o700)  # it describes the jobs of all users
     except OSError as error:
         raise InputError(f"cannot be made ({error.strerror})", where=str(state), exit_code=1) from error
-    left_out: list[str] = []
-    devices = _devices(settings, left_out)
-    for words in left_out:
+    kind = settings.engine
+    fabric = (OneMachine if kind is EngineKind.LOCAL else ManyMachines)(
+        FabricSettings(state, kind, settings.emulate, settings.agents, settings.ray_address, settings.ray_agents)
+    )
+    for words in fabric.left_out:
         log.warning("GPU left out", what=words)
-    source = DirectDevices(devices)
-    gpus = [gpu for machine in source.machines() for gpu in gpus_of(source, machine)]
-    emulation = None if settings.emulate is None else Emulation(settings.seed, settings.time_scale)
-    spec = ClusterSpec(settings.emulate or platform.node(), nodes_of(gpus))
-    for card in declared():
-        if card.name in spec.pools():
-            log.warning("GPU type not in the catalogue", what=in_words(card))
-    axes = {name: _axes(name, nodes) for name, nodes in spec.pools().items()}
-    idle_w = {name: gpu_type(name).idle_w for name in axes}
     with contextlib.ExitStack() as undo:
-        undo.callback(devices.close)
+        undo.callback(fabric.close)
         store = Store(settings.store or f"sqlite:///{state / 'powerflow.db'}")
         undo.callback(store.close)
         paired = pair(state, store, restored=settings.restored)
-        engine = LocalEngine(
-            state / "engine",
-            nodes={node.name: node.gpus for node in spec.nodes},
-            preload=preloaded(),
-            owner=paired.store,
-        )
-        undo.callback(engine.close)
+        fabric.open(paired.store)
+        engine = fabric.engine
+        gpus = [gpu for machine in fabric.source.machines() for gpu in gpus_of(fabric.source, machine)]
+        emulated = any(gpu.emulated for gpu in gpus)
+        spec = ClusterSpec(settings.emulate or platform.node(), nodes_of(gpus))
+        for card in declared():
+            if card.name in spec.pools():
+                log.warning("GPU type not in the catalogue", what=in_words(card))
+        axes = {name: _axes(name, nodes) for name, nodes in spec.pools().items()}
+        idle_w = {name: gpu_type(name).idle_w for name in axes}
         scheduler = Scheduler(spec, axes, idle_w, policy, energy_price=settings.energy_price, interval_s=interval_s)
-        as_user = os.geteuid() == 0 and "user" in engine.limits()
-        power = ClusterGpus(source, store)
-        metered = MeteredEngine(engine, devices)
+        as_user = fabric.can_switch_users
+        power = ClusterGpus(fabric.source, store)
         gangs = Gangs(
-            metered,
+            engine,
             state,
-            _environment({gpu.node: gpu.gpu_type for gpu in gpus}, emulation, store, as_user),
+            _environment(power, Emulation(settings.seed, settings.time_scale), store, as_user),
             limits=Limits(grace_s=settings.max_grace_s),
             on_defect=lambda job_id, error: log.error("a defect ended a job", job=job_id, exc_info=error),
         )
@@ -179,7 +190,7 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
             axes,
             respond=settings.replays.respond,
             price=settings.energy_price,
-            emulated=emulation is not None,
+            emulated=emulated,
         )
         decision_log = DecisionLog(store, learning, scheduler)
         stages = Stages(store, lambda: decision_log.calibrations, settings.stage)
@@ -190,45 +201,22 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
         controller = Controller(
             scheduler,
             store,
-            metered,
+            engine,
             gangs,
             power,
             learning,
             governance=governance,
             owner=own_name(),
             settings=settings.controller,
-            runs_as=(lambda user: user) if as_user else (lambda user: ""),
+            runs_as=lambda user: user if as_user() else "",
             log=log,
         )
-        for number, line in enumerate([*(f"left out: {words}" for words in left_out), *paired.notices]):
+        for number, line in enumerate([*(f"left out: {words}" for words in fabric.left_out), *paired.notices]):
             controller.notices.show(f"start {number}", line)
         undo.pop_all()
-    devices.start()
-    service = ClusterService(controller, _may_run(as_user), left_out)
-    return LiveCluster(controller, service, engine, devices, store, spec, axes, log)
-
-
-def _devices(settings: ClusterSettings, left_out: list[str]) -> NodeDevices:
-    """Find the GPUs of this machine, and reserve them, even against controllers with other state directories.
-
-    Raises:
-        InputError: There is no GPU, or another controller uses one of the GPUs.
-    """
-    directory, host = settings.state / "device", platform.node()
-    gpus = find_gpus(directory, settings.state, host, settings.emulate, left_out.append)
-    try:
-        return NodeDevices(directory, gpus, machine=host)
-    except DeviceError as error:
-        raise InputError(str(error), fix="stop that controller first", exit_code=1) from error
-
-
-def preloaded() -> Sequence[str]:
-    """Return the names of modules to load once for the ranks of all Python scripts, which saves seconds per rank."""
-    from importlib.util import find_spec
-
-    if find_spec("torch") is None:
-        return ()
-    return ("torch", "torch._dynamo", "torch.utils.data", "torch.nn.parallel", "powerflow.elastic.run")
+    may_run = _may_run(as_user()) if kind is EngineKind.LOCAL else _may_run_on(engine, as_user)
+    service = ClusterService(controller, may_run, fabric.left_out)
+    return LiveCluster(controller, service, fabric, store, spec, axes, log)
 
 
 def _axes(name: str, nodes: Sequence[Node]) -> Axes:
@@ -282,16 +270,33 @@ def _is_missing(directory: str, uid: int) -> bool:
         return False
 
 
+def _may_run_on(engine: Engine, as_user: Callable[[], bool]) -> Callable[[str, str | None], str]:
+    """Return a function that says why a user's jobs cannot run in a directory of a node that answers."""
+
+    def why_not(user: str, directory: str | None) -> str:
+        node = next((node.name for node in engine.nodes() if node.up), None)
+        if node is None:
+            return ""  # nobody can tell now; the launch will
+        spec = RankSpec(RankName("check", 0, 0), node, (), {}, directory or "", user if as_user() else "")
+        try:
+            why = engine.check(spec)
+        except EngineError:
+            return ""
+        return f"{why} on {node}" if why else ""
+
+    return why_not
+
+
 def _environment(
-    gpu_types: Mapping[str, str], emulation: Emulation | None, store: Store, as_user: bool
+    power: ClusterGpus, emulation: Emulation, store: Store, as_user: Callable[[], bool]
 ) -> Callable[[str, JobSpec, str, tuple[int, ...], RankName], Mapping[str, str]]:
     """Return the function that makes the environment of a rank. Its machine adds the variables of its GPUs.
 
     Args:
-        gpu_types: GPU type of each node.
-        emulation: True costs of jobs; None if the GPUs are real.
+        power: Knows the GPUs of each node.
+        emulation: True costs of jobs on emulated GPUs.
         store: Knows the user of each job.
-        as_user: True if ranks run as the users of their jobs.
+        as_user: Returns True if ranks run as the users of their jobs.
     """
 
     def environment(job_id: str, spec: JobSpec, node: str, numbers: tuple[int, ...], name: RankName) -> dict[str, str]:
@@ -301,11 +306,12 @@ def _environment(
             raise EngineError(str(error), retry=error.retry) from error
         base = {"PATH": f"{Path(sys.executable).parent}:{PATH}", "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
         with contextlib.suppress(KeyError):
-            login = pwd.getpwnam(user) if as_user else pwd.getpwuid(os.geteuid())
+            login = pwd.getpwnam(user) if as_user() else pwd.getpwuid(os.geteuid())
             base |= {"HOME": login.pw_dir, "USER": login.pw_name, "LOGNAME": login.pw_name, "SHELL": login.pw_shell}
         base |= spec.env
-        if emulation is not None:
-            base |= emulation.environment(user, spec, gpu_types[node])
+        kind, emulated = power.node_kind(node)
+        if emulated:
+            base |= emulation.environment(user, spec, kind)
         return {**base, SEEN: ",".join(map(str, numbers))}
 
     return environment

@@ -29,6 +29,8 @@ class MemoryEngine:
     It claims to enforce all limits, because virtual ranks use no memory and no CPU.
     """
 
+    shares_mailboxes = True
+
     def __init__(self, cluster: MemoryCluster) -> None:
         self._cluster = cluster
         self._closed = False

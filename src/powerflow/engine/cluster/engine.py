@@ -59,9 +59,11 @@ class ClusterEngine:
         directory: Folder for the controller's key, the join token, and what must outlive the controller.
         mail: Folder with the controller's copies of the jobs' mailboxes.
         kept: Where the known machines and fences are kept; None for a folder in ``directory``.
-        term: Number that rises with each start of a controller of this cluster; None for the present time.
+        term: Lead at once with this term, see `lead`; None to wait for a call of `lead`.
         interpreter: Python interpreter in the commands of ranks, which each machine replaces by its own.
     """
+
+    shares_mailboxes = False
 
     def __init__(
         self,
@@ -76,7 +78,6 @@ class ClusterEngine:
         self.token = own_token(directory)
         self._key = own_key(directory / "controller.key")
         self._kept = kept or FolderState(directory / "known")
-        self._term = time.time_ns() if term is None else term
         self._interpreter = interpreter
         self._mailroom = Mailroom(mail)
         self._changed = threading.Condition()  # guards the tables below
@@ -98,6 +99,9 @@ class ClusterEngine:
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, name="powerflow-engine", daemon=True)
         self._thread.start()
+        self._leads, self._term = asyncio.Event(), 0
+        if term is not None:
+            self.lead(term)
 
     def _load(self) -> None:
         for key, value in self._kept.load().items():
@@ -195,6 +199,7 @@ class ClusterEngine:
             machine.declare_off(time.time())
             self._keep(machine)
             self._tell()
+        self._soon(self._drop_link, machine.name)  # a machine that comes back begins with the ranks that it must end
 
     def fence(self, gang: str, epoch: int) -> None:
         """Refuse later launches of a gang with an epoch lower than ``epoch``, on every machine."""
@@ -342,6 +347,20 @@ class ClusterEngine:
         """Run a coroutine in the event loop's thread, and return its result."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout_s)
 
+    def lead(self, term: int) -> None:
+        """Give orders from now on. Until then, agents are only asked what they are.
+
+        Args:
+            term: Number that rises with each controller that leads. Agents obey the highest that they have heard.
+        """
+        self._term = term
+        self._soon(self._leads.set)
+
+    def await_machines(self, timeout_s: float) -> None:
+        """Wait until a machine has described itself, now or to an earlier controller; or until the timeout."""
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._machines), timeout_s)
+
     async def serve(self, link: Link) -> None:
         """Work with an agent over a link until the link ends. Call this in the event loop's thread.
 
@@ -359,6 +378,7 @@ class ClusterEngine:
         mine = self._links[machine.name] = link, session
         work: list[asyncio.Task[None]] = []
         try:
+            await self._leads.wait()
             end = sorted(map(str, machine.ended_by_word))
             welcome = {"do": "welcome", "term": self._term, "fences": self._fences, "end": end}
             await ask(link, session, welcome, LAUNCH_S)
@@ -403,6 +423,7 @@ class ClusterEngine:
             self._machines[name] = machine
             self._where = {node: each.name for each in self._machines.values() for node in each.nodes}
             self._keep(machine)
+            self._tell()
             return machine
 
     async def _take_all(self, link: Link, session: Session, machine: Machine) -> None:
@@ -516,6 +537,10 @@ class ClusterEngine:
                 self._specs.pop(rank, None)
             self._keep(machine)
             self._tell()
+
+    def _drop_link(self, machine: str) -> None:
+        if machine in self._links:
+            self._links[machine][0].close()
 
     # -- small parts --------------------------------------------------------------------------------------------------
 

@@ -54,6 +54,8 @@ class LocalEngine:
         started: True if this object has started the agent; False if the agent was running already.
     """
 
+    shares_mailboxes = True
+
     def __init__(
         self,
         directory: str | os.PathLike[str],
