@@ -31,6 +31,7 @@ from powerflow.scheduler.events import (
     NodeDrained,
     NodeFailed,
     NodeRecovered,
+    NodeUnreachable,
     PauseMeasured,
     PowerCapLifted,
     PowerCapSet,
@@ -288,6 +289,10 @@ class AnythingHappens(RuleBasedStateMachine):
     def node(self, node: str, kind: type[NodeFailed] | type[NodeDrained] | type[NodeRecovered]) -> None:
         """Nodes fail, drain and come back; also twice, also those that are not ours."""
         self.events.append(kind(node))
+
+    @rule(node=NODES, stay=st.frozensets(NAMES, max_size=3))
+    def silence(self, node: str, stay: frozenset[str]) -> None:
+        self.events.append(NodeUnreachable(node, stay))
 
     @rule(node=NODES, gpu=st.integers(-1, 4), kind=st.sampled_from([GpuFailed, GpuFailed, GpuRecovered]))
     def gpu(self, node: str, gpu: int, kind: type[GpuFailed] | type[GpuRecovered]) -> None:

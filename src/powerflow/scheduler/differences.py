@@ -1,11 +1,43 @@
-"""Compare the new allocation of each job with its present allocation."""
+"""Describe a decision about the jobs of a pool: the new allocation of each job, compared with its present one."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
+import numpy as np
+
 from powerflow.arrays import BoolArray, IntArray
 from powerflow.kernel import kernel
+from powerflow.policy.protocol import Allocation, View
 
 SAME, RECLOCKED, MOVED = 0, 1, 2
+
+
+@dataclass(slots=True, eq=False)
+class Decision:
+    """One decision about the J jobs of a pool.
+
+    Attributes:
+        view: The `View` that the policy was given.
+        answer: The allocation to carry out: the policy's answer, reduced where a power cap demands it.
+        wish: The policy's answer.
+        slots: ``[J]`` slot (row in the ledger) of each job.
+        how: ``[J]`` change of each job: nothing (`SAME`), its clock (`RECLOCKED`) or its GPUs (`MOVED`).
+        changed: One row for each job that changes: slot, GPU counts before and after, clocks before and after,
+            `RECLOCKED` or `MOVED`.
+        woken, asleep: Names of the nodes that are switched on and off.
+        cut: Slots of jobs that go on with fewer GPUs, because a node does not answer.
+    """
+
+    view: View
+    answer: Allocation
+    wish: Allocation
+    slots: IntArray
+    how: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
+    changed: list[list[int]] = field(default_factory=list)
+    woken: list[str] = field(default_factory=list)
+    asleep: list[str] = field(default_factory=list)
+    cut: set[int] = field(default_factory=set)
 
 
 @kernel

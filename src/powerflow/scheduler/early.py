@@ -28,8 +28,9 @@ from powerflow.policy.protocol import Allocation, Policy, View
 from powerflow.scheduler.cap import STEP_S
 from powerflow.scheduler.caps.book import CapBook
 from powerflow.scheduler.check import PolicyError, check_answer
+from powerflow.scheduler.differences import Decision
 from powerflow.scheduler.ledger import Ledger
-from powerflow.scheduler.pool import Decision, Pool
+from powerflow.scheduler.pool import Pool
 from powerflow.scheduler.rules.power_limit import limits_left, within_limits
 
 

@@ -175,6 +175,22 @@ class NodeFailed(SchedulerEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class NodeUnreachable(SchedulerEvent):
+    """Event: a node does not answer. Its processes may run, so the GPUs that jobs hold on it stay taken.
+
+    No job starts there. A job that holds all its GPUs on such nodes keeps them, and no decision changes it. Any other
+    job goes on with the GPUs that it has on other nodes.
+
+    Attributes:
+        node: Name of the node.
+        stay: Jobs that keep all their GPUs anyway, because they cannot go on with fewer.
+    """
+
+    node: str
+    stay: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class NodeDrained(SchedulerEvent):
     """Event: a node must be emptied. No job starts there, and its running jobs move away at the next decision."""
 
@@ -183,7 +199,7 @@ class NodeDrained(SchedulerEvent):
 
 @dataclass(frozen=True, slots=True)
 class NodeRecovered(SchedulerEvent):
-    """Event: a node which had failed or was being emptied can be used again."""
+    """Event: a node which had failed, did not answer or was being emptied can be used again."""
 
     node: str
 

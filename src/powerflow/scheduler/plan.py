@@ -19,6 +19,8 @@ class Why(StrEnum):
     PREEMPTED = "preempted"
     RECLOCKED = "reclocked"
     MOVED = "moved"
+    CUT = "goes on without a node that does not answer"
+    UNREACHABLE = "keeps its GPUs: its node does not answer, and it may run there"
     MOVED_TYPE = "moved to GPUs of another type"
     KEPT = "kept"
     AS_ASKED = "runs as its owner requested: PowerFlow does not manage its project"
@@ -39,7 +41,7 @@ class Why(StrEnum):
 
 
 #: Reasons of jobs that run on unchanged.
-QUIET = frozenset({Why.KEPT, Why.KEPT_COST, Why.CAP_KEPT, Why.BUDGET_KEPT, Why.AS_ASKED})
+QUIET = frozenset({Why.KEPT, Why.KEPT_COST, Why.CAP_KEPT, Why.BUDGET_KEPT, Why.AS_ASKED, Why.UNREACHABLE})
 
 
 class Reason(NamedTuple):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from array import array
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -22,39 +21,15 @@ from powerflow.policy.protocol import Allocation, Policy, View
 from powerflow.scheduler.cap import Scope
 from powerflow.scheduler.check import check_answer
 from powerflow.scheduler.cost_tables import CostTables
-from powerflow.scheduler.differences import MOVED, SAME, compare, list_changed
+from powerflow.scheduler.differences import MOVED, SAME, Decision, compare, list_changed
 from powerflow.scheduler.history import ArrivalHistory
 from powerflow.scheduler.ledger import Ledger
+from powerflow.scheduler.outage import Outage
 from powerflow.scheduler.sizes.learner import SizeLearner
 from powerflow.scheduler.sleep import Sleepers, baseline_watts
 
 RETRY_S = 300.0  # shortest time between two attempts to bring a job that is spread over nodes onto one
 LEAST_SPEEDUP = 0.02  # smallest share of a step's time that must be gained to bring a job onto one node
-
-
-@dataclass(slots=True, eq=False)
-class Decision:
-    """One decision about the J jobs of a pool.
-
-    Attributes:
-        view: The `View` that the policy was given.
-        answer: The allocation to carry out: the policy's answer, reduced where a power cap demands it.
-        wish: The policy's answer.
-        slots: ``[J]`` slot (row in the ledger) of each job.
-        how: ``[J]`` change of each job: nothing (`SAME`), its clock (`RECLOCKED`) or its GPUs (`MOVED`).
-        changed: One row for each job that changes: slot, GPU counts before and after, clocks before and after,
-            `RECLOCKED` or `MOVED`.
-        woken, asleep: Names of the nodes that are switched on and off.
-    """
-
-    view: View
-    answer: Allocation
-    wish: Allocation
-    slots: IntArray
-    how: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
-    changed: list[list[int]] = field(default_factory=list)
-    woken: list[str] = field(default_factory=list)
-    asleep: list[str] = field(default_factory=list)
 
 
 class Pool:
@@ -72,6 +47,7 @@ class Pool:
         guarded: Slots of jobs that power caps change last and that are never moved to save time or energy: protected
             jobs, and jobs that cannot resume after a stop.
         unmanaged: Slots of jobs of unmanaged projects. Power caps never change these jobs, and they are never moved.
+        outage: The nodes that do not answer, and the jobs that keep GPUs on them (`powerflow.scheduler.outage`).
     """
 
     def __init__(self, nodes: tuple[Node, ...], axes: Axes, gpu_idle_w: float) -> None:
@@ -88,6 +64,7 @@ class Pool:
         self.evicted: set[int] = set()
         self.guarded: set[int] = set()
         self.unmanaged: set[int] = set()
+        self.outage = Outage()
         self.count_index = np.full(int(axes.gpu_counts[-1]) + 1, -1, np.int64)
         self.count_index[axes.gpu_counts] = np.arange(len(axes.gpu_counts))
         # slots of the pool's jobs, in order of submission; an array, which numpy copies as a whole
@@ -114,7 +91,8 @@ class Pool:
 
     def remove(self, slot: int) -> None:
         """Remove the job in this slot (row of the ledger) from the pool; its GPUs are free at once."""
-        self.active.remove(slot)
+        if slot in self.active:
+            self.active.remove(slot)
         self.guarded.discard(slot)
         self.unmanaged.discard(slot)
         self.vacate(slot)
@@ -140,7 +118,7 @@ class Pool:
         clock = int(np.abs(self.axes.clocks_mhz - clock_mhz).argmin())
         ledger.give(np.array([slot]), np.array([gpus]), np.array([clock]), now_s)
         ledger.started[slot] = True
-        self._note_spread(ledger, np.array([slot]), self.occupancy.packed_many([slot]))
+        self.note_spread(ledger, slot)
 
     def vacate(self, slot: int) -> None:
         """Free all GPUs of the job in this slot (row of the ledger)."""
@@ -148,14 +126,12 @@ class Pool:
         self._unpacked.discard(slot)
         self._spread.pop(slot, None)
         self._retry_s.pop(slot, None)
+        self.outage.forget(slot)
         self.occupancy.release(slot)
 
-    def recover(self, node: str) -> None:
-        """Let jobs use a node again. Jobs on this node may stay, unless another of their nodes is being emptied."""
-        self.occupancy.recover(node)
-        statuses = zip(self.occupancy.nodes, self.occupancy.status(), strict=True)
-        draining = [each.name for each, status in statuses if status == DRAINED]
-        self.evicted = {slot for name in draining for slot in self.occupancy.owners_on(name).tolist()}
+    def note_spread(self, ledger: Ledger, slot: int) -> None:
+        """Record how the job in a slot (row of the ledger) is spread over nodes, after its GPUs have changed."""
+        self._note_spread(ledger, np.array([slot]), self.occupancy.packed_many([slot]))
 
     def view(self, ledger: Ledger, slots: IntArray, now_s: float, energy: EnergyTerms, sizes_known: bool) -> View:
         """Return the view of the jobs in ``slots`` (rows of the ledger) for a policy, with the prices of ``energy``."""
@@ -165,7 +141,7 @@ class Pool:
             project_price = np.array([energy.by_project.get(name, 0.0) for name in ledger.projects])
         view = View(
             now_s=now_s,
-            capacity=self.occupancy.up,
+            capacity=self.occupancy.up - self.outage.pinned_up(self.occupancy),
             gpus_per_node=self.axes.gpus_per_node,
             gpu_counts=self.axes.gpu_counts,
             count_index=self.count_index,
@@ -240,6 +216,9 @@ class Pool:
         compare(had, had_clock, answer.gpus, answer.clock, evicted, how)
         ledger.give(slots, answer.gpus, answer.clock, now_s)
         moves = (how == MOVED).nonzero()[0]
+        if self.outage.shrunk:
+            decision.cut = self.outage.take_shrunk().difference(slots[moves].tolist())
+            how[np.isin(slots, list(decision.cut)) & (answer.gpus > 0)] = MOVED
         moving = slots[moves]
         if len(moving):
             freed = int(had[moves][~evicted[moves]].sum()) if self.sleepers else 0
@@ -249,7 +228,7 @@ class Pool:
         if self.sleepers and view.energy_price > 0.0 and self.occupancy.spare_nodes():
             tidied += self._empty(ledger, [*moving.tolist(), *tidied], view.energy_price, now_s)
         if tidied:
-            position = {slot: j for j, slot in enumerate(self.active)}
+            position = {slot: j for j, slot in enumerate(slots.tolist())}
             how[[position[slot] for slot in tidied]] = MOVED
 
     def start(self, decision: Decision, ledger: Ledger, now_s: float) -> None:

@@ -11,10 +11,10 @@ import numpy as np
 from powerflow.arrays import IntArray
 from powerflow.policy.levels import requested_gpus
 from powerflow.policy.protocol import Policy, View
-from powerflow.scheduler.differences import MOVED
+from powerflow.scheduler.differences import MOVED, Decision
 from powerflow.scheduler.ledger import Ledger
 from powerflow.scheduler.plan import Change, Reason, Why, Wish
-from powerflow.scheduler.pool import Decision, Pool
+from powerflow.scheduler.pool import Pool
 from powerflow.scheduler.rules.power_limit import PowerLimit
 from powerflow.scheduler.rules.rollout import Rollout
 from powerflow.scheduler.rules.wrapper import find_wrapper
@@ -77,7 +77,7 @@ def changes_of(policy: Policy, pool: Pool, decision: Decision, ledger: Ledger) -
             shrunk = Why.CAP_SHRUNK if capped and less[slot] >= had else Why.BUDGET_SHRUNK if saved else Why.SHRUNK
             why = Why.GROWN if has > had else shrunk
         elif how == MOVED:
-            why = Why.MOVED
+            why = Why.CUT if slot in decision.cut else Why.MOVED
         elif ledger.rows["unmanaged"][slot]:
             why = Why.GIVEN_BACK
         else:
@@ -165,6 +165,15 @@ def all_reasons(
             why = Why.WAITS_BUDGET if if_free_energy[j] > 0 else Why.WAITS_GPUS
         reasons[job_id] = Reason(why, int(rows["gpus"][j]), gpus, clock, clock, "", answer.gpu_price, short_of)
     return reasons
+
+
+def pinned_reasons(pool: Pool, ledger: Ledger) -> Mapping[str, Reason]:
+    """Return the reasons of the jobs that no decision changes, because their nodes do not answer, by job id."""
+    found = {}
+    for slot in pool.outage.pinned:
+        gpus, clock_mhz = int(ledger.rows["gpus"][slot]), pool.clocks_mhz[int(ledger.rows["clock"][slot])]
+        found[ledger.job(slot).id] = Reason(Why.UNREACHABLE, gpus, gpus, clock_mhz, clock_mhz)
+    return found
 
 
 def wishes(policy: Policy, pool: Pool, decision: Decision) -> Mapping[int, Wish]:

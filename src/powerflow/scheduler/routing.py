@@ -26,9 +26,10 @@ from powerflow.energy.terms import EnergyTerms
 from powerflow.job import Job
 from powerflow.policy.protocol import Policy, View
 from powerflow.scheduler.check import check_answer
+from powerflow.scheduler.differences import Decision
 from powerflow.scheduler.early import WattRoom, choose_starts
 from powerflow.scheduler.ledger import Ledger
-from powerflow.scheduler.pool import Decision, Pool
+from powerflow.scheduler.pool import Pool
 from powerflow.scheduler.rules.hysteresis import HORIZON_PAUSES, HORIZON_S, RUN_PAUSES
 
 #: Shortest pause to plan a move with, seconds. A job that rescales in place keeps some ranks and pauses for a second,

@@ -21,10 +21,11 @@ from powerflow.policy.protocol import Allocation, Policy
 from powerflow.scheduler import events as e
 from powerflow.scheduler.cap import CLUSTER, STEP_S
 from powerflow.scheduler.caps.enforce import Capped
+from powerflow.scheduler.differences import Decision
 from powerflow.scheduler.early import Early, WattRoom
 from powerflow.scheduler.plan import Change, Plan, Reason, Why, Wish
-from powerflow.scheduler.pool import Decision, Pool
-from powerflow.scheduler.reasons import all_reasons, changes_of, wishes
+from powerflow.scheduler.pool import Pool
+from powerflow.scheduler.reasons import all_reasons, changes_of, pinned_reasons, wishes
 from powerflow.scheduler.routing import Move, TypeMoves, reroutes
 from powerflow.scheduler.rules.power_limit import PowerLimit
 from powerflow.scheduler.rules.wrapper import find_wrapper
@@ -227,6 +228,8 @@ class Scheduler(SchedulerState):
             if early:
                 return known
             found: dict[str, Reason] = {}
+            for pool in self.pools.values():
+                found |= pinned_reasons(pool, self.ledger)
             for pool, decision in decisions:
                 names = [self.ledger.job(int(slot)).id for slot in decision.slots]
                 found |= all_reasons(self.policies[pool.gpu_type], decision, self.ledger, known, names)

@@ -16,7 +16,7 @@ from powerflow.energy.terms import EnergyTerms
 from powerflow.job import Job
 from powerflow.policy.prices_kernel import gpu_seconds
 from powerflow.policy.protocol import Policy, View
-from powerflow.scheduler import events
+from powerflow.scheduler import events, outage
 from powerflow.scheduler.caps.book import CapBook
 from powerflow.scheduler.caps.enforce import Enforcer
 from powerflow.scheduler.events import Event, Ignored
@@ -293,18 +293,25 @@ class SchedulerState:
         if self.caps.metered(event, self._pool_of, now_s, self._decided_s):
             self._cap_due_s = -math.inf
 
-    def _recover(self, event: events.NodeRecovered, _now_s: float) -> None:
-        self._with_node(event.node).recover(event.node)
+    def _recover(self, event: events.NodeRecovered, now_s: float) -> None:
+        outage.recover(self._with_node(event.node), event.node, self.ledger, now_s)
+        self._changed = True
+
+    def _cut_off(self, event: events.NodeUnreachable, now_s: float) -> None:
+        stay = {slot for job_id in event.stay if (slot := self.ledger.slot_of.get(job_id)) is not None}
+        outage.cut_off(self._with_node(event.node), event.node, stay, self.ledger, now_s)
         self._changed = True
 
     def _lose(self, event: events.NodeFailed, now_s: float) -> None:
-        for slot in self._with_node(event.node).occupancy.fail(event.node):
+        pool = self._with_node(event.node)
+        pool.outage.nodes.discard(event.node)
+        for slot in pool.occupancy.fail(event.node).tolist():
             self._stop(slot, now_s)  # a gang runs whole or not at all
         self._changed = True
 
     def _drain(self, event: events.NodeDrained, _now_s: float) -> None:
         pool = self._with_node(event.node)
-        pool.evicted.update(pool.occupancy.drain(event.node))
+        pool.evicted.update(set(pool.occupancy.drain(event.node).tolist()) - pool.outage.pinned.keys())
         self._changed = True
 
     def _turn_gpu(self, event: events.GpuFailed | events.GpuRecovered, now_s: float) -> None:
@@ -340,6 +347,7 @@ class SchedulerState:
         events.ClockSet: _set_clock,
         events.PowerMetered: _meter,
         events.NodeFailed: _lose,
+        events.NodeUnreachable: _cut_off,
         events.NodeDrained: _drain,
         events.NodeRecovered: _recover,
         events.GpuFailed: _turn_gpu,
@@ -354,6 +362,7 @@ class SchedulerState:
 
     def _stop(self, slot: int, now_s: float) -> None:
         """Take all GPUs of a job away; the job stays active and waits."""
+        outage.unpin(self._pool_of[slot], slot, self.ledger)
         self._pool_of[slot].vacate(slot)
         nothing = np.zeros(1, np.int64)
         self.ledger.give(np.array([slot]), nothing, nothing, now_s)

@@ -51,7 +51,9 @@ def what_if(scheduler: Scheduler, job_id: str, now_s: float) -> Insight:
         KeyError: No active job has this id.
     """
     slot = scheduler.slot(job_id)
-    pool = next(pool for pool in scheduler.pools.values() if slot in pool.active)
+    pool = next((pool for pool in scheduler.pools.values() if slot in pool.active), None)
+    if pool is None:  # its node does not answer: no decision changes it
+        return Insight("", (), None)
     policy = scheduler.policies[pool.gpu_type]
     view = scheduler.view(pool, now_s)
     row = pool.active.index(slot)

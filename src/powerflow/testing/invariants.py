@@ -46,7 +46,7 @@ def _check_jobs(scheduler: Scheduler) -> None:
     assert used == set(ledger.slot_of.values()), "slots in use are not those of the active jobs"
     for job_id, slot in ledger.slot_of.items():
         assert ledger.job(slot).id == job_id, f"slot {slot} of {job_id} holds {ledger.job(slot).id}"
-    places = Counter(slot for pool in scheduler.pools.values() for slot in pool.active)
+    places = Counter(slot for pool in scheduler.pools.values() for slot in [*pool.active, *pool.outage.pinned])
     assert places == Counter(used), "an active job is not in exactly one pool"
     for pool in scheduler.pools.values():
         numbers = ledger.rows["id"][pool.active]
@@ -60,7 +60,7 @@ def _check_holdings(scheduler: Scheduler, pool: Pool) -> None:
     """Check that each job holds exactly the GPUs that the ledger says, and only GPUs that are in service."""
     rows, occupancy = scheduler.ledger.rows, pool.occupancy
     total = 0
-    for slot in pool.active:
+    for slot in [*pool.active, *pool.outage.pinned]:
         gpus, name = int(rows["gpus"][slot]), scheduler.ledger.job(slot).id
         held = sum(len(share.gpus) for share in occupancy.placement(slot))
         assert gpus == held, f"{name} is given {gpus} GPUs and holds {held}"
@@ -79,8 +79,14 @@ def _check_holdings(scheduler: Scheduler, pool: Pool) -> None:
     assert not out & held_gpus, f"{sorted(out & held_gpus)} are out of service and jobs hold them"
     for node, status in _statuses(pool):
         owners = set(occupancy.owners_on(node.name).tolist())
+        if node.name in pool.outage.nodes:
+            assert status == FAILED, f"{node.name} does not answer and jobs may start on it"
+            assert owners <= pool.evicted | pool.outage.pinned.keys(), f"jobs may stay on {node.name}"
+            continue
         assert status != FAILED or not owners, f"{node.name} has failed and jobs are still on it"
-        assert status == UP or owners <= pool.evicted, f"{node.name} is not up and jobs may stay on it"
+        assert status == UP or owners <= pool.evicted | pool.outage.pinned.keys(), (
+            f"{node.name} is not up and jobs may stay on it"
+        )
 
 
 def _statuses(pool: Pool) -> list[tuple[Node, int]]:
@@ -99,7 +105,8 @@ def _check_plan(scheduler: Scheduler, plan: Plan) -> None:
         _check_early(scheduler, plan)
     else:
         for pool in scheduler.pools.values():
-            held, up = pool.occupancy.held, pool.occupancy.up
+            pinned = sum(pool.occupancy.gpus_of(slot) for slot in pool.outage.pinned)
+            held, up = pool.occupancy.held - pinned, pool.occupancy.up - pool.outage.pinned_up(pool.occupancy)
             assert held <= up, f"{held} GPUs of {pool.gpu_type} are handed out, {up} are up"
             assert not pool.evicted, f"slots {pool.evicted} were to leave their nodes and did not"
     _check_power(scheduler, plan)
@@ -170,7 +177,7 @@ def _check_change(scheduler: Scheduler, change: Change) -> None:
     if change.gpus == change.reason.gpus_before:
         said = change.reason.why
         other_clock = (Why.RECLOCKED, Why.CAP_RECLOCKED, Why.BUDGET_RECLOCKED, Why.GIVEN_BACK)
-        assert said in ((Why.MOVED, Why.MOVED_TYPE) if change.moved else other_clock), (
+        assert said in ((Why.MOVED, Why.MOVED_TYPE, Why.CUT) if change.moved else other_clock), (
             f"{name} is said to be {said.value!r}"
         )
     if change.gpus == 0:
@@ -198,6 +205,8 @@ def _check_reason(scheduler: Scheduler, job_id: str, reason: Reason, *, is_chang
         Why.PREEMPTED: is_changed and before > 0 == after,
         Why.RECLOCKED: is_changed and before == after > 0 and not same_clock,
         Why.MOVED: is_changed and before == after > 0,
+        Why.CUT: is_changed and before == after > 0,
+        Why.UNREACHABLE: not is_changed and before == after > 0 and same_clock,
         Why.MOVED_TYPE: is_changed and before > 0 and after > 0,
         Why.CAP_RECLOCKED: is_changed and before == after > 0 and reason.clock_mhz < reason.clock_before_mhz,
         Why.CAP_SHRUNK: is_changed and before > after > 0,

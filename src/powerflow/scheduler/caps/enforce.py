@@ -23,8 +23,9 @@ from powerflow.policy.protocol import Allocation
 from powerflow.scheduler.cap import CLUSTER, STEP_S, Scope
 from powerflow.scheduler.caps.book import CapBook
 from powerflow.scheduler.caps.fit import CapFit, Menu, fit, menu_of
+from powerflow.scheduler.differences import Decision
 from powerflow.scheduler.ledger import Ledger
-from powerflow.scheduler.pool import Decision, Pool
+from powerflow.scheduler.pool import Pool
 
 HOLD_BACK_S = 900.0  # time in which a job that a cap on some nodes has shrunk may not grow again
 Asked = list[tuple[Pool, Decision]]

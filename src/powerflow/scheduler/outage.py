@@ -1,0 +1,129 @@
+"""Keep the jobs of a pool whose nodes do not answer: some keep their GPUs, others go on with those on other nodes.
+
+Nobody knows what runs on such a node, so its GPUs are neither free nor lost. A job that holds GPUs only there is
+**pinned**: it is in no view of a policy, and no decision changes it, until one of its nodes answers. A job that holds
+GPUs on other nodes, too, **shrinks** to those: the ranks there go on without the others.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from powerflow.cluster.occupancy import NodeShare, Occupancy, Placement
+from powerflow.cluster.packed_pool import ASLEEP, DRAINED, UP
+from powerflow.scheduler.ledger import Ledger
+
+if TYPE_CHECKING:
+    from powerflow.scheduler.pool import Pool
+
+
+class Outage:
+    """The nodes of one pool that do not answer, and the jobs that hold GPUs on them.
+
+    Attributes:
+        nodes: Names of the nodes that do not answer.
+        pinned: Slots (rows of the ledger) of jobs that keep their GPUs; True for jobs that cannot go on with fewer.
+        shrunk: Slots of jobs that go on with fewer GPUs, which no plan has said yet.
+    """
+
+    def __init__(self) -> None:
+        self.nodes: set[str] = set()
+        self.pinned: dict[int, bool] = {}
+        self.shrunk: set[int] = set()
+
+    def forget(self, slot: int) -> None:
+        """Forget a job that holds no GPUs any more."""
+        self.pinned.pop(slot, None)
+        self.shrunk.discard(slot)
+
+    def take_shrunk(self) -> set[int]:
+        """Return the jobs that go on with fewer GPUs than the last plan gave them; the next plan says so."""
+        shrunk, self.shrunk = self.shrunk, set()
+        return shrunk
+
+    def pinned_up(self, occupancy: Occupancy) -> int:
+        """Return the number of GPUs on nodes that answer which pinned jobs hold, so that nobody else can have them."""
+        shares = (share for slot in self.pinned for share in occupancy.placement(slot))
+        return sum(len(share.gpus) for share in shares if occupancy.status_of(share.node) in (UP, ASLEEP))
+
+    def rest(self, placement: Placement) -> Placement:
+        """Return the part of a placement that is on nodes which answer."""
+        return tuple(share for share in placement if share.node not in self.nodes)
+
+
+def cut_off(pool: Pool, node: str, stay: Collection[int], ledger: Ledger, now_s: float) -> None:
+    """Go on without a node that does not answer.
+
+    Args:
+        pool: The pool of the node.
+        node: Name of the node.
+        stay: Slots (rows of the ledger) of jobs that cannot go on with fewer GPUs.
+        ledger: The active jobs; it records the allocations.
+        now_s: The time.
+    """
+    pool.outage.nodes.add(node)
+    for slot in pool.occupancy.fail(node).tolist():
+        _go_on(pool, slot, pool.outage.pinned.get(slot, slot in stay), ledger, now_s)
+
+
+def recover(pool: Pool, node: str, ledger: Ledger, now_s: float) -> None:
+    """Let jobs use a node again. Jobs on this node may stay, unless another of their nodes is being emptied."""
+    occupancy, outage = pool.occupancy, pool.outage
+    occupancy.recover(node)
+    outage.nodes.discard(node)
+    for slot in outage.pinned.keys() & set(occupancy.owners_on(node).tolist()):
+        stays, placement = unpin(pool, slot, ledger), occupancy.placement(slot)
+        if outage.rest(placement) != placement:
+            _go_on(pool, slot, stays, ledger, now_s)
+    statuses = zip(occupancy.nodes, occupancy.status(), strict=True)
+    empty = [each.name for each, status in statuses if status == DRAINED or each.name in outage.nodes]
+    pool.evicted = {slot for name in empty for slot in occupancy.owners_on(name).tolist()} - outage.pinned.keys()
+
+
+def unpin(pool: Pool, slot: int, ledger: Ledger) -> bool:
+    """Let decisions change a job again that was pinned; return True if it cannot go on with fewer GPUs."""
+    if slot not in pool.outage.pinned:
+        return False
+    pool.active = array("q", sorted([*pool.active, slot], key=ledger.rows["id"].__getitem__))
+    return pool.outage.pinned.pop(slot)
+
+
+def _go_on(pool: Pool, slot: int, stays: bool, ledger: Ledger, now_s: float) -> None:
+    """Let a job go on with its GPUs on nodes that answer. If it has none, or cannot, it keeps all its GPUs."""
+    outage, job = pool.outage, ledger.job(slot)
+    rest = outage.rest(pool.occupancy.placement(slot))
+    kept = () if stays else largest([n for n in pool.axes.gpu_counts.tolist() if job.runs_on(n)], rest)
+    if kept:
+        unpin(pool, slot, ledger)
+        pool.vacate(slot)
+        pool.occupancy.put(slot, kept)
+        gpus = np.array([sum(len(share.gpus) for share in kept)])
+        ledger.give(np.array([slot]), gpus, ledger.rows["clock"][[slot]].astype(np.int64), now_s)
+        pool.note_spread(ledger, slot)
+        outage.shrunk.add(slot)
+    elif rest and not stays:
+        unpin(pool, slot, ledger)
+        pool.evicted.add(slot)  # too few for it: the next decision moves it
+    elif slot not in outage.pinned:
+        outage.pinned[slot] = stays
+        pool.evicted.discard(slot)
+        pool.active.remove(slot)
+
+
+def largest(counts: Sequence[int], placement: Placement) -> Placement:
+    """Return the part of a placement with the largest number of GPUs in ``counts``; empty if there is none.
+
+    GPUs are left out node by node, from the smallest share on.
+    """
+    held = sum(len(share.gpus) for share in placement)
+    left = max((count for count in counts if 0 < count <= held), default=0)
+    kept = []
+    for share in sorted(placement, key=lambda share: -len(share.gpus)):
+        if left:
+            kept.append(NodeShare(share.node, share.gpus[:left]))
+            left -= len(kept[-1].gpus)
+    return tuple(kept)
