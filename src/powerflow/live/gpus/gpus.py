@@ -14,11 +14,10 @@ from powerflow.api.records import NotFound
 from powerflow.cost.catalogue import gpu_type
 from powerflow.device.meter import MeanPower
 from powerflow.device.protocol import DeviceError, Place, Reading
-from powerflow.engine.devices import DeviceSource, Report, reading_of
-from powerflow.engine.protocol import RankName
+from powerflow.engine.devices import DeviceSource, Report
 from powerflow.live.gpus.health import GpuHealth
 from powerflow.live.gpus.hosts import names_by_type
-from powerflow.live.gpus.ledgers import Drawn
+from powerflow.live.gpus.ledgers import Drawn, job_of
 from powerflow.live.gpus.limit_watch import LimitWatch
 from powerflow.live.gpus.machines import ClusterGpu, Machine, Machines
 from powerflow.live.gpus.readings import LastReadings, last_readings
@@ -138,7 +137,7 @@ class ClusterGpus:
         if len(self._pays) > PAYERS_KEPT:
             self._pays.clear()
         for _, _, rank, *_ in machine.report["ledger"]["rows"]:
-            job = RankName.parse(rank).gang if rank else ""
+            job = job_of(rank)
             if not job or job in self._pays:
                 continue
             self._pays[job] = False
@@ -366,18 +365,18 @@ class ClusterGpus:
         """Take new readings from some machines. Keep the last readings of all machines, and the power of each job."""
         for machine in machines:
             machine.heard_s = self._now_s
+            machine.read()
             self._see_limits(machine)
         self._news = frozenset(gpu.place for machine in machines for gpu in machine.gpus)
         self._seen = last_readings(self._machines)
 
     def _see_limits(self, machine: Machine) -> None:
-        report = machine.report
-        assert report is not None
-        rows = {uuid: row for uuid, row in report["gpus"].items() if row["reading"] is not None}
-        readings = {uuid: reading for uuid, row in rows.items() if (reading := reading_of(row)) is not None}
+        assert machine.report is not None
+        uuids = {gpu.place: gpu.uuid for gpu in machine.gpus}
+        readings = {uuids[place]: seen.reading for place, seen in machine.seen.items() if seen.reading is not None}
         if not machine.boot:  # this controller hears of it for the first time
-            self._limits.begin(readings, [uuid for uuid, row in rows.items() if row["rank"]])
-        machine.boot = str(report["boot"])
+            self._limits.begin(readings, [uuids[place] for place, seen in machine.seen.items() if seen.job])
+        machine.boot = str(machine.report["boot"])
         self._limits.look(readings)
 
     def _store_limits(self) -> None:

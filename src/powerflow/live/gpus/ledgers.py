@@ -8,10 +8,17 @@ before that, the next one takes the same differences again; and a machine that w
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from powerflow.engine.devices import LedgerRow
 from powerflow.engine.protocol import RankName
+
+
+@lru_cache(maxsize=65536)
+def job_of(rank: str) -> str:
+    """Return the job of a rank, from the rank's name; "" if the name is empty."""
+    return RankName.parse(rank).gang if rank else ""
 
 
 class Drawn(NamedTuple):
@@ -57,8 +64,8 @@ class TakenLedger:
             return {}
         found: dict[str | None, Drawn] = {}
         for row in (LedgerRow(*row) for row in ledger["rows"]):
-            job = RankName.parse(row.rank).gang if row.rank else None
-            payer = job if job is not None and pays(job) else None
+            job = job_of(row.rank)
+            payer = job if job and pays(job) else None
             energy_mj, gpu_s, _ = self._rows.get(row.number, (0, 0.0, 0))
             self._rows[row.number] = (
                 max(row.energy_mj, energy_mj),

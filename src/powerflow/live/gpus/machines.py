@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from powerflow.cost.catalogue import GpuType, declare
-from powerflow.device.protocol import Place
-from powerflow.engine.devices import DeviceSource, Report
-from powerflow.live.gpus.ledgers import TakenLedger
+from powerflow.device.meter import MeanPower
+from powerflow.device.protocol import DeviceError, Place, Reading
+from powerflow.engine.devices import DeviceSource, Report, error_of, power_of, reading_of
+from powerflow.live.gpus.ledgers import TakenLedger, job_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,15 @@ class ClusterGpu:
         return self.node, self.index
 
 
+class GpuSeen(NamedTuple):
+    """What the last report says of one GPU: job whose rank has it ("" if none), reading, error, and mean power."""
+
+    job: str
+    reading: Reading | None
+    error: DeviceError | None
+    power: MeanPower
+
+
 @dataclass(slots=True)
 class Machine:
     """A machine of the cluster.
@@ -56,6 +66,7 @@ class Machine:
         boot: Id of its boot when it last reported; "" if it has not.
         noted: Number of the last audit entry that was stored.
         unsaved: True if something was taken from it that is not stored yet.
+        seen: What its last readings say of each GPU.
     """
 
     gpus: Sequence[ClusterGpu]
@@ -68,11 +79,21 @@ class Machine:
     boot: str = ""
     noted: int = 0
     unsaved: bool = False
+    seen: Mapping[Place, GpuSeen] = field(default_factory=dict)
 
     @property
     def has_news(self) -> bool:
         """True if readings have come that were not taken yet."""
         return self.report is not None and self.report["at"] != self.taken_at
+
+    def read(self) -> None:
+        """Read what the last report says of the GPUs."""
+        rows = self.report["gpus"] if self.report is not None else {}
+        self.seen = {
+            gpu.place: GpuSeen(job_of(row["rank"]), reading_of(row), error_of(row), power_of(row))
+            for gpu in self.gpus
+            if (row := rows.get(gpu.uuid)) is not None
+        }
 
 
 @dataclass(slots=True)

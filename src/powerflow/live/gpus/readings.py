@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 
 from powerflow.device.meter import MeanPower
 from powerflow.device.protocol import DeviceError, Place, Reading
-from powerflow.engine.devices import error_of, power_of, reading_of
-from powerflow.engine.protocol import RankName
 from powerflow.live.gpus.machines import Machines
 
 
@@ -43,25 +41,25 @@ def last_readings(machines: Machines) -> LastReadings:
     watts: dict[Place, float] = {}
     power: dict[str, MeanPower] = {}
     clocks_mhz: dict[str, list[float]] = defaultdict(list)
-    for place in machines.gpus:
-        row = machines.row(place)
-        if row is None:
-            continue
-        owner = RankName.parse(row["rank"]).gang if row["rank"] else None
-        if owner is not None:
-            owners[place] = owner
-        if (error := error_of(row)) is not None:
-            errors[place] = error
-        reading, mean = reading_of(row), power_of(row)
-        if reading is None:
-            continue
-        readings[place] = reading
-        if math.isfinite(mean.watts):
-            watts[place] = mean.watts
-            if owner is not None:
-                others = power.get(owner, MeanPower(0.0, 0.0))
-                power[owner] = MeanPower(others.watts + mean.watts, max(others.seconds, mean.seconds))
-        if owner is not None and math.isfinite(reading.clock_mhz):
-            clocks_mhz[owner].append(reading.clock_mhz)
+    for machine in machines.by_name.values():
+        for place, (job, reading, error, mean) in machine.seen.items():
+            if job:
+                owners[place] = job
+            if error is not None:
+                errors[place] = error
+            if reading is None:
+                continue
+            readings[place] = reading
+            if math.isfinite(mean.watts):
+                watts[place] = mean.watts
+                if job:
+                    others = power.get(job)
+                    power[job] = mean if others is None else _together(others, mean)
+            if job and math.isfinite(reading.clock_mhz):
+                clocks_mhz[job].append(reading.clock_mhz)
     clock_mhz = {job: sum(clocks) / len(clocks) for job, clocks in clocks_mhz.items()}
     return LastReadings(readings, errors, owners, watts, power, clock_mhz)
+
+
+def _together(one: MeanPower, other: MeanPower) -> MeanPower:
+    return MeanPower(one.watts + other.watts, max(one.seconds, other.seconds))
