@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 from powerflow.elastic.mailbox import Mailbox, Member, Phase, RankReport, Target
 from tests.elastic import small, trainee
@@ -50,7 +50,7 @@ class Supervisor:
         self.allowed = 0
         self.allow(0)
 
-    def __enter__(self) -> Supervisor:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from powerflow.elastic.fence import Overtaken, raise_fence
 from powerflow.elastic.mailbox import Phase
 from powerflow.elastic.reporter import Reporter
 from powerflow.elastic.state import Training, copied
@@ -27,10 +28,15 @@ _SHARE = 0.25
 
 
 class CheckpointWriter:
-    """Writes the checkpoints of one rank to a file, one at a time, and reports the step of the last one."""
+    """Writes the checkpoints of one rank to a file, one at a time, and reports the step of the last one.
+
+    Attributes:
+        generation: Generation of the rank; states are refused if a later one has taken over.
+    """
 
     def __init__(self, training: Training, path: Path, reporter: Reporter) -> None:
         self._training, self._path, self._reporter = training, path, reporter
+        self.generation = 0
         self._saved_s = time.monotonic()
         self._thread: threading.Thread | None = None
 
@@ -43,6 +49,13 @@ class CheckpointWriter:
         """
         self._saved_s = -1e9 if self._training.position.step > saved_step else time.monotonic()
 
+    def take_over(self, generation: int) -> None:
+        """Refuse states of earlier generations from now on, because this rank leads a later one."""
+        try:
+            raise_fence(self._path, generation)
+        except OSError as error:  # saving a state tries this again
+            self._reporter.note(note=f"no checkpoint: {error}")
+
     def due(self, every_s: float) -> bool:
         """Return True if a checkpoint is due: ``every_s`` seconds have passed since the last checkpoint.
 
@@ -53,15 +66,15 @@ class CheckpointWriter:
     def save(self) -> None:
         """Copy the state of the run, and start to write the copy to the file; training continues during the write."""
         self._saved_s = time.monotonic()
-        step = self._training.position.step
+        step, generation = self._training.position.step, self.generation
         if _bytes(self._training) > _SHARE * _free_bytes():
-            self._written(step, lambda: self._training.save(self._path))
+            self._written(step, lambda: self._training.save(self._path, generation))
             return
         copy = copied(self._training.state())
 
         def write() -> None:
             keep = self._training.keep
-            self._written(step, lambda: keep(self._path, step, lambda file: torch.save(copy(), file)))
+            self._written(step, lambda: keep(self._path, step, generation, lambda file: torch.save(copy(), file)))
 
         self._thread = threading.Thread(target=write, name="powerflow-checkpoint", daemon=True)
         self._thread.start()
@@ -69,13 +82,17 @@ class CheckpointWriter:
     def save_last(self) -> None:
         """Save the state before this rank leaves, because no other rank has the state.
 
-        Try again until this succeeds or the controller ends this process.
+        Try again until this succeeds or the controller ends this process. If a later generation has taken over, this
+        state belongs to nobody and is not saved.
         """
         self._reporter.tell(Phase.SAVING)
         self.wait()
         while True:
             try:
-                self._training.save(self._path)
+                self._training.save(self._path, self.generation)
+            except Overtaken as error:
+                self._reporter.note(note=f"the state is not saved: {error}")
+                return
             except OSError as error:
                 self._reporter.tell(note=f"the checkpoint cannot be saved, trying again: {error}")
                 time.sleep(SAVE_AGAIN_S)

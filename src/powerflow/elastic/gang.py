@@ -17,6 +17,7 @@ from torch._C._distributed_c10d import Store
 from torch.nn.parallel import DistributedDataParallel
 
 from powerflow.elastic import foreign, group
+from powerflow.elastic.announcement import Announcements
 from powerflow.elastic.checkpoint import CheckpointWriter
 from powerflow.elastic.checksum import RankComparison
 from powerflow.elastic.mailbox import FileWatch, Mailbox, Phase, Switch, Target
@@ -63,7 +64,8 @@ class GangMember:
         self._store: Store | None = None
         self._listed = False  # whether this rank has been a member of some target
         self._tried = 0  # newest generation that this rank has tried to join
-        self._next: Switch | None = None
+        self._next: Target | None = None
+        self._announcements = Announcements(0)
         self._wanted: Target | None = None
         self._done = False
         self._left = self._stopped = False
@@ -107,50 +109,71 @@ class GangMember:
         if not self.whole:
             self._await_generation()
             return True
-        if self._news_of_switch.come():
-            switch = self.mailbox.switch()
-            if switch is not None and switch.target.generation > self._tried:
-                self._next = switch
-        if self._next is not None and self._next.step <= self.training.position.step:
+        if self.ranks > 1 and not self._together(self._receive):
+            self._await_generation()
+            return True
+        if self._next is not None:
             if not self._go_over(self._next):
                 self._await_generation()
             return True
         if self.ranks > 1 and self.training.position.step >= self._comparison.due and not self._compare():
             self._await_generation()
             return True
+        if self.ranks == 1:
+            if (wanted := self._lead()) is not None:
+                self._next = wanted
+                return self.between_steps()
+        elif self._announcements.is_due(self.training.position.step) and not self._together(self._announce):
+            self._await_generation()
+            return True
         if self.rank == 0:
-            self._lead()
             self._save_if_due()
         return False
+
+    def _together(self, act: Callable[[], None]) -> bool:
+        """Call a function that communicates with the other ranks; return False if a rank was lost in the meantime."""
+        lost = group.lost_in(act)
+        if lost:
+            self.lose(lost)
+        return not lost
+
+    def _receive(self) -> None:
+        if not self._announcements.has_arrived:
+            self.reporter.enter(Phase.SYNCING)
+        self._next = self._announcements.receive(self.rank)
+
+    def _announce(self) -> None:
+        wanted = self._lead() if self.rank == 0 else None
+        self._announcements.send(self.training.position.step, self.rank, wanted)
 
     def _compare(self) -> bool:
         """Compare the parameters of all ranks; return False if a rank was lost in the meantime."""
         self.reporter.enter(Phase.SYNCING)
-        lost = group.lost_in(lambda: self._comparison.compare(self.rank, self.ranks))
-        if lost:
-            self.lose(lost)
-        else:
+        whole = self._together(lambda: self._comparison.compare(self.rank, self.ranks))
+        if whole:
             self.reporter.enter(Phase.COMPUTING)
-        return not lost
+        return whole
 
-    def _lead(self) -> None:
-        """Post the switch (the message that all ranks change to a new generation) as soon as all new ranks are ready.
+    def _lead(self) -> Target | None:
+        """Return the generation that shall begin after this step; None if none shall, or its new ranks are not ready.
 
-        The new generation is the newest target that the controller has posted.
+        It is the newest target that the controller has posted. Ranks outside of the group learn of it here.
         """
         if self._news_of_target.come():
             self._wanted = self.mailbox.target()
         wanted = self._wanted
-        if wanted is None or wanted.generation <= self._tried or self._next is not None:
-            return
+        if wanted is None or wanted.generation <= self._tried:
+            return None
         now = time.monotonic()
         if now - self._looked_s < LOOK_S:
-            return
+            return None
         self._looked_s = now
         assert self.target is not None
         if self._peers.all_wait([m.name for m in wanted.members if m not in self.target.members]):
             with contextlib.suppress(OSError):  # the disk is full: try again later
-                self.mailbox.post_switch(Switch(wanted, self.training.position.step + 1))
+                self.mailbox.post_switch(Switch(wanted, self.training.position.step + (self.ranks > 1)))
+                return wanted
+        return None
 
     def _save_if_due(self) -> None:
         assert self.target is not None
@@ -178,22 +201,22 @@ class GangMember:
     def _await_generation(self) -> None:
         """Wait until this rank is a member of a complete process group."""
         while True:
-            switch = self._hear()
-            if switch is not None and self._go_over(switch):
+            target = self._hear()
+            if target is not None and self._go_over(target):
                 return
             time.sleep(0.003)
 
-    def _hear(self) -> Switch | None:
-        """Return the switch (change to a new generation) that this rank must follow; None if there is none yet.
+    def _hear(self) -> Target | None:
+        """Return the generation to which this rank must change; None if there is none yet.
 
         The rank is in no complete group. If it is this rank's turn to lead, it posts a switch. If it was told to leave,
         it leaves.
         """
         if self._told_to_leave or self._comes_too_late():
             self._leave(None)
-        if self._news_of_switch.come():
-            self._next = self.mailbox.switch()
-        if self._next is not None and self._concerns_us(self._next.target):
+        if self._news_of_switch.come() and (switch := self.mailbox.switch()) is not None:
+            self._next = switch.target
+        if self._next is not None and self._concerns_us(self._next):
             return self._next
         if self._news_of_target.come():
             self._wanted = self.mailbox.target()
@@ -206,7 +229,7 @@ class GangMember:
             if not self._done:
                 self._leave(wanted)
             return None
-        if names[0] == self.name and self._peers.all_wait(names) and not self._peers.others_train(names):
+        if names[0] == self.name and self._peers.all_wait(names) and not self._peers.others_train(wanted):
             with contextlib.suppress(OSError):
                 self.mailbox.post_switch(Switch(wanted, 0))
         return None
@@ -227,9 +250,8 @@ class GangMember:
 
     # -- going over --------------------------------------------------------------------------------------------------
 
-    def _go_over(self, switch: Switch) -> bool:
+    def _go_over(self, target: Target) -> bool:
         """Join a new generation and get the state of the run; return False if this failed."""
-        target = switch.target
         names = [member.name for member in target.members]
         self._tried = target.generation
         self._next = None
@@ -267,12 +289,16 @@ class GangMember:
         if state is not None:
             self.training.become(state)
         self.training.joined = True
+        if rank == 0:
+            self._checkpoint.take_over(target.generation)
         if rank == 0 and (self.rank != 0 or not self.generation):
             self._checkpoint.lead(self._loaded_step)
         self.training.draw_own_numbers(rank)
         self._comparison.compare(rank, len(target.members), formed=True)
         self.generation, self.rank, self.ranks, self.target = target.generation, rank, len(target.members), target
+        self._checkpoint.generation = target.generation
         self.parallel = self.training.in_parallel() if self.ranks > 1 else None
+        self._announcements = Announcements(self.training.position.step)
         self.whole = True
         self.reporter.tell(
             Phase.COMPUTING,
@@ -291,10 +317,10 @@ class GangMember:
 
         The checkpoint is needed if no member of the target has the state of the run.
         """
-        names = [member.name for member in target.members]
         for _ in group.until(give_up):
-            if not self._peers.others_train(names):
+            if not self._peers.others_train(target):
                 break
+        self._checkpoint.take_over(target.generation)  # before it is read, so that nobody adds to it afterwards
         state = load(self.mailbox.checkpoint)
         if state is not None:
             self.training.become(state)
@@ -303,7 +329,7 @@ class GangMember:
             self.reporter.note(saved_step=self._loaded_step)
 
     def _should_give_up(self, target: Target, rank: int, began_s: float) -> bool:
-        if self._told_to_leave or (self._done and self._peers.all_done(self.target)) or self._comes_too_late(target):
+        if self._told_to_leave or (self._done and self._all_done()) or self._comes_too_late(target):
             return True
         switch = self.mailbox.switch()
         if switch is not None and switch.target.generation > target.generation:
@@ -339,22 +365,29 @@ class GangMember:
         self._done = True
         began_s = time.monotonic()
         self.reporter.tell(Phase.DONE)
-        while not self._peers.all_done(self.target):
+        while not self._all_done():
             time.sleep(0.003)
             if time.monotonic() - began_s < REGROUP_S:
                 continue
-            switch = self._hear()
-            if switch is not None and self.name in [member.name for member in switch.target.members]:
-                self._go_over(switch)
+            target = self._hear()
+            if target is not None and self.name in [member.name for member in target.members]:
+                self._go_over(target)
                 self.reporter.tell(Phase.DONE)
         self.reporter.tell(Phase.DONE)
+
+    def _all_done(self) -> bool:
+        return self._peers.all_done(self.target, formed=True)
 
     def _leave(self, target: Target | None) -> NoReturn:
         """End this process, because the rank was told to leave.
 
         If no rank of the target has the state of the run, save it first.
         """
-        kept = target is not None and self._peers.any_trained([member.name for member in target.members])
+        mine = () if self.target is None else self.target.members
+        kept = target is not None and (
+            any(member in mine for member in target.members)
+            or self._peers.any_trained([member.name for member in target.members])
+        )
         if self.training.joined and not kept and (self.rank == 0 or not self.whole):
             self._checkpoint.save_last()
         self._let_go()

@@ -8,8 +8,11 @@ for connections is limited by `CONNECT_S`.
 from __future__ import annotations
 
 import atexit
+import contextlib
+import fcntl
 import os
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -21,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from powerflow.elastic import peer_sockets
 from powerflow.elastic.mailbox import Mailbox, Target
+from powerflow.errors import InputError
 
 #: Longest wait in seconds for a rank that may have died after all ranks had arrived.
 PATIENCE_S = 10.0
@@ -30,8 +34,12 @@ CONNECT_S = 4.0
 #: Longest wait inside a collective of the training. It is long because a slow rank is not lost; a killed rank is
 #: noticed at once by its closed connection.
 COLLECTIVE_S = 3600.0
-#: Environment variable: address at which other nodes reach this one; default is the loopback address.
-ADDRESS = "POWERFLOW_ADDRESS"
+#: Environment variables: address at which other nodes reach this one (default: the loopback address), and the network
+#: interface with this address (default: found by the address).
+ADDRESS, INTERFACE = "POWERFLOW_ADDRESS", "POWERFLOW_INTERFACE"
+#: Environment variables of gloo and NCCL: the interface at which they meet other ranks.
+_THEIR_INTERFACE = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+_SIOCGIFADDR = 0x8915
 _LOOPBACK = "127.0.0.1"
 
 #: The group that was closed last, kept until nothing else holds it (see `close`).
@@ -77,7 +85,12 @@ def meet(mailbox: Mailbox, target: Target, rank: int, give_up: Callable[[], bool
         return HashStore()
     address = os.environ.get(ADDRESS, _LOOPBACK)
     if rank == 0:
-        listener = socket.create_server((address, 0))
+        try:
+            listener = socket.create_server((address, 0))
+        except OSError as error:
+            raise InputError(
+                f"ranks of other nodes cannot meet here: {error.strerror}", where=f"{ADDRESS} {address}"
+            ) from None
         port = listener.getsockname()[1]
         store = _store(address, port, listener.detach())
         mailbox.post_rendezvous(target.generation, {"address": address, "port": port})
@@ -103,8 +116,7 @@ def form(store: Store, rank: int, ranks: int, *, cuda: bool) -> None:
     Raises:
         RuntimeError: A rank was lost while the group formed (see `lost_peer`).
     """
-    if os.environ.get(ADDRESS, _LOOPBACK) == _LOOPBACK:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    _choose_interface()
     if cuda:  # a failed all-reduce must raise its error before the optimiser steps
         os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
     # torch numbers its groups. After a failure to form one, ranks would have different numbers and never find each
@@ -120,6 +132,49 @@ def form(store: Store, rank: int, ranks: int, *, cuda: bool) -> None:
         )
     dist.distributed_c10d._set_pg_timeout(timedelta(seconds=PATIENCE_S))
     _closed.clear()
+
+
+def _choose_interface() -> None:
+    """Tell gloo and NCCL at which network interface to meet other ranks, unless the job's user has told them.
+
+    Raises:
+        InputError: This machine has no such interface.
+    """
+    address, name = os.environ.get(ADDRESS, _LOOPBACK), os.environ.get(INTERFACE, "")
+    if name and name not in [known for _, known in socket.if_nameindex()]:
+        raise InputError("this machine has no network interface of this name", where=f"{INTERFACE} {name}")
+    if address == _LOOPBACK and not name:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        return
+    name = name or _interface_of(address)
+    for variable in _THEIR_INTERFACE if name else ():
+        os.environ.setdefault(variable, name)
+
+
+def _interface_of(address: str) -> str:
+    """Return the name of the interface with this IPv4 address; "" if there is none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        for _, name in socket.if_nameindex():
+            with contextlib.suppress(OSError):  # an interface without an address
+                answer = fcntl.ioctl(asked.fileno(), _SIOCGIFADDR, struct.pack("256s", name.encode()))
+                if socket.inet_ntoa(answer[20:24]) == address:
+                    return name
+    return ""
+
+
+def abandon(connections: peer_sockets.Connections) -> None:
+    """Make collectives of the current process group fail, from a thread other than the one that waits in them.
+
+    Args:
+        connections: `powerflow.elastic.peer_sockets.current`, read before the caller decided to leave the group.
+    """
+    peer_sockets.shut_down(connections)
+    if not dist.is_initialized():
+        return
+    with contextlib.suppress(RuntimeError):  # no NCCL in this group
+        backend = dist.distributed_c10d._get_default_group()._get_backend(torch.device("cuda"))
+        if hasattr(backend, "abort"):  # its connections are not ours to see
+            backend.abort()
 
 
 def settle(outside_s: float = 0.0) -> None:

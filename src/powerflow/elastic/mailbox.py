@@ -9,22 +9,24 @@ state of the job in them, and ranks without a controller continue to train. Each
     rendezvous-G.json   member 0 of generation G → its members    where to meet
     checkpoint.pt       rank 0                the saved state (may be elsewhere)
 
-All ranks of a gang must see the same directory: on one machine, or on a shared file system.
+Each node may have its own copy of the directory. A file then comes to other nodes late: after another file that was
+written later, or not at all before the node can be reached again. So no rank concludes anything from the order or the
+times of files.
 
-This is how a gang changes to a new generation. Ranks follow ``switch.json`` only. One rank, the leader, writes this
-file.
+This is how a gang changes to a new generation. One rank, the leader, decides when.
 
 1. In a complete generation, rank 0 is the leader. When it sees a newer target, it continues to train until all new
-   ranks are ready. Then, *before* the all-reduce of step k, it posts that the new generation begins with step k + 1.
-   Each rank that completes this all-reduce can read the message, so that all ranks change at the same step.
+   ranks are ready. Then it tells the other ranks of the generation *inside the group*
+   (`powerflow.elastic.announcement`), so that all change at the same step, whenever which file comes. It posts the same
+   message as ``switch.json`` for ranks outside of the group: new ranks, and ranks that lose the group at that moment.
 2. At the first start, and after a rank was lost, the first member of the target is the leader. It waits until all
-   members are ready or broken (have lost another rank).
+   members are ready, broken (have lost another rank) or regrouping. Then it posts ``switch.json``.
 3. Ranks that are not members of the new generation leave.
 """
 
 from __future__ import annotations
 
-import contextlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -60,8 +62,9 @@ class Phase(StrEnum):
     DONE = "done"  # has trained all epochs; ends with exit code 0
 
 
-#: File with the value ``outside_s`` of the target.
-_PATIENCE = "patience.json"
+#: File with the values of the target that version 0.1.0 does not know.
+PATIENCE = "patience.json"
+_LATER = ("outside_s", "lost", "leaving")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +87,10 @@ class Target:
         nodes: Number of nodes on which the members run.
         checkpoint_s: Seconds between two checkpoints; 0 to save a checkpoint only when all ranks must leave.
         outside_s: Seconds that a rank may do something other than steps while others wait for it.
-        lost: Names of ranks that the gang goes on without, because their node does not answer. Members cut their
-            connections to these ranks at once; such a rank leaves as soon as it reads this.
+        lost: Ranks that the gang goes on without, because their node does not answer. Ranks that train together with
+            one of them leave their group at once, because a pulled cable closes no connection.
+        leaving: Ranks of earlier generations that still run and are no members. If all members are new, they wait until
+            these ranks have saved the state and left. None if the controller does not say.
     """
 
     generation: int
@@ -95,6 +100,16 @@ class Target:
     checkpoint_s: float = 0.0
     outside_s: float = 0.0
     lost: tuple[str, ...] = ()
+    leaving: tuple[str, ...] | None = None
+
+    def encode(self) -> bytes:
+        """Return the target as text, for another rank."""
+        return json.dumps(asdict(self)).encode()
+
+    @staticmethod
+    def decode(text: bytes) -> Target:
+        """Return the target that `encode` has made into text."""
+        return _read(json.loads(text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +118,8 @@ class Switch:
 
     Attributes:
         target: The new generation.
-        step: Number of the first step in the new generation, counted over all training epochs. After a rank was lost,
-            the change happens at once.
+        step: Number of the first step in the new generation, counted over all training epochs; 0 if the change happens
+            at once, as after the loss of a rank. Only people read it.
     """
 
     target: Target
@@ -177,11 +192,17 @@ class Mailbox:
     def post_target(self, target: Target) -> None:
         """Post the target: the group of ranks (generation) that shall train next.
 
-        The value ``outside_s`` has a separate file, because ranks of version 0.1.0 fail on unknown keys.
+        Some values have a separate file, because ranks of version 0.1.0 fail on unknown keys.
         """
-        if target.outside_s:
-            replace_json(self.directory / _PATIENCE, {"outside_s": target.outside_s})
+        if target.outside_s or target.lost or target.leaving is not None:
+            later = {key: getattr(target, key) for key in _LATER}
+            replace_json(self.directory / PATIENCE, {"generation": target.generation, **later})
         replace_json(self.directory / "target.json", _words(target))
+
+    def lost(self) -> tuple[int, tuple[str, ...]]:
+        """Return the newest generation for which the controller has named lost ranks, and the names of these ranks."""
+        found = read_untrusted_json(self.directory / PATIENCE) or {}
+        return int(found.get("generation", 0)), tuple(map(str, found.get("lost", ())))
 
     def target(self) -> Target | None:
         """Return the target of the gang; None if the controller has posted none."""
@@ -198,11 +219,10 @@ class Mailbox:
         return None if found is None else Switch(self._target(found["target"]), found["step"])
 
     def _target(self, found: dict[str, Any]) -> Target:
-        """Return the target that a JSON object describes. Unknown keys (of later versions) are ignored."""
-        members = tuple(Member(member["name"], member["node"]) for member in found["members"])
-        patience = read_untrusted_json(self.directory / _PATIENCE) or {}
-        known = {key: value for key, value in (patience | found).items() if key in Target.__slots__}
-        return Target(**{**known, "members": members, "lost": tuple(found.get("lost", ()))})
+        patience = read_untrusted_json(self.directory / PATIENCE) or {}
+        if patience.get("generation") == found["generation"]:
+            return _read(patience | found)
+        return _read({"outside_s": patience.get("outside_s", 0.0)} | found)  # the other values are another target's
 
     def post_rendezvous(self, generation: int, place: Mapping[str, Any]) -> None:
         """Post the address at which the members of a generation meet."""
@@ -225,17 +245,9 @@ class Mailbox:
         found = (read_untrusted_json(ranks / f"{name}.json") for name in names)
         return [RankReport(**{**entry, "phase": Phase(entry["phase"])}) for entry in found if entry is not None]
 
-    def living(self, silent_s: float) -> list[RankReport]:
-        """Return the reports of all ranks whose latest report is recent.
-
-        A report is recent if it is at most ``silent_s`` seconds older than the newest report of all ranks.
-        """
-        written: dict[str, float] = {}
-        for path in (self.directory / "ranks").glob("[!.]*.json"):
-            with contextlib.suppress(FileNotFoundError):
-                written[path.stem] = path.stat().st_mtime
-        latest = max(written.values(), default=0.0)
-        return self.reports([name for name, when in written.items() if latest - when <= silent_s])
+    def all_reports(self) -> list[RankReport]:
+        """Return the reports of all ranks that have ever posted one, whether they still live or not."""
+        return self.reports([path.stem for path in (self.directory / "ranks").glob("[!.]*.json")])
 
 
 class FileWatch:
@@ -259,8 +271,20 @@ class FileWatch:
 
 
 def _words(target: Target) -> dict[str, Any]:
-    words = asdict(target)
-    del words["outside_s"]
-    if not target.lost:
-        del words["lost"]
-    return words
+    """Return the values of a target that version 0.1.0 knows."""
+    return {key: value for key, value in asdict(target).items() if key not in _LATER}
+
+
+def _read(found: dict[str, Any]) -> Target:
+    """Return the target that a JSON object describes. Unknown keys (of later versions) are ignored."""
+    known = {key: value for key, value in found.items() if key in Target.__slots__}
+    members = tuple(Member(member["name"], member["node"]) for member in found["members"])
+    leaving = found.get("leaving")
+    return Target(
+        **{
+            **known,
+            "members": members,
+            "lost": tuple(found.get("lost", ())),
+            "leaving": None if leaving is None else tuple(leaving),
+        }
+    )

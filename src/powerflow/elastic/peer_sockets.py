@@ -12,8 +12,11 @@ import os
 import socket
 from collections.abc import Iterator
 
-#: Sockets of the current group: file descriptor and inode (descriptors are used again, inodes are not).
-_ours: set[tuple[int, int]] = set()
+#: Connections of a group: file descriptor and inode of each socket (descriptors are used again, inodes are not).
+Connections = set[tuple[int, int]]
+
+#: Sockets of the current group. Each group has a set of its own.
+_ours: Connections = set()
 
 
 @contextlib.contextmanager
@@ -31,20 +34,28 @@ def noted() -> Iterator[None]:
                     _ours.add((descriptor, which))
 
 
+def current() -> Connections:
+    """Return the sockets of the current process group, for `shut_down` in another thread."""
+    return _ours
+
+
 def cut() -> None:
-    """Shut down the TCP sockets of the process group, except sockets that listen.
+    """Shut down the TCP sockets of the process group, and forget them."""
+    global _ours  # another thread may still hold the old set
+    old, _ours = _ours, set()
+    shut_down(old)
+
+
+def shut_down(connections: Connections) -> None:
+    """Shut down TCP sockets of a process group, except sockets that listen.
 
     If a listening socket were shut down, gloo (torch's CPU communication) would end the process, because it could not
     accept connections.
     """
-    for descriptor, which in _ours:
-        with contextlib.suppress(OSError):
-            if os.fstat(descriptor).st_ino != which:
-                continue
-            with socket.socket(fileno=os.dup(descriptor)) as copy:
-                if not copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                    copy.shutdown(socket.SHUT_RDWR)
-    _ours.clear()
+    for descriptor, which in list(connections):
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as copy:
+            if os.fstat(copy.fileno()).st_ino == which and not copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                copy.shutdown(socket.SHUT_RDWR)
 
 
 def _open() -> set[tuple[int, int]]:

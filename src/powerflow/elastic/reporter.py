@@ -38,7 +38,7 @@ class Reporter:
         self._written_s = 0.0
         self._beat = 0
         self._stop = threading.Event()
-        self.watch: Callable[[], None] = lambda: None  # the thread calls this about twice a second
+        self.watches: list[Callable[[], None]] = []  # the thread calls them about twice a second
         if mailbox is not None:
             self.tell()
             threading.Thread(target=self._run, name="powerflow-reporter", daemon=True).start()
@@ -80,7 +80,8 @@ class Reporter:
 
     def _run(self) -> None:
         while not self._stop.wait(EVERY_S):
-            self.watch()
+            for watch in self.watches:
+                watch()
             if self._facts != self._written or time.monotonic() - self._written_s > SIGN_OF_LIFE_S:
                 self._write()
 

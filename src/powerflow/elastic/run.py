@@ -22,6 +22,7 @@ from powerflow.elastic import foreign, group, refusal
 from powerflow.elastic.environment import RankPlace, find_mailbox, find_pacer, first_place, place_in
 from powerflow.elastic.exchange import Exchange
 from powerflow.elastic.gang import GangMember
+from powerflow.elastic.lost import LostWatch
 from powerflow.elastic.mailbox import Phase
 from powerflow.elastic.reporter import Reporter
 from powerflow.elastic.state import Stateful, Training
@@ -120,7 +121,7 @@ class Run:
             self._gang = StaticGang(self._training)
         else:
             gang = self._gang = GangMember(self._mailbox, self._name, self._training, self._reporter, self._idle)
-            self._reporter.watch = StuckWatch(gang).look
+            self._reporter.watches = [LostWatch(gang).look, StuckWatch(gang).look]
             atexit.register(self._leave_epochs)
         return Wrapped(model, self)
 

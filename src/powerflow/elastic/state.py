@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from powerflow.elastic.fence import raise_fence, refuse_overtaken
 from powerflow.elastic.training import streams
 from powerflow.elastic.training.sampling import Position
 from powerflow.elastic.training.streams import Bases
@@ -138,22 +140,29 @@ class Training:
         self.position = Position(*state["position"])
         self.joined = True
 
-    def save(self, path: Path) -> None:
-        """Save the state of the run to a file, unless the file already has a state of this step or a later one."""
-        self.keep(path, self.position.step, lambda file: torch.save(self.state(), file))
+    def save(self, path: Path, generation: int) -> None:
+        """Save the state of the run to a file, unless the file already has a state of this step or a later one.
 
-    def keep(self, path: Path, step: int, write: Callable[[BinaryIO], object]) -> None:
+        Arguments and errors are those of `keep`.
+        """
+        self.keep(path, self.position.step, generation, lambda file: torch.save(self.state(), file))
+
+    def keep(self, path: Path, step: int, generation: int, write: Callable[[BinaryIO], object]) -> None:
         """Replace a checkpoint file by a state, unless the file already has a state of this step or a later one.
 
         Args:
             path: The file.
             step: Number of completed steps in the state.
+            generation: Generation of the rank that saves.
             write: Function that writes the state to an open file.
 
         Raises:
+            Overtaken: A later generation has taken over the run (`powerflow.elastic.fence`); the old file remains.
             OSError: The state cannot be written; the old file remains.
         """
         with locked(path.with_suffix(".lock"), mode=0o666):
+            refuse_overtaken(path, generation)
+            raise_fence(path, generation)
             kept = load(path)
             if kept is not None and kept["position"][0] >= step:
                 return
@@ -163,6 +172,9 @@ class Training:
             temporary.unlink(missing_ok=True)
             with replaced(path, durable=True, temporary=temporary) as file:
                 write(file)
+                file.flush()
+                os.fsync(file.fileno())
+                refuse_overtaken(path, generation)  # writing may have taken minutes
 
 
 def _not_alike(what: str) -> InputError:

@@ -18,8 +18,12 @@ from powerflow.elastic.gang import GangMember
 from powerflow.elastic.mailbox import Phase
 from powerflow.elastic.refusal import is_script
 
-#: Seconds that the stuck rank and the ranks that wait for it must have waited.
+#: Seconds that the stuck rank must have been in the collective before it looks for ranks that wait for it.
 BOTH_S = 5.0
+#: Seconds for which it must then see that they wait.
+WAITS_S = 2.0
+#: Phases in which a rank waits for the other ranks of its generation.
+_WAITS = (Phase.SYNCING, Phase.DONE)
 #: Phases in which PowerFlow itself uses torch.distributed, or nothing does.
 _OURS = (Phase.STARTING, Phase.READY, Phase.SYNCING, Phase.REGROUPING, Phase.BROKEN, Phase.RELEASED, Phase.DONE)
 
@@ -31,6 +35,7 @@ class StuckWatch:
         self._gang = gang
         self._script = threading.get_ident()
         self._since: tuple[object, float] | None = None
+        self._waits: dict[str, tuple[object, float]] = {}  # waits of other ranks, and when this rank first saw them
 
     def look(self) -> None:
         """End this process if its script waits in a collective that the other ranks do not join.
@@ -60,15 +65,17 @@ class StuckWatch:
         if gang.target is None or gang.exchanged == step:  # this rank has exchanged already
             return []
         names = [member.name for member in gang.target.members]
-        return [
-            names.index(report.name)
-            for report in gang.mailbox.reports(names)
-            if report.name != gang.name
-            and report.generation == gang.generation
-            and (report.phase is Phase.DONE or report.phase is Phase.SYNCING)
-            and report.step == step
-            and time.time() - report.phase_s > BOTH_S
-        ]
+        found, now = [], time.monotonic()
+        for report in gang.mailbox.reports(names):
+            waits = report.generation == gang.generation and report.step == step and report.phase in _WAITS
+            if report.name == gang.name or not waits:
+                continue
+            which = (report.phase, report.phase_s, step)  # a time on the other's clock: only compared with itself
+            if report.name not in self._waits or self._waits[report.name][0] != which:
+                self._waits[report.name] = (which, now)
+            elif now - self._waits[report.name][1] > WAITS_S:
+                found.append(names.index(report.name))
+        return found
 
     def _end(self, call: str, others: list[int]) -> None:
         gang = self._gang

@@ -83,7 +83,8 @@ class ReportReader:
 
         The job has ended, so nobody will read this checkpoint.
         """
-        names = (CHECKPOINT, f".{CHECKPOINT}.new", Path(CHECKPOINT).with_suffix(".lock").name)
+        beside = [Path(CHECKPOINT).with_suffix(suffix).name for suffix in (".lock", ".fence")]
+        names = (CHECKPOINT, f".{CHECKPOINT}.new", *beside)
         for name in names:
             self._send(name, "")
         with contextlib.suppress(OSError), open_folder(self._mailbox.directory) as folder:

@@ -1,0 +1,197 @@
+"""A job on nodes that share no mailbox: each has its own copy, and a relay passes files on, late and out of order."""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from powerflow.elastic.mailbox import CHECKPOINT_FILE, JOB_DIR, RANK_NAME, Mailbox, Member, Target
+from powerflow.osutil.files import replaced
+from powerflow.testing.hosts import INTERFACE, Hosts
+from tests.elastic import trainee
+from tests.elastic.supervisor import CONTEXT, Supervisor
+
+CONTROLLER = "controller"
+_FROM_CONTROLLER = ("target.json", "patience.json")
+
+
+class Relay:
+    """Passes the files of a mailbox from each node to all others, each file after a delay of its own.
+
+    One file's versions never overtake each other, as on one connection; any two files do.
+    """
+
+    def __init__(self, folders: Mapping[str, Path], delay_s: float, seed: int) -> None:
+        self.folders = folders
+        self.delay_s = delay_s
+        self._rng = random.Random(seed)
+        self._known: dict[tuple[str, str], str] = {}
+        self._due: list[tuple[float, int, str, str, str, str]] = []
+        self._numbers = itertools.count()
+        self._last: dict[tuple[str, str, str], float] = {}
+        self._cut: set[str] = set()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="relay")
+        self._thread.start()
+
+    def cut(self, node: str) -> None:
+        self._cut.add(node)
+
+    def mend(self, node: str) -> None:
+        self._cut.discard(node)
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.01):
+            for node in self.folders:
+                self._collect(node)
+            self._deliver()
+
+    def _collect(self, node: str) -> None:
+        folder = self.folders[node]
+        for path in [*folder.glob("[!.]*.json"), *folder.glob("ranks/[!.]*.json")]:
+            file, text = str(path.relative_to(folder)), path.read_text("utf-8")
+            if (node == CONTROLLER) is not (file in _FROM_CONTROLLER) or self._known.get((node, file)) == text:
+                continue
+            self._known[node, file] = text
+            for other in self.folders:
+                if other != node:
+                    last_s = self._last.get((node, other, file), 0.0)
+                    at_s = max(last_s, time.monotonic() + self._rng.uniform(0.0, self.delay_s))
+                    self._last[node, other, file] = at_s
+                    heapq.heappush(self._due, (at_s, next(self._numbers), node, other, file, text))
+
+    def _deliver(self) -> None:
+        held = []
+        while self._due and self._due[0][0] <= time.monotonic():
+            due = heapq.heappop(self._due)
+            _, _, source, node, file, text = due
+            if source in self._cut or node in self._cut:
+                held.append(due)
+                continue
+            path = self.folders[node] / file
+            if file == "switch.json" and path.exists() and _generation(path.read_text("utf-8")) >= _generation(text):
+                continue
+            self._known[node, file] = text
+            with replaced(path) as new:
+                new.write(text.encode())
+        for due in held:
+            heapq.heappush(self._due, due)
+
+
+def _generation(text: str) -> int:
+    return int(json.loads(text)["target"]["generation"])
+
+
+class OnHost:
+    """A process on a test host, with the face of one of `multiprocessing`."""
+
+    def __init__(self, process: subprocess.Popen[Any]) -> None:
+        self._process = process
+        self.pid = process.pid
+
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def exitcode(self) -> int | None:
+        code: int | None = self._process.poll()
+        return code
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def join(self, timeout: float | None = None) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout)
+
+    def close(self) -> None:
+        pass
+
+
+class Nodes(Supervisor):
+    """A job on several nodes. Without hosts the nodes are folders of this machine."""
+
+    def __init__(
+        self, directory: Path, count: int, *, delay_s: float, hosts: Hosts | None = None, seed: int = 1, **options: Any
+    ) -> None:
+        super().__init__(directory, **options)
+        self.hosts = hosts
+        self.at: dict[str, int] = {}  # node of each rank
+        folders = {CONTROLLER: directory}
+        for i in range(1, count + 1):
+            folders[str(i)] = (directory / f"node{i}" if hosts is None else hosts.disk(i)) / "job"
+            Mailbox(folders[str(i)]).create()
+        self.relay = Relay(folders, delay_s, seed)
+
+    def __exit__(self, *exception: object) -> None:
+        self.relay.close()
+        super().__exit__(*exception)
+
+    def launch_on(self, node: int, fault: str = "") -> str:
+        """Start a rank on a node."""
+        name = f"job.1.{len(self.processes)}"
+        environment = {
+            JOB_DIR: str(self.relay.folders[str(node)]),
+            RANK_NAME: name,
+            CHECKPOINT_FILE: str(self.mailbox.checkpoint),  # a folder that all nodes share
+        }
+        arguments = (str(self.directory), name, self.epochs, fault, environment, self.workers)
+        self.at[name] = node
+        if self.hosts is None:
+            process = CONTEXT.Process(target=trainee.main, args=arguments)
+            process.start()
+            self.processes[name] = process
+            return name
+        place = {"POWERFLOW_ADDRESS": self.hosts.address(node), "POWERFLOW_INTERFACE": INTERFACE}
+        code = f"from tests.elastic import trainee; trainee.main(*{arguments!r})"
+        started = self.hosts.run(node, [sys.executable, "-c", code], place, cwd=os.getcwd())
+        self.processes[name] = OnHost(started)  # type: ignore[assignment]
+        return name
+
+    def launch(self, count: int, fault: str = "", environment: Mapping[str, str] | None = None) -> list[str]:
+        """Start ranks, on the nodes in turn."""
+        nodes = len(self.relay.folders) - 1
+        return [self.launch_on(len(self.processes) % nodes + 1, fault) for _ in range(count)]
+
+    def post(self, members: Sequence[str], lost: Iterable[str] = ()) -> int:
+        """Say what the gang shall be, and whom nobody reaches."""
+        leaving = [name for name in self.members if name not in members and self.alive(name) and name not in lost]
+        self.generation += 1
+        self.members = list(members)
+        self.mailbox.post_target(
+            Target(
+                self.generation,
+                tuple(Member(name, str(self.at[name])) for name in members),
+                self.local_batch_max,
+                checkpoint_s=self.checkpoint_s,
+                lost=tuple(lost),
+                leaving=tuple(leaving),
+            )
+        )
+        return self.generation
+
+    def cut(self, node: int) -> None:
+        """Pull a node's cable, for ranks and relay."""
+        self.relay.cut(str(node))
+        if self.hosts is not None:
+            self.hosts.cut(node)
+
+    def mend(self, node: int) -> None:
+        self.relay.mend(str(node))
+        if self.hosts is not None:
+            self.hosts.mend(node)
