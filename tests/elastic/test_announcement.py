@@ -36,7 +36,7 @@ def alone() -> object:
     group.close()
 
 
-TARGET = Target(3, (Member("j.1.0", "n"), Member("j.2.0", "m")), 64, 2, 5.0, 900.0, ("j.1.1",), ("j.1.2",))
+TARGET = Target(3, (Member("j.1.0", "n"), Member("j.2.0", "m")), 64, 2, 5.0, 900.0, leaving=("j.1.2",))
 
 
 def test_a_target_is_the_same_on_the_other_side() -> None:

@@ -20,7 +20,7 @@ class LostWatch:
     def __init__(self, gang: GangMember) -> None:
         self._gang = gang
         self._news = FileWatch(gang.mailbox.directory / PATIENCE)
-        self._lost: tuple[int, tuple[str, ...]] = (0, ())
+        self._lost: tuple[int, frozenset[str]] = (0, frozenset())
 
     def look(self) -> None:
         """Make the collectives of the group fail if the controller has given up one of its ranks.

@@ -29,7 +29,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -87,8 +87,8 @@ class Target:
         nodes: Number of nodes on which the members run.
         checkpoint_s: Seconds between two checkpoints; 0 to save a checkpoint only when all ranks must leave.
         outside_s: Seconds that a rank may do something other than steps while others wait for it.
-        lost: Ranks that the gang goes on without, because their node does not answer. Ranks that train together with
-            one of them leave their group at once, because a pulled cable closes no connection.
+        lost: Ranks that have ended, and ranks that the gang goes on without because their node does not answer. Ranks
+            that train together with one of them leave their group at once: a pulled cable closes no connection.
         leaving: Ranks of earlier generations that still run and are no members. If all members are new, they wait until
             these ranks have saved the state and left. None if the controller does not say.
     """
@@ -103,8 +103,8 @@ class Target:
     leaving: tuple[str, ...] | None = None
 
     def encode(self) -> bytes:
-        """Return the target as text, for another rank."""
-        return json.dumps(asdict(self)).encode()
+        """Return the target as text, for another rank of the same group, without the lost ranks."""
+        return json.dumps(asdict(replace(self, lost=()))).encode()
 
     @staticmethod
     def decode(text: bytes) -> Target:
@@ -199,10 +199,10 @@ class Mailbox:
             replace_json(self.directory / PATIENCE, {"generation": target.generation, **later})
         replace_json(self.directory / "target.json", _words(target))
 
-    def lost(self) -> tuple[int, tuple[str, ...]]:
+    def lost(self) -> tuple[int, frozenset[str]]:
         """Return the newest generation for which the controller has named lost ranks, and the names of these ranks."""
         found = read_untrusted_json(self.directory / PATIENCE) or {}
-        return int(found.get("generation", 0)), tuple(map(str, found.get("lost", ())))
+        return int(found.get("generation", 0)), frozenset(map(str, found.get("lost", ())))
 
     def target(self) -> Target | None:
         """Return the target of the gang; None if the controller has posted none."""

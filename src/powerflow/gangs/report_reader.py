@@ -22,6 +22,8 @@ from powerflow.osutil.folders import read_text
 TARGET_FILES = ("patience.json", "target.json")
 #: Most files of one job that are looked through; if there are more, the others are not from its ranks.
 MOST_FILES = 20_000
+#: Most ranks that have ended which a target names: more than end at once with a machine or two.
+MOST_ENDED = 200
 
 
 class ReportReader:
@@ -115,7 +117,9 @@ def target_of(record: GangRecord, spec: JobSpec, outside_s: float) -> Target:
         nodes=max(len({member.node for member in members}), 1),
         checkpoint_s=spec.checkpoint.every,
         outside_s=outside_s,
-        lost=tuple(record.cut),
+        # those that have ended, too: a machine that crashed and is back has closed none of their connections
+        lost=(*record.cut, *record.ended[-MOST_ENDED:]),
+        leaving=tuple(record.leaving),
     )
 
 
