@@ -26,7 +26,7 @@ _REPORT = re.compile(r"ranks/([A-Za-z0-9_][A-Za-z0-9._-]{0,200})\.json")
 
 
 #: Files of the job's own checkpoint, which the controller may delete when the job has ended.
-OWN_STATE = frozenset({"checkpoint.pt", ".checkpoint.pt.new", "checkpoint.lock"})
+OWN_STATE = frozenset({"checkpoint.pt", ".checkpoint.pt.new", "checkpoint.lock", "checkpoint.fence"})
 
 
 class Letter(NamedTuple):
