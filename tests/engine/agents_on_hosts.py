@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from powerflow.engine.cluster.engine import ClusterEngine
 from powerflow.engine.cluster.listen import AgentListener
@@ -17,6 +18,16 @@ from powerflow.testing.hosts import Hosts
 
 #: Engine objects that can be open at the same time; the oldest is closed for one more.
 ENGINES = 5
+
+
+class Forgetful:
+    """A `KeptState` that keeps nothing."""
+
+    def load(self) -> dict[str, dict[str, Any]]:
+        return {}
+
+    def put(self, key: str, value: dict[str, Any] | None) -> None:
+        pass
 
 
 class AgentsOnHosts:
@@ -45,6 +56,8 @@ class AgentsOnHosts:
             listener.close()
             oldest.close()
             self._ports.append(listener.port)
+        for older, _ in self._opened:  # one controller at a time keeps what it knows: the newest
+            older._kept = Forgetful()
         engine = ClusterEngine(self.home / "controller", self.home / "mail", term=1)
         self._opened.append((engine, AgentListener(engine, self.hosts.address(0), self._ports.pop())))
         if wait:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,6 +55,7 @@ def agent(
     the agent ends or is killed, its jobs run on, and the next agent finds them. It obeys only the controller whose join
     token it has.
     """
+    from powerflow.agent.preload import preloaded
     from powerflow.agent.process import AgentSettings, run_agent
     from powerflow.engine.cluster.sealed import JoinToken
     from powerflow.engine.local.process import hide_memory
@@ -77,6 +78,7 @@ def agent(
             machine=machine,
             address=address,
             labels=_labels(label or ()),
+            preload=preloaded(),
         )
     )
 
@@ -111,12 +113,14 @@ def _labels(words: list[str] | tuple[str, ...]) -> dict[str, str]:
 def _gpus(machine: str, directory: Path, emulate: str | None) -> Sequence[Gpu]:
     from dataclasses import replace
 
+    from powerflow.agent.gpus import find_gpus
     from powerflow.cluster.spec import parse_cluster
     from powerflow.device.emulated.gpu import create
-    from powerflow.errors import InputError
 
     if emulate is None:
-        raise InputError("real GPUs are not read by agents yet", where="--emulate", fix="give --emulate 1x8:A100")
+        directory.mkdir(parents=True, exist_ok=True)
+        leave_out: Callable[[str], None] = lambda words: print(f"powerflow agent: left out: {words}", flush=True)  # noqa: E731
+        return find_gpus(directory / "devices", directory, machine, None, leave_out)
     nodes = parse_cluster(emulate, "--emulate").nodes
     named = [replace(node, name=machine if len(nodes) == 1 else f"{machine}-{node.name}") for node in nodes]
     return create(directory / "devices" / "emulated", named)
