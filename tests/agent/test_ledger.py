@@ -232,6 +232,22 @@ def test_what_cannot_be_written_is_not_reported(box: Box) -> None:
     assert box.ledger.stored()[0] > version
 
 
+def test_a_process_that_was_stopped_for_long_does_not_write_over_its_successors_ledger(box: Box) -> None:
+    before = box.ledger
+    box.start()
+    box.ledger.began(ONE, ["A"])
+    version = box.rows()[0].version
+    before.read()
+    with pytest.raises(OSError, match="taken it over"):
+        before.save()
+    box.draw(100.0, 1.0)
+    box.ledger.read()
+    box.rows()
+    box.start()
+    assert box.ledger.ranks() == {ONE}
+    assert box.ledger.version > version
+
+
 _steps = st.lists(
     st.tuples(
         st.sampled_from(["began", "ended", "read", "save", "kill", "ack", "lose", "mend"]),

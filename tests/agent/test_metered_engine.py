@@ -40,6 +40,8 @@ gpu.rest(pid=pid, birth=birth)
 class Silent:
     """An engine whose answers are the test's."""
 
+    shares_mailboxes = True
+
     def __init__(self) -> None:
         self.statuses: list[RankStatus] = []
         self.refuses: EngineError | None = None

@@ -12,6 +12,7 @@ from the last counter that was stored: nothing is lost, and nothing is counted t
 
 from __future__ import annotations
 
+import errno
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -75,6 +76,7 @@ class Ledger:
         self._shared: Collection[str] = ()
         self._stored: tuple[int, tuple[LedgerRow, ...]] = (0, ())
         self._dirty = True
+        self._owner, self._written = time.time_ns(), (0, 0)  # who writes the file, and what it wrote last
         state = read_json(path)
         if state is None or state.get("format") != FORMAT:
             state = {"id": uuid.uuid4().hex, "version": 0, "acknowledged": 0, "next": 1, "boot": self._boot, "rows": []}
@@ -150,12 +152,14 @@ class Ledger:
         """Write the ledger to disk, if it has changed. Only what was written is reported.
 
         Raises:
-            OSError: The file cannot be written.
+            OSError: The file cannot be written, or a process that was started later has taken it over.
         """
         if not self._dirty:
             return
+        self._refuse_if_taken_over()
         content = {
             "format": FORMAT,
+            "owner": self._owner,
             "id": self.id,
             "version": self.version,
             "acknowledged": self.acknowledged,
@@ -166,6 +170,7 @@ class Ledger:
             "rows": [list(astuple(row)) for row in self._rows.values()],
         }
         replace_json(self._path, content)
+        self._written = _identity(self._path)
         self._stored = self.version, tuple(_reported(row) for row in self._rows.values())
         self._dirty = False
 
@@ -183,6 +188,15 @@ class Ledger:
             del self._rows[number]
 
     # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _refuse_if_taken_over(self) -> None:
+        """Refuse to write over the ledger of a process that was started later, while this one was stopped."""
+        try:
+            found = _identity(self._path)
+        except FileNotFoundError:
+            return
+        if found != self._written and (read_json(self._path) or {}).get("owner", 0) > self._owner:
+            raise OSError(errno.ESTALE, "another process has taken it over", str(self._path))
 
     def _pass_time(self) -> None:
         """Add the time since the last call to the row of each GPU."""
@@ -245,3 +259,8 @@ class Ledger:
 
 def _reported(row: _Row) -> LedgerRow:
     return LedgerRow(row.number, row.uuid, row.rank, row.energy_mj, row.gpu_s, row.final, row.version)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns

@@ -350,9 +350,9 @@ class ClusterGpus:
         return list(dict.fromkeys(node for node, _ in self._machines.gpus))
 
     def node_kind(self, node: str) -> tuple[str, bool]:
-        """Return the GPU type of a node, and True if its GPUs are emulated."""
-        gpu = next(gpu for (name, _), gpu in self._machines.gpus.items() if name == node)
-        return gpu.gpu_type, gpu.emulated
+        """Return the GPU type of a node, and True if its GPUs are emulated; "" for a node that has gone."""
+        found = [gpu for (name, _), gpu in self._machines.gpus.items() if name == node]
+        return (found[0].gpu_type, found[0].emulated) if found else ("", False)
 
     def readings(self, node: str) -> list[tuple[ClusterGpu, Reading | None]]:
         """Return the GPUs of a node, each with its last reading."""
