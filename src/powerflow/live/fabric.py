@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -28,8 +29,10 @@ from powerflow.engine.local import LocalEngine
 from powerflow.engine.protocol import Engine
 from powerflow.errors import InputError
 
-#: Seconds in which agents may describe their machines before the controller starts without them.
-DESCRIBE_S = 10.0
+#: Seconds until operators are told that the controller waits for the first agent.
+FIRST_S = 2.0
+#: Seconds in which other agents may join after the first one; later ones join while the controller runs.
+OTHERS_S = 1.0
 
 
 class EngineKind(StrEnum):
@@ -186,14 +189,17 @@ class ManyMachines:
         home = settings.state / "agents"
         self.engine = self.source = ClusterEngine(home, settings.state / "jobs", interpreter=sys.executable)
         self.started = False
-        self.port = 0
+        self._how = "Ray has no node"
         self._closers: list[Callable[[], None]] = [self.engine.close]
         try:
             if settings.kind is EngineKind.RAY:
                 self._join_ray(settings)
             else:
                 listener = AgentListener(self.engine, *settings.agents)
-                self.port = listener.port
+                token = home / "join-token"
+                self._how = (
+                    f"on each machine: powerflow agent --controller HOST:{listener.port} --token-file (of {token})"
+                )
                 self._closers.insert(0, listener.close)
         except BaseException:
             self.close()
@@ -213,8 +219,12 @@ class ManyMachines:
         self._closers.insert(0, RayMembership(self.engine, agents, settings.ray_address).close)
 
     def open(self, owner: str) -> None:
-        """Wait a moment for the first agents. See `Fabric.open`."""
-        self.engine.await_machines(DESCRIBE_S)
+        """Wait for the first agent, and a moment for others. See `Fabric.open`."""
+        if not self.engine.await_machines(FIRST_S):
+            print(f"powerflow: no machine has joined yet; {self._how}", file=sys.stderr, flush=True)
+            while not self.engine.await_machines(FIRST_S):
+                pass
+        time.sleep(OTHERS_S)
 
     def lead(self, term: int) -> bool:
         """Give orders to agents from now on. See `Fabric.lead`."""

@@ -356,10 +356,10 @@ class ClusterEngine:
         self._term = term
         self._soon(self._leads.set)
 
-    def await_machines(self, timeout_s: float) -> None:
-        """Wait until a machine has described itself, now or to an earlier controller; or until the timeout."""
+    def await_machines(self, timeout_s: float) -> bool:
+        """Wait until a machine has described itself, now or earlier; return False after the timeout."""
         with self._changed:
-            self._changed.wait_for(lambda: bool(self._machines), timeout_s)
+            return self._changed.wait_for(lambda: bool(self._machines), timeout_s)
 
     async def serve(self, link: Link) -> None:
         """Work with an agent over a link until the link ends. Call this in the event loop's thread.

@@ -139,6 +139,7 @@ class RayMembership:
             "lifetime": "detached",
             "get_if_exists": True,
             "num_cpus": 0,
+            "num_gpus": node["Resources"].get("GPU", 0),  # so that no other program of Ray uses them
             "max_restarts": -1,
             "max_task_retries": 0,
             "max_concurrency": 64,
@@ -149,8 +150,9 @@ class RayMembership:
 
 
 def _alive() -> list[dict[str, Any]]:
+    """Return the nodes that Ray has and that have GPUs."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return [node for node in nodes if node["Alive"]]
+    return [node for node in nodes if node["Alive"] and node["Resources"].get("GPU", 0) > 0]
 
 
 def _has(node_id: str) -> bool:

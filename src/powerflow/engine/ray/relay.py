@@ -81,4 +81,5 @@ class Relay:
 
 def _environment() -> dict[str, str]:
     """Return the environment of this process without the variables of Ray, which mean nothing to an agent."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    of_ray = ("RAY_", "CUDA_VISIBLE_DEVICES")
+    return {name: value for name, value in os.environ.items() if not name.startswith(of_ray)}
