@@ -100,10 +100,11 @@ class Machine:
         """
         told = {status.name: status for status in map(status_from_row, rows)}
         for name, status in told.items():
-            if name not in self.ended_by_word:
+            if not status.state.may_run:
+                self.ended_by_word.discard(name)
+            known = self.ranks.get(name)
+            if known is None or known.state is not RankState.LOST:  # what counts as lost stays lost
                 self.ranks[name] = status
-            elif not status.state.may_run:
-                self.ended_by_word.discard(name)  # it has ended now; it stays lost
         for text in gone:
             name = RankName.parse(text)
             if name not in told and not self.may_run(name):
