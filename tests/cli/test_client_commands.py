@@ -254,6 +254,8 @@ def test_node(busy: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POWERFLOW_TOKEN", "pf_operator")
     assert busy("node", "drain", "n1", "--reason", "fan") == "n1 is drained\n"
     assert busy.json("node", "resume", "n1")["state"] == "up"
+    assert busy("node", "declare-off", "n1", "--reason", "fire") == "n1 is declared off\n"
+    assert "node n2 answers, so it is not off" in busy("node", "declare-off", "n2", code=4)
     assert "there is no node n9" in busy("node", "drain", "n9", code=3)
     for name in ("..", "", "a/../b"):
         assert main(["node", "drain", name]) in (2, 3)

@@ -238,6 +238,11 @@ class FakeCluster:
     def drain(self, node: str, caller: Caller, reason: str) -> NodeRecord:
         return self._turn(node, caller, "drained", reason)
 
+    def declare_off(self, node: str, caller: Caller, reason: str) -> NodeRecord:
+        if node == "n2":
+            raise Refused(f"node {node} answers, so it is not off", fix=f"powerflow node drain {node}")
+        return self._turn(node, caller, "failed", reason)
+
     def resume(self, node: str, caller: Caller) -> NodeRecord:
         return self._turn(node, caller, "up", "")
 

@@ -275,7 +275,11 @@ def test_jobs_are_held_released_and_cancelled(api: Api) -> None:
 
 
 WRITES = [(JOBS, {"run": "true"}), *((f"{JOBS}/1/{verb}", None) for verb in ("cancel", "hold", "release"))]
-NODE_WRITES = [("/api/v1/nodes/n1/drain", {"reason": "fan"}), ("/api/v1/nodes/n1/resume", None)]
+NODE_WRITES = [
+    ("/api/v1/nodes/n1/drain", {"reason": "fan"}),
+    ("/api/v1/nodes/n1/declare-off", {"reason": "fire"}),
+    ("/api/v1/nodes/n1/resume", None),
+]
 READS = [JOBS, f"{JOBS}/1", f"{JOBS}/1/explain", f"{JOBS}/1/log"]
 READS += [f"/api/v1/{name}" for name in ("events", "nodes", "top", "accounts")]
 
@@ -301,6 +305,8 @@ def test_operators_change_everything(api: Api) -> None:
     assert api.post("/api/v1/nodes/n1/drain", {"reason": "fan"}, "operator").json()["state"] == "drained"
     assert api.post("/api/v1/nodes/n1/drain", None, "operator").status_code == 200
     assert api.post("/api/v1/nodes/n1/resume", None, "operator").json()["state"] == "up"
+    assert api.post("/api/v1/nodes/n1/declare-off", {"reason": "fire"}, "operator").json()["state"] == "failed"
+    problem(api.post("/api/v1/nodes/n2/declare-off", {}, "operator"), 409, "refused")
     problem(api.post("/api/v1/nodes/n9/drain", {}, "operator"), 404, "not-found")
     problem(api.post("/api/v1/nodes/-x/drain", {}, "operator"), 422, "invalid")
 
@@ -361,7 +367,7 @@ def test_the_document_is_openapi_3_1_with_examples_and_every_error(api: Api) -> 
     document = api.http.get("/api/v1/openapi.json").json()
     assert document["openapi"].startswith("3.1")
     operations = [(path, op) for path, methods in document["paths"].items() for op in methods.values()]
-    assert len(operations) == 31
+    assert len(operations) == 32
     for path, operation in operations:
         good = [r for status, r in operation["responses"].items() if status.startswith("2")]
         assert all("example" in r["content"]["application/json"] for r in good), path

@@ -23,6 +23,7 @@ OPS = Caller("ops", Role.OPERATOR)
 BODIES = {
     "submit": {"run": "true"},
     "drain": {"reason": "fan"},
+    "declare_off": {"reason": "fire"},
     "set_mode": {"stage": "observe"},
     "set_budget": {"amount_j": 1e9, "period": "day"},
     "set_share": {"project": "vision", "share": 2.0},
@@ -35,7 +36,7 @@ BODIES = {
 #: What takes more than a viewer, with the role it takes.
 WRITERS = dict.fromkeys(["submit", "cancel", "hold", "release"], Role.USER) | dict.fromkeys(
     [
-        *("drain", "resume", "audit", "set_mode", "set_budget", "drop_budget", "set_share"),
+        *("drain", "resume", "declare_off", "audit", "set_mode", "set_budget", "drop_budget", "set_share"),
         *("set_signal", "drop_signal", "set_cap", "lift_cap"),
     ],
     Role.OPERATOR,

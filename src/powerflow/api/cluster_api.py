@@ -100,6 +100,15 @@ class ClusterApi(Protocol):
     def resume(self, node: str, caller: Caller) -> NodeRecord:
         """Use a drained or failed node again."""
 
+    def declare_off(self, node: str, caller: Caller, reason: str) -> NodeRecord:
+        """Declare that a node which does not answer is off, so that its jobs can start elsewhere.
+
+        Its ranks count as lost. If one of them runs anyway, it is ended as soon as the node answers.
+
+        Raises:
+            Refused: The node answers.
+        """
+
     def top(self) -> Top:
         """Show the present state of the cluster."""
 

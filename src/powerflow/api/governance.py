@@ -135,7 +135,7 @@ class CapScope:
 
 @dataclass(frozen=True, slots=True)
 class DrainReason:
-    """Request to drain a node, with the reason."""
+    """Request to drain a node or to declare it off, with the reason."""
 
     __pydantic_config__ = _NOTHING_ELSE
 

@@ -72,6 +72,7 @@ TOP = Operation("top", "GET", "/top", Top)
 NODES = Operation("nodes", "GET", "/nodes", Items[NodeRecord])
 DRAIN = Operation("drain", "POST", "/nodes/{name}/drain", NodeRecord, Role.OPERATOR)
 RESUME = Operation("resume", "POST", "/nodes/{name}/resume", NodeRecord, Role.OPERATOR)
+DECLARE_OFF = Operation("declare_off", "POST", "/nodes/{name}/declare-off", NodeRecord, Role.OPERATOR)
 EVENTS = Operation("events", "GET", "/events", NumberedPage[EventRecord])
 ACCOUNTS = Operation("accounts", "GET", "/accounts", Accounts)
 

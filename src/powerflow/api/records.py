@@ -289,7 +289,7 @@ class NodeRecord:
     """One node and its GPUs.
 
     Attributes:
-        state: up, drained, failed or asleep.
+        state: up, drained, unreachable (it does not answer; its ranks may run), failed (declared off) or asleep.
         left_out: One line for each GPU of the node's machine that cannot be used, with the reason. If a machine counts
             as several nodes, only the first node lists these GPUs.
     """

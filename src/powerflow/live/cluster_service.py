@@ -60,12 +60,14 @@ from powerflow.live.commands import (
     JobReleased,
     JobSubmitted,
     NodeChanged,
+    NodeDeclaredOff,
     SharesChanged,
     StagesChanged,
 )
 from powerflow.live.controller import Controller
 from powerflow.live.explanation import explain
 from powerflow.live.gpus.wanted import check_gpus
+from powerflow.live.node_watch import OFF
 from powerflow.live.records import Records
 from powerflow.store.accounting import priced
 from powerflow.store.models import StoredJob
@@ -192,6 +194,19 @@ class ClusterService(ClusterApi):
     @override
     def resume(self, node: str, caller: Caller) -> NodeRecord:
         return self._set_node(node, caller, "up", "")
+
+    @override
+    def declare_off(self, node: str, caller: Caller, reason: str) -> NodeRecord:
+        self._check_node(node)
+        if self._controller.nodes.answers(node):
+            raise Refused(f"node {node} answers, so it is not off", fix=f"powerflow node drain {node}")
+        now_s = self._controller.clock()
+        off = dict(self._store.get(OFF) or {}) | {node: now_s}
+        self._store.govern(OFF, off, [audited(caller, now_s, "node declare-off", node, {"reason": reason})])
+        text = f"{node} was declared off" + (f": {reason}" if reason else "")
+        self._store.append("node", text, now_s, node=node, state="off", by=caller.user)
+        self._controller.tell(NodeDeclaredOff(node))
+        return self._records.node(node)
 
     @override
     def top(self) -> Top:
@@ -333,11 +348,14 @@ class ClusterService(ClusterApi):
         return self._records.job(job)
 
     def _set_node(self, node: str, caller: Caller, state: str, reason: str) -> NodeRecord:
-        if node not in self._controller.power.node_names():
-            raise NotFound(f"there is no node {node}", fix=f"nodes: {_some(self._controller.power.node_names())}")
+        self._check_node(node)
         self._store.set_node(node, state, reason, self._controller.clock(), caller.user, caller.address)
         self._controller.tell(NodeChanged(node, drained=state == "drained"))
         return self._records.node(node)
+
+    def _check_node(self, node: str) -> None:
+        if node not in self._controller.power.node_names():
+            raise NotFound(f"there is no node {node}", fix=f"nodes: {_some(self._controller.power.node_names())}")
 
 
 def _some(names: Sequence[str]) -> str:

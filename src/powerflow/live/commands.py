@@ -52,6 +52,13 @@ class NodeChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeDeclaredOff:
+    """Tell the controller's loop that an operator says that a node is off."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class CapsChanged:
     """Tell the controller's loop that a power cap was set or lifted."""
 
@@ -66,7 +73,17 @@ class SharesChanged:
     """Tell the controller's loop that the share of a project was set."""
 
 
-ApiCommand = JobSubmitted | JobEnded | JobHeld | JobReleased | NodeChanged | CapsChanged | StagesChanged | SharesChanged
+ApiCommand = (
+    JobSubmitted
+    | JobEnded
+    | JobHeld
+    | JobReleased
+    | NodeChanged
+    | NodeDeclaredOff
+    | CapsChanged
+    | StagesChanged
+    | SharesChanged
+)
 
 
 class ApiCommands:
@@ -121,12 +138,10 @@ class ApiCommands:
             case JobReleased(job_id):
                 if (job := jobs.get(job_id)) and job.held:
                     self._table.release(job)
-            case NodeChanged(node, drained=True):
-                self._table.emit(NodeDrained(node))
-            case NodeChanged(node):
-                self._gpu_service.pardon(node)
-                if self._nodes.answers(node):  # else when it answers again
-                    self._table.emit(NodeRecovered(node))
+            case NodeChanged(node, drained):
+                self._change(node, drained)
+            case NodeDeclaredOff(node):
+                self._nodes.declare_off(node)
             case CapsChanged():
                 self._table.emit(self._measurement.metered(), *self._governance.caps_news(now_s))
             case StagesChanged():
@@ -135,3 +150,11 @@ class ApiCommands:
                 self._governance.shares_changed()
             case _:
                 assert_never(command)
+
+    def _change(self, node: str, drained: bool) -> None:
+        if drained:
+            self._table.emit(NodeDrained(node))
+            return
+        self._gpu_service.pardon(node)
+        if self._nodes.answers(node):  # else when it answers again
+            self._table.emit(NodeRecovered(node))

@@ -9,6 +9,7 @@ from powerflow.api.records import GpuRecord, JobRecord, JobState, NodeRecord, To
 from powerflow.device.protocol import Reading
 from powerflow.live.controller import Controller
 from powerflow.live.gpus.machines import ClusterGpu
+from powerflow.live.node_watch import NodeCondition
 from powerflow.store.models import StoredJob
 
 #: Jobs that `Records.top` lists.
@@ -73,8 +74,8 @@ class Records:
     def node(self, name: str) -> NodeRecord:
         """Return the record of a node and its GPUs."""
         stored = self._controller.store.node_states().get(name)
-        up = self._controller.nodes.answers(name)  # not the engine, which may take long to answer
-        state = "failed" if not up else stored.state if stored else "up"
+        condition = self._controller.nodes.condition(name)  # not the engine, which may take long to answer
+        state = stored.state if stored and condition is NodeCondition.UP else condition.value
         gpu_type, emulated = self._power.node_kind(name)
         gpus = [self._gpu(name, gpu, reading) for gpu, reading in self._power.readings(name)]
         first = name == self._power.node_names()[0]

@@ -237,6 +237,12 @@ def _cluster() -> APIRouter:
     def resume(cluster: FromCluster, name: NodeName, caller: FromCaller) -> NodeRecord:
         return cluster.resume(name, caller)
 
+    @serves(router, ops.DECLARE_OFF, body=True)
+    def declare_off(
+        cluster: FromCluster, name: NodeName, caller: FromCaller, body: DrainReason | None = None
+    ) -> NodeRecord:
+        return cluster.declare_off(name, caller, body.reason if body else "")
+
     @serves(router, ops.EVENTS, looks_up=True)
     async def events(
         cluster: FromCluster,

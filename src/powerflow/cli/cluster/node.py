@@ -1,4 +1,4 @@
-"""``powerflow node``: list, drain and resume nodes."""
+"""``powerflow node``: list, drain and resume nodes, and declare them off."""
 
 from __future__ import annotations
 
@@ -47,9 +47,25 @@ def resume(controller: ControllerClient, node: Name, json: Json = False) -> None
     _say(controller.ask(ops.RESUME, name=node), json)
 
 
+@asks
+def declare_off(
+    controller: ControllerClient,
+    node: Name,
+    reason: Annotated[str, typer.Option(help="Reason, which is written to the audit.")] = "",
+    json: Json = False,
+) -> None:
+    """Declare that a node which does not answer is off, so that its jobs can start elsewhere.
+
+    Check this first: a job whose ranks run there after all would run twice until the node answers.
+    """
+    found = controller.ask(ops.DECLARE_OFF, DrainReason(reason), name=node)
+    say("node", found, f"{found.name} is declared off", json)
+
+
 app.command("list")(list_nodes)
 app.command("drain")(drain)
 app.command("resume")(resume)
+app.command("declare-off")(declare_off)
 
 
 def _say(node: NodeRecord, json: bool) -> None:
