@@ -323,8 +323,107 @@ def test_a_job_on_a_node_that_goes_runs_on_elsewhere_and_nobody_counts_it_as_a_f
     bench.until(lambda: len(bench.engine.running(job)) == 2)
     assert {bench.engine.statuses[name].node for name in bench.engine.running()} == set(bench.engine.gpus) - {node}
     assert bench.job(job).attempts == 0
-    assert bench.service.nodes()[list(bench.engine.gpus).index(node)].state == "failed"
+    assert bench.service.nodes()[list(bench.engine.gpus).index(node)].state == "unreachable"
     bench.until_state(job, JobState.COMPLETED)
+
+
+def node_of(bench: Bench, job: str) -> str:
+    (node,) = {bench.engine.statuses[name].node for name in bench.engine.really(job)}
+    return node
+
+
+def node_state(bench: Bench, node: str) -> str:
+    return next(found.state for found in bench.service.nodes() if found.name == node)
+
+
+def test_a_job_whose_node_does_not_answer_keeps_its_gpus_and_goes_on_there(bench: Bench) -> None:
+    job = bench.submit(gpus=2, retries=0)
+    bench.until_trains(job)
+    ranks, node = bench.engine.running(job), node_of(bench, job)
+    bench.engine.cut(node)
+    bench.turn(5)
+    others = [bench.submit(gpus=2) for _ in range(3)]
+    bench.turn(100)
+    assert node_state(bench, node) == "unreachable"
+    assert bench.controller.jobs[job].gpus == 2
+    assert bench.controller.jobs[job].reason == "keeps its GPUs: its node does not answer, and it may run there"
+    assert bench.job(job).attempts == 0
+    assert {status.node for status in bench.engine.statuses.values() if status.name.gang in others} == (
+        set(bench.engine.gpus) - {node}
+    )
+    bench.engine.mend(node)
+    bench.until_state(job, JobState.COMPLETED)
+    assert node_state(bench, node) == "up"
+    assert [name for name in bench.engine.launches if name.gang == job] == ranks  # nothing was started a second time
+
+
+def test_a_job_with_ranks_elsewhere_is_planned_without_the_node(bench: Bench) -> None:
+    bench.steps_total = 10_000
+    job = bench.submit(gpus="2..8", retries=0)
+    bench.until_trains(job)
+    bench.until(lambda: len(bench.engine.running(job)) == 8)
+    first, second = bench.engine.gpus
+    kept = [name for name in bench.engine.running(job) if bench.engine.statuses[name].node == first]
+    bench.engine.cut(second)
+    bench.until(lambda: [*dict(bench.controller.jobs[job].placement)] == [first])
+    bench.turn(50)
+    assert bench.engine.running(job) == kept
+    assert not bench.engine.signals  # ranks that are healthy were not touched
+    steps = bench.controller.jobs[job].steps
+    bench.turn(20)
+    assert bench.controller.jobs[job].steps > steps
+    bench.engine.mend(second)
+    bench.until(lambda: len(bench.engine.running(job)) == 8)
+    assert set(kept) <= set(bench.engine.running(job))
+    assert bench.job(job).attempts == 0
+
+
+def test_an_operator_declares_a_node_off_and_its_jobs_start_elsewhere(bench: Bench) -> None:
+    bench.steps_total = 10_000
+    job = bench.submit(gpus=2, retries=0)
+    bench.until_trains(job)
+    node = node_of(bench, job)
+    with pytest.raises(Refused, match="answers, so it is not off"):
+        bench.service.declare_off(node, ROOT, "")
+    with pytest.raises(NotFound):
+        bench.service.declare_off("n9", ROOT, "")
+    bench.engine.cut(node)
+    bench.turn(5)
+    bench.service.declare_off(node, ROOT, "the power supply burns")
+    entry = bench.service.audit().items[-1]
+    assert (entry.action, entry.target, entry.fields) == (
+        "node declare-off",
+        node,
+        {"reason": "the power supply burns"},
+    )
+    bench.until(lambda: bool(bench.engine.running(job)))
+    assert node_state(bench, node) == "failed"
+    assert bench.job(job).attempts == 0
+    bench.restart()  # the next controller knows it
+    bench.turn(3)
+    assert node_state(bench, node) == "failed"
+    bench.engine.mend(node)
+    bench.turn(3)
+    assert node_state(bench, node) == "up"
+    assert {bench.engine.statuses[name].node for name in bench.engine.really(job)} == set(bench.engine.gpus) - {node}
+    bench.engine.cut(node)
+    bench.turn(3)
+    assert node_state(bench, node) == "unreachable"  # the old word does not count any more
+
+
+def test_a_controller_that_starts_while_a_node_is_away_touches_nothing(bench: Bench) -> None:
+    job = bench.submit(gpus=2, retries=0)
+    bench.until_trains(job)
+    ranks, node = bench.engine.running(job), node_of(bench, job)
+    bench.engine.cut(node)
+    bench.die()
+    bench.start()
+    bench.turn(50)
+    assert bench.controller.jobs[job].gpus == 2
+    assert len(bench.gangs.holding()) == 2
+    bench.engine.mend(node)
+    bench.until_state(job, JobState.COMPLETED)
+    assert bench.engine.launches == ranks
 
 
 def test_a_drained_node_stays_so_when_it_fails_and_comes_back(bench: Bench) -> None:
