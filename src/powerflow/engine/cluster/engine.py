@@ -37,7 +37,7 @@ from powerflow.engine.local.records import check_epoch, check_gang, check_spec
 from powerflow.engine.protocol import EngineError, EngineNode, Fenced, RankName, RankSpec, RankState, RankStatus
 
 #: An agent that says nothing for this long cannot be reached.
-SILENT_S = 3.0
+SILENT_S = 4.0
 #: An agent that has nothing to say answers after this time.
 BEAT_S = 1.0
 #: Longest wait for an answer to a question of a caller.

@@ -84,14 +84,19 @@ class RayMembership:
 
     def __init__(self, engine: ClusterEngine, agents: RayAgents, address: str | None) -> None:
         self._engine, self._agents = engine, agents
+        self.closed = False
         self._serving: dict[str, asyncio.Task[None]] = {}
-        _connect(address)
+        self._connected = not ray.is_initialized()
+        if self._connected:
+            _connect(address)
         self._task = asyncio.run_coroutine_threadsafe(self._follow(), engine.loop)
 
     def close(self) -> None:
         """Leave the Ray cluster. Agents and ranks run on."""
+        self.closed = True
         self._task.cancel()
-        ray.shutdown()
+        if self._connected:
+            ray.shutdown()
 
     async def _follow(self) -> None:
         loop = asyncio.get_running_loop()
@@ -131,7 +136,7 @@ class RayMembership:
         """Return the actor of a node. It is made once, and found again by a later controller."""
         node_id = node["NodeID"]
         where = ["--name", node["NodeManagerHostname"], "--address", node["NodeManagerAddress"]]
-        arguments = ["agent", *where, "--state-dir", self._agents.directory, *self._agents.arguments]
+        arguments = ["agent", *where, *self._agents.arguments]
         command = ["-c", "from powerflow.cli.main import run; run()", *arguments]
         options = {
             "name": f"agent-{node_id}",

@@ -28,13 +28,14 @@ class Relay:
     """The actor. Its methods may run at the same time.
 
     Args:
-        directory: Folder of the agent that the actor starts if the site has started none.
-        command: Command line of this agent, without the name of the interpreter.
+        directory: Folder of the agent that the actor starts if the site has started none. Variables of the node's
+            environment in it are replaced, as in ``$TMPDIR/agent``.
+        command: Command line of this agent, without the name of the interpreter, its folder and the join token.
         token: Join token as text, for this agent.
     """
 
     def __init__(self, directory: str, command: Sequence[str], token: str) -> None:
-        self._directory, self._command, self._token = Path(directory), tuple(command), token
+        self._directory, self._command, self._token = Path(os.path.expandvars(directory)), tuple(command), token
         self._link: StreamLink | None = None
         self._connecting = asyncio.Lock()
 
@@ -73,7 +74,8 @@ class Relay:
         log = os.open(self._directory / "agent.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             forked = "import os, sys\nif os.fork() == 0:\n    os.setsid()\n    os.execv(sys.argv[1], sys.argv[1:])"
-            words = [sys.executable, "-c", forked, sys.executable, *self._command, "--token-file", str(token)]
+            own = ["--state-dir", str(self._directory), "--token-file", str(token)]
+            words = [sys.executable, "-c", forked, sys.executable, *self._command, *own]
             subprocess.run(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True, env=_environment())
         finally:
             os.close(log)
