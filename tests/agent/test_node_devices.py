@@ -84,8 +84,9 @@ def test_a_report_is_plain_data_from_which_everything_can_be_read(machine: Machi
     assert (reading.power_w, reading.clock_mhz, reading.locked_mhz) == (200.0, 1410.0, None)
     assert math.isnan(reading.time_s), "the machine's clock means nothing elsewhere"
     assert math.isnan(reading.power_limit_w)
-    assert tuple(power_of(a)) == (200.0, 0.0)
-    assert (a["rank"], a["age_s"], a["clock"]) == (ONE, 0.25, {"asked_mhz": None, "holds": False, "strays": False})
+    assert tuple(power_of(a, report["age_s"])) == (200.0, 0.25), "the power of a quarter of a second ago"
+    assert report["age_s"] == 0.25
+    assert (a["rank"], a["clock"]) == (ONE, {"asked_mhz": None, "holds": False, "strays": False})
     assert reading_of(b) is None
     assert repr(error_of(b)) == "DeviceLost('GPU is lost')"
     assert error_of(a) is None

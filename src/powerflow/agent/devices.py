@@ -264,14 +264,13 @@ class NodeDevices:
         """
         with self._quick:
             published, since = self._published, max(since, self._acknowledged[0])
-        age_s = self._clock() - published["read_s"]
         version, rows = published["rows"]
-        gpus = {uid: {**row, "age_s": age_s} for uid, row in published["gpus"].items()}
         return {
             "machine": self.machine,
             "boot": self._boot,
             "at": published["at"],
-            "gpus": gpus,
+            "age_s": self._clock() - published["read_s"],
+            "gpus": published["gpus"],
             "ledger": {
                 "id": self._ledger.id,
                 "version": version,
@@ -362,7 +361,6 @@ class NodeDevices:
         gpus = {
             uid: gpu_row(
                 self._readings.get(uid),
-                0.0,
                 meter.errors.get(uid),
                 meter.powers.get(uid),
                 self._strangers.get(uid, ()),

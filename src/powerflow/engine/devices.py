@@ -9,7 +9,8 @@ A **report** is a dict::
     machine      name of the machine, which may be several nodes of the cluster
     boot         id of the machine's present boot
     at           name of the report: another reading has another name
-    gpus         uuid → {reading, age_s, error, power, strangers, rank, clock} of every GPU, see `gpu_row`
+    age_s        seconds since the GPUs were read
+    gpus         uuid → {reading, error, power, strangers, rank, clock} of every GPU, see `gpu_row`
     ledger       {id, version, acknowledged, rows} of the energy so far, see `LedgerRow`
     refused      why clocks cannot be set, one line for each reason
     notices      what the operator should know about these GPUs, one line each
@@ -67,7 +68,10 @@ class DeviceSource(Protocol):
         ...
 
     def report(self, machine: str) -> Report | None:
-        """Return the last report that has come from a machine; None if none has come yet."""
+        """Return the last report that has come from a machine; None if none has come yet.
+
+        Its ``age_s`` is the age of its readings at this call.
+        """
         ...
 
     def want(self, machine: str, clocks_mhz: Mapping[str, float]) -> None:
@@ -87,6 +91,11 @@ class DeviceSource(Protocol):
             audit: Number of the last audit entry that was stored.
         """
         ...
+
+
+def aged(report: Report, seconds: float) -> Report:
+    """Return a report that came some seconds ago, with the age that its readings have now."""
+    return {**report, "age_s": report["age_s"] + seconds}
 
 
 def reading_row(reading: Reading) -> dict[str, Any]:
@@ -136,7 +145,6 @@ def error_of(row: Mapping[str, Any]) -> DeviceError | None:
 
 def gpu_row(
     reading: Reading | None,
-    age_s: float,
     error: DeviceError | None,
     power: MeanPower | None,
     strangers: Sequence[str],
@@ -147,7 +155,6 @@ def gpu_row(
 
     Args:
         reading: The last reading; None if the GPU did not answer.
-        age_s: Seconds since the last attempt to read the GPU.
         error: Why the GPU did not answer.
         power: Mean power of the GPU at the last reading.
         strangers: Processes on the GPU that belong to no rank, in words.
@@ -156,7 +163,6 @@ def gpu_row(
     """
     return {
         "reading": None if reading is None else reading_row(reading),
-        "age_s": age_s,
         "error": error_row(error),
         "power": None if power is None else [_known(power.watts), power.seconds],
         "strangers": list(strangers),
@@ -165,10 +171,13 @@ def gpu_row(
     }
 
 
-def power_of(row: Mapping[str, Any]) -> MeanPower:
-    """Return the mean power of a GPU's row in a report; nan watts if the GPU reports none."""
+def power_of(row: Mapping[str, Any], age_s: float) -> MeanPower:
+    """Return the mean power of a GPU's row in a report; nan watts if the GPU reports none.
+
+    Its ``seconds`` say when its period began: they contain the age of the reading.
+    """
     watts, seconds = row["power"] or (None, 0.0)
-    return MeanPower(_number(watts), float(seconds))
+    return MeanPower(_number(watts), float(seconds) + age_s)
 
 
 def _known(value: float) -> float | None:

@@ -28,8 +28,11 @@ class Measurement:
         self.settle(now_s)
         if self._scheduler.caps:
             self._table.emit(self.metered())
+        news, disturbed = self._power.jobs_with_news(), self._power.disturbed()
         for job in self._table.jobs.values():
-            job.metered(self._power.power_of(job.id), self._power.disturbed(job.id), now_s)
+            power = self._power.power_of(job.id)
+            if job.id in news or job.id in disturbed or not power.watts:  # no reading counts twice
+                job.metered(power, job.id in disturbed, now_s)
 
     def settle(self, now_s: float) -> None:
         """Take the machines' last reports, and charge the energy up to then to the jobs whose ranks drew it."""

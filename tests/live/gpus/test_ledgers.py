@@ -189,7 +189,7 @@ def test_a_machine_that_is_away_keeps_its_joules_for_the_ranks_that_drew_them(cl
     cluster.save()
     assert cluster.store.job(one).energy_j == pytest.approx(100.0)
     assert "m has not reported for 60 s" in cluster.gpus.notices()[0]
-    assert cluster.gpus.disturbed(one)
+    assert one in cluster.gpus.disturbed()
     cluster.cut.clear()
     cluster.turn(0.0)
     assert cluster.gpus.notices() == []
@@ -324,11 +324,26 @@ def test_old_readings_say_nothing_about_a_job(cluster: Cluster) -> None:
     job = cluster.job()
     cluster.devices["m"].began(f"{job}.1.0", ["m0"])
     cluster.turn()
-    assert not cluster.gpus.disturbed(job)
+    assert job not in cluster.gpus.disturbed()
     cluster.cut.add("m")
     for _ in range(int(OLD_S) + 1):
         cluster.turn()
-    assert cluster.gpus.disturbed(job)
+    assert job in cluster.gpus.disturbed()
+
+
+def test_a_reading_counts_once_and_says_when_its_period_began(cluster: Cluster) -> None:
+    one, two = cluster.job(), cluster.job()
+    cluster.devices["m"].began(f"{one}.1.0", ["m0"])
+    cluster.devices["n"].began(f"{two}.1.0", ["n0"])
+    cluster.turn()
+    assert cluster.gpus.jobs_with_news() == {one, two}
+    cluster.cut.add("m")
+    cluster.turn()
+    assert cluster.gpus.jobs_with_news() == {two}
+    cluster.cut.clear()
+    cluster.now_s += 0.75  # the report is on its way
+    cluster.gpus.settle(cluster.wall_s)
+    assert tuple(cluster.gpus.power_of(one)) == (100.0, 0.75), "a clock that was set meanwhile does not explain it"
 
 
 _acts = st.lists(

@@ -40,7 +40,7 @@ def test_nobody_pays_for_what_cannot_be_told_apart(bench: Bench, monkeypatch: py
     assert entry.energy_j == charged_j
     assert power.totals_j()[2] - idle_j > 5e3
     assert entry.gpu_s > 0
-    assert power.disturbed(job)
+    assert job in power.disturbed()
     assert entry.window is None
     assert any(f"GPU {number} of {node} is also used by {STRANGER[0]}" in notice for notice in power.notices())
     metered_j, jobs_j, all_idle_j = power.totals_j()

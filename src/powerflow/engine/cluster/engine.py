@@ -32,7 +32,7 @@ from powerflow.engine.cluster.mail import Letter, Mailroom, is_for_ranks, may_co
 from powerflow.engine.cluster.orders import Outbox, ask
 from powerflow.engine.cluster.rows import spec_row
 from powerflow.engine.cluster.sealed import Hello, NotGenuine, Session, own_key, own_token
-from powerflow.engine.devices import Report
+from powerflow.engine.devices import Report, aged
 from powerflow.engine.local.records import check_epoch, check_gang, check_spec
 from powerflow.engine.protocol import EngineError, EngineNode, Fenced, RankName, RankSpec, RankState, RankStatus
 
@@ -311,7 +311,9 @@ class ClusterEngine:
         """Return the last report of a machine; None if this controller has got none, or the machine does not answer."""
         with self._changed:
             found = self._machines.get(machine)
-            return found.report if found is not None and found.up else None
+            if found is None or not found.up or found.report is None:
+                return None
+            return aged(found.report, time.monotonic() - found.report_s)
 
     def want(self, machine: str, clocks_mhz: Mapping[str, float]) -> None:
         """Ask for clocks (MHz) by UUID. See `DeviceSource.want`."""
@@ -438,7 +440,7 @@ class ClusterEngine:
                     status = machine.ranks[name]
                     machine.ranks[name] = _ended(status, why)
             gangs = {name.gang for name in machine.ranks}
-            machine.report = answer.get("devices") or machine.report
+            machine.heard(answer.get("devices"), time.monotonic())
             self._keep(machine)
         self._is_up(machine, True)
         if specs:
@@ -476,7 +478,7 @@ class ClusterEngine:
                         self._keep(machine)
                         self._tell()
                 machine.version = answer["version"]
-                machine.report = answer.get("devices") or machine.report
+                machine.heard(answer.get("devices"), time.monotonic())
             self._is_up(machine, True)
             self._mail(machine, answer["letters"])
 

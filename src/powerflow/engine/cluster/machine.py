@@ -31,6 +31,7 @@ class Machine:
         limits: Limits that the machine can enforce.
         gpus: Its GPUs, each as the agent has described it.
         report: The agent's last report of its GPUs (`powerflow.engine.devices`); None if none has come.
+        report_s: When it came, on the monotonic clock of the controller.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Machine:
     limits: frozenset[str] = frozenset()
     gpus: list[dict[str, Any]] = field(default_factory=list)
     report: dict[str, Any] | None = None
+    report_s: float = math.nan
 
     def row(self) -> dict[str, Any]:
         """Return what must be known after a restart of the controller, as JSON data."""
@@ -83,6 +85,11 @@ class Machine:
         if incarnation != self.incarnation:
             self.version = 0
         self.incarnation = incarnation
+
+    def heard(self, report: dict[str, Any] | None, now_s: float) -> None:
+        """Take a report of the GPUs that has come at a moment of the monotonic clock; None: nothing is new."""
+        if report is not None:
+            self.report, self.report_s = report, now_s
 
     def begin(self, status: RankStatus) -> None:
         """Note that a rank is about to be launched here."""

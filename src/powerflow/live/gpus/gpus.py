@@ -17,7 +17,7 @@ from powerflow.device.protocol import DeviceError, Place, Reading
 from powerflow.engine.devices import DeviceSource, Report
 from powerflow.live.gpus.health import GpuHealth
 from powerflow.live.gpus.hosts import names_by_type
-from powerflow.live.gpus.ledgers import Drawn, job_of
+from powerflow.live.gpus.ledgers import Drawn, OpenCharges, job_of
 from powerflow.live.gpus.limit_watch import LimitWatch
 from powerflow.live.gpus.machines import ClusterGpu, Machine, Machines
 from powerflow.live.gpus.readings import LastReadings, last_readings
@@ -56,8 +56,7 @@ class ClusterGpus:
         self._pays: dict[str, bool] = {}  # by job id: it is in the store
         self._news: frozenset[Place] = frozenset()  # GPUs of which `settle` has just taken readings
         self._seen = LastReadings()
-        self._charges: dict[str | None, Charge] = {}  # not stored yet, by the job that pays (None: idle)
-        self._totals_j = (0.0, 0.0, 0.0)  # metered, jobs, idle
+        self._charges = OpenCharges()
         self._now_s = -math.inf
         self._enter()
 
@@ -80,7 +79,7 @@ class ClusterGpus:
 
     def start(self, now_s: float) -> None:
         """Take the readings that are there. Energy is taken by the first `settle`, when the jobs are known."""
-        self._totals_j = self._store.charges.totals()
+        self._charges = OpenCharges(self._store.charges.totals())
         self._limits = LimitWatch(self._store.get(LIMITS, {}))
         self._now_s = now_s
         self._enter()
@@ -118,7 +117,7 @@ class ClusterGpus:
             since_s = machine.taken_s if math.isfinite(machine.taken_s) else now_s
             machine.taken_s, machine.taken_at, machine.unsaved = now_s, machine.report["at"], True
             for job, part in drawn.items():
-                self._charge(Charge(since_s, now_s, "", job, part.energy_j, part.gpu_s))
+                self._charges.add(Charge(since_s, now_s, "", job, part.energy_j, part.gpu_s))
                 if job is not None:
                     before = charged.get(job, Drawn(0.0, 0.0))
                     charged[job] = Drawn(before.energy_j + part.energy_j, before.gpu_s + part.gpu_s)
@@ -149,20 +148,6 @@ class ClusterGpus:
                     raise
                 self._pays[job] = True
 
-    def _charge(self, new: Charge) -> None:
-        """Add a charge to the charges that are not stored yet.
-
-        There is one such charge for each job and one for idle GPUs, from the first start to the last end.
-        """
-        metered_j, jobs_j, idle_j = self._totals_j
-        of_jobs_j = new.energy_j if new.job_id is not None else 0.0
-        self._totals_j = metered_j + new.energy_j, jobs_j + of_jobs_j, idle_j + new.energy_j - of_jobs_j
-        old = self._charges.get(new.job_id)
-        if old is not None:
-            start_s, end_s = min(old.start_s, new.start_s), max(old.end_s, new.end_s)
-            new = Charge(start_s, end_s, "", new.job_id, old.energy_j + new.energy_j, old.gpu_s + new.gpu_s)
-        self._charges[new.job_id] = new
-
     def save(self, store: Store) -> None:
         """Store the charges, and what was taken from each machine, together; then tell the machines.
 
@@ -170,9 +155,9 @@ class ClusterGpus:
         """
         unsaved = {name: machine for name, machine in self._machines.by_name.items() if machine.unsaved}
         taken = {LEDGER + name: machine.ledger.state() for name, machine in unsaved.items()}
-        if self._charges:
-            store.charges.add(list(self._charges.values()), taken)
-            self._charges.clear()
+        if self._charges.by_job:
+            store.charges.add(list(self._charges.by_job.values()), taken)
+            self._charges.by_job.clear()
         else:  # a new machine, of which nothing is charged yet
             for key, state in taken.items():
                 store.put(key, state)
@@ -194,7 +179,7 @@ class ClusterGpus:
 
     def totals_j(self) -> tuple[float, float, float]:
         """Return the joules metered since the store was made: in all, of jobs, and of idle GPUs."""
-        return self._totals_j
+        return self._charges.totals_j
 
     # -- clocks ---------------------------------------------------------------------------------------------------
 
@@ -267,6 +252,10 @@ class ClusterGpus:
         """Return the GPUs of which the last `settle` has taken a new reading or error."""
         return self._news
 
+    def jobs_with_news(self) -> Collection[str]:
+        """Return the jobs on these GPUs."""
+        return {job for place in self._news if (job := self._seen.owners.get(place))}
+
     def strangers(self, place: Place) -> tuple[str, ...]:
         """Return the processes on a GPU that belong to no job, in words."""
         row = self._machines.row(place)
@@ -280,19 +269,17 @@ class ClusterGpus:
         """Return all GPUs of the cluster."""
         return self._machines.gpus
 
-    def disturbed(self, job: str) -> bool:
-        """Return True if readings of a job's GPUs do not show the job's own costs.
+    def disturbed(self) -> Collection[str]:
+        """Return the jobs whose GPUs' readings do not show the job's own costs.
 
         The reasons are: processes of other people run on the GPUs, somebody has changed their power limit, their clocks
         are not as asked for, or their machine has not reported for some time.
         """
         strange = {*self.health.shared(), *self._limited()}
-        old = self._old()
-        for place in [place for place, owner in self._seen.owners.items() if owner == job]:
-            row = self._machines.row(place)
-            if place in strange or row is None or row["clock"]["strays"] or self._machines.gpus[place].machine in old:
-                return True
-        return False
+        for name in self._old():
+            strange.update(gpu.place for gpu in self._machines.by_name[name].gpus)
+        strays = self._seen.strays
+        return {job for place, job in self._seen.owners.items() if place in strange or place in strays}
 
     # -- what is shown --------------------------------------------------------------------------------------------
 
@@ -326,7 +313,10 @@ class ClusterGpus:
         return self.power_of(job).watts
 
     def power_of(self, job: str) -> MeanPower:
-        """Return the mean power (W) of a job's GPUs at the last reading, and its period (s); 0 W if not read."""
+        """Return the mean power (W) of a job's GPUs at the last readings; 0 W if not read.
+
+        Its ``seconds`` say how long ago its period began.
+        """
         return self._seen.power.get(job, MeanPower(0.0, 0.0))
 
     def clock_of(self, job: str) -> float | None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from powerflow.engine.devices import LedgerRow
 from powerflow.engine.protocol import RankName
+from powerflow.store.models import Charge
 
 
 @lru_cache(maxsize=65536)
@@ -86,3 +87,29 @@ class TakenLedger:
     def state(self) -> dict[str, Any]:
         """Return all that a later controller needs, as plain data for JSON."""
         return {"id": self.id, "version": self.version, "rows": {str(n): list(row) for n, row in self._rows.items()}}
+
+
+class OpenCharges:
+    """Charges that are not stored yet.
+
+    Args:
+        totals_j: Joules metered since the store was made, as it has them: in all, of jobs, and of idle GPUs.
+
+    Attributes:
+        by_job: One charge for each job (None: idle GPUs), from the first start to the last end.
+        totals_j: As above, with these charges.
+    """
+
+    def __init__(self, totals_j: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> None:
+        self.by_job: dict[str | None, Charge] = {}
+        self.totals_j = totals_j
+
+    def add(self, new: Charge) -> None:
+        """Add a charge."""
+        metered_j, jobs_j, idle_j = self.totals_j
+        of_jobs_j = new.energy_j if new.job_id is not None else 0.0
+        self.totals_j = metered_j + new.energy_j, jobs_j + of_jobs_j, idle_j + new.energy_j - of_jobs_j
+        if (old := self.by_job.get(new.job_id)) is not None:
+            start_s, end_s = min(old.start_s, new.start_s), max(old.end_s, new.end_s)
+            new = Charge(start_s, end_s, "", new.job_id, old.energy_j + new.energy_j, old.gpu_s + new.gpu_s)
+        self.by_job[new.job_id] = new

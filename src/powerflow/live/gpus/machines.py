@@ -44,12 +44,17 @@ class ClusterGpu:
 
 
 class GpuSeen(NamedTuple):
-    """What the last report says of one GPU: job whose rank has it ("" if none), reading, error, and mean power."""
+    """What the last report says of one GPU: job whose rank has it ("" if none), reading, error, mean power,
+    and if it strays from the clock that it was asked for.
+
+    The period of the mean power began ``power.seconds`` ago, because it contains the age of the reading.
+    """
 
     job: str
     reading: Reading | None
     error: DeviceError | None
     power: MeanPower
+    strays: bool
 
 
 @dataclass(slots=True)
@@ -88,9 +93,11 @@ class Machine:
 
     def read(self) -> None:
         """Read what the last report says of the GPUs."""
-        rows = self.report["gpus"] if self.report is not None else {}
+        rows, age_s = (self.report["gpus"], self.report["age_s"]) if self.report is not None else ({}, 0.0)
         self.seen = {
-            gpu.place: GpuSeen(job_of(row["rank"]), reading_of(row), error_of(row), power_of(row))
+            gpu.place: GpuSeen(
+                job_of(row["rank"]), reading_of(row), error_of(row), power_of(row, age_s), row["clock"]["strays"]
+            )
             for gpu in self.gpus
             if (row := rows.get(gpu.uuid)) is not None
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from powerflow.device.meter import MeanPower
@@ -23,6 +23,7 @@ class LastReadings:
         watts: Mean power of each GPU that reports one.
         power: Mean power of each job's GPUs together.
         clock_mhz: Mean clock of each job's GPUs.
+        strays: GPUs that run at another clock than they were asked for.
     """
 
     readings: Mapping[Place, Reading] = field(default_factory=dict)
@@ -31,6 +32,7 @@ class LastReadings:
     watts: Mapping[Place, float] = field(default_factory=dict)
     power: Mapping[str, MeanPower] = field(default_factory=dict)
     clock_mhz: Mapping[str, float] = field(default_factory=dict)
+    strays: Collection[Place] = frozenset()
 
 
 def last_readings(machines: Machines) -> LastReadings:
@@ -41,8 +43,11 @@ def last_readings(machines: Machines) -> LastReadings:
     watts: dict[Place, float] = {}
     power: dict[str, MeanPower] = {}
     clocks_mhz: dict[str, list[float]] = defaultdict(list)
+    strange: set[Place] = set()
     for machine in machines.by_name.values():
-        for place, (job, reading, error, mean) in machine.seen.items():
+        for place, (job, reading, error, mean, strays) in machine.seen.items():
+            if strays:
+                strange.add(place)
             if job:
                 owners[place] = job
             if error is not None:
@@ -58,7 +63,7 @@ def last_readings(machines: Machines) -> LastReadings:
             if job and math.isfinite(reading.clock_mhz):
                 clocks_mhz[job].append(reading.clock_mhz)
     clock_mhz = {job: sum(clocks) / len(clocks) for job, clocks in clocks_mhz.items()}
-    return LastReadings(readings, errors, owners, watts, power, clock_mhz)
+    return LastReadings(readings, errors, owners, watts, power, clock_mhz, strange)
 
 
 def _together(one: MeanPower, other: MeanPower) -> MeanPower:
