@@ -105,7 +105,9 @@ class FakeRank:
     def advance(self) -> int | None:
         """Do the next thing; the exit code once it ends."""
         self.turns += 1
-        if self._is_cut():
+        if self._is_replaced():
+            self.report(Phase.RELEASED)
+        elif self._is_cut():
             self.report(Phase.BROKEN)
             return None
         match self.phase:
@@ -128,6 +130,12 @@ class FakeRank:
                 self.habits.evaluates -= 1
                 return 0 if self.habits.evaluates < 0 else None
         return None
+
+    def _is_replaced(self) -> bool:
+        """The others go on without this rank: its connections are shut, so no step of its group can end."""
+        target = self.mailbox.target()
+        ends = self.phase in (Phase.RELEASED, Phase.DONE)
+        return target is not None and not ends and target.generation > self.generation and self.name in target.lost
 
     def _is_cut(self) -> bool:
         """A newer target names a peer that does not answer: whoever waits for it is woken."""
