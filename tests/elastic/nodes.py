@@ -32,9 +32,9 @@ class Relay:
     One file's versions never overtake each other, as on one connection; any two files do.
     """
 
-    def __init__(self, folders: Mapping[str, Path], delay_s: float, seed: int) -> None:
+    def __init__(self, folders: Mapping[str, Path], least_s: float, most_s: float, seed: int) -> None:
         self.folders = folders
-        self.delay_s = delay_s
+        self.delay_s = (least_s, most_s)
         self._rng = random.Random(seed)
         self._known: dict[tuple[str, str], str] = {}
         self._due: list[tuple[float, int, str, str, str, str]] = []
@@ -71,7 +71,7 @@ class Relay:
             for other in self.folders:
                 if other != node:
                     last_s = self._last.get((node, other, file), 0.0)
-                    at_s = max(last_s, time.monotonic() + self._rng.uniform(0.0, self.delay_s))
+                    at_s = max(last_s, time.monotonic() + self._rng.uniform(*self.delay_s))
                     self._last[node, other, file] = at_s
                     heapq.heappush(self._due, (at_s, next(self._numbers), node, other, file, text))
 
@@ -127,7 +127,15 @@ class Nodes(Supervisor):
     """A job on several nodes. Without hosts the nodes are folders of this machine."""
 
     def __init__(
-        self, directory: Path, count: int, *, delay_s: float, hosts: Hosts | None = None, seed: int = 1, **options: Any
+        self,
+        directory: Path,
+        count: int,
+        *,
+        delay_s: float,
+        least_s: float = 0.0,
+        hosts: Hosts | None = None,
+        seed: int = 1,
+        **options: Any,
     ) -> None:
         super().__init__(directory, **options)
         self.hosts = hosts
@@ -136,7 +144,7 @@ class Nodes(Supervisor):
         for i in range(1, count + 1):
             folders[str(i)] = (directory / f"node{i}" if hosts is None else hosts.disk(i)) / "job"
             Mailbox(folders[str(i)]).create()
-        self.relay = Relay(folders, delay_s, seed)
+        self.relay = Relay(folders, least_s, delay_s, seed)
 
     def __exit__(self, *exception: object) -> None:
         self.relay.close()
@@ -159,7 +167,9 @@ class Nodes(Supervisor):
             return name
         place = {"POWERFLOW_ADDRESS": self.hosts.address(node), "POWERFLOW_INTERFACE": INTERFACE}
         code = f"from tests.elastic import trainee; trainee.main(*{arguments!r})"
-        started = self.hosts.run(node, [sys.executable, "-c", code], place, cwd=os.getcwd())
+        # tests before this one may have formed a group in this process, which then has an interface in its environment
+        bare = ["env", "-u", "GLOO_SOCKET_IFNAME", "-u", "NCCL_SOCKET_IFNAME", sys.executable, "-c", code]
+        started = self.hosts.run(node, bare, place, cwd=os.getcwd())
         self.processes[name] = OnHost(started)  # type: ignore[assignment]
         return name
 

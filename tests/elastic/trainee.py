@@ -90,7 +90,8 @@ def put_in(fault: str, run: Any, model: nn.Module) -> None:
         return bool(run.position.step >= at)
 
     def regrouping() -> bool:
-        return bool(run.generation == at and run._reporter._facts["phase"] is Phase.REGROUPING)
+        phase = run._reporter._facts["phase"]
+        return bool(run.generation == at and phase in (Phase.READY, Phase.REGROUPING))  # newcomers arrive early
 
     def before(due: Callable[[], bool], module: Any, name: str) -> None:
         behind = getattr(module, name)

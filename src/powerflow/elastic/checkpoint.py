@@ -18,7 +18,7 @@ import torch
 from powerflow.elastic.fence import Overtaken, raise_fence
 from powerflow.elastic.mailbox import Phase
 from powerflow.elastic.reporter import Reporter
-from powerflow.elastic.state import Training, copied
+from powerflow.elastic.state import Training, copied, load
 
 #: Time between two attempts to save a state that no other rank has. The controller waits 30 s before it ends the rank;
 #: until then a full disk may get room.
@@ -37,17 +37,27 @@ class CheckpointWriter:
     def __init__(self, training: Training, path: Path, reporter: Reporter) -> None:
         self._training, self._path, self._reporter = training, path, reporter
         self.generation = 0
+        self._loaded_step = 0  # step of the checkpoint from which this rank began
         self._saved_s = time.monotonic()
         self._thread: threading.Thread | None = None
 
-    def lead(self, saved_step: int) -> None:
+    def lead(self) -> None:
         """Make this rank the one that saves checkpoints.
 
-        Args:
-            saved_step: Step of the checkpoint from which this rank began. If the run has trained further, a checkpoint
-                is due at once, because it is unknown when another rank last saved one.
+        If the run has trained further than the checkpoint from which this rank began, a checkpoint is due at once,
+        because it is unknown when another rank last saved one.
         """
-        self._saved_s = -1e9 if self._training.position.step > saved_step else time.monotonic()
+        self._saved_s = -1e9 if self._training.position.step > self._loaded_step else time.monotonic()
+
+    def resume(self, generation: int) -> None:
+        """Load the checkpoint, if it exists, because this rank leads a generation and has no state of the run."""
+        self.take_over(generation)  # before the file is read, so that nobody replaces it afterwards
+        state = load(self._path)
+        if state is not None:
+            self._training.become(state)
+            self._training.joined = False  # the state of a remaining rank is newer
+            self._loaded_step = self._training.position.step
+            self._reporter.note(saved_step=self._loaded_step)
 
     def take_over(self, generation: int) -> None:
         """Refuse states of earlier generations from now on, because this rank leads a later one."""

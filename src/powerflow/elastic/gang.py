@@ -23,7 +23,7 @@ from powerflow.elastic.checksum import RankComparison
 from powerflow.elastic.mailbox import FileWatch, Mailbox, Phase, Switch, Target
 from powerflow.elastic.peers import Peers
 from powerflow.elastic.reporter import Reporter
-from powerflow.elastic.state import Training, load, share
+from powerflow.elastic.state import Training, share
 
 #: Shortest time that forming a group may take before a newer target stops it.
 REGROUP_S = 1.0
@@ -66,6 +66,7 @@ class GangMember:
         self._tried = 0  # newest generation that this rank has tried to join
         self._next: Target | None = None
         self._announcements = Announcements(0)
+        self._meetings = group.Meetings(mailbox)
         self._wanted: Target | None = None
         self._done = False
         self._left = self._stopped = False
@@ -73,7 +74,6 @@ class GangMember:
         self._news_of_switch = FileWatch(mailbox.directory / "switch.json")
         self._news_of_target = FileWatch(mailbox.directory / "target.json")
         self._looked_s = 0.0
-        self._loaded_step = 0  # step of the checkpoint that this rank began from
         self._checkpoint = CheckpointWriter(training, mailbox.checkpoint, reporter)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._on_sigterm)
@@ -140,7 +140,10 @@ class GangMember:
     def _receive(self) -> None:
         if not self._announcements.has_arrived:
             self.reporter.enter(Phase.SYNCING)
-        self._next = self._announcements.receive(self.rank)
+        target = self._announcements.receive(self.rank)
+        if target is not None and self.target is not None:
+            self._meetings.share(target, self.target, self.name)
+        self._next = target
 
     def _announce(self) -> None:
         wanted = self._lead() if self.rank == 0 else None
@@ -169,11 +172,25 @@ class GangMember:
             return None
         self._looked_s = now
         assert self.target is not None
-        if self._peers.all_wait([m.name for m in wanted.members if m not in self.target.members]):
-            with contextlib.suppress(OSError):  # the disk is full: try again later
-                self.mailbox.post_switch(Switch(wanted, self.training.position.step + (self.ranks > 1)))
-                return wanted
+        newcomers = [m.name for m in wanted.members if m not in self.target.members]
+        if not self._peers.all_wait(newcomers):
+            return None
+        with contextlib.suppress(OSError):  # the disk is full: try again later
+            if newcomers and wanted.members[0].name == self.name and not self._all_arrived(wanted, len(newcomers)):
+                return None
+            self.mailbox.post_switch(Switch(wanted, self.training.position.step + (self.ranks > 1)))
+            return wanted
         return None
+
+    def _all_arrived(self, wanted: Target, newcomers: int) -> bool:
+        """Let new ranks come to the meeting of the next generation while this one still trains.
+
+        So this generation does not wait until a file has come to them from another node, and one from them.
+        """
+        if not self._meetings.is_open(wanted.generation):
+            self._meetings.open(wanted.generation)
+            self.mailbox.post_switch(Switch(wanted, self.training.position.step + 1))
+        return self._meetings.open(wanted.generation).arrived() >= newcomers
 
     def _save_if_due(self) -> None:
         assert self.target is not None
@@ -258,7 +275,8 @@ class GangMember:
         if self.name not in names:
             self._leave(target)
         self.idle()
-        self.reporter.tell(Phase.REGROUPING)
+        if self.training.joined or names[0] == self.name:  # for a new rank, others may still train for a while
+            self.reporter.tell(Phase.REGROUPING)
         try:
             self._regroup(target, names.index(self.name))
         except group.GaveUp:
@@ -279,8 +297,12 @@ class GangMember:
             return self._should_give_up(target, rank, began_s)
 
         if rank == 0 and not self.training.joined:
-            self._take_checkpoint(target, give_up)
-        store = group.meet(self.mailbox, target, rank, give_up)
+            for _ in group.until(give_up):
+                if not self._peers.others_train(target):
+                    break
+            self._checkpoint.resume(target.generation)
+        store = group.meet(self._meetings, target, rank, give_up)
+        self.reporter.tell(Phase.REGROUPING)
         self._let_go()
         self._store = store
         group.form(store, rank, len(target.members), cuda=self.training.on_cuda())
@@ -292,7 +314,7 @@ class GangMember:
         if rank == 0:
             self._checkpoint.take_over(target.generation)
         if rank == 0 and (self.rank != 0 or not self.generation):
-            self._checkpoint.lead(self._loaded_step)
+            self._checkpoint.lead()
         self.training.draw_own_numbers(rank)
         self._comparison.compare(rank, len(target.members), formed=True)
         self.generation, self.rank, self.ranks, self.target = target.generation, rank, len(target.members), target
@@ -311,22 +333,6 @@ class GangMember:
             pause_s=time.monotonic() - self.step_ended_s,
             note="",
         )
-
-    def _take_checkpoint(self, target: Target, give_up: Callable[[], bool]) -> None:
-        """Load the checkpoint, if it exists.
-
-        The checkpoint is needed if no member of the target has the state of the run.
-        """
-        for _ in group.until(give_up):
-            if not self._peers.others_train(target):
-                break
-        self._checkpoint.take_over(target.generation)  # before it is read, so that nobody adds to it afterwards
-        state = load(self.mailbox.checkpoint)
-        if state is not None:
-            self.training.become(state)
-            self.training.joined = False  # the state of a remaining rank is newer
-            self._loaded_step = self.training.position.step
-            self.reporter.note(saved_step=self._loaded_step)
 
     def _should_give_up(self, target: Target, rank: int, began_s: float) -> bool:
         if self._told_to_leave or (self._done and self._all_done()) or self._comes_too_late(target):
@@ -383,11 +389,7 @@ class GangMember:
 
         If no rank of the target has the state of the run, save it first.
         """
-        mine = () if self.target is None else self.target.members
-        kept = target is not None and (
-            any(member in mine for member in target.members)
-            or self._peers.any_trained([member.name for member in target.members])
-        )
+        kept = target is not None and self._peers.have_state(target, self.target)
         if self.training.joined and not kept and (self.rank == 0 or not self.whole):
             self._checkpoint.save_last()
         self._let_go()

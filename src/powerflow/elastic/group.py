@@ -14,8 +14,9 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -23,6 +24,7 @@ from torch._C._distributed_c10d import HashStore, Store, TCPStore
 from torch.nn.parallel import DistributedDataParallel
 
 from powerflow.elastic import peer_sockets
+from powerflow.elastic.announcement import Announcements
 from powerflow.elastic.mailbox import Mailbox, Target
 from powerflow.errors import InputError
 
@@ -74,7 +76,84 @@ def lost_in(act: Callable[[], None]) -> str:
     return ""
 
 
-def meet(mailbox: Mailbox, target: Target, rank: int, give_up: Callable[[], bool]) -> Store:
+class Meeting:
+    """The store at which the members of a generation meet, on the node of the first member.
+
+    Attributes:
+        generation: The generation.
+        place: Address and port of the store, for other members.
+        store: Torch's store.
+    """
+
+    def __init__(self, mailbox: Mailbox, generation: int) -> None:
+        """Open the store, and post its place in the mailbox.
+
+        Raises:
+            InputError: The address of this node, as the environment gives it, is not an address of this machine.
+        """
+        address = os.environ.get(ADDRESS, _LOOPBACK)
+        try:
+            listener = socket.create_server((address, 0))
+        except OSError as error:
+            what = f"ranks of other nodes cannot meet here: {error.strerror}"
+            raise InputError(what, where=f"{ADDRESS} {address}") from None
+        port = listener.getsockname()[1]
+        self.generation = generation
+        self.place: Mapping[str, Any] = {"address": address, "port": port}
+        self.store = _store(address, port, listener.detach())
+        mailbox.post_rendezvous(generation, self.place)
+
+    def arrived(self) -> int:
+        """Return how many members have come."""
+        return self.store.add("arrived", 0)
+
+
+class Meetings:
+    """Where the next generations meet, as far as this rank knows."""
+
+    def __init__(self, mailbox: Mailbox) -> None:
+        self._mailbox = mailbox
+        self._meeting: Meeting | None = None  # the last one that this rank has opened
+        self._heard: tuple[int, Mapping[str, Any]] | None = None  # generation and place, heard in the last group
+
+    def is_open(self, generation: int) -> bool:
+        """Return True if this rank has opened the meeting of a generation."""
+        return self._meeting is not None and self._meeting.generation == generation
+
+    def open(self, generation: int) -> Meeting:
+        """Return the meeting of a generation whose first member is this rank. It is opened the first time."""
+        if self._meeting is None or self._meeting.generation != generation:
+            self._meeting = Meeting(self._mailbox, generation)
+        return self._meeting
+
+    def share(self, target: Target, current: Target, name: str) -> None:
+        """Tell all ranks of the present group where the next generation meets, if its first member is one of them.
+
+        The mailbox has the place, too, but files come late from other nodes, and now all ranks wait. All ranks of the
+        group must call this.
+
+        Raises:
+            RuntimeError: A rank was lost (`lost_peer`).
+        """
+        names = [member.name for member in current.members]
+        if len(target.members) < 2 or target.members[0].name not in names:
+            return
+        source, rank = names.index(target.members[0].name), names.index(name)
+        place = self.open(target.generation).place if rank == source else None
+        self._heard = (target.generation, Announcements.share_place(place, source, rank))
+
+    def place(self, generation: int) -> Mapping[str, Any] | None:
+        """Return where a generation meets; None if this rank does not know it yet."""
+        if self._heard is not None and self._heard[0] == generation:
+            return self._heard[1]
+        return self._mailbox.rendezvous(generation)
+
+    def close(self) -> None:
+        """Forget the meeting that this rank has opened. Its store ends when the group that uses it has ended."""
+        self._meeting = None
+
+
+def meet(meetings: Meetings, target: Target, rank: int, give_up: Callable[[], bool]) -> Store:
     """Wait until all members of a target are present; return torch's store, through which they form the new group.
 
     Raises:
@@ -83,21 +162,13 @@ def meet(mailbox: Mailbox, target: Target, rank: int, give_up: Callable[[], bool
     """
     if len(target.members) == 1:
         return HashStore()
-    address = os.environ.get(ADDRESS, _LOOPBACK)
     if rank == 0:
-        try:
-            listener = socket.create_server((address, 0))
-        except OSError as error:
-            raise InputError(
-                f"ranks of other nodes cannot meet here: {error.strerror}", where=f"{ADDRESS} {address}"
-            ) from None
-        port = listener.getsockname()[1]
-        store = _store(address, port, listener.detach())
-        mailbox.post_rendezvous(target.generation, {"address": address, "port": port})
+        store = meetings.open(target.generation).store
+        meetings.close()
     else:
         place = None
         for _ in until(give_up):
-            place = mailbox.rendezvous(target.generation)
+            place = meetings.place(target.generation)
             if place is not None:
                 break
         assert place is not None

@@ -37,6 +37,17 @@ class Peers:
         """Return True if one of these ranks has been in a generation, and so has the state of the run."""
         return any(report.generation for report in self._mailbox.reports(names))
 
+    def have_state(self, target: Target, current: Target | None) -> bool:
+        """Return True if a member of a target has the state of the run.
+
+        Args:
+            target: The target.
+            current: Target of the generation in which this rank is, so that it need not wait for reports.
+        """
+        mine = () if current is None else current.members
+        names = [member.name for member in target.members]
+        return any(member in mine for member in target.members) or self.any_trained(names)
+
     def others_train(self, target: Target) -> bool:
         """Return True if the members of a target are all new, and other ranks still have to save the state and leave.
 
