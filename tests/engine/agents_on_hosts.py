@@ -57,7 +57,7 @@ class AgentsOnHosts:
             oldest.close()
             self._ports.append(listener.port)
         for older, _ in self._opened:  # one controller at a time keeps what it knows: the newest
-            older._kept = Forgetful()
+            older._tables.kept = Forgetful()
         engine = ClusterEngine(self.home / "controller", self.home / "mail", term=1)
         self._opened.append((engine, AgentListener(engine, self.hosts.address(0), self._ports.pop())))
         if wait:

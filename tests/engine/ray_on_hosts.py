@@ -64,7 +64,7 @@ class RayOnHosts:
         """Return a new engine object of one controller."""
         engine = ClusterEngine(self.home / "controller", self.home / "mail", term=1)
         for older, membership in self._opened:  # one controller at a time keeps what it knows: the newest
-            older._kept = Forgetful()
+            older._tables.kept = Forgetful()
             if (older, membership) in self._opened[:-3] and not membership.closed:
                 membership.close()
                 older.close()
@@ -95,7 +95,18 @@ class RayOnHosts:
         if not token.exists():
             token.write_text(_TOKEN)
             token.chmod(0o600)
-        words = [_RAY, "start", "--address", self.address, "--node-ip-address", self.hosts.address(i), "--block"]
+        # a raylet that Ray has called dead ends itself: a service manager starts it again
+        again = ["sh", "-c", 'while :; do "$@"; sleep 1; done', "sh"]
+        words = [
+            *again,
+            _RAY,
+            "start",
+            "--address",
+            self.address,
+            "--node-ip-address",
+            self.hosts.address(i),
+            "--block",
+        ]
         log = os.open(self.home / f"ray-{i}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         env = {"RAY_AUTH_TOKEN_PATH": str(token)}
         more = ["--num-gpus", "8", "--num-cpus", "2", *_SMALL[:2]]
@@ -109,8 +120,6 @@ class RayOnHosts:
     def mend(self, node: str) -> None:
         self._cut -= {self.number(node)}
         self.hosts.mend(self.number(node))
-        if self._raylets[self.number(node)].poll() is not None:  # it ends when Ray has called it dead
-            self.start_raylet(self.number(node))
 
     def crash(self, node: str) -> None:
         self.hosts.crash(self.number(node))

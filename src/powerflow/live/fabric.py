@@ -187,7 +187,8 @@ class ManyMachines:
     def __init__(self, settings: FabricSettings) -> None:
         self.left_out: list[str] = []
         home = settings.state / "agents"
-        self.engine = self.source = ClusterEngine(home, settings.state / "jobs", interpreter=sys.executable)
+        self.engine = ClusterEngine(home, settings.state / "jobs", interpreter=sys.executable)
+        self.source = self.engine.devices
         self.started = False
         self._how = "Ray has no node"
         self._closers: list[Callable[[], None]] = [self.engine.close]

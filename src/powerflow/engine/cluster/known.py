@@ -52,4 +52,4 @@ class FolderState:
         if value is None:
             path.unlink(missing_ok=True)
         else:
-            replace_json(path, value, durable=True)
+            replace_json(path, value)

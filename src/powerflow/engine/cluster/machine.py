@@ -135,6 +135,10 @@ class Machine:
         status = self.ranks.get(name)
         return status is not None and status.state.may_run
 
+    def has_gang(self, gang: str) -> bool:
+        """Return True if a rank of a gang was launched here and not forgotten."""
+        return any(name.gang == gang for name in self.ranks)
+
     def declare_off(self, now_s: float) -> None:
         """Take an operator's word that this machine is off: its ranks are lost."""
         for name, status in self.ranks.items():
