@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -50,7 +51,8 @@ class RayOnHosts:
         self.hosts, self.home = hosts, home
         self._raylets: dict[int, subprocess.Popen[bytes]] = {}
         self._opened: list[tuple[ClusterEngine, RayMembership]] = []
-        port = "6399"
+        with socket.create_server((hosts.address(0), 0)) as free:
+            port = str(free.getsockname()[1])
         self.address = f"{hosts.address(0)}:{port}"
         head = ["--head", "--port", port, "--node-ip-address", hosts.address(0), "--num-gpus", "0", "--num-cpus", "1"]
         more = ["--include-dashboard", "false", "--temp-dir", str(_HOME / "ray")]

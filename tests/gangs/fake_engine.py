@@ -131,6 +131,9 @@ class FakeEngine:
 
     shares_mailboxes = True
 
+    def notices(self) -> Sequence[str]:
+        return []
+
     def post(self, gang: str, file: str, text: str) -> None:
         pass
 

@@ -94,6 +94,10 @@ class MeteredEngine:
         """Accept an operator's word that a node is off. See `Engine.declare_off`."""
         self._engine.declare_off(node)
 
+    def notices(self) -> Sequence[str]:
+        """Return what operators should know about the nodes. See `Engine.notices`."""
+        return self._engine.notices()
+
     def post(self, gang: str, file: str, text: str) -> None:
         """Do nothing, because ranks see the caller's file system. See `Engine.post`."""
 

@@ -76,6 +76,11 @@ class NodeAgent:
             "leave": self._leave,
         }
 
+    @property
+    def refusal(self) -> str:
+        """Why the last controller was refused; "" if it was not."""
+        return self._side.refusal
+
     async def run(self) -> None:
         """Follow the ranks and their mailboxes, for ever."""
         loop = asyncio.get_running_loop()

@@ -158,6 +158,8 @@ async def _dial(host: str, port: int, agent: NodeAgent) -> None:
             print(f"powerflow agent: connected to {host}:{port}", flush=True)
             said = ""
             await answer_frames(reader, writer, agent.answer)
+            if why := agent.refusal:
+                print(f"powerflow agent: {host}:{port} is refused: {why}", flush=True)
             print(f"powerflow agent: the connection to {host}:{port} has ended; ranks run on", flush=True)
             if time.monotonic() - began_s > _MOST_WAIT_S:
                 wait_s = _FIRST_WAIT_S

@@ -83,6 +83,13 @@ def serve(
     ray_emulate: Annotated[
         str | None, typer.Option(help="Emulated GPUs on each node of Ray, such as 1x8:A100, with --engine ray.")
     ] = None,
+    shared_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder that all machines share and every user may write to (mode 1777), for the checkpoints of jobs "
+            "that name no folder. Default: such jobs are refused on a cluster of several machines."
+        ),
+    ] = None,
     policy: Annotated[str, typer.Option(help="Scheduling policy, such as prices or greedy:0.5.")] = "prices",
     energy_price: Annotated[
         float, typer.Option("--lambda", help="Energy price λ_E, in seconds of mean completion time per joule.", min=0.0)
@@ -172,6 +179,7 @@ def serve(
             engine=Kind(kind),
             agents=listens,
             ray_address=ray_address,
+            shared=shared_dir and shared_dir.absolute(),
             ray_agents=("--emulate", ray_emulate) if ray_emulate else (),
             store=store,
             policy=policy,

@@ -271,6 +271,10 @@ class Engine(Protocol):
         """Delete the status and the log of a rank that has ended. If the rank runs, do nothing."""
         ...
 
+    def notices(self) -> Sequence[str]:
+        """Return what operators should know about the nodes, one line each."""
+        ...
+
     def close(self) -> None:
         """Disconnect from the engine; its ranks continue to run."""
         ...

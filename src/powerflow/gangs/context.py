@@ -55,6 +55,7 @@ class GangContext:
         clock: Callable[[], float],
         look_at_ranks: MeetingProbe,
         wall_clock: Callable[[], float] = time.time,
+        shared: Path | None = None,
     ) -> None:
         self.engine = engine
         self.directory = directory
@@ -70,6 +71,7 @@ class GangContext:
         self.owners: dict[Place, str] = {}
         self._environment = environment
         self.interpreter = interpreter
+        self.shared = shared
 
     def look(self) -> None:
         """Ask the engine for the state of all nodes and ranks.
@@ -117,12 +119,18 @@ class GangContext:
         """Return the folder in which a job's ranks start."""
         return Path(desired.spec.directory or self.mailbox(desired.job_id).directory.absolute())
 
+    def keeps_apart(self, desired: DesiredState) -> bool:
+        """Return True if a job keeps its checkpoints in another folder than that of its mailbox."""
+        return desired.spec.checkpoint.dir is not None or self.shared is not None
+
     def checkpoint_dir(self, desired: DesiredState) -> Path:
         """Return the folder in which a job keeps its checkpoints.
 
         The job's user chooses this path. So only the job's ranks, which run as this user, read or write in the folder.
         """
         named = desired.spec.checkpoint.dir
+        if named is None and self.shared is not None:
+            return self.shared / f"job-{desired.job_id}"
         if named is None:
             return self.mailbox(desired.job_id).directory.absolute()
         return self.working_directory(desired) / named

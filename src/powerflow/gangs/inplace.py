@@ -110,7 +110,7 @@ class InPlace(Gang):
         Each process learns the path of the file that all ranks share, if the job's user says where to put this file.
         """
         extra = {}
-        if self.record.members and self.desired.spec.checkpoint.dir is not None:
+        if self.record.members and self.context.keeps_apart(self.desired):
             name = f"checkpoint-{self.job_id}-{self.record.mark}.pt"
             extra[CHECKPOINT_FILE] = str(self.context.checkpoint_dir(self.desired) / name)
         return [StartPlan(name, self.record.ranks[name].gpus, extra) for name in self.record.members]

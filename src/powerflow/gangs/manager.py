@@ -52,6 +52,7 @@ class Gangs:
         wall_clock: Returns Unix seconds.
         on_defect: Called with the job id and the exception when a defect of PowerFlow breaks off the turn of one job.
         look_at_ranks: Looks into the processes of scripts, to see whether they have connected to each other.
+        shared: Folder that all nodes share, for the checkpoints of jobs that name no folder; None for the mailboxes.
     """
 
     def __init__(
@@ -66,10 +67,11 @@ class Gangs:
         wall_clock: Callable[[], float] = time.time,
         on_defect: Callable[[str, Exception], None] = lambda job_id, error: None,
         look_at_ranks: MeetingProbe = look,
+        shared: Path | None = None,
     ) -> None:
         self._on_defect = on_defect
         self._context = GangContext(
-            engine, Path(directory), environment, limits, interpreter, clock, look_at_ranks, wall_clock
+            engine, Path(directory), environment, limits, interpreter, clock, look_at_ranks, wall_clock, shared
         )
         self._gangs: dict[str, Gang] = {}
         self._engine_trouble = ""

@@ -64,6 +64,7 @@ class ClusterSettings:
         engine: What starts ranks: this machine, or the agents of other machines.
         agents: Host and port on which agents dial in.
         ray_address, ray_agents: See `FabricSettings`.
+        shared: Folder that all machines share, for the checkpoints of jobs that name no folder; None if there is none.
         store: Database URL; "" for SQLite in the state directory.
         policy: Name of the policy.
         energy_price: λ_E, seconds per joule.
@@ -83,6 +84,7 @@ class ClusterSettings:
     agents: tuple[str, int] = ("127.0.0.1", 0)
     ray_address: str | None = None
     ray_agents: tuple[str, ...] = ()
+    shared: Path | None = None
     store: str = ""
     policy: str = "prices"
     energy_price: float = 0.0
@@ -177,6 +179,7 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
             state,
             _environment(power, Emulation(settings.seed, settings.time_scale), store, as_user),
             limits=Limits(grace_s=settings.max_grace_s),
+            shared=settings.shared,
             on_defect=lambda job_id, error: log.error("a defect ended a job", job=job_id, exc_info=error),
         )
         learning = CostLearning(axes, settings.costs)
@@ -215,7 +218,8 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
             controller.notices.show(f"start {number}", line)
         undo.pop_all()
     may_run = _may_run(as_user()) if kind is EngineKind.LOCAL else _may_run_on(engine, as_user)
-    service = ClusterService(controller, may_run, fabric.left_out)
+    apart = kind is not EngineKind.LOCAL and settings.shared is None
+    service = ClusterService(controller, may_run, fabric.left_out, keeps_checkpoints=not apart)
     return LiveCluster(controller, service, fabric, store, spec, axes, log)
 
 

@@ -90,6 +90,7 @@ class ClusterService(ClusterApi):
         may_run: Returns why jobs of a user cannot run in a directory of this machine; "" if they can. The directory
             None stands for the directory that PowerFlow makes for each job.
         left_out: GPUs of this machine that cannot be used, and why.
+        keeps_checkpoints: False if a job that names no folder for its checkpoints would leave them on one machine.
     """
 
     def __init__(
@@ -97,7 +98,10 @@ class ClusterService(ClusterApi):
         controller: Controller,
         may_run: Callable[[str, str | None], str] = _anybody,
         left_out: Sequence[str] = (),
+        *,
+        keeps_checkpoints: bool = True,
     ) -> None:
+        self._keeps_checkpoints = keeps_checkpoints
         self._controller, self._store, self._may_run = controller, controller.store, may_run
         self._governance, self._signals = controller.governance, controller.governance.signals
         self._records = Records(controller, left_out)
@@ -318,6 +322,11 @@ class ClusterService(ClusterApi):
         """Refuse a job that can never run in this cluster."""
         if why := self._may_run(caller.user, spec.directory):
             raise Refused(why)
+        if not self._keeps_checkpoints and spec.rescale == "in-place" and spec.checkpoint.dir is None:
+            raise Refused(
+                "checkpoint.dir is missing: this cluster has several machines, and a job that moves would begin again",
+                fix="name a folder that all machines share; or start the controller with --shared-dir",
+            )
         grace_s, most_s = spec.checkpoint.grace, self._controller.gangs.most_grace_s
         if grace_s > most_s and grace_s != USUAL_GRACE_S:  # a job that asks for nothing gets the most there is
             raise Refused(

@@ -135,6 +135,7 @@ class Records:
             *controller.notices.shown().values(),
             *controller.governance_step.notices,
             *controller.power.notices(),
+            *controller.engine.notices(),
             *controller.learning.costs_said(),
             *controller.governance.budgets.notices(now_s),
             *([trouble] if trouble else []),

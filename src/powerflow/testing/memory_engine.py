@@ -89,6 +89,10 @@ class MemoryEngine:
         with self._open().changed:
             self._cluster.declare_off(node)
 
+    def notices(self) -> Sequence[str]:
+        """Return nothing, because nothing is wrong with virtual nodes. See `Engine.notices`."""
+        return []
+
     def post(self, gang: str, file: str, text: str) -> None:
         """Do nothing, because virtual ranks have no mailbox. See `Engine.post`."""
 

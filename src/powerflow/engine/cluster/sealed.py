@@ -182,12 +182,16 @@ class AgentSide:
         key: The agent's key.
         token: The join token.
         incarnation: Text that no other start of the agent has had.
+
+    Attributes:
+        refusal: Why the last greeting was refused; "" if it was not.
     """
 
     def __init__(self, key: PrivateKey, token: JoinToken, incarnation: str) -> None:
         self._key, self._token, self._incarnation = key, token, incarnation
         self._box = Box(key, PublicKey(token.controller))
         self._seen: OrderedDict[bytes, tuple[set[int], list[int]]] = OrderedDict()
+        self.refusal = ""
 
     def greets(self, message: bytes) -> bool:
         """Return True if a message is a greeting (`Hello.message`)."""
@@ -201,7 +205,9 @@ class AgentSide:
         except (ValueError, KeyError, TypeError):
             return json.dumps({"error": "this is no greeting of a controller"}).encode()
         if controller != self._token.controller:
+            self.refusal = "the controller has another key than the join token says: copy the token anew"
             return json.dumps({"error": "the agent's join token is that of another controller"}).encode()
+        self.refusal = ""
         challenge = os.urandom(_SESSION_BYTES)
         self._seen[_name(nonce, challenge)] = set(), [0]
         while len(self._seen) > _SESSIONS:
