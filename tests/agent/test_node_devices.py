@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from nacl.public import PrivateKey
 
 from powerflow.agent import devices as devices_module
 from powerflow.agent.devices import READ_S, SEEN, NodeDevices
+from powerflow.agent.process import AgentSettings, run_agent
+from powerflow.device.claims import GpuClaims
 from powerflow.device.lease import LEASE_S, borrowed
 from powerflow.device.protocol import DeviceError
+from powerflow.engine.cluster.sealed import JoinToken
 from powerflow.engine.devices import LedgerRow, error_of, power_of, reading_of
 from powerflow.engine.protocol import RankName, RankState, RankStatus
+from powerflow.errors import InputError
 from tests.agent.cards import Card
 
 ONE, TWO = "1.1.0", "2.1.0"
@@ -341,6 +347,21 @@ def test_its_own_thread_reads_and_ends(machine: Machine, eventually: Callable[..
     machine.devices.want({"A": 945.0})
     eventually(lambda: machine.cards[0].locked_mhz == 945.0, "a clock")
     machine.devices.close()
+
+
+def test_an_agent_is_refused_gpus_that_another_process_uses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = Card("GPU-of-this-test")
+    card.emulated = False
+    claims = GpuClaims([card.uuid])
+    try:
+        monkeypatch.setattr("powerflow.agent.devices.GpuClaims", lambda uuids: GpuClaims(uuids, wait_s=0.0))
+        token = JoinToken(bytes(PrivateKey.generate().public_key), bytes(32))
+        with pytest.raises(InputError) as refused:
+            run_agent(AgentSettings(tmp_path / "agent", token, (), [card]))
+        assert str(refused.value).endswith(f"uses GPU {card.uuid}; stop that process first")
+        assert str(os.getpid()) in str(refused.value)
+    finally:
+        claims.close()
 
 
 @pytest.fixture

@@ -119,4 +119,4 @@ def test_a_second_controller_over_the_same_gpus_is_refused_in_one_line(serve: Se
         _, said = second.communicate(timeout=MOST_S)
     assert second.returncode == 1
     (line,) = [line for line in said.splitlines() if not line.startswith("{")]
-    assert f"another PowerFlow controller (process {serve.process.pid}) uses GPU GPU-00000000-fake" in line
+    assert f"another PowerFlow controller or agent (process {serve.process.pid}) uses GPU GPU-00000000-fake" in line

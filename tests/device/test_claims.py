@@ -30,7 +30,7 @@ def held_elsewhere(directory: Path, *uuids: str) -> subprocess.Popen[str]:
 def test_the_second_controller_is_refused_with_the_first_ones_process(tmp_path: Path) -> None:
     first = held_elsewhere(tmp_path, "GPU-a", "GPU-b")
     try:
-        with pytest.raises(DeviceError, match=rf"another PowerFlow controller \(process {first.pid}\) uses GPU GPU-b"):
+        with pytest.raises(DeviceError, match=rf"controller or agent \(process {first.pid}\) uses GPU GPU-b"):
             GpuClaims(["GPU-c", "GPU-b"], tmp_path, wait_s=0.0)
         other = GpuClaims(["GPU-c"], tmp_path, wait_s=0.0)  # what was refused holds nothing
         other.close()

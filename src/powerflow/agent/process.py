@@ -19,7 +19,7 @@ from powerflow.agent.about import LOOPBACK, address_towards, interface_of, versi
 from powerflow.agent.devices import NodeDevices
 from powerflow.agent.metered_engine import MeteredEngine
 from powerflow.agent.node_agent import NodeAgent
-from powerflow.device.protocol import Gpu
+from powerflow.device.protocol import DeviceError, Gpu
 from powerflow.engine.cluster.frames import answer_frames
 from powerflow.engine.cluster.rows import node_row
 from powerflow.engine.cluster.sealed import AgentSide, JoinToken, own_key
@@ -65,7 +65,7 @@ def run_agent(settings: AgentSettings) -> None:
     """Run the agent until SIGTERM or Ctrl-C. Its ranks run on.
 
     Raises:
-        InputError: Another agent has the folder, or a setting is wrong.
+        InputError: Another agent has the folder, another process uses one of the GPUs, or a setting is wrong.
     """
     directory = settings.directory
     directory.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,10 @@ async def _run(settings: AgentSettings) -> None:
     side = AgentSide(own_key(directory / "agent.key"), settings.token, incarnation)
     counts = Counter(gpu.node for gpu in settings.gpus)
     with contextlib.ExitStack() as undo:
-        devices = NodeDevices(directory / "devices", settings.gpus, machine=settings.machine)
+        try:
+            devices = NodeDevices(directory / "devices", settings.gpus, machine=settings.machine)
+        except DeviceError as error:
+            raise InputError(str(error), fix="stop that process first", exit_code=1) from error
         undo.callback(devices.close)
         local = LocalEngine(directory / "ranks", counts, settings.preload, _owner(settings.token))
         undo.callback(local.close)

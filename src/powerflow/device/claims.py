@@ -1,7 +1,8 @@
-"""Allow only one controller per GPU on a machine, by a file lock named after the GPU's UUID.
+"""Allow only one owner per GPU on a machine, by a file lock named after the GPU's UUID.
 
-The kernel releases the lock when the controller ends, even if it is killed. A lock file that is left behind blocks
-nobody. Controllers are kept apart even if they have different state directories and stores.
+The owner is an agent, or the controller of a cluster of one machine; both are called controllers here. The kernel
+releases the lock when the controller ends, even if it is killed. A lock file that is left behind blocks nobody.
+Controllers are kept apart even if they have different state directories and stores.
 
 If root runs a controller, its lock files are in ``/run/powerflow``, where no other user can block them. The lock files
 of other users are in ``/tmp/powerflow-gpus``; their controllers also check whether a controller of root uses the GPU.
@@ -89,7 +90,7 @@ def _ask_root(name: str, uuid: str) -> None:
 
 def _taken(uuid: str, note: dict[str, object] | None) -> DeviceError:
     who = f"process {note['pid']}" if note and note.get("pid") else "another process"
-    return DeviceError(f"another PowerFlow controller ({who}) uses GPU {uuid}")
+    return DeviceError(f"another PowerFlow controller or agent ({who}) uses GPU {uuid}")
 
 
 def _usable(folder: Path, mode: int) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 
 from powerflow.live.context import LoopContext
@@ -9,6 +11,7 @@ from powerflow.live.governance.step import GovernanceStep
 from powerflow.live.gpu_service import GpuService
 from powerflow.live.jobs.active_job import ActiveJob
 from powerflow.scheduler.events import PowerMetered
+from powerflow.store.database import StoreError
 
 #: A GPU runs at its decided clock if the clock it reports differs by at most this share.
 CLOCK_NEAR = 0.05
@@ -19,6 +22,7 @@ class Measurement:
 
     def __init__(self, context: LoopContext, governance: GovernanceStep, gpu_service: GpuService) -> None:
         self._power, self._table, self._scheduler = context.power, context.table, context.scheduler
+        self._store = context.store
         self._governance, self._gpu_service = governance, gpu_service
 
     def measure(self, now_s: float) -> None:
@@ -40,7 +44,10 @@ class Measurement:
             job = self._table.jobs.get(job_id)
             if job is not None:
                 job.charged(energy_j, gpu_s)
-                self._governance.charged(job, energy_j)
+                self._governance.charged(job.spec.project, energy_j)
+                continue
+            with contextlib.suppress(StoreError):  # the budget is one of the few things that may wait for a restart
+                self._governance.charged(self._store.job(job_id).spec.project, energy_j)  # its machine was away
         self._gpu_service.look()
 
     def metered(self) -> PowerMetered:

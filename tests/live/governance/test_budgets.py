@@ -10,6 +10,7 @@ import pytest
 
 from powerflow.api.governance import BudgetOrder
 from powerflow.api.records import JobState, NotFound
+from powerflow.device.emulated.gpu import own_identity
 from powerflow.energy.response import Response
 from powerflow.errors import InputError
 from powerflow.live.governance.budgets import TICK_S
@@ -153,6 +154,26 @@ def test_a_projects_budget_touches_its_jobs_alone(bench: Bench) -> None:
     spent_j = bench.service.budgets()[0].spent_j
     assert 0 < spent_j < 0.0003 * KWH
     assert spent_j == pytest.approx(bench.controller.jobs[mine].energy_j, rel=0.05), "what its jobs were charged"
+
+
+def test_joules_that_come_after_a_job_has_ended_are_in_its_projects_budget(bench: Bench) -> None:
+    """Its machine was away."""
+    bench.steps_total = 5
+    day(bench, 1000.0, "vision")
+    job_id = bench.submit(**JOB, project="vision")
+    bench.until_state(job_id, JobState.COMPLETED)
+    run_for(bench, 2.0)
+    before = bench.store.job(job_id).energy_j
+    late = 12_345.0
+    bench.devices.began(f"{job_id}.77.0", [bench.gpus[0].uuid])
+    pid, birth = own_identity()
+    bench.gpus[0].draw(100.0, pid=pid, birth=birth, arrears_j=late)
+    bench.devices.ended(f"{job_id}.77.0")
+    bench.gpus[0].rest(pid=pid, birth=birth)
+    run_for(bench, TICK_S + 5.0)
+    charged_j = bench.store.job(job_id).energy_j
+    assert charged_j >= before + late
+    assert bench.service.budgets()[0].spent_j == pytest.approx(charged_j, rel=1e-6)
 
 
 def test_days_are_replayed_learnt_and_known_after_a_restart(tmp_path: Path) -> None:

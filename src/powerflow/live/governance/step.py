@@ -86,9 +86,9 @@ class GovernanceStep:
         """Return True if PowerFlow manages this job: the stage of its project is canary or enforce."""
         return self._parts.stages.acts(job.spec.project)
 
-    def charged(self, job: ActiveJob, energy_j: float) -> None:
-        """Charge the job's project with the joules that the job has used."""
-        self._parts.budgets.charge(job.spec.project, energy_j)
+    def charged(self, project: str, energy_j: float) -> None:
+        """Charge a project with the joules that one of its jobs has used."""
+        self._parts.budgets.charge(project, energy_j)
 
     def completed(self, job: ActiveJob, now_s: float) -> None:
         """Compare the time and energy of a completed job with the predictions."""
