@@ -12,11 +12,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from powerflow.elastic.mailbox import CHECKPOINT_FILE, JOB_DIR, RANK_NAME, Mailbox, Member, Target
+from powerflow.elastic.mailbox import CHECKPOINT_FILE, JOB_DIR, RANK_NAME, Mailbox
 from powerflow.osutil.files import replaced
 from powerflow.testing.hosts import INTERFACE, Hosts
 from tests.elastic import trainee
@@ -178,22 +178,8 @@ class Nodes(Supervisor):
         nodes = len(self.relay.folders) - 1
         return [self.launch_on(len(self.processes) % nodes + 1, fault) for _ in range(count)]
 
-    def post(self, members: Sequence[str], lost: Iterable[str] = ()) -> int:
-        """Say what the gang shall be, and whom nobody reaches."""
-        leaving = [name for name in self.members if name not in members and self.alive(name) and name not in lost]
-        self.generation += 1
-        self.members = list(members)
-        self.mailbox.post_target(
-            Target(
-                self.generation,
-                tuple(Member(name, str(self.at[name])) for name in members),
-                self.local_batch_max,
-                checkpoint_s=self.checkpoint_s,
-                lost=tuple(lost),
-                leaving=tuple(leaving),
-            )
-        )
-        return self.generation
+    def node(self, name: str) -> str:
+        return str(self.at[name])
 
     def cut(self, node: int) -> None:
         """Pull a node's cable, for ranks and relay."""

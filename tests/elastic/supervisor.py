@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import MappingProxyType
@@ -81,19 +81,26 @@ class Supervisor:
             self.processes[name] = process
         return names
 
-    def post(self, members: Sequence[str]) -> int:
-        """Say what the gang shall be."""
+    def post(self, members: Sequence[str], lost: Iterable[str] = ()) -> int:
+        """Say what the gang shall be, and whom nobody reaches."""
+        leaving = [name for name in self.members if name not in members and self.alive(name) and name not in lost]
         self.generation += 1
         self.members = list(members)
         self.mailbox.post_target(
             Target(
                 self.generation,
-                tuple(Member(name, "here") for name in members),
+                tuple(Member(name, self.node(name)) for name in members),
                 self.local_batch_max,
                 checkpoint_s=self.checkpoint_s,
+                lost=tuple(lost),
+                leaving=tuple(leaving),
             )
         )
         return self.generation
+
+    def node(self, name: str) -> str:
+        """Where a rank runs."""
+        return "here"
 
     def report(self, name: str) -> RankReport | None:
         found = self.mailbox.reports([name])

@@ -44,7 +44,7 @@ def test_a_rank_is_silent_when_this_one_hears_nothing_of_it(mailbox: Mailbox) ->
     """Whatever the time of the file is: here of an hour ago, as a copy from another node may have it."""
     clock = Clock()
     peers = Peers(mailbox, clock)
-    new = target("j.2.0")
+    new = target("j.2.0", leaving=("j.1.0",))
     report(mailbox, "j.2.0", Phase.READY, generation=0)
     for beat in range(4):
         report(mailbox, "j.1.0", beat=beat)
@@ -71,6 +71,22 @@ def test_a_new_gang_waits_for_ranks_of_which_it_has_not_heard_yet(mailbox: Mailb
     assert peers.others_train(target("j.2.0", leaving=("j.1.5",)))
     clock.now_s += SILENT_S + 0.5
     assert not peers.others_train(target("j.2.0", leaving=("j.1.5",)))  # it never says a word
+
+
+def test_who_must_leave_may_come_after_the_target(mailbox: Mailbox) -> None:
+    clock = Clock()
+    peers = Peers(mailbox, clock)
+    report(mailbox, "j.2.0", Phase.READY, generation=0)
+    assert not peers.others_train(Target(1, target("j.2.0").members, 0))  # the first of all
+    assert peers.others_train(target("j.2.0"))
+    clock.now_s += SILENT_S - 1.0
+    mailbox.post_target(target("j.2.0", leaving=("j.1.0",)))
+    assert peers.others_train(target("j.2.0"))
+    report(mailbox, "j.1.0", Phase.RELEASED)
+    assert not peers.others_train(target("j.2.0"))
+    assert peers.others_train(Target(3, target("j.2.0").members, 0))
+    clock.now_s += SILENT_S + 1.0
+    assert not peers.others_train(Target(3, target("j.2.0").members, 0))  # a controller that does not know the word
 
 
 def test_ranks_that_nobody_waits_for(mailbox: Mailbox) -> None:

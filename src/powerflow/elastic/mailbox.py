@@ -199,6 +199,17 @@ class Mailbox:
             replace_json(self.directory / PATIENCE, {"generation": target.generation, **later})
         replace_json(self.directory / "target.json", _words(target))
 
+    def leaving(self, target: Target) -> tuple[str, ...] | None:
+        """Return the ranks that still run and are no members of a target; None if the controller has not named them.
+
+        The file with their names may come after the target.
+        """
+        if target.leaving is not None:
+            return target.leaving
+        found = read_untrusted_json(self.directory / PATIENCE) or {}
+        names = found.get("leaving") if found.get("generation") == target.generation else None
+        return None if names is None else tuple(names)
+
     def lost(self) -> tuple[int, frozenset[str]]:
         """Return the newest generation for which the controller has named lost ranks, and the names of these ranks."""
         found = read_untrusted_json(self.directory / PATIENCE) or {}

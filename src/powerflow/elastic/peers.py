@@ -23,6 +23,7 @@ class Peers:
     def __init__(self, mailbox: Mailbox, clock: Callable[[], float] = time.monotonic) -> None:
         self._mailbox = mailbox
         self._clock = clock
+        self._asked: dict[int, float] = {}  # when this rank first asked who must leave before a generation
         self._beats: dict[str, tuple[int, float]] = {}  # last beat of a rank, and when this rank first saw it
 
     def all_wait(self, names: Sequence[str]) -> bool:
@@ -57,10 +58,16 @@ class Peers:
         if self.any_trained(names):
             return False
         reports = {report.name: report for report in self._mailbox.all_reports()}
-        if target.leaving is None:
+        leaving = self._mailbox.leaving(target)
+        if leaving is not None:  # the report of such a rank may not have come yet
+            others = list(leaving)
+        elif (
+            target.generation > 1
+            and self._clock() <= self._asked.setdefault(target.generation, self._clock()) + SILENT_S
+        ):
+            return True  # nobody has said who they are, yet
+        else:
             others = [name for name, report in reports.items() if report.generation]
-        else:  # the report of such a rank may not have come yet
-            others = list(target.leaving)
         return any(
             self._speaks(name, reports.get(name)) for name in others if name not in names and name not in target.lost
         )
