@@ -227,6 +227,8 @@ class FakeRank:
     def _sync(self) -> None:
         assert self.target is not None
         reports = self.mailbox.reports([member.name for member in self.target.members])
+        if len(reports) < len(self.target.members):
+            return  # a node has not heard of its peers before it was cut off
         if any(report.phase is Phase.BROKEN and report.step == self.step for report in reports):
             self.report(Phase.BROKEN)
             return
