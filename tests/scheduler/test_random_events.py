@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from powerflow.cluster.occupancy import NodeShare
-from powerflow.cluster.spec import NodeGroup, build_cluster
+from powerflow.cluster.spec import Node, NodeGroup, build_cluster
 from powerflow.cost.table import CostTable
 from powerflow.energy.terms import EnergyTerms
 from powerflow.job import Job
@@ -28,8 +28,10 @@ from powerflow.scheduler.events import (
     GpuRecovered,
     Leaving,
     ManagedProjects,
+    NodeAdded,
     NodeDrained,
     NodeFailed,
+    NodeGone,
     NodeRecovered,
     NodeUnreachable,
     PauseMeasured,
@@ -289,6 +291,10 @@ class AnythingHappens(RuleBasedStateMachine):
     def node(self, node: str, kind: type[NodeFailed] | type[NodeDrained] | type[NodeRecovered]) -> None:
         """Nodes fail, drain and come back; also twice, also those that are not ours."""
         self.events.append(kind(node))
+
+    @rule(node=st.sampled_from(["a100-0", "a100-1", "new"]), gpus=st.integers(1, 4), goes=st.booleans())
+    def joins(self, node: str, gpus: int, goes: bool) -> None:
+        self.events.append(NodeGone(node) if goes else NodeAdded(Node(7, node, "A100", gpus, "rack-7")))
 
     @rule(node=NODES, stay=st.frozensets(NAMES, max_size=3))
     def silence(self, node: str, stay: frozenset[str]) -> None:

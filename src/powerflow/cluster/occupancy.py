@@ -64,6 +64,28 @@ class Occupancy:
         self._fewest[0] = 0
         self._drained_asleep: set[str] = set()
 
+    def rebuilt(self, nodes: Sequence[Node]) -> Occupancy:
+        """Return the occupancy of other nodes. Nodes that are in both keep their status, and owners keep their GPUs.
+
+        Raises:
+            ValueError: An owner holds GPUs that the new nodes do not have.
+        """
+        made = Occupancy(nodes)
+        sizes = {node.name: node.gpus for node in nodes}
+        for owner in np.flatnonzero(self._pool.held).tolist():
+            placement = self.placement(owner)
+            if any(share.gpus[-1] >= sizes.get(share.node, 0) for share in placement):
+                raise ValueError(f"owner {owner} holds GPUs that would be gone: {placement}")
+            made.put(owner, placement)
+        for node, gpu in self.out_of_service():
+            if gpu < sizes.get(node, 0):
+                made.fail_gpu(node, gpu)
+        for old, status in zip(self.nodes, self._pool.status.tolist(), strict=True):
+            if old.name in sizes:
+                made._set_status(old.name, status)
+        made._drained_asleep = self._drained_asleep & sizes.keys()
+        return made
+
     # ---- totals ----
 
     @property

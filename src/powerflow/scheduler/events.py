@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from powerflow.arrays import BoolArray, FloatArray, IntArray
 from powerflow.cluster.occupancy import Placement
+from powerflow.cluster.spec import Node
 from powerflow.cost.table import CostTable
 from powerflow.energy.terms import EnergyTerms
 from powerflow.job import Job
@@ -188,6 +189,20 @@ class NodeUnreachable(SchedulerEvent):
 
     node: str
     stay: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAdded(SchedulerEvent):
+    """Event: a node has joined the cluster. Its GPU type must be one that the cluster had from the beginning."""
+
+    node: Node
+
+
+@dataclass(frozen=True, slots=True)
+class NodeGone(SchedulerEvent):
+    """Event: a node has left the cluster in order. Jobs that the scheduler had placed there return to the queue."""
+
+    node: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from powerflow.cluster.spec import Node
 from powerflow.cost.table import Axes
 from powerflow.energy.terms import EnergyTerms
 from powerflow.job import Job
+from powerflow.policy.prices_kernel import gpu_seconds
 from powerflow.policy.protocol import Allocation, Policy, View
 from powerflow.scheduler.cap import Scope
 from powerflow.scheduler.check import check_answer
@@ -24,7 +25,7 @@ from powerflow.scheduler.cost_tables import CostTables
 from powerflow.scheduler.differences import MOVED, SAME, Decision, compare, list_changed
 from powerflow.scheduler.history import ArrivalHistory
 from powerflow.scheduler.ledger import Ledger
-from powerflow.scheduler.outage import Outage
+from powerflow.scheduler.pool_nodes import Outage
 from powerflow.scheduler.sizes.learner import SizeLearner
 from powerflow.scheduler.sleep import Sleepers, baseline_watts
 
@@ -47,7 +48,7 @@ class Pool:
         guarded: Slots of jobs that power caps change last and that are never moved to save time or energy: protected
             jobs, and jobs that cannot resume after a stop.
         unmanaged: Slots of jobs of unmanaged projects. Power caps never change these jobs, and they are never moved.
-        outage: The nodes that do not answer, and the jobs that keep GPUs on them (`powerflow.scheduler.outage`).
+        outage: The nodes that do not answer, and the jobs that keep GPUs on them (`powerflow.scheduler.pool_nodes`).
     """
 
     def __init__(self, nodes: tuple[Node, ...], axes: Axes, gpu_idle_w: float) -> None:
@@ -62,8 +63,7 @@ class Pool:
         self.sizes = SizeLearner()
         self.arrivals = ArrivalHistory()
         self.evicted: set[int] = set()
-        self.guarded: set[int] = set()
-        self.unmanaged: set[int] = set()
+        self.guarded, self.unmanaged = set[int](), set[int]()
         self.outage = Outage()
         self.count_index = np.full(int(axes.gpu_counts[-1]) + 1, -1, np.int64)
         self.count_index[axes.gpu_counts] = np.arange(len(axes.gpu_counts))
@@ -91,7 +91,7 @@ class Pool:
 
     def remove(self, slot: int) -> None:
         """Remove the job in this slot (row of the ledger) from the pool; its GPUs are free at once."""
-        if slot in self.active:
+        if slot not in self.outage.pinned:
             self.active.remove(slot)
         self.guarded.discard(slot)
         self.unmanaged.discard(slot)
@@ -128,6 +128,29 @@ class Pool:
         self._retry_s.pop(slot, None)
         self.outage.forget(slot)
         self.occupancy.release(slot)
+
+    def expect_more(self, ledger: Ledger, slot: int, now_s: float) -> None:
+        """Record that a job was submitted into a slot (row of the ledger): more such jobs will probably come."""
+        counts, step_time_s = self.axes.gpu_counts, self.costs.arrays()[0]
+        job = ledger.job(slot)
+        if ledger.uncertain[slot]:
+            slots = np.array([slot])
+            gpu_s, _ = self.sizes.expected(slots, ledger.view_rows(slots, now_s), counts, step_time_s)
+        else:
+            gpu_s, its = np.empty(1), slice(slot, slot + 1)
+            believed, gpus_min, cost = ledger.believed[its], ledger.rows["gpus_min"][its], ledger.rows["cost"][its]
+            gpu_seconds(believed, gpus_min, cost, counts, step_time_s, gpu_s, np.empty(1, np.int64))
+        self.arrivals.add(job.submit_s, float(gpu_s[0]), job.weight)
+
+    def rebuild(self, nodes: Sequence[Node]) -> None:
+        """Replace the nodes of the pool. Nodes that stay keep their status, and jobs keep their GPUs.
+
+        Raises:
+            ValueError: A job holds GPUs on a node that does not stay.
+        """
+        self.occupancy = occupancy = self.occupancy.rebuilt(nodes)
+        self.baseline_w = baseline_watts(occupancy.nodes, self.gpu_idle_w)
+        self.sleepers = Sleepers(occupancy.nodes, self.gpu_idle_w)
 
     def note_spread(self, ledger: Ledger, slot: int) -> None:
         """Record how the job in a slot (row of the ledger) is spread over nodes, after its GPUs have changed."""

@@ -32,9 +32,9 @@ from powerflow.scheduler.rules.wrapper import find_wrapper
 from powerflow.scheduler.state import SchedulerState
 
 #: Events after which the cluster may draw more power although no decision was made.
-_MAY_RAISE_POWER = (e.Adopted, e.CostLearned, e.NodeRecovered, e.GpuRecovered)
+_MAY_RAISE_POWER = (e.Adopted, e.CostLearned, e.NodeAdded, e.NodeRecovered, e.GpuRecovered)
 #: Events that bring waiting jobs or free GPUs, so that a job may start before the next decision.
-_ARRIVALS = (e.Submitted, e.Failed, e.NodeFailed, e.NodeRecovered, e.GpuFailed, e.GpuRecovered)
+_ARRIVALS = (e.Submitted, e.Failed, e.NodeFailed, e.NodeAdded, e.NodeRecovered, e.GpuFailed, e.GpuRecovered)
 
 
 class Scheduler(SchedulerState):
@@ -67,7 +67,6 @@ class Scheduler(SchedulerState):
         self.period_s = policy.period_s
         self.interval_s = interval_s
         self._steps = 0
-        self._sleepers = [pool.sleepers for pool in self.pools.values() if pool.sleepers]
         self._capped = Capped()  # of the last decision
 
     def step(self, now_s: float, events: Sequence[e.Event]) -> Plan:
@@ -109,7 +108,7 @@ class Scheduler(SchedulerState):
         if self._changed:
             due_s = self._decided_s + self.interval_s
         else:
-            due_s = min([sleepers.due_s() for sleepers in self._sleepers], default=math.inf)
+            due_s = min([pool.sleepers.due_s() for pool in self.pools.values() if pool.sleepers], default=math.inf)
             if self.period_s is not None and self._pool_of:
                 due_s = min(due_s, self._decided_s + self.period_s)
             due_s = max(due_s, self._decided_s + self.interval_s)
@@ -124,7 +123,7 @@ class Scheduler(SchedulerState):
             self._move_to(slot, pool)
         for job_id in self._unrouted:
             if (known := self.ledger.slot_of.get(job_id)) is not None:
-                self._expect_more(self._pool_of[known], known, now_s)
+                self._pool_of[known].expect_more(self.ledger, known, now_s)
         self._unrouted.clear()
 
     def _decide(self, now_s: float) -> list[tuple[Pool, Decision]]:

@@ -14,9 +14,8 @@ from powerflow.cluster.spec import ClusterSpec
 from powerflow.cost.table import Axes
 from powerflow.energy.terms import EnergyTerms
 from powerflow.job import Job
-from powerflow.policy.prices_kernel import gpu_seconds
 from powerflow.policy.protocol import Policy, View
-from powerflow.scheduler import events, outage
+from powerflow.scheduler import events, pool_nodes
 from powerflow.scheduler.caps.book import CapBook
 from powerflow.scheduler.caps.enforce import Enforcer
 from powerflow.scheduler.events import Event, Ignored
@@ -150,7 +149,7 @@ class SchedulerState:
         self._learns_sizes |= bool(self.ledger.uncertain[slot])
         pool.add(slot, job, unmanaged)
         if not unmanaged and (job.gpu_type is not None or len(self.pools) == 1):
-            self._expect_more(pool, slot, now_s)
+            pool.expect_more(self.ledger, slot, now_s)
         elif not unmanaged:
             self._unrouted.append(job.id)
         if not self._pool_of:  # no other job could be disturbed, however recent the last decision is
@@ -158,19 +157,6 @@ class SchedulerState:
         self._pool_of[slot] = pool
         self.submitted += 1
         self._changed = True
-
-    def _expect_more(self, pool: Pool, slot: int, now_s: float) -> None:
-        """Record that a job was submitted into a slot (row of the ledger): more such jobs will probably come."""
-        ledger, counts, step_time_s = self.ledger, pool.axes.gpu_counts, pool.costs.arrays()[0]
-        job = ledger.job(slot)
-        if ledger.uncertain[slot]:
-            slots = np.array([slot])
-            gpu_s, _ = pool.sizes.expected(slots, ledger.view_rows(slots, now_s), counts, step_time_s)
-        else:
-            gpu_s, its = np.empty(1), slice(slot, slot + 1)
-            believed, gpus_min, cost = ledger.believed[its], ledger.rows["gpus_min"][its], ledger.rows["cost"][its]
-            gpu_seconds(believed, gpus_min, cost, counts, step_time_s, gpu_s, np.empty(1, np.int64))
-        pool.arrivals.add(job.submit_s, float(gpu_s[0]), job.weight)
 
     def _complete(self, event: events.Completed, _now_s: float) -> None:
         slot = self._active(event.job_id)
@@ -294,12 +280,12 @@ class SchedulerState:
             self._cap_due_s = -math.inf
 
     def _recover(self, event: events.NodeRecovered, now_s: float) -> None:
-        outage.recover(self._with_node(event.node), event.node, self.ledger, now_s)
+        pool_nodes.recover(self._with_node(event.node), event.node, self.ledger, now_s)
         self._changed = True
 
     def _cut_off(self, event: events.NodeUnreachable, now_s: float) -> None:
         stay = {slot for job_id in event.stay if (slot := self.ledger.slot_of.get(job_id)) is not None}
-        outage.cut_off(self._with_node(event.node), event.node, stay, self.ledger, now_s)
+        pool_nodes.cut_off(self._with_node(event.node), event.node, stay, self.ledger, now_s)
         self._changed = True
 
     def _lose(self, event: events.NodeFailed, now_s: float) -> None:
@@ -312,6 +298,32 @@ class SchedulerState:
     def _drain(self, event: events.NodeDrained, _now_s: float) -> None:
         pool = self._with_node(event.node)
         pool.evicted.update(set(pool.occupancy.drain(event.node).tolist()) - pool.outage.pinned.keys())
+        self._changed = True
+
+    def _join(self, event: events.NodeAdded, now_s: float) -> None:
+        node, pool = event.node, self.pools.get(event.node.gpu_type)
+        if pool is None:
+            raise Ignored(f"node {node.name} has GPUs of type {node.gpu_type}: this cluster had none when it began")
+        if self._node_pool.get(node.name, pool) is not pool:
+            raise Ignored(f"node {node.name} had GPUs of another type before")
+        try:
+            pool_nodes.join(pool, node, self.ledger, now_s)
+        except ValueError as error:
+            raise Ignored(f"node {node.name} cannot join: {error}") from None
+        self._node_pool[node.name] = pool
+        self._nodes_changed(pool)
+
+    def _part(self, event: events.NodeGone, now_s: float) -> None:
+        pool = self._with_node(event.node)
+        for slot in pool.occupancy.owners_on(event.node).tolist():
+            self._stop(slot, now_s)
+        if pool_nodes.leave(pool, event.node):
+            del self._node_pool[event.node]
+        self._nodes_changed(pool)
+
+    def _nodes_changed(self, pool: Pool) -> None:
+        self.caps.see_nodes(pool)
+        self._caps_changed()
         self._changed = True
 
     def _turn_gpu(self, event: events.GpuFailed | events.GpuRecovered, now_s: float) -> None:
@@ -348,6 +360,8 @@ class SchedulerState:
         events.PowerMetered: _meter,
         events.NodeFailed: _lose,
         events.NodeUnreachable: _cut_off,
+        events.NodeAdded: _join,
+        events.NodeGone: _part,
         events.NodeDrained: _drain,
         events.NodeRecovered: _recover,
         events.GpuFailed: _turn_gpu,
@@ -362,7 +376,7 @@ class SchedulerState:
 
     def _stop(self, slot: int, now_s: float) -> None:
         """Take all GPUs of a job away; the job stays active and waits."""
-        outage.unpin(self._pool_of[slot], slot, self.ledger)
+        pool_nodes.unpin(self._pool_of[slot], slot, self.ledger)
         self._pool_of[slot].vacate(slot)
         nothing = np.zeros(1, np.int64)
         self.ledger.give(np.array([slot]), nothing, nothing, now_s)

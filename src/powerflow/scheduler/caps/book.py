@@ -45,18 +45,22 @@ class CapBook:
         self._ledger = ledger
         self._held: dict[tuple[str, float], Held] = {}
         self._meters = {name: Meters() for name in pools}
-        self._awake_w = {
-            name: np.array([awake_watts(node, pool.gpu_idle_w) for node in pool.occupancy.nodes])
-            for name, pool in pools.items()
-        }
-        self._sleep_w = {
-            name: np.array([node.sleep_w for node in pool.occupancy.nodes]) for name, pool in pools.items()
-        }
-        self._gpus = {name: np.array([node.gpus for node in pool.occupancy.nodes]) for name, pool in pools.items()}
+        self._awake_w: dict[str, FloatArray] = {}
+        self._sleep_w: dict[str, FloatArray] = {}
+        self._gpus: dict[str, IntArray] = {}
+        for pool in pools.values():
+            self.see_nodes(pool)
         self._rest_w = 0.0  # metered power that neither jobs nor the believed idle power explain
         self._trim_w = 0.0  # extra power to reserve because the meters still show more than a cap allows
         self._metered_s = -math.inf  # time of the last reading
         self._drawn: deque[tuple[float, float]] = deque()  # (time, watts of the cluster): peaks of the last `CALM_S`
+
+    def see_nodes(self, pool: Pool) -> None:
+        """Take in the nodes of a pool, after nodes have joined or left."""
+        name, nodes = pool.gpu_type, pool.occupancy.nodes
+        self._awake_w[name] = np.array([awake_watts(node, pool.gpu_idle_w) for node in nodes])
+        self._sleep_w[name] = np.array([node.sleep_w for node in nodes])
+        self._gpus[name] = np.array([node.gpus for node in nodes])
 
     def __bool__(self) -> bool:
         return bool(self._held)

@@ -1,13 +1,23 @@
-"""Nodes that do not answer: their GPUs are neither free nor lost."""
+"""Nodes that do not answer, join and leave: the GPUs of the first are neither free nor lost."""
 
 from __future__ import annotations
 
 import pytest
 
 from powerflow.cluster.occupancy import NodeShare
-from powerflow.scheduler.events import Failed, NodeDrained, NodeFailed, NodeRecovered, NodeUnreachable
-from powerflow.scheduler.outage import largest
+from powerflow.cluster.spec import Node
+from powerflow.scheduler.events import (
+    Failed,
+    GpuFailed,
+    NodeAdded,
+    NodeDrained,
+    NodeFailed,
+    NodeGone,
+    NodeRecovered,
+    NodeUnreachable,
+)
 from powerflow.scheduler.plan import Why
+from powerflow.scheduler.pool_nodes import largest
 from powerflow.scheduler.what_if import what_if
 from powerflow.testing.invariants import check
 from tests.scheduler.situations import SchedulerDriver, Told, submitted
@@ -148,3 +158,60 @@ def test_the_largest_part_of_a_placement() -> None:
     assert largest((5,), placement) == (NodeShare("n2", (0, 1, 2, 3)), NodeShare("n1", (2,)))
     for counts, gpus in (((1, 2, 4, 8), 4), ((5,), 5), ((1, 6), 6), ((7, 8), 0), ((), 0)):
         assert sum(len(share.gpus) for share in largest(counts, placement)) == gpus
+
+
+def new_node(name: str = "new", gpus: int = 4, gpu_type: str = "A100", rack: str = "r9") -> Node:
+    return Node(9, name, gpu_type, gpus, rack)
+
+
+def test_a_node_joins_and_jobs_get_its_gpus() -> None:
+    driver = told()
+    driver.tell({0: (8, FULL)})
+    driver.at(0, submitted("a"))
+    before = driver.scheduler.pools["A100"].occupancy.placement(0)
+    driver.at(30, GpuFailed(nodes(driver)[0], 9), NodeAdded(new_node()))
+    driver.tell({0: (8, FULL), 1: (4, FULL)})
+    plan = driver.at(60, submitted("b"))
+    assert [(change.job_id, change.gpus) for change in plan.changes] == [("b", 4)]
+    assert driver.scheduler.pools["A100"].occupancy.placement(0) == before
+    assert places(driver, 1) == {"new": 4}
+    assert not driver.at(70, NodeAdded(new_node())).changes  # it is told again
+    check(driver.scheduler)
+
+
+def test_a_node_leaves_and_comes_back_with_more_gpus() -> None:
+    driver = told()
+    driver.tell({0: (4, FULL)})
+    driver.at(0, NodeAdded(new_node()), submitted("a"))
+    (home,) = places(driver, 0)
+    driver.tell({0: (0, FULL)})
+    driver.at(60, NodeGone(home))
+    assert home not in nodes(driver)
+    assert places(driver, 0) == {}
+    assert driver.at(120, NodeDrained(home)).ignored == [f"node {home} is unknown"]
+    driver.at(180, NodeAdded(new_node(home, gpus=8)))
+    assert driver.scheduler.pools["A100"].occupancy.up == 16
+    for number, name in enumerate(list(nodes(driver))):
+        driver.at(240 + 60 * number, NodeGone(name))
+    assert driver.scheduler.pools["A100"].occupancy.up == 0  # the last one only fails
+    driver.at(600, NodeAdded(new_node(nodes(driver)[0], gpus=2)))
+    assert driver.scheduler.pools["A100"].occupancy.up == 2
+    check(driver.scheduler)
+
+
+def test_a_node_of_a_type_that_nobody_knows_is_ignored() -> None:
+    (why,) = told().at(0, NodeAdded(new_node(gpu_type="H100"))).ignored
+    assert why == "node new has GPUs of type H100: this cluster had none when it began"
+
+
+def test_what_is_known_of_the_other_nodes_stays_when_one_joins() -> None:
+    driver = told()
+    driver.tell({0: (2, FULL)})
+    driver.at(0, submitted("a"))
+    first, second = nodes(driver)
+    driver.at(30, GpuFailed(first, 3), NodeDrained(second), NodeAdded(new_node(rack="rack-0")))
+    occupancy = driver.scheduler.pools["A100"].occupancy
+    assert occupancy.out_of_service() == [(first, 3)]
+    assert occupancy.up == 7
+    driver.at(60, NodeRecovered(second))
+    assert driver.scheduler.pools["A100"].occupancy.up == 11

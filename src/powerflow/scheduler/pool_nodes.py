@@ -1,8 +1,8 @@
-"""Keep the jobs of a pool whose nodes do not answer: some keep their GPUs, others go on with those on other nodes.
+"""Follow the nodes of a pool: nodes that do not answer, nodes that answer again, nodes that join and leave.
 
-Nobody knows what runs on such a node, so its GPUs are neither free nor lost. A job that holds GPUs only there is
-**pinned**: it is in no view of a policy, and no decision changes it, until one of its nodes answers. A job that holds
-GPUs on other nodes, too, **shrinks** to those: the ranks there go on without the others.
+Nobody knows what runs on a node that does not answer, so its GPUs are neither free nor lost. A job that holds GPUs only
+there is **pinned**: it is in no view of a policy, and no decision changes it, until one of its nodes answers. A job
+that holds GPUs on other nodes, too, **shrinks** to those: the ranks there go on without the others.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 
 from powerflow.cluster.occupancy import NodeShare, Occupancy, Placement
 from powerflow.cluster.packed_pool import ASLEEP, DRAINED, UP
+from powerflow.cluster.spec import Node
 from powerflow.scheduler.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -112,6 +113,28 @@ def _go_on(pool: Pool, slot: int, stays: bool, ledger: Ledger, now_s: float) -> 
         outage.pinned[slot] = stays
         pool.evicted.discard(slot)
         pool.active.remove(slot)
+
+
+def join(pool: Pool, node: Node, ledger: Ledger, now_s: float) -> None:
+    """Add a node to a pool, or replace the node of this name. Jobs get its GPUs from the next decision on.
+
+    Raises:
+        ValueError: Jobs hold GPUs that the node does not have any more.
+    """
+    others = [each for each in pool.occupancy.nodes if each.name != node.name]
+    pool.rebuild([*others, node])
+    recover(pool, node.name, ledger, now_s)
+
+
+def leave(pool: Pool, node: str) -> bool:
+    """Remove a node on which no job holds a GPU; return False if it is the last node of the pool, which only fails."""
+    pool.outage.nodes.discard(node)
+    rest = [each for each in pool.occupancy.nodes if each.name != node]
+    if rest:
+        pool.rebuild(rest)
+    else:
+        pool.occupancy.fail(node)
+    return bool(rest)
 
 
 def largest(counts: Sequence[int], placement: Placement) -> Placement:
