@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from powerflow.elastic.fence import Overtaken, fence_file, raise_fence
+from powerflow.elastic.fence import VISIBLE_S, Overtaken, SharedFolderWatch, fence_file, raise_fence
+from powerflow.elastic.mailbox import Mailbox, Member, Target
 from powerflow.elastic.state import Training, load
 from powerflow.elastic.training.sampling import Position
 from tests.elastic.test_checkpoint import training, writer
@@ -60,3 +62,25 @@ def test_a_fence_that_was_damaged_is_raised_again(training: Training, tmp_path: 
     training.save(path, 2)
     with pytest.raises(Overtaken):
         training.save(path, 1)
+
+
+@pytest.mark.parametrize(("node", "seen", "said"), [("b", 3, False), ("b", 2, True), ("a", 2, False)])
+def test_a_folder_that_is_not_shared_is_said_once(
+    node: str, seen: int, said: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    now_s = 10.0
+    mailbox = Mailbox(tmp_path / "job", tmp_path / "ck" / "checkpoint.pt")
+    (tmp_path / "ck").mkdir()
+    raise_fence(mailbox.checkpoint, seen)
+    target = Target(3, (Member("j.1.0", "a"), Member("j.1.1", node)), 0, nodes=2)
+    gang = SimpleNamespace(mailbox=mailbox, whole=True, target=target, name="j.1.1")
+    watch = SharedFolderWatch(gang, lambda: now_s)  # type: ignore[arg-type]
+    watch.look()
+    now_s += VISIBLE_S - 1.0
+    watch.look()
+    assert capfd.readouterr().err == ""  # a file server may take its time
+    now_s += 2.0
+    watch.look()
+    watch.look()
+    line = f"powerflow: checkpoint.dir {tmp_path}/ck: b and a do not share this folder"
+    assert capfd.readouterr().err.count(line) == int(said)

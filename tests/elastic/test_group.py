@@ -31,7 +31,7 @@ def test_an_address_that_is_not_ours_is_said(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setenv(group.ADDRESS, "192.0.2.7")
     target = Target(1, (Member("j.1.0", "a"), Member("j.1.1", "b")), 0)
     with pytest.raises(InputError, match="ranks of other nodes cannot meet here"):
-        group.meet(group.Meetings(Mailbox(tmp_path)), target, 0, lambda: True)
+        group.meet(group.Rendezvous(Mailbox(tmp_path)), target, 0, lambda: True)
 
 
 def test_an_interface_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

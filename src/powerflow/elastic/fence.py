@@ -11,9 +11,19 @@ not who may.
 
 from __future__ import annotations
 
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from powerflow.osutil.files import read_json, replace_json
+
+if TYPE_CHECKING:
+    from powerflow.elastic.gang import GangMember
+
+#: Seconds after which a file that another node has written must be visible. Clients of NFS remember names for 60 s.
+VISIBLE_S = 70.0
 
 
 class Overtaken(OSError):
@@ -50,3 +60,41 @@ def _fence(checkpoint: Path) -> int:
     found = read_json(fence_file(checkpoint)) or {}
     generation = found.get("generation")
     return generation if isinstance(generation, int) else 0
+
+
+class SharedFolderWatch:
+    """Says in the job's log if the nodes of a gang do not share the folder of the checkpoint.
+
+    Rank 0 raises the fence of each generation. A rank of another node that still does not see it has another folder,
+    and would begin at another checkpoint if it became rank 0.
+    """
+
+    def __init__(self, gang: GangMember, clock: Callable[[], float] = time.monotonic) -> None:
+        self._gang = gang
+        self._clock = clock
+        self._since: tuple[int, float] = (0, 0.0)  # generation, and when this rank was first seen in it
+        self._said = False
+
+    def look(self) -> None:
+        """Write one line to the log if this rank does not see the fence that rank 0 has raised on another node.
+
+        Call this about twice a second, from any thread.
+        """
+        gang, target, now_s = self._gang, self._gang.target, self._clock()
+        if self._said or not gang.whole or target is None:
+            return
+        if self._since[0] != target.generation:
+            self._since = (target.generation, now_s)
+        nodes = {member.name: member.node for member in target.members}
+        here, there = nodes.get(gang.name), target.members[0].node
+        if here == there or now_s - self._since[1] < VISIBLE_S:
+            return
+        self._said = True  # either way: one look is enough
+        checkpoint = gang.mailbox.checkpoint
+        if _fence(checkpoint) < target.generation:
+            print(
+                f"powerflow: checkpoint.dir {checkpoint.parent}: {here} and {there} do not share this folder, so the"
+                " job may go back to an old state when it moves; give a folder of a shared file system",
+                file=sys.stderr,
+                flush=True,
+            )

@@ -66,7 +66,7 @@ class GangMember:
         self._tried = 0  # newest generation that this rank has tried to join
         self._next: Target | None = None
         self._announcements = Announcements(0)
-        self._meetings = group.Meetings(mailbox)
+        self._rendezvous = group.Rendezvous(mailbox)
         self._wanted: Target | None = None
         self._done = False
         self._left = self._stopped = False
@@ -142,7 +142,7 @@ class GangMember:
             self.reporter.enter(Phase.SYNCING)
         target = self._announcements.receive(self.rank)
         if target is not None and self.target is not None:
-            self._meetings.share(target, self.target, self.name)
+            self._rendezvous.share(target, self.target, self.name)
         self._next = target
 
     def _announce(self) -> None:
@@ -187,10 +187,10 @@ class GangMember:
 
         So this generation does not wait until a file has come to them from another node, and one from them.
         """
-        if not self._meetings.is_open(wanted.generation):
-            self._meetings.open(wanted.generation)
+        if not self._rendezvous.is_open(wanted.generation):
+            self._rendezvous.open(wanted.generation)
             self.mailbox.post_switch(Switch(wanted, self.training.position.step + 1))
-        return self._meetings.open(wanted.generation).arrived() >= newcomers
+        return self._rendezvous.open(wanted.generation).arrived() >= newcomers
 
     def _save_if_due(self) -> None:
         assert self.target is not None
@@ -301,7 +301,7 @@ class GangMember:
                 if not self._peers.others_train(target):
                     break
             self._checkpoint.resume(target.generation)
-        store = group.meet(self._meetings, target, rank, give_up)
+        store = group.meet(self._rendezvous, target, rank, give_up)
         self.reporter.tell(Phase.REGROUPING)
         self._let_go()
         self._store = store

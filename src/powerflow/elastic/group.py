@@ -76,7 +76,7 @@ def lost_in(act: Callable[[], None]) -> str:
     return ""
 
 
-class Meeting:
+class RendezvousStore:
     """The store at which the members of a generation meet, on the node of the first member.
 
     Attributes:
@@ -91,7 +91,7 @@ class Meeting:
         Raises:
             InputError: The address of this node, as the environment gives it, is not an address of this machine.
         """
-        address = os.environ.get(ADDRESS, _LOOPBACK)
+        address = os.environ.get(ADDRESS) or _LOOPBACK
         try:
             listener = socket.create_server((address, 0))
         except OSError as error:
@@ -108,23 +108,23 @@ class Meeting:
         return self.store.add("arrived", 0)
 
 
-class Meetings:
-    """Where the next generations meet, as far as this rank knows."""
+class Rendezvous:
+    """Knows where the next generations meet, as far as this rank can know it."""
 
     def __init__(self, mailbox: Mailbox) -> None:
         self._mailbox = mailbox
-        self._meeting: Meeting | None = None  # the last one that this rank has opened
+        self._opened: RendezvousStore | None = None  # the last one that this rank has opened
         self._heard: tuple[int, Mapping[str, Any]] | None = None  # generation and place, heard in the last group
 
     def is_open(self, generation: int) -> bool:
         """Return True if this rank has opened the meeting of a generation."""
-        return self._meeting is not None and self._meeting.generation == generation
+        return self._opened is not None and self._opened.generation == generation
 
-    def open(self, generation: int) -> Meeting:
+    def open(self, generation: int) -> RendezvousStore:
         """Return the meeting of a generation whose first member is this rank. It is opened the first time."""
-        if self._meeting is None or self._meeting.generation != generation:
-            self._meeting = Meeting(self._mailbox, generation)
-        return self._meeting
+        if self._opened is None or self._opened.generation != generation:
+            self._opened = RendezvousStore(self._mailbox, generation)
+        return self._opened
 
     def share(self, target: Target, current: Target, name: str) -> None:
         """Tell all ranks of the present group where the next generation meets, if its first member is one of them.
@@ -150,10 +150,10 @@ class Meetings:
 
     def close(self) -> None:
         """Forget the meeting that this rank has opened. Its store ends when the group that uses it has ended."""
-        self._meeting = None
+        self._opened = None
 
 
-def meet(meetings: Meetings, target: Target, rank: int, give_up: Callable[[], bool]) -> Store:
+def meet(rendezvous: Rendezvous, target: Target, rank: int, give_up: Callable[[], bool]) -> Store:
     """Wait until all members of a target are present; return torch's store, through which they form the new group.
 
     Raises:
@@ -163,12 +163,12 @@ def meet(meetings: Meetings, target: Target, rank: int, give_up: Callable[[], bo
     if len(target.members) == 1:
         return HashStore()
     if rank == 0:
-        store = meetings.open(target.generation).store
-        meetings.close()
+        store = rendezvous.open(target.generation).store
+        rendezvous.close()
     else:
         place = None
         for _ in until(give_up):
-            place = meetings.place(target.generation)
+            place = rendezvous.place(target.generation)
             if place is not None:
                 break
         assert place is not None
@@ -211,7 +211,7 @@ def _choose_interface() -> None:
     Raises:
         InputError: This machine has no such interface.
     """
-    address, name = os.environ.get(ADDRESS, _LOOPBACK), os.environ.get(INTERFACE, "")
+    address, name = os.environ.get(ADDRESS) or _LOOPBACK, os.environ.get(INTERFACE, "")
     if name and name not in [known for _, known in socket.if_nameindex()]:
         raise InputError("this machine has no network interface of this name", where=f"{INTERFACE} {name}")
     if address == _LOOPBACK and not name:

@@ -21,6 +21,7 @@ class LostWatch:
         self._gang = gang
         self._news = FileWatch(gang.mailbox.directory / PATIENCE)
         self._lost: tuple[int, frozenset[str]] = (0, frozenset())
+        self._left: object = None  # connections of the group that was left last
 
     def look(self) -> None:
         """Make the collectives of the group fail if the controller has given up one of its ranks.
@@ -36,5 +37,6 @@ class LostWatch:
         target = self._gang.target
         if not self._gang.whole or target is None or target.generation >= generation:
             return
-        if any(member.name in names for member in target.members):
+        if connections is not self._left and any(member.name in names for member in target.members):
+            self._left = connections
             group.abandon(connections)

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 from powerflow.elastic import foreign, group, refusal
 from powerflow.elastic.environment import RankPlace, find_mailbox, find_pacer, first_place, place_in
 from powerflow.elastic.exchange import Exchange
+from powerflow.elastic.fence import SharedFolderWatch
 from powerflow.elastic.gang import GangMember
 from powerflow.elastic.lost import LostWatch
 from powerflow.elastic.mailbox import Phase
@@ -121,7 +122,7 @@ class Run:
             self._gang = StaticGang(self._training)
         else:
             gang = self._gang = GangMember(self._mailbox, self._name, self._training, self._reporter, self._idle)
-            self._reporter.watches = [LostWatch(gang).look, StuckWatch(gang).look]
+            self._reporter.watches = [LostWatch(gang).look, StuckWatch(gang).look, SharedFolderWatch(gang).look]
             atexit.register(self._leave_epochs)
         return Wrapped(model, self)
 
