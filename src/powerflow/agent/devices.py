@@ -38,9 +38,6 @@ from powerflow.osutil.processes import boot_id
 
 #: How often GPUs are read, seconds.
 READ_S = 1.0
-#: Longest time between two looks at the wish for clocks, seconds.
-LOOK_S = 0.25
-
 #: Longest time that `NodeDevices.close` waits for a driver, seconds.
 CLOSE_S = 5.0
 
@@ -231,7 +228,7 @@ class NodeDevices:
                 self._read()
             self._keep_clocks()
             self._publish()
-            return max(0.0, min(LOOK_S, self._read_s + READ_S - self._clock()))
+            return max(0.0, self._read_s + READ_S - self._clock())
 
     def start(self) -> None:
         """Take turns in a thread, until `close`."""

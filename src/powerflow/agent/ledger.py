@@ -16,7 +16,7 @@ import errno
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,11 @@ class _Row:
     held: bool = True
     final: bool = False
     version: int = 0
+
+    def plain(self) -> list[Any]:
+        """Return the fields, in order, for JSON."""
+        mj, s = self.energy_mj, self.gpu_s
+        return [self.number, self.uuid, self.rank, mj, s, self.held, self.final, self.version]
 
 
 class Ledger:
@@ -167,7 +172,7 @@ class Ledger:
             "boot": self._boot,
             "clock_s": self._clock_s,
             "meter": self.meter.state(),
-            "rows": [list(astuple(row)) for row in self._rows.values()],
+            "rows": [row.plain() for row in self._rows.values()],
         }
         replace_json(self._path, content)
         self._written = _identity(self._path)
