@@ -62,7 +62,6 @@ class Site:
         self.engine: ClusterEngine | None = None
         self.agent: multiprocessing.process.BaseProcess | None = None
         self.gpus = create(home / "agent" / "devices" / "emulated", NODES)
-        self.lead()
 
     def lead(self) -> None:
         """Another controller."""
@@ -74,13 +73,13 @@ class Site:
             keep_connected(self.engine, self.home / "agent" / "agent.sock", lambda: None), self.engine.loop
         )
         self.until_up()
-        self.power = ClusterGpus(self.engine, self.store)
+        self.power = ClusterGpus(self.engine.devices, self.store)
         self.power.start(time.time())
 
     def start_agent(self) -> None:
         assert self.engine is not None
         start = multiprocessing.get_context("spawn").Process
-        self.agent = start(target=run_here, args=(self.home / "agent", self.engine.token))
+        self.agent = start(target=run_here, args=(self.home / "agent", self.engine.token), daemon=True)
         self.agent.start()
 
     def kill_agent(self) -> None:
@@ -118,15 +117,18 @@ class Site:
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     site = Site(tmp_path)
-    yield site
-    if site.engine is not None:
-        site.engine.close()
-    site.store.close()
-    if site.agent is not None and site.agent.pid is not None and site.agent.is_alive():
-        os.kill(site.agent.pid, signal.SIGTERM)
-        site.agent.join()
-    LocalEngine(tmp_path / "agent" / "ranks").shutdown(kill=True)
-    end_watchdog(tmp_path / "agent" / "devices")
+    try:
+        site.lead()
+        yield site
+    finally:
+        if site.engine is not None:
+            site.engine.close()
+        site.store.close()
+        if site.agent is not None and site.agent.pid is not None and site.agent.is_alive():
+            os.kill(site.agent.pid, signal.SIGTERM)
+            site.agent.join()
+        LocalEngine(tmp_path / "agent" / "ranks").shutdown(kill=True)
+        end_watchdog(tmp_path / "agent" / "devices")
 
 
 def test_the_joules_of_a_rank_are_exact_whoever_is_killed_meanwhile(site: Site) -> None:
