@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,3 +150,50 @@ def test_a_power_cut(tmp_path: Path, shared: Path) -> None:
         assert set(codes.values()) == {0}, job.story()
         check(job, repeats=1)
         check_equal(job)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_faults_in_any_order(tmp_path: Path, seed: int) -> None:
+    """Ranks come, go, are killed, and are not reached for a while, whatever the others are at."""
+    rng = random.Random(seed)
+    with Nodes(tmp_path, 3, delay_s=0.4, epochs=60, local_batch_max=3, checkpoint_s=0.3, seed=seed) as job:
+        members = job.start(2)
+        hidden: list[str] = []
+        hurt = 0
+        for _ in range(12):
+            kind = rng.choice(["grow", "grow", "shrink", "kill", "hide", "show"])
+            if kind == "grow" and len(members) < 4:
+                members = [*members, *job.launch(1)]
+                job.post(members, lost=hidden)
+                if rng.random() < 0.7:  # otherwise the next thing happens on the way
+                    job.wait_ready(members)
+                    job.drive(job.in_generation, "a larger gang")
+            elif kind == "shrink" and len(members) > 1:
+                members = members[1:] if rng.random() < 0.5 else members[:-1]
+                job.post(members, lost=hidden)
+            elif kind == "kill" and len(members) > 1:
+                hurt += 1
+                victim = rng.choice(members)
+                job.processes[victim].kill()
+                members = [name for name in members if name != victim]
+                job.post(members, lost=[*hidden, victim])
+            elif kind == "hide" and len(members) > 1:
+                hurt += 1
+                victim = rng.choice(members)
+                os.kill(job.processes[victim].pid or 0, signal.SIGSTOP)
+                hidden.append(victim)
+                members = [name for name in members if name != victim]
+                job.post(members, lost=hidden)
+            elif kind == "show" and hidden:
+                os.kill(job.processes[hidden.pop()].pid or 0, signal.SIGCONT)
+            job.allow(job.allowed + rng.randrange(4))
+            if rng.random() < 0.6 and all(r.generation for r in job.mailbox.reports(members)):
+                job.wait_ready(members)
+                job.drive(job.in_generation, f"the gang after {kind}")
+        job.wait_ready(members)
+        job.drive(job.in_generation, "the last gang")
+        for name in hidden:
+            os.kill(job.processes[name].pid or 0, signal.SIGCONT)
+        job.run_out()
+        assert {code for code in job.codes().values() if code != -signal.SIGKILL} == {0}, job.story()
+        check(job, repeats=hurt + 12)
