@@ -45,6 +45,7 @@ class Outcome:
     jobs: int = 0
     seen_s: list[float] = field(default_factory=list)  # from the loss of a host until the API says so
     back_s: list[float] = field(default_factory=list)  # from the start of the next controller until its loop turns
+    back_cpu_s: list[float] = field(default_factory=list)  # CPU time of that, which other load does not stretch
     untouched: int = 0  # ranks that lived through the kill of an agent or the controller, summed over kills
     found: proofs.Found = field(default_factory=proofs.Found)
     metered_j: float = 0.0
@@ -65,7 +66,7 @@ class MachinesBench:
     """
 
     def __init__(
-        self, home: Path, hosts: int, seed: int, *, elastic: int = 3, epochs: int = 40, time_scale: float = 0.2
+        self, home: Path, hosts: int, seed: int, *, elastic: int = 3, epochs: int = 25, time_scale: float = 0.3
     ) -> None:
         self.home, self.count, self.epochs, self.elastic = home, hosts, epochs, elastic
         self.random = random.Random(seed)
@@ -85,12 +86,12 @@ class MachinesBench:
     # -- jobs ---------------------------------------------------------------------------------------------------------
 
     def submit_elastic(self) -> str:
-        """Submit an elastic PyTorch job for 1 to 8 GPUs."""
+        """Submit an elastic PyTorch job for 1 to 4 GPUs."""
         return self._submit(
             {
                 "run": f"python {HERE / 'machines_trainee.py'} {self.ledger} {self.epochs}",
                 "rescale": "in-place",
-                "gpus": "1..8",
+                "gpus": "1..4",
                 "batch": {"global": 8, "local_max": 1},  # so that more GPUs are faster
                 "model": "resnet50",
                 "checkpoint": {"dir": str(self.home / "shared" / "checkpoints"), "grace": 10, "every": 5},
@@ -136,6 +137,11 @@ class MachinesBench:
         text = self.cluster.hosts.output(i, ["sh", "-c", "cd /proc && echo [0-9]*"])
         return {int(word) for word in text.split()}
 
+    def note(self, what: str) -> None:
+        """Write a line with the time into the bench's own log."""
+        with (self.home / "bench.log").open("a") as log:
+            print(f"{time.time():.2f} {what}", file=log)
+
     # -- faults -------------------------------------------------------------------------------------------------------
 
     def kill_rank(self) -> bool:
@@ -145,6 +151,7 @@ class MachinesBench:
         if not ranks:
             return False
         one = self.random.choice(ranks)
+        self.note(f"rank {one['rank']}")
         self.harm.killed.add(one["rank"])
         with contextlib.suppress(subprocess.CalledProcessError):  # it has just ended
             self.cluster.hosts.output(names[one["host"]], ["kill", "-9", str(one["pid"])])
@@ -156,6 +163,7 @@ class MachinesBench:
         if i is None:
             return False
         before = self.running()
+        self.note(f"agent {i}")
         self.cluster.kill_agent(i)
         self._check_untouched(before)
         self._busy.add(f"agent {i}")
@@ -175,6 +183,7 @@ class MachinesBench:
         time.sleep(self.random.uniform(0.0, 2.0))
         self.cluster.serve()
         self.outcome.back_s.append(self.cluster.await_controller())
+        self.outcome.back_cpu_s.append(self.cluster.controller_cpu_s())
         self._lost_at.clear()  # how long this controller takes to find out is another question
         return True
 
@@ -185,12 +194,14 @@ class MachinesBench:
             return False
         lasts_s = self.random.uniform(1.0, 20.0) if lasts_s is None else lasts_s
         began_s = time.time()
+        self.note(f"cut {i} for {lasts_s:.1f} s")
         self.cluster.hosts.cut(i)
         self._down[i] = "cut"
         self._lost_at[i] = time.monotonic()
 
         def mend() -> None:
             self.cluster.hosts.mend(i)
+            self.note(f"mend {i}")
             self.harm.cuts.append((self.cluster.hosts.name(i), began_s, time.time()))
             self._down.pop(i)
             self._lost_at.pop(i, None)
@@ -203,11 +214,13 @@ class MachinesBench:
         i = self._host()
         if i is None:
             return False
+        self.note(f"crash {i}")
         self.cluster.hosts.crash(i)
         self._down[i] = "crash"
         self._lost_at[i] = time.monotonic()
 
         def boot() -> None:
+            self.note(f"boot {i}")
             self.cluster.hosts.boot(i)
             self.cluster.start_agent(i)
             self._down.pop(i)
@@ -259,7 +272,7 @@ class MachinesBench:
         """Train while faults happen, until all jobs have ended; check, and return what was seen.
 
         Args:
-            faults: So many random ones, or these in this order.
+            faults: So many random ones, or these in this order; ``cut 6`` is a cut of 6 s.
         """
         began_s = time.monotonic()
         plan = [self.random.choice(FAULTS) for _ in range(faults)] if isinstance(faults, int) else list(faults)
@@ -282,7 +295,7 @@ class MachinesBench:
     def _storm(self, plan: list[str]) -> None:
         fault_s, load_s, say_s = time.monotonic() + 5.0, 0.0, 0.0
         # the first elastic jobs get what is left of each host
-        fillers = {self.submit_filler(self.random.uniform(10.0, 30.0), 6) for _ in range(self.count)}
+        fillers = {self.submit_filler(self.random.uniform(10.0, 30.0), 7) for _ in range(self.count)}
         active = {self.submit_elastic() for _ in range(self.elastic)}
         self.elastic_jobs |= active
         while plan or active:
@@ -299,7 +312,7 @@ class MachinesBench:
                 self._change_load(fillers, bool(plan))
             if plan and now_s >= fault_s and self._trained():
                 if self._harm(plan[0]):
-                    self.outcome.faults[plan.pop(0)] += 1
+                    self.outcome.faults[plan.pop(0).split()[0]] += 1
                 fault_s = time.monotonic() + self.random.uniform(0.5, 4.0)
             if now_s >= say_s and os.environ.get("MACHINES_BENCH_SAYS"):
                 say_s = now_s + 10.0
@@ -307,11 +320,13 @@ class MachinesBench:
             time.sleep(0.1)
 
     def _harm(self, what: str) -> bool:
-        acts = {
+        self.note(what)
+        what, _, lasts_s = what.partition(" ")
+        acts: dict[str, Callable[[], bool]] = {
             "rank": self.kill_rank,
             "agent": self.kill_agent,
             "controller": self.kill_controller,
-            "cut": self.cut,
+            "cut": lambda: self.cut(float(lasts_s) if lasts_s else None),
             "crash": self.crash,
             "none": lambda: True,
         }
@@ -329,7 +344,7 @@ class MachinesBench:
         """Submit and drain, so that elastic jobs are rescaled within and across nodes."""
         fillers -= {job_id for job_id in fillers if self._has_ended(job_id)}
         if more and len(fillers) < self.count:
-            fillers.add(self.submit_filler(self.random.uniform(3.0, 20.0), self.random.choice((4, 5, 6, 7))))
+            fillers.add(self.submit_filler(self.random.uniform(3.0, 20.0), self.random.choice((5, 6, 7))))
         if (self._drained and self.random.random() < 0.5) or not more:
             for i in list(self._drained):
                 self.cluster.post(f"/nodes/{self.cluster.node(i)}/resume", {})
@@ -465,6 +480,7 @@ def summary(outcome: Outcome) -> str:
             "ranks_untouched_by_kills": outcome.untouched,
             "loss_seen_s": spread(outcome.seen_s),
             "controller_back_s": spread(outcome.back_s),
+            "controller_back_cpu_s": spread(outcome.back_cpu_s),
             "metered_j": round(outcome.metered_j, 3),
             "counted_j": round(outcome.counted_j, 3),
             "lasted_s": round(outcome.lasted_s),

@@ -207,7 +207,7 @@ def check_lives(lines: Sequence[Line], harm: Harm, elastic: Collection[str]) -> 
         cut = [
             span
             for span in harm.cuts
-            if span[0] == start["host"] and start["at_s"] < span[2] and span[1] < last[name] + 60.0
+            if span[0] == start["host"] and start["at_s"] < span[2] and span[1] < last[name] + 10.0
         ]
         assert cut, f"nobody has harmed rank {name} on {start['host']}, and yet it was killed after {last[name]:.1f}"
     spans: dict[str, list[tuple[int, float, float]]] = defaultdict(list)

@@ -18,6 +18,8 @@ _HEAD = struct.Struct(">IQ")
 MOST_BYTES = 64 << 20
 #: Bytes that may wait to be sent before a peer counts as stuck.
 _STUCK_BYTES = 8 << 20
+#: Seconds without a word until the kernel asks whether the peer is still there.
+_IDLE_S = 3
 
 
 async def read_frame(reader: asyncio.StreamReader) -> tuple[int, bytes]:
@@ -129,5 +131,9 @@ def tune(writer: asyncio.StreamWriter) -> None:
     if connection is None or connection.family == socket.AF_UNIX:
         return
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # a side that waits for a request has sent nothing that could stay unanswered: without probes it would wait for
+    # hours after a partition in which the other side has given up
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _IDLE_S)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _IDLE_S)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 10_000)
