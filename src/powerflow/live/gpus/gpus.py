@@ -20,7 +20,7 @@ from powerflow.live.gpus.hosts import names_by_type
 from powerflow.live.gpus.ledgers import Drawn, OpenCharges, job_of
 from powerflow.live.gpus.limit_watch import LimitWatch
 from powerflow.live.gpus.machines import ClusterGpu, Machine, Machines
-from powerflow.live.gpus.readings import LastReadings, last_readings
+from powerflow.live.gpus.readings import LastReadings, together
 from powerflow.store.database import StoreError
 from powerflow.store.models import Charge
 from powerflow.store.store import Store
@@ -254,7 +254,7 @@ class ClusterGpus:
 
     def jobs_with_news(self) -> Collection[str]:
         """Return the jobs on these GPUs."""
-        return {job for place in self._news if (job := self._seen.owners.get(place))}
+        return self._seen.jobs_on(self._news)
 
     def strangers(self, place: Place) -> tuple[str, ...]:
         """Return the processes on a GPU that belong to no job, in words."""
@@ -278,8 +278,7 @@ class ClusterGpus:
         strange = {*self.health.shared(), *self._limited()}
         for name in self._old():
             strange.update(gpu.place for gpu in self._machines.by_name[name].gpus)
-        strays = self._seen.strays
-        return {job for place, job in self._seen.owners.items() if place in strange or place in strays}
+        return self._seen.jobs_on(strange | self._seen.strays)
 
     # -- what is shown --------------------------------------------------------------------------------------------
 
@@ -321,7 +320,7 @@ class ClusterGpus:
 
     def clock_of(self, job: str) -> float | None:
         """Return the mean clock (MHz) of a job's GPUs at the last reading; None if no clock was read."""
-        return self._seen.clock_mhz.get(job)
+        return self._seen.clock_mhz(job)
 
     def power_w(self) -> float:
         """Return the watts of all GPUs at the last reading."""
@@ -358,14 +357,14 @@ class ClusterGpus:
             machine.read()
             self._see_limits(machine)
         self._news = frozenset(gpu.place for machine in machines for gpu in machine.gpus)
-        self._seen = last_readings(self._machines)
+        self._seen = together(machine.seen for machine in self._machines.by_name.values())
 
     def _see_limits(self, machine: Machine) -> None:
         assert machine.report is not None
-        uuids = {gpu.place: gpu.uuid for gpu in machine.gpus}
-        readings = {uuids[place]: seen.reading for place, seen in machine.seen.items() if seen.reading is not None}
+        seen, uuids = machine.seen, {gpu.place: gpu.uuid for gpu in machine.gpus}
+        readings = {uuids[place]: reading for place, reading in seen.readings.items()}
         if not machine.boot:  # this controller hears of it for the first time
-            self._limits.begin(readings, [uuids[place] for place, seen in machine.seen.items() if seen.job])
+            self._limits.begin(readings, [uuids[place] for place in seen.owners])
         machine.boot = str(machine.report["boot"])
         self._limits.look(readings)
 

@@ -22,7 +22,7 @@ class LimitWatch:
 
     def __init__(self, kept: Mapping[str, Any]) -> None:
         self._own_w = {str(uuid): float(watts) for uuid, watts in kept.items()}
-        self._now_w: dict[str, float] = {}
+        self._changed: dict[str, tuple[float, float]] = {}  # own and present limit, watts
 
     def begin(self, readings: Mapping[str, Reading], held: Collection[str]) -> None:
         """Take the present power limit of each GPU without a job as its own limit. Call it when a controller starts."""
@@ -33,14 +33,18 @@ class LimitWatch:
     def look(self, readings: Mapping[str, Reading]) -> None:
         """Read the power limits from new readings."""
         for uuid, reading in readings.items():
-            if math.isfinite(reading.power_limit_w):
-                self._own_w.setdefault(uuid, reading.power_limit_w)
-                self._now_w[uuid] = reading.power_limit_w
+            now_w = reading.power_limit_w
+            if not math.isfinite(now_w):
+                continue
+            own_w = self._own_w.setdefault(uuid, now_w)
+            if abs(own_w - now_w) > NEAR_W:
+                self._changed[uuid] = own_w, now_w
+            elif uuid in self._changed:
+                del self._changed[uuid]
 
     def changed(self) -> dict[str, tuple[float, float]]:
         """Return the GPUs whose present power limit is not their own limit: (own, present) in watts, by UUID."""
-        both = {uuid: (self._own_w[uuid], watts) for uuid, watts in self._now_w.copy().items()}
-        return {uuid: (own_w, now_w) for uuid, (own_w, now_w) in both.items() if abs(own_w - now_w) > NEAR_W}
+        return self._changed.copy()
 
     def state(self) -> dict[str, float]:
         """Return the power limit that each GPU has without a job, in watts by UUID, to be stored."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from powerflow.cost.catalogue import GpuType, declare
-from powerflow.device.meter import MeanPower
-from powerflow.device.protocol import DeviceError, Place, Reading
-from powerflow.engine.devices import DeviceSource, Report, error_of, power_of, reading_of
-from powerflow.live.gpus.ledgers import TakenLedger, job_of
+from powerflow.device.protocol import Place
+from powerflow.engine.devices import DeviceSource, Report
+from powerflow.live.gpus.ledgers import TakenLedger
+from powerflow.live.gpus.readings import LastReadings, readings_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,7 @@ class ClusterGpu:
         emulated: True if the hardware does not exist.
         vendor_name: Type in the driver's words.
         driver_index: Number that the driver gives to it; None if unknown.
+        place: ``node`` and ``index``.
     """
 
     machine: str
@@ -36,25 +37,10 @@ class ClusterGpu:
     emulated: bool
     vendor_name: str
     driver_index: int | None
+    place: Place = field(init=False)
 
-    @property
-    def place(self) -> Place:
-        """Return the node of the GPU and its number there."""
-        return self.node, self.index
-
-
-class GpuSeen(NamedTuple):
-    """What the last report says of one GPU: job whose rank has it ("" if none), reading, error, mean power,
-    and if it strays from the clock that it was asked for.
-
-    The period of the mean power began ``power.seconds`` ago, because it contains the age of the reading.
-    """
-
-    job: str
-    reading: Reading | None
-    error: DeviceError | None
-    power: MeanPower
-    strays: bool
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "place", (self.node, self.index))
 
 
 @dataclass(slots=True)
@@ -84,7 +70,7 @@ class Machine:
     boot: str = ""
     noted: int = 0
     unsaved: bool = False
-    seen: Mapping[Place, GpuSeen] = field(default_factory=dict)
+    seen: LastReadings = field(default_factory=LastReadings)
 
     @property
     def has_news(self) -> bool:
@@ -93,14 +79,8 @@ class Machine:
 
     def read(self) -> None:
         """Read what the last report says of the GPUs."""
-        rows, age_s = (self.report["gpus"], self.report["age_s"]) if self.report is not None else ({}, 0.0)
-        self.seen = {
-            gpu.place: GpuSeen(
-                job_of(row["rank"]), reading_of(row), error_of(row), power_of(row, age_s), row["clock"]["strays"]
-            )
-            for gpu in self.gpus
-            if (row := rows.get(gpu.uuid)) is not None
-        }
+        if self.report is not None:
+            self.seen = readings_in(self.report, {gpu.uuid: gpu.place for gpu in self.gpus})
 
 
 @dataclass(slots=True)
