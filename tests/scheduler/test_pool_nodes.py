@@ -129,6 +129,31 @@ def test_nodes_that_go_and_come_one_after_the_other() -> None:
     check(driver.scheduler)
 
 
+def test_a_job_that_has_not_started_there_starts_elsewhere() -> None:
+    driver = told()
+    driver.tell({0: (4, FULL)})
+    driver.at(0, submitted("a"))
+    (home,) = places(driver, 0)
+    (change,) = driver.at(60, NodeUnreachable(home, absent=frozenset({"a", "who"}))).changes
+    assert (change.gpus, change.reason.why) == (4, Why.RESUMED)
+    assert home not in places(driver, 0)
+
+
+def test_a_job_on_two_nodes_waits_for_both_until_one_is_said_to_stay_away() -> None:
+    driver = told()
+    driver.tell({0: (8, FULL)})
+    driver.at(0, submitted("a"))
+    first, second = nodes(driver)
+    both = frozenset({"a"})
+    driver.at(10, NodeUnreachable(first, both), NodeUnreachable(second, both))
+    driver.at(60, NodeRecovered(first))
+    assert places(driver, 0) == {first: 4, second: 4}
+    driver.tell({0: (4, FULL)})
+    (change,) = driver.at(120, NodeUnreachable(second)).changes
+    assert change.reason.why is Why.CUT
+    assert places(driver, 0) == {first: 4}
+
+
 def test_proof_that_a_node_is_off_stops_its_jobs() -> None:
     driver = told()
     driver.tell({0: (4, FULL)})

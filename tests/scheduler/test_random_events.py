@@ -296,9 +296,9 @@ class AnythingHappens(RuleBasedStateMachine):
     def joins(self, node: str, gpus: int, goes: bool) -> None:
         self.events.append(NodeGone(node) if goes else NodeAdded(Node(7, node, "A100", gpus, "rack-7")))
 
-    @rule(node=NODES, stay=st.frozensets(NAMES, max_size=3))
-    def silence(self, node: str, stay: frozenset[str]) -> None:
-        self.events.append(NodeUnreachable(node, stay))
+    @rule(node=NODES, stay=st.frozensets(NAMES, max_size=3), absent=st.frozensets(NAMES, max_size=2))
+    def silence(self, node: str, stay: frozenset[str], absent: frozenset[str]) -> None:
+        self.events.append(NodeUnreachable(node, stay, absent))
 
     @rule(node=NODES, gpu=st.integers(-1, 4), kind=st.sampled_from([GpuFailed, GpuFailed, GpuRecovered]))
     def gpu(self, node: str, gpu: int, kind: type[GpuFailed] | type[GpuRecovered]) -> None:

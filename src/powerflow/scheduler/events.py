@@ -184,11 +184,13 @@ class NodeUnreachable(SchedulerEvent):
 
     Attributes:
         node: Name of the node.
-        stay: Jobs that keep all their GPUs anyway, because they cannot go on with fewer.
+        stay: Jobs that keep all their GPUs anyway: they cannot go on with fewer, or none of their nodes answers.
+        absent: Jobs that have no process anywhere. They return to the queue, so that they can start elsewhere.
     """
 
     node: str
     stay: frozenset[str] = frozenset()
+    absent: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

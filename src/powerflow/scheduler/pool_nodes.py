@@ -27,18 +27,18 @@ class Outage:
 
     Attributes:
         nodes: Names of the nodes that do not answer.
-        pinned: Slots (rows of the ledger) of jobs that keep their GPUs; True for jobs that cannot go on with fewer.
+        pinned: Slots (rows of the ledger) of jobs that keep their GPUs, and that no decision changes.
         shrunk: Slots of jobs that go on with fewer GPUs, which no plan has said yet.
     """
 
     def __init__(self) -> None:
         self.nodes: set[str] = set()
-        self.pinned: dict[int, bool] = {}
+        self.pinned: set[int] = set()
         self.shrunk: set[int] = set()
 
     def forget(self, slot: int) -> None:
         """Forget a job that holds no GPUs any more."""
-        self.pinned.pop(slot, None)
+        self.pinned.discard(slot)
         self.shrunk.discard(slot)
 
     def take_shrunk(self) -> set[int]:
@@ -56,41 +56,50 @@ class Outage:
         return tuple(share for share in placement if share.node not in self.nodes)
 
 
-def cut_off(pool: Pool, node: str, stay: Collection[int], ledger: Ledger, now_s: float) -> None:
+def slots_on(pool: Pool, node: str, job_ids: Collection[str], ledger: Ledger) -> set[int]:
+    """Return the slots (rows of the ledger) of those of these jobs that hold GPUs on a node."""
+    owners = set(pool.occupancy.owners_on(node).tolist())
+    return {slot for job_id in job_ids if (slot := ledger.slot_of.get(job_id)) in owners and slot is not None}
+
+
+def cut_off(pool: Pool, node: str, stay: Collection[str], ledger: Ledger, now_s: float) -> None:
     """Go on without a node that does not answer.
 
     Args:
         pool: The pool of the node.
         node: Name of the node.
-        stay: Slots (rows of the ledger) of jobs that cannot go on with fewer GPUs.
+        stay: Ids of jobs that keep all their GPUs anyway.
         ledger: The active jobs; it records the allocations.
         now_s: The time.
     """
+    staying = slots_on(pool, node, stay, ledger)
     pool.outage.nodes.add(node)
     for slot in pool.occupancy.fail(node).tolist():
-        _go_on(pool, slot, pool.outage.pinned.get(slot, slot in stay), ledger, now_s)
+        _go_on(pool, slot, slot in staying, ledger, now_s)
 
 
-def recover(pool: Pool, node: str, ledger: Ledger, now_s: float) -> None:
-    """Let jobs use a node again. Jobs on this node may stay, unless another of their nodes is being emptied."""
+def recover(pool: Pool, node: str, ledger: Ledger) -> None:
+    """Let jobs use a node again. Jobs on this node may stay, unless another of their nodes is being emptied.
+
+    A job that was pinned is planned again once all its nodes answer. Until then, a later event may say of the others
+    that they still do not answer (`cut_off`): then it goes on without them.
+    """
     occupancy, outage = pool.occupancy, pool.outage
     occupancy.recover(node)
     outage.nodes.discard(node)
-    for slot in outage.pinned.keys() & set(occupancy.owners_on(node).tolist()):
-        stays, placement = unpin(pool, slot, ledger), occupancy.placement(slot)
-        if outage.rest(placement) != placement:
-            _go_on(pool, slot, stays, ledger, now_s)
+    for slot in outage.pinned & set(occupancy.owners_on(node).tolist()):
+        if outage.rest(placement := occupancy.placement(slot)) == placement:
+            unpin(pool, slot, ledger)
     statuses = zip(occupancy.nodes, occupancy.status(), strict=True)
     empty = [each.name for each, status in statuses if status == DRAINED or each.name in outage.nodes]
-    pool.evicted = {slot for name in empty for slot in occupancy.owners_on(name).tolist()} - outage.pinned.keys()
+    pool.evicted = {slot for name in empty for slot in occupancy.owners_on(name).tolist()} - outage.pinned
 
 
-def unpin(pool: Pool, slot: int, ledger: Ledger) -> bool:
-    """Let decisions change a job again that was pinned; return True if it cannot go on with fewer GPUs."""
-    if slot not in pool.outage.pinned:
-        return False
-    pool.active = array("q", sorted([*pool.active, slot], key=ledger.rows["id"].__getitem__))
-    return pool.outage.pinned.pop(slot)
+def unpin(pool: Pool, slot: int, ledger: Ledger) -> None:
+    """Let decisions change a job again, if it was pinned."""
+    if slot in pool.outage.pinned:
+        pool.active = array("q", sorted([*pool.active, slot], key=ledger.rows["id"].__getitem__))
+        pool.outage.pinned.discard(slot)
 
 
 def _go_on(pool: Pool, slot: int, stays: bool, ledger: Ledger, now_s: float) -> None:
@@ -110,12 +119,12 @@ def _go_on(pool: Pool, slot: int, stays: bool, ledger: Ledger, now_s: float) -> 
         unpin(pool, slot, ledger)
         pool.evicted.add(slot)  # too few for it: the next decision moves it
     elif slot not in outage.pinned:
-        outage.pinned[slot] = stays
+        outage.pinned.add(slot)
         pool.evicted.discard(slot)
         pool.active.remove(slot)
 
 
-def join(pool: Pool, node: Node, ledger: Ledger, now_s: float) -> None:
+def join(pool: Pool, node: Node, ledger: Ledger) -> None:
     """Add a node to a pool, or replace the node of this name. Jobs get its GPUs from the next decision on.
 
     Raises:
@@ -123,7 +132,7 @@ def join(pool: Pool, node: Node, ledger: Ledger, now_s: float) -> None:
     """
     others = [each for each in pool.occupancy.nodes if each.name != node.name]
     pool.rebuild([*others, node])
-    recover(pool, node.name, ledger, now_s)
+    recover(pool, node.name, ledger)
 
 
 def leave(pool: Pool, node: str) -> bool:

@@ -279,13 +279,15 @@ class SchedulerState:
         if self.caps.metered(event, self._pool_of, now_s, self._decided_s):
             self._cap_due_s = -math.inf
 
-    def _recover(self, event: events.NodeRecovered, now_s: float) -> None:
-        pool_nodes.recover(self._with_node(event.node), event.node, self.ledger, now_s)
+    def _recover(self, event: events.NodeRecovered, _now_s: float) -> None:
+        pool_nodes.recover(self._with_node(event.node), event.node, self.ledger)
         self._changed = True
 
     def _cut_off(self, event: events.NodeUnreachable, now_s: float) -> None:
-        stay = {slot for job_id in event.stay if (slot := self.ledger.slot_of.get(job_id)) is not None}
-        pool_nodes.cut_off(self._with_node(event.node), event.node, stay, self.ledger, now_s)
+        pool = self._with_node(event.node)
+        for slot in pool_nodes.slots_on(pool, event.node, event.absent, self.ledger):
+            self._stop(slot, now_s)
+        pool_nodes.cut_off(pool, event.node, event.stay, self.ledger, now_s)
         self._changed = True
 
     def _lose(self, event: events.NodeFailed, now_s: float) -> None:
@@ -297,34 +299,31 @@ class SchedulerState:
 
     def _drain(self, event: events.NodeDrained, _now_s: float) -> None:
         pool = self._with_node(event.node)
-        pool.evicted.update(set(pool.occupancy.drain(event.node).tolist()) - pool.outage.pinned.keys())
+        pool.evicted.update(set(pool.occupancy.drain(event.node).tolist()) - pool.outage.pinned)
         self._changed = True
 
-    def _join(self, event: events.NodeAdded, now_s: float) -> None:
+    def _join(self, event: events.NodeAdded, _now_s: float) -> None:
         node, pool = event.node, self.pools.get(event.node.gpu_type)
         if pool is None:
             raise Ignored(f"node {node.name} has GPUs of type {node.gpu_type}: this cluster had none when it began")
         if self._node_pool.get(node.name, pool) is not pool:
             raise Ignored(f"node {node.name} had GPUs of another type before")
         try:
-            pool_nodes.join(pool, node, self.ledger, now_s)
+            pool_nodes.join(pool, node, self.ledger)
         except ValueError as error:
             raise Ignored(f"node {node.name} cannot join: {error}") from None
         self._node_pool[node.name] = pool
-        self._nodes_changed(pool)
+        self.caps.see_nodes(pool)
+        self._caps_changed()
 
     def _part(self, event: events.NodeGone, now_s: float) -> None:
         pool = self._with_node(event.node)
-        for slot in pool.occupancy.owners_on(event.node).tolist():
+        for slot in self.slots_on(event.node):
             self._stop(slot, now_s)
         if pool_nodes.leave(pool, event.node):
             del self._node_pool[event.node]
-        self._nodes_changed(pool)
-
-    def _nodes_changed(self, pool: Pool) -> None:
         self.caps.see_nodes(pool)
         self._caps_changed()
-        self._changed = True
 
     def _turn_gpu(self, event: events.GpuFailed | events.GpuRecovered, now_s: float) -> None:
         occupancy = self._with_node(event.node).occupancy

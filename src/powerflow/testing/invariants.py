@@ -81,10 +81,10 @@ def _check_holdings(scheduler: Scheduler, pool: Pool) -> None:
         owners = set(occupancy.owners_on(node.name).tolist())
         if node.name in pool.outage.nodes:
             assert status == FAILED, f"{node.name} does not answer and jobs may start on it"
-            assert owners <= pool.evicted | pool.outage.pinned.keys(), f"jobs may stay on {node.name}"
+            assert owners <= pool.evicted | pool.outage.pinned, f"jobs may stay on {node.name}"
             continue
         assert status != FAILED or not owners, f"{node.name} has failed and jobs are still on it"
-        assert status == UP or owners <= pool.evicted | pool.outage.pinned.keys(), (
+        assert status == UP or owners <= pool.evicted | pool.outage.pinned, (
             f"{node.name} is not up and jobs may stay on it"
         )
 
