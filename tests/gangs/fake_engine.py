@@ -59,6 +59,7 @@ class FakeEngine:
         self.down: set[str] = set()  # nodes that do not answer
         self.off: set[RankName] = set()  # ranks that were declared off
         self.unheard: dict[RankName, RankStatus] = {}  # ends of ranks on nodes that do not answer
+        self.seen_s: dict[str, float] = {}  # when nodes have last answered
         self.slow: set[str] = set()  # nodes that accept launches and answer later
         self.orders: list[RankSpec] = []  # launches that such a node has not answered yet
         self.copies: dict[tuple[str, str], NodeCopy] = {}  # by node and job
@@ -66,7 +67,8 @@ class FakeEngine:
 
     def nodes(self) -> Sequence[EngineNode]:
         nodes = [self.kinds.get(name, EngineNode(name, gpus)) for name, gpus in self.gpus.items()]
-        return [replace(node, up=node.name not in self.down) for node in nodes]
+        seen_s = self.seen_s.get
+        return [replace(node, up=node.name not in self.down, seen_s=seen_s(node.name, math.nan)) for node in nodes]
 
     def limits(self) -> frozenset[str]:
         return frozenset()

@@ -59,6 +59,7 @@ def words(bench: Bench, kind: str) -> list[str]:
 
 def test_the_others_go_on_at_once_without_ranks_that_do_not_answer(bench: Bench) -> None:
     start(bench, "a0", "b0")
+    turns(bench, 10)
     before = step(bench, A0)
     bench.engine.cut("b")
     bench.turn()
@@ -76,6 +77,36 @@ def test_the_others_go_on_at_once_without_ranks_that_do_not_answer(bench: Bench)
     turns(bench, 300)
     assert bench.engine.launches == [A0, B0]  # nothing is started on the GPU that may be taken
     assert B0 in bench.engine.really()
+
+
+def test_nobody_is_given_up_if_the_controller_was_cut_off_itself(bench: Bench) -> None:
+    start(bench, "a0", "b0")
+    turns(bench, 10)
+    for node in ("a", "b"):  # one falls silent soon after the other, and comes back so
+        bench.engine.cut(node)
+        bench.engine.seen_s[node] = bench.engine.now_s
+        bench.engine.seen_s["b"] = bench.engine.now_s
+        turns(bench, 2)
+    turns(bench, 50)
+    for node in ("b", "a"):
+        bench.engine.mend(node)
+        bench.engine.seen_s.clear()
+        turns(bench, 4)
+    turns(bench, 30)
+    assert not bench.engine.signals
+    assert bench.engine.launches == bench.engine.running() == [A0, B0]
+    assert bench.told(Started) == [Started("j", 1)]
+
+
+def test_nobody_is_given_up_while_a_new_controller_meets_its_nodes(bench: Bench) -> None:
+    start(bench, "a0", "b0")
+    bench.engine.cut("b")
+    bench.restart(order(1, "a0", "b0"))
+    turns(bench, 4)
+    bench.engine.mend("b")
+    turns(bench, 30)
+    assert not bench.engine.signals
+    assert bench.engine.launches == bench.engine.running() == [A0, B0]
 
 
 def test_ranks_that_were_replaced_are_ended_before_their_gpus_are_free(bench: Bench) -> None:

@@ -426,6 +426,58 @@ def test_a_controller_that_starts_while_a_node_is_away_touches_nothing(bench: Be
     assert bench.engine.launches == ranks
 
 
+def test_a_node_leaves_and_joins_while_the_controller_runs(bench: Bench) -> None:
+    bench.steps_total = 10_000
+    first, second = bench.engine.gpus
+    bench.turn(3)
+    gpus = bench.engine.gpus.pop(second)
+    bench.turn(3)
+    jobs = [bench.submit(gpus=2) for _ in range(4)]
+    bench.turn(30)
+    assert {bench.engine.statuses[name].node for name in bench.engine.running()} == {first}
+    assert len(bench.engine.running()) == 4
+    bench.engine.gpus[second] = gpus
+    bench.until(lambda: len(bench.engine.running()) == 8)
+    assert {job for job in jobs if bench.engine.running(job)} == set(jobs)
+    bench.engine.gpus.pop(second)  # ranks run there: it has not left in order
+    bench.turn(20)
+    assert node_state(bench, second) == "unreachable"
+    assert len(bench.gangs.holding()) == 8
+
+
+def test_silent_nodes_keep_all_jobs_if_the_controller_was_cut_off_itself(bench: Bench) -> None:
+    bench.steps_total = 10_000
+    job = bench.submit(gpus="2..8", retries=0)
+    bench.until(lambda: len(bench.engine.running(job)) == 8)
+    bench.turn(20)
+    launches = list(bench.engine.launches)
+    for node in bench.engine.gpus:
+        bench.engine.cut(node)
+        bench.engine.seen_s |= dict.fromkeys(bench.engine.gpus, bench.engine.now_s)
+        bench.turn(2)
+    bench.turn(40)
+    for node in bench.engine.gpus:
+        bench.engine.mend(node)
+        bench.engine.seen_s.clear()
+        bench.turn(4)
+    bench.turn(60)
+    assert bench.engine.launches == launches
+    assert not bench.engine.signals
+    assert len(bench.engine.running(job)) == 8
+
+
+def test_a_job_that_has_not_started_on_a_silent_node_starts_elsewhere(bench: Bench) -> None:
+    bench.steps_total = 10_000
+    first, second = bench.engine.gpus
+    for node in (first, second):
+        bench.engine.cut(node)
+    job = bench.submit(gpus=2)
+    bench.turn(3)
+    (placed,) = {node for node, _ in bench.controller.jobs[job].placement}
+    bench.engine.mend(second if placed == first else first)
+    bench.until(lambda: len(bench.engine.running(job)) == 2)
+
+
 def test_a_drained_node_stays_so_when_it_fails_and_comes_back(bench: Bench) -> None:
     bench.steps_total = 10_000
     first, second = bench.engine.gpus

@@ -173,7 +173,7 @@ class Gang(ABC):
     def view(self) -> GangView:
         """Return the present view of the gang's ranks."""
         statuses = self.context.statuses.setdefault(self.job_id, {})
-        return GangView(self.record, statuses, self.wanted, down=self.context.down)
+        return GangView(self.record, statuses, self.wanted, down=self.context.down, unsteady=self.context.unsteady)
 
     @abstractmethod
     def look(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import pwd
 import time
@@ -30,6 +31,8 @@ GPUS = "POWERFLOW_GPUS"
 ADDRESS, INTERFACE = "POWERFLOW_ADDRESS", "POWERFLOW_INTERFACE"
 #: Variables that tell gloo and NCCL which interface to use.
 _SOCKETS = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+#: A node that has answered this many seconds later than another one is not cut off by the same fault.
+_LATER_S = 2.0
 #: Address of each node if there is one machine only.
 LOOPBACK = "127.0.0.1"
 
@@ -41,6 +44,8 @@ class GangContext:
         statuses: State of each rank in the engine's last answer, by job id and rank name.
         nodes: The nodes in the engine's last answer, by name.
         down: Names of the nodes that do not answer.
+        unsteady: Names of the nodes that answer, but perhaps not for long: the controller itself may be cut off, or may
+            have been a moment ago. Then all nodes fall silent, or answer again, one soon after the other.
         off: Names of the nodes that do not answer and that an operator has declared off.
         owners: For each GPU on which a process may be: the id of the job that the process belongs to.
     """
@@ -67,6 +72,8 @@ class GangContext:
         self.statuses: dict[str, dict[str, RankStatus]] = {}
         self.nodes: dict[str, EngineNode] = {}
         self.down: frozenset[str] = frozenset()
+        self.unsteady: frozenset[str] = frozenset()
+        self._up_s: dict[str, float] = {}  # since when each node that answers has answered
         self.off: set[str] = set()
         self.owners: dict[Place, str] = {}
         self._environment = environment
@@ -86,6 +93,14 @@ class GangContext:
         self.nodes, self.statuses = nodes, statuses  # replaced as a whole, because other threads read them
         self.down = frozenset(name for name, node in nodes.items() if not node.up)
         self.off &= self.down
+        now = self.clock()
+        self._up_s = {name: self._up_s.get(name, now) for name, node in nodes.items() if node.up}
+        silent_s = max((node.seen_s for node in nodes.values() if not node.up and node.seen_s > 0), default=-math.inf)
+        self.unsteady = frozenset(
+            name
+            for name, since_s in self._up_s.items()
+            if now < since_s + self.limits.calm_s or nodes[name].seen_s < silent_s + _LATER_S
+        )
 
     def address(self, node: str) -> str:
         """Return the address at which ranks on other nodes reach ranks on this node."""

@@ -121,9 +121,7 @@ class InPlace(Gang):
         """Read the reports of the gang's ranks, and report the progress of training to the controller."""
         base, record = self.seen, self.record
         reports = self.reader.read(list(record.ranks))
-        seen = self.seen = InPlaceView(
-            record, base.statuses, base.wanted, reports, self.reader.nonsense, down=base.down
-        )
+        seen = self.seen = InPlaceView.of(base, reports, self.reader.nonsense)
         if seen.nonsense:
             return
         safe = max((report.saved_step for report in reports.values()), default=0)

@@ -61,6 +61,7 @@ class Limits:
         settle_s: Seconds to wait after a rank is lost, because others may end too; then the rest form a new group.
         rejoin_s: If all ranks live but have not formed a group after this long, the group is formed anew.
         meet_s: If the ranks of a script are not connected after this long, each is assumed to run the whole script.
+        calm_s: After a node answers again, wait this long for others to answer, before their ranks are given up.
         reach_s: If a rank of a script has not answered for this long, the other ranks are stopped: they wait for it.
         losses: How often a job may lose ranks without training a step in between; the next loss fails the job.
         transit_poll_s, steady_poll_s: Seconds between two looks at a gang while it changes, and while nothing happens.
@@ -76,6 +77,7 @@ class Limits:
     settle_s: float = 2.0
     rejoin_s: float = 10.0
     meet_s: float = 120.0
+    calm_s: float = 5.0
     reach_s: float = 60.0
     losses: int = 3
     transit_poll_s: float = 0.1

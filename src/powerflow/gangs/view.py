@@ -57,12 +57,14 @@ class GangView:
         statuses: The engine's status of each rank, by rank name, even of ranks that the record does not have (strays).
         wanted: GPUs that the gang shall have.
         down: Names of the nodes that do not answer.
+        unsteady: Names of the nodes that answer, but perhaps not for long (`GangContext.unsteady`).
     """
 
     record: GangRecord
     statuses: Mapping[str, RankStatus]
     wanted: Sequence[Place]
     down: Collection[str] = field(default=(), kw_only=True)
+    unsteady: Collection[str] = field(default=(), kw_only=True)
 
     def state(self, name: str) -> RankState | None:
         """Return the state of a rank; None if the engine does not know the rank."""
@@ -170,6 +172,12 @@ class InPlaceView(GangView):
     reports: Mapping[str, RankReport] = field(default_factory=dict)
     nonsense: Mapping[str, str] = field(default_factory=dict)
 
+    @staticmethod
+    def of(seen: GangView, reports: Mapping[str, RankReport], nonsense: Mapping[str, str]) -> InPlaceView:
+        """Return a view with the reports of ranks, and with files that are no reports."""
+        known = seen.record, seen.statuses, seen.wanted
+        return InPlaceView(*known, reports, nonsense, down=seen.down, unsteady=seen.unsteady)
+
     @property
     def members(self) -> list[RankReport]:
         """Latest report of each rank of the gang, in order of rank; ranks that have not reported are left out."""
@@ -268,10 +276,13 @@ class InPlaceView(GangView):
         """Ranks whose node does not answer, if the gang can go on without them.
 
         It can if members are left, or if all ranks shall leave and some can save. It cannot if the ranks that are left
-        have never trained: then only the others have the state of the job.
+        have never trained: then only the others have the state of the job. It waits while the nodes of the ranks that
+        are left are unsteady: the others may be about to answer, too.
         """
         far = self.far
         near = self.living if not self.record.members else [name for name in self.record.members if self.alive(name)]
+        if any(self.record.ranks[name].node in self.unsteady for name in near):
+            return []
         if not far or not near or (self.record.trained_gpus and not any(map(self.joined, self.living))):
             return []
         return far

@@ -41,7 +41,7 @@ from powerflow.live.governance.signals import Signals
 from powerflow.live.governance.stages import Stages
 from powerflow.live.governance.step import GovernanceParts
 from powerflow.live.gpus.gpus import ClusterGpus
-from powerflow.live.gpus.hosts import nodes_of
+from powerflow.live.gpus.hosts import nodes_of, rack_of
 from powerflow.live.gpus.machines import gpus_of
 from powerflow.live.jobs.cost_learning import CostLearning
 from powerflow.live.jobs.decision_log import DecisionLog
@@ -165,11 +165,13 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
         engine = fabric.engine
         gpus = [gpu for machine in fabric.source.machines() for gpu in gpus_of(fabric.source, machine)]
         emulated = any(gpu.emulated for gpu in gpus)
-        spec = ClusterSpec(settings.emulate or platform.node(), nodes_of(gpus))
+        racks = {node.name: rack_of(node) for node in engine.nodes()}
+        spec = ClusterSpec(settings.emulate or platform.node(), nodes_of(gpus, racks))
         for card in declared():
             if card.name in spec.pools():
                 log.warning("GPU type not in the catalogue", what=in_words(card))
-        axes = {name: _axes(name, nodes) for name, nodes in spec.pools().items()}
+        joins = kind is not EngineKind.LOCAL
+        axes = {name: _axes(name, nodes, joins=joins) for name, nodes in spec.pools().items()}
         idle_w = {name: gpu_type(name).idle_w for name in axes}
         scheduler = Scheduler(spec, axes, idle_w, policy, energy_price=settings.energy_price, interval_s=interval_s)
         as_user = fabric.can_switch_users
@@ -223,12 +225,19 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
     return LiveCluster(controller, service, fabric, store, spec, axes, log)
 
 
-def _axes(name: str, nodes: Sequence[Node]) -> Axes:
+def _axes(name: str, nodes: Sequence[Node], *, joins: bool = False) -> Axes:
     """Return the GPU counts and the clocks that jobs may have on one GPU type.
 
     The counts are powers of two, whole nodes, and each count up to 16 or up to a node.
+
+    Args:
+        name: Name of the GPU type.
+        nodes: Nodes with such GPUs.
+        joins: True if nodes may join later. Then there are counts for twice as many nodes, within 8 to 32 more.
     """
     total, per_node = sum(node.gpus for node in nodes), max(node.gpus for node in nodes)
+    if joins:
+        total += min(max(total, 8 * per_node), 32 * per_node)
     counts = {1 << i for i in range(total.bit_length()) if 1 << i <= total}
     counts |= set(range(1, min(total, max(per_node, 16)) + 1)) | set(range(per_node, total + 1, per_node))
     return axes_for(name, per_node, sorted(counts))

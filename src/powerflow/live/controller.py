@@ -327,7 +327,7 @@ class Controller:
     def _poll(self, now_s: float) -> None:
         self._gang_events.poll()
         self._show_troubles()
-        self.nodes.look()
+        self.nodes.look(now_s)
 
     def _show_troubles(self) -> None:
         """Show as notices what could not be done for single jobs and for the engine."""

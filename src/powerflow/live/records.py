@@ -135,6 +135,7 @@ class Records:
             *controller.notices.shown().values(),
             *controller.governance_step.notices,
             *controller.power.notices(),
+            *controller.nodes.notices.values(),
             *controller.engine.notices(),
             *controller.learning.costs_said(),
             *controller.governance.budgets.notices(now_s),

@@ -13,7 +13,8 @@ from powerflow.agent.gpus import AbsentGpu, described, numbered
 from powerflow.api.records import Refused
 from powerflow.cost.type_names import slug
 from powerflow.device.protocol import DeviceLost, Gpu
-from powerflow.live.gpus.hosts import names_by_type, nodes_of
+from powerflow.engine.protocol import EngineNode
+from powerflow.live.gpus.hosts import names_by_type, nodes_of, rack_of
 from powerflow.live.gpus.machines import ClusterGpu, cluster_gpu
 from powerflow.live.gpus.wanted import type_wanted
 from powerflow.testing.recorded_gpus import ReplayGpu
@@ -41,6 +42,19 @@ def told(gpus: Sequence[Gpu]) -> list[ClusterGpu]:
 
 def places(gpus: object) -> list[tuple[str, str, int]]:
     return [(gpu.uuid, gpu.node, gpu.index) for gpu in gpus]  # type: ignore[attr-defined]
+
+
+def test_racks_and_switches_come_from_labels(tmp_path: Path) -> None:
+    def node(**labels: str) -> EngineNode:
+        return EngineNode("n", 4, labels=labels)
+
+    assert rack_of(node()) == rack_of(node(rack="", color="red")) == "rack-0"
+    assert rack_of(node(rack="r1")) == "r1"
+    assert rack_of(node(switch="s2")) == "s2"
+    assert rack_of(node(rack="r1", switch="s2")) == "r1/s2"
+    gpus = told(numbered(cards("A100", "A100"), "gpu07", tmp_path))
+    assert [each.rack for each in nodes_of(gpus, {"gpu07": "r1/s2"})] == ["r1/s2"]
+    assert [each.rack for each in nodes_of(gpus)] == ["rack-0"]
 
 
 def test_one_type_is_one_node_of_the_machines_name(tmp_path: Path) -> None:
