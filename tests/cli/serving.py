@@ -2,6 +2,6 @@
 
 import sys
 
-_PROGRAM = "from powerflow.live import build; build.preloaded = tuple; import powerflow.__main__"
+_PROGRAM = "import os; os.environ['POWERFLOW_PRELOAD'] = ''; import powerflow.__main__"
 #: Command line of a controller whose engine loads no torch beforehand, which takes five seconds of CPU. Options follow.
 SERVE = [sys.executable, "-c", _PROGRAM, "serve"]

@@ -25,6 +25,16 @@ pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
 MOST_S = 120.0
 
 
+def agent_of(state: Path) -> int:
+    """The agent of a controller on this machine."""
+    token = str(state / "agents" / "join-token").encode()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        words = path.read_bytes().split(b"\0")
+        if b"powerflow.agent.own" in words and token in words:
+            return int(path.parent.name)
+    raise AssertionError("no agent")
+
+
 class Serve:
     """A controller over a fake machine of three GPUs."""
 
@@ -119,4 +129,4 @@ def test_a_second_controller_over_the_same_gpus_is_refused_in_one_line(serve: Se
         _, said = second.communicate(timeout=MOST_S)
     assert second.returncode == 1
     (line,) = [line for line in said.splitlines() if not line.startswith("{")]
-    assert f"another PowerFlow controller or agent (process {serve.process.pid}) uses GPU GPU-00000000-fake" in line
+    assert f"another PowerFlow controller or agent (process {agent_of(serve.state)}) uses GPU GPU-00000000-fake" in line

@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from powerflow.osutil.files import read_json, replace_json
 
 #: Ranks that are started at the same time.
 _STARTERS = 8
-_OWN = frozenset({"describe", "welcome"})  # orders that a controller may give before it is welcome
+_OWN = frozenset({"describe", "welcome", "shutdown"})  # orders that a controller may give before it is welcome
 
 Answer = dict[str, Any]
 
@@ -44,12 +45,22 @@ class NodeAgent:
         engine: Runs the ranks and meters them.
         devices: The GPUs of the machine.
         side: The agent's side of the sealed messages.
+        shutdown: Ends what starts the ranks; raises EngineError if ranks run and ``kill`` is False.
 
     Attributes:
         left: Set when the controller has let this machine leave the cluster.
     """
 
-    def __init__(self, directory: Path, about: Answer, engine: Engine, devices: NodeDevices, side: AgentSide) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        about: Answer,
+        engine: Engine,
+        devices: NodeDevices,
+        side: AgentSide,
+        shutdown: Callable[..., None],
+    ) -> None:
+        self._shutdown = shutdown
         self._about, self._engine, self._devices, self._side = about, engine, devices, side
         self._term_file = directory / "term.json"
         self._term = int((read_json(self._term_file) or {"term": 0})["term"])
@@ -59,6 +70,7 @@ class NodeAgent:
         self._letters: dict[tuple[str, str], tuple[Letter, int]] = {}
         self._fences: dict[str, int] = {}
         self._launching = 0
+        self._ending = False
         self._news, self.left = asyncio.Event(), asyncio.Event()
         self._pool = ThreadPoolExecutor(_STARTERS, thread_name_prefix="powerflow-ranks")
         self._verbs: dict[str, Callable[[Answer], Awaitable[Answer]]] = {
@@ -74,6 +86,7 @@ class NodeAgent:
             "want": self._want,
             "acknowledge": self._acknowledge,
             "leave": self._leave,
+            "shutdown": self._end,
         }
 
     @property
@@ -262,6 +275,17 @@ class NodeAgent:
         self._devices.acknowledge(order["ledger"], int(order["version"]), int(order["audit"]))
         return {}
 
+    async def _end(self, order: Answer) -> Answer:
+        """End this agent, and what starts its ranks. If ranks run, ``kill`` must be True."""
+        self._ending = True  # a question to an engine that has ended would start it again
+        try:
+            await self._do(partial(self._shutdown, kill=bool(order["kill"])))
+        except BaseException:
+            self._ending = False
+            raise
+        self.left.set()
+        return {}
+
     async def _leave(self, _: Answer) -> Answer:
         self.left.set()
         return {}
@@ -270,13 +294,17 @@ class NodeAgent:
 
     def _wait_and_look(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
-            if self._engine.wait(1.0):
+            if self._ending:
+                time.sleep(0.1)
+            elif self._engine.wait(1.0):
                 self._look(loop)
         except EngineError:
             time.sleep(0.2)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         """Ask the engine for all ranks; call this in a thread."""
+        if self._ending:
+            return
         statuses = self._engine.ranks()
         asyncio.run_coroutine_threadsafe(self._took(statuses), loop).result()
 

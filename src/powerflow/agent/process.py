@@ -10,11 +10,12 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from powerflow import __version__
 from powerflow.agent.about import LOOPBACK, address_towards, interface_of, versions
 from powerflow.agent.devices import NodeDevices
 from powerflow.agent.metered_engine import MeteredEngine
@@ -31,6 +32,8 @@ from powerflow.osutil.processes import boot_id
 
 #: Waits between two attempts to reach the controller, seconds.
 _FIRST_WAIT_S, _MOST_WAIT_S = 0.2, 2.0
+#: How often an agent looks whether its socket is still there, seconds.
+_LOOK_S = 2.0
 #: Time for the last answers to leave, seconds.
 _LAST_ANSWERS_S = 0.05
 
@@ -49,6 +52,10 @@ class AgentSettings:
         address: Address at which other machines reach this one; "" for the address on the way to the controller.
         labels: What the site says about the machine: ``rack``, ``switch``, and others.
         preload: Modules that are imported once for the ranks of all Python scripts.
+        devices, ranks: Folders for the GPUs and for the engine of the ranks; None for folders in ``directory``.
+        owner: Owner of the ranks, see `LocalEngine`; "" for the controller of the join token.
+        left_out: GPUs of this machine that cannot be used, and why.
+        ready: Called when the agent can be reached.
     """
 
     directory: Path
@@ -59,6 +66,11 @@ class AgentSettings:
     address: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     preload: Sequence[str] = ()
+    devices: Path | None = None
+    ranks: Path | None = None
+    owner: str = ""
+    left_out: Sequence[str] = ()
+    ready: Callable[[], None] = lambda: None
 
 
 def run_agent(settings: AgentSettings) -> None:
@@ -86,14 +98,16 @@ async def _run(settings: AgentSettings) -> None:
     counts = Counter(gpu.node for gpu in settings.gpus)
     with contextlib.ExitStack() as undo:
         try:
-            devices = NodeDevices(directory / "devices", settings.gpus, machine=settings.machine)
+            devices = NodeDevices(settings.devices or directory / "devices", settings.gpus, machine=settings.machine)
         except DeviceError as error:
             raise InputError(str(error), fix="stop that process first", exit_code=1) from error
         undo.callback(devices.close)
-        local = LocalEngine(directory / "ranks", counts, settings.preload, _owner(settings.token))
+        owner = settings.owner or _owner(settings.token)
+        local = LocalEngine(settings.ranks or directory / "ranks", counts, settings.preload, owner)
         undo.callback(local.close)
+        local.renew_agent()
         engine = MeteredEngine(local, devices)
-        agent = NodeAgent(directory, _about(settings, local, devices), engine, devices, side)
+        agent = NodeAgent(directory, _about(settings, local, devices), engine, devices, side, local.shutdown)
         devices.start()
         tasks = [asyncio.create_task(each) for each in (agent.run(), _talk(settings, agent), agent.left.wait())]
         loop = asyncio.get_running_loop()
@@ -108,6 +122,7 @@ async def _run(settings: AgentSettings) -> None:
         finally:
             for task in tasks:
                 task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             agent.close()
 
 
@@ -133,8 +148,11 @@ def _about(settings: AgentSettings, engine: LocalEngine, devices: NodeDevices) -
         "gpus": devices.describe(),
         "limits": sorted(engine.limits()),
         "notices": list(engine.notices()),
+        "left_out": list(settings.left_out),
         "interpreter": sys.executable,
         "user": os.geteuid(),
+        "pid": os.getpid(),
+        "version": __version__,
     }
 
 
@@ -142,7 +160,7 @@ async def _talk(settings: AgentSettings, agent: NodeAgent) -> None:
     if settings.controllers:
         await asyncio.gather(*(_dial(*each, agent) for each in settings.controllers))
     else:
-        await _listen(settings.directory, agent)
+        await _listen(settings.directory, agent, settings.ready)
 
 
 async def _dial(host: str, port: int, agent: NodeAgent) -> None:
@@ -170,16 +188,27 @@ async def _dial(host: str, port: int, agent: NodeAgent) -> None:
         wait_s = min(2 * wait_s, _MOST_WAIT_S)
 
 
-async def _listen(directory: Path, agent: NodeAgent) -> None:
+async def _listen(directory: Path, agent: NodeAgent, ready: Callable[[], None]) -> None:
     """Answer controllers of this machine on a socket that only the agent's user may use."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(answer_frames(reader, writer, agent.answer))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
     path = directory / "agent.sock"
     path.unlink(missing_ok=True)
     before = os.umask(0o177)
     try:
-        server = await asyncio.start_unix_server(
-            lambda reader, writer: answer_frames(reader, writer, agent.answer), str(path)
-        )
+        server = await asyncio.start_unix_server(accept, str(path))
     finally:
         os.umask(before)
-    async with server:
-        await server.serve_forever()
+    ready()
+    try:
+        async with server:
+            while path.exists():  # otherwise the folder was deleted, and nobody can reach this agent any more
+                await asyncio.sleep(_LOOK_S)
+    finally:
+        for task in list(tasks):
+            task.cancel()

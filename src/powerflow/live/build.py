@@ -154,14 +154,14 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
     fabric = (OneMachine if kind is EngineKind.LOCAL else ManyMachines)(
         FabricSettings(state, kind, settings.emulate, settings.agents, settings.ray_address, settings.ray_agents)
     )
-    for words in fabric.left_out:
-        log.warning("GPU left out", what=words)
     with contextlib.ExitStack() as undo:
         undo.callback(fabric.close)
         store = Store(settings.store or f"sqlite:///{state / 'powerflow.db'}")
         undo.callback(store.close)
         paired = pair(state, store, restored=settings.restored)
         fabric.open(paired.store)
+        for words in fabric.left_out:
+            log.warning("GPU left out", what=words)
         engine = fabric.engine
         gpus = [gpu for machine in fabric.source.machines() for gpu in gpus_of(fabric.source, machine)]
         emulated = any(gpu.emulated for gpu in gpus)

@@ -6,33 +6,36 @@ are: a controller that does not have the store must not give orders.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
-import platform
+import select
+import signal
+import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from powerflow.agent.devices import NodeDevices
-from powerflow.agent.direct import DirectDevices
-from powerflow.agent.gpus import find_gpus
-from powerflow.agent.metered_engine import MeteredEngine
-from powerflow.agent.preload import preloaded
-from powerflow.device.protocol import DeviceError
+from powerflow import __version__
+from powerflow.agent.own import FOLDER
+from powerflow.agent.preload import PRELOAD
 from powerflow.engine.cluster.engine import ClusterEngine
-from powerflow.engine.cluster.listen import AgentListener
+from powerflow.engine.cluster.listen import AgentListener, keep_connected
 from powerflow.engine.devices import DeviceSource
-from powerflow.engine.local import LocalEngine
-from powerflow.engine.protocol import Engine
+from powerflow.engine.protocol import Engine, EngineError
 from powerflow.errors import InputError
 
 #: Seconds until operators are told that the controller waits for the first agent.
 FIRST_S = 2.0
 #: Seconds in which other agents may join after the first one; later ones join while the controller runs.
 OTHERS_S = 1.0
+#: Longest wait for the agent of this machine.
+OWN_S = 60.0
 
 
 class EngineKind(StrEnum):
@@ -122,62 +125,37 @@ class Fabric(Protocol):
         ...
 
 
-class OneMachine:
-    """The GPUs of this machine, or emulated ones, and ranks on this machine: a `Fabric`.
+class _Agents:
+    """What all fabrics of agents have in common."""
 
-    Raises:
-        InputError: There is no GPU, or another controller uses one of the GPUs.
-    """
-
-    engine: MeteredEngine
-
-    def __init__(self, settings: FabricSettings) -> None:
-        self._state = settings.state
+    def __init__(self, settings: FabricSettings, *, pins: bool) -> None:
         self.left_out: list[str] = []
-        directory, host = settings.state / "device", platform.node()
-        gpus = find_gpus(directory, settings.state, host, settings.emulate, self.left_out.append)
-        try:
-            self._devices = NodeDevices(directory, gpus, machine=host)
-        except DeviceError as error:
-            raise InputError(str(error), fix="stop that controller first", exit_code=1) from error
-        self.source = DirectDevices(self._devices)
-        self._counts: dict[str, int] = {}
-        for gpu in gpus:
-            self._counts[gpu.node] = self._counts.get(gpu.node, 0) + 1
-        self._local: LocalEngine | None = None
-
-    def open(self, owner: str) -> None:
-        """Make the engine. See `Fabric.open`."""
-        self._local = LocalEngine(self._state / "engine", nodes=self._counts, preload=preloaded(), owner=owner)
-        self.engine = MeteredEngine(self._local, self._devices)
-        self._devices.start()
+        self.started = False
+        self.home = settings.state / "agents"
+        self.engine = ClusterEngine(self.home, settings.state / "jobs", interpreter=sys.executable, pins=pins)
+        self.source = self.engine.devices
+        self._closers: list[Callable[[], None]] = [self.engine.close]
 
     def lead(self, term: int) -> bool:
-        """Replace the local agent if it runs another version. See `Fabric.lead`."""
-        return self._local is not None and self._local.renew_agent()
+        """Give orders to agents from now on. See `Fabric.lead`."""
+        self.engine.lead(term)
+        return False
 
     def can_switch_users(self) -> bool:
-        """Return True if ranks can run as the users of their jobs: this process is root."""
-        return os.geteuid() == 0 and "user" in self.engine.limits()
+        """Return True if every machine can run ranks as the users of their jobs."""
+        return "user" in self.engine.limits()
 
     def shutdown(self, *, kill: bool = False) -> None:
-        """End the local agent. See `Fabric.shutdown`."""
-        if self._local is not None:
-            self._local.shutdown(kill=kill)
-
-    @property
-    def started(self) -> bool:
-        """True if this object has started the local agent."""
-        return self._local is not None and self._local.started
+        """Do nothing: agents belong to their machines."""
 
     def close(self) -> None:
-        """Release the GPUs and the engine. Ranks run on."""
-        self._devices.close()
-        if self._local is not None:
-            self._local.close()
+        """Disconnect from all agents. Ranks run on."""
+        for close in self._closers:
+            close()
+        self._closers.clear()
 
 
-class ManyMachines:
+class ManyMachines(_Agents):
     """The machines of agents that dial in, or that Ray reaches: a `Fabric`.
 
     Raises:
@@ -185,22 +163,16 @@ class ManyMachines:
     """
 
     def __init__(self, settings: FabricSettings) -> None:
-        self.left_out: list[str] = []
-        home = settings.state / "agents"
-        self.engine = ClusterEngine(home, settings.state / "jobs", interpreter=sys.executable)
-        self.source = self.engine.devices
-        self.started = False
-        self._how = "Ray has no node"
-        self._closers: list[Callable[[], None]] = [self.engine.close]
+        super().__init__(settings, pins=True)
+        self._how = "Ray has no node with GPUs"
         try:
             if settings.kind is EngineKind.RAY:
                 self._join_ray(settings)
             else:
                 listener = AgentListener(self.engine, *settings.agents)
-                token = home / "join-token"
-                self._how = (
-                    f"on each machine: powerflow agent --controller HOST:{listener.port} --token-file (of {token})"
-                )
+                token = self.home / "join-token"
+                agent = f"powerflow agent --controller HOST:{listener.port} --token-file FILE"
+                self._how = f"on each machine: {agent}, with a copy of {token}"
                 self._closers.insert(0, listener.close)
         except BaseException:
             self.close()
@@ -227,20 +199,103 @@ class ManyMachines:
                 pass
         time.sleep(OTHERS_S)
 
+
+class OneMachine(_Agents):
+    """This machine alone. Its agent listens on a socket in the state directory: a `Fabric`."""
+
+    def __init__(self, settings: FabricSettings) -> None:
+        super().__init__(settings, pins=False)  # only this user reaches the socket
+        self._state, self._emulate = settings.state, settings.emulate
+        self._socket = settings.state / FOLDER / "agent.sock"
+        self._owner = ""
+        self._renewed = self._ending = False
+
+    def open(self, owner: str) -> None:
+        """Start the agent, unless one of this version runs already. See `Fabric.open`.
+
+        Raises:
+            InputError: There is no GPU, or another controller uses one of the GPUs.
+        """
+        self._owner = owner
+        self._ensure()
+        self.engine.begin(keep_connected(self.engine, self._socket, self._try_to_ensure))
+        about = self._described()
+        if about["version"] != __version__:
+            self._renewed = True
+            _end(int(about["pid"]))  # `keep_connected` starts the new one; ranks run on
+            about = self._described(since=str(about["incarnation"]))
+        self.left_out = [str(words) for words in about["left_out"]]
+
+    def _described(self, since: str = "") -> dict[str, Any]:
+        """Return what the agent says of itself, once an agent of another incarnation than ``since`` has said it."""
+        about = self.engine.await_described(OWN_S, since)
+        if about is None:
+            why = "; ".join(self.engine.notices()) or "it does not answer"
+            raise InputError(f"the agent of this machine cannot be used: {why}", where=str(self._socket), exit_code=1)
+        return about
+
+    def _ensure(self) -> None:
+        """Start the agent, unless it runs.
+
+        Raises:
+            InputError: It cannot be started.
+        """
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as tried:
+            tried.connect(str(self._socket))
+            return
+        self.started = True
+        words = [sys.executable, "-m", "powerflow.agent.own", str(self._state), "--owner", self._owner]
+        words += ["--token-file", str(self.home / "join-token")]
+        words += ["--emulate", self._emulate] if self._emulate else []
+        # settings of the controller, which may be secrets, are none of the agent's
+        env = {name: text for name, text in os.environ.items() if name == PRELOAD or not name.startswith("POWERFLOW_")}
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, env=env)
+        try:
+            answer = json.loads(done.stdout)
+        except ValueError:
+            answer = {"error": f"the agent of this machine cannot be started: {done.stderr.strip()[-500:]}"}
+        if "error" in answer:
+            raise InputError(answer["error"], exit_code=int(answer.get("exit_code", 1)))
+
+    def _try_to_ensure(self) -> None:
+        with contextlib.suppress(InputError):
+            if not self._ending:
+                self._ensure()
+
     def lead(self, term: int) -> bool:
-        """Give orders to agents from now on. See `Fabric.lead`."""
-        self.engine.lead(term)
-        return False
+        """Give orders to the agent from now on, and wait until it obeys. See `Fabric.lead`."""
+        super().lead(term)
+        self.engine.await_up(OWN_S)
+        return self._renewed
 
     def can_switch_users(self) -> bool:
-        """Return True if every machine can run ranks as the users of their jobs."""
-        return "user" in self.engine.limits()
+        """Return True if ranks can run as the users of their jobs: this process is root."""
+        return os.geteuid() == 0 and super().can_switch_users()
 
     def shutdown(self, *, kill: bool = False) -> None:
-        """Do nothing: agents belong to their machines."""
+        """End the agent. See `Fabric.shutdown`."""
+        about = self.engine.await_described(0.0)
+        if about is None:
+            return
+        self._ending = True  # it is not started again
+        try:
+            self.engine.end_agent(str(about["machine"]), kill=kill)
+        except EngineError:
+            self._ending = False
+            raise
+        _await_end(int(about["pid"]))
 
-    def close(self) -> None:
-        """Disconnect from all agents. Ranks run on."""
-        for close in self._closers:
-            close()
-        self._closers.clear()
+
+def _end(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    _await_end(pid)
+
+
+def _await_end(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        descriptor = os.pidfd_open(pid)
+        try:
+            select.select([descriptor], [], [], OWN_S)
+        finally:
+            os.close(descriptor)

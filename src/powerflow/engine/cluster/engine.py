@@ -25,6 +25,9 @@ from powerflow.engine.cluster.tables import ClusterTables
 from powerflow.engine.local.records import check_epoch, check_gang, check_spec
 from powerflow.engine.protocol import EngineError, EngineNode, Fenced, RankName, RankSpec, RankState, RankStatus
 
+#: Longest wait at the end for orders that were given, such as to restore clocks.
+FLUSH_S = 1.0
+
 _T = TypeVar("_T")
 
 
@@ -39,6 +42,7 @@ class ClusterEngine:
         kept: Where the known machines and fences are kept; None for a folder in ``directory``.
         term: Lead at once with this term, see `lead`; None to wait for a call of `lead`.
         interpreter: Python interpreter in the commands of ranks, which each machine replaces by its own.
+        pins: True to refuse another agent under the name of a known machine.
 
     Attributes:
         token: The join token of this cluster's agents.
@@ -56,13 +60,14 @@ class ClusterEngine:
         kept: KeptState | None = None,
         term: int | None = None,
         interpreter: str = "",
+        pins: bool = True,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.token = own_token(directory)
         key = own_key(directory / "controller.key")
         self._tables = ClusterTables(kept or FolderState(directory / "known"))
         self._changed = self._tables.changed
-        self._sessions = Sessions(self._tables, Mailroom(mail), key, self.token, interpreter)
+        self._sessions = Sessions(self._tables, Mailroom(mail), key, self.token, interpreter, pins=pins)
         self.devices = ClusterDevices(self._tables, self._replace)
         self._seen = threading.local()
         self.loop = asyncio.new_event_loop()
@@ -267,6 +272,41 @@ class ClusterEngine:
         with self._changed:
             return self._changed.wait_for(lambda: bool(self._tables.machines), timeout_s)
 
+    def await_described(self, timeout_s: float, since: str = "") -> dict[str, Any] | None:
+        """Return what the only agent has said of itself; None if it has said nothing before the timeout.
+
+        Args:
+            timeout_s: Longest wait.
+            since: Incarnation of an agent that does not count.
+        """
+        described = self._tables.described
+
+        def found() -> dict[str, Any] | None:
+            return next((about for about in described.values() if about["incarnation"] != since), None)
+
+        with self._changed:
+            return self._changed.wait_for(found, timeout_s)
+
+    def await_up(self, timeout_s: float) -> bool:
+        """Wait until a machine answers and obeys; return False after the timeout."""
+        with self._changed:
+            return self._changed.wait_for(lambda: any(m.up for m in self._tables.machines.values()), timeout_s)
+
+    def end_agent(self, machine: str, *, kill: bool) -> None:
+        """End an agent, and what starts the ranks of its machine.
+
+        Raises:
+            EngineError: Ranks run and ``kill`` is False, or the agent does not answer.
+        """
+        try:
+            self.run(self._sessions.ask(machine, {"do": "shutdown", "kill": kill}))
+        except (TimeoutError, ConnectionError, NotGenuine) as error:
+            raise EngineError(f"the agent of {machine} does not answer ({error})", retry=True) from None
+
+    def begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Begin a coroutine in the event loop's thread, which runs until `close`."""
+        asyncio.run_coroutine_threadsafe(work, self.loop)
+
     async def serve(self, link: Link) -> None:
         """Work with an agent over a link until the link ends. See `Sessions.serve`; call it in the event loop."""
         await self._sessions.serve(link)
@@ -293,6 +333,7 @@ class ClusterEngine:
             self.loop.close()
 
     async def _close(self) -> None:
+        await self._sessions.flush(FLUSH_S)
         self._sessions.close()
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in tasks:

@@ -50,6 +50,10 @@ class Outbox:
         self._queue: deque[_Queued] = deque()
         self._filled = asyncio.Event()
 
+    def __bool__(self) -> bool:
+        """Return True if orders wait."""
+        return bool(self._queue)
+
     def put(
         self,
         order: Order,

@@ -54,11 +54,20 @@ class Sessions:
         mailroom: The controller's copies of the jobs' mailboxes.
         key, token: The controller's key, and the join token of its agents.
         interpreter: Python interpreter in the commands of ranks, which each machine replaces by its own.
+        pins: True to refuse another agent under the name of a known machine.
     """
 
     def __init__(
-        self, tables: ClusterTables, mailroom: Mailroom, key: PrivateKey, token: JoinToken, interpreter: str
+        self,
+        tables: ClusterTables,
+        mailroom: Mailroom,
+        key: PrivateKey,
+        token: JoinToken,
+        interpreter: str,
+        *,
+        pins: bool = True,
     ) -> None:
+        self._pins = pins
         self._tables, self._mailroom = tables, mailroom
         self._key, self._token, self._interpreter = key, token, interpreter
         self._links: dict[str, tuple[Link, Session]] = {}
@@ -116,6 +125,14 @@ class Sessions:
         if machine in self._links:
             self._links[machine][0].close()
 
+    async def flush(self, most_s: float) -> None:
+        """Wait until all orders to machines that answer were sent, but not for long."""
+        end_s = time.monotonic() + most_s
+        while time.monotonic() < end_s:
+            if not any(self._outboxes[name] for name in self._links if name in self._outboxes):
+                return
+            await asyncio.sleep(0.01)
+
     def close(self) -> None:
         """End all links."""
         for machine in list(self._links):
@@ -168,13 +185,15 @@ class Sessions:
         name, key, tables = str(about["machine"]), session.agent.hex(), self._tables
         with tables.changed:
             machine = tables.machines.get(name) or Machine(name, key)
-            if machine.key != key:
+            if machine.key != key and self._pins:
                 raise EngineError(f"another agent has joined as machine {name!r} before; its key was another one")
             for row in about["nodes"]:
                 owner = tables.of_node(row["name"])
                 if owner is not None and owner.name != name:
                     raise EngineError(f"node {row['name']!r} is a node of machine {owner.name!r} already")
+            machine.key = key
             machine.described(about, session.incarnation)
+            tables.described[name] = about | {"incarnation": session.incarnation}
             tables.machines[name] = machine
             others = [each for each in tables.machines.values() if each is not machine]
             for subject, text in self._doubts.described(machine, about, others, asked_s, time.time()).items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from typing import Any
 
 from powerflow.engine.cluster.known import KeptState
 from powerflow.engine.cluster.machine import Machine
@@ -24,6 +25,7 @@ class ClusterTables:
         fences: Lowest epoch that may still be launched, by gang.
         specs: Specs of ranks that are about to start. They may hold secrets, and are never written to disk.
         notices: Notices for operators, by subject.
+        described: What the agent of each machine has said of itself to this object, by machine.
     """
 
     def __init__(self, kept: KeptState) -> None:
@@ -34,6 +36,7 @@ class ClusterTables:
         self.fences: dict[str, int] = {}
         self.specs: dict[RankName, RankSpec] = {}
         self.notices: dict[str, str] = {}
+        self.described: dict[str, dict[str, Any]] = {}
         self.kept = kept
         self._snapshot: tuple[int, tuple[RankStatus, ...]] = (-1, ())
         for key, value in kept.load().items():
