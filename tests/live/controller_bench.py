@@ -14,7 +14,6 @@ from typing import Any
 import structlog
 
 from powerflow.agent.devices import NodeDevices
-from powerflow.agent.direct import DirectDevices
 from powerflow.agent.metered_engine import MeteredEngine
 from powerflow.api.governance import Stage
 from powerflow.api.job_spec import JobSpec
@@ -45,6 +44,7 @@ from powerflow.scheduler.rules.compose import with_rules
 from powerflow.scheduler.scheduler import Scheduler
 from powerflow.store.models import StoredJob
 from powerflow.store.store import Store
+from powerflow.testing.direct_devices import DirectDevices
 from tests.gangs.bench import LIMITS, PYTHON, environment
 from tests.gangs.fake_engine import FakeEngine
 

@@ -1,12 +1,11 @@
-"""Allow only one owner per GPU on a machine, by a file lock named after the GPU's UUID.
+"""Allow only one agent per GPU on a machine, by a file lock named after the GPU's UUID.
 
-The owner is an agent, or the controller of a cluster of one machine; both are called controllers here. The kernel
-releases the lock when the controller ends, even if it is killed. A lock file that is left behind blocks nobody.
-Controllers are kept apart even if they have different state directories and stores.
+The kernel releases the lock when the agent ends, even if it is killed. A lock file that is left behind blocks nobody.
+Agents are kept apart even if they have different folders and controllers.
 
-If root runs a controller, its lock files are in ``/run/powerflow``, where no other user can block them. The lock files
-of other users are in ``/tmp/powerflow-gpus``; their controllers also check whether a controller of root uses the GPU.
-The file name also depends on the loaded driver. Containers that share a driver must share the directory, too.
+If root runs an agent, its lock files are in ``/run/powerflow``, where no other user can block them. The lock files of
+other users are in ``/tmp/powerflow-gpus``; their agents also check whether an agent of root uses the GPU. The file name
+also depends on the loaded driver. Containers that share a driver must share the directory, too.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from powerflow.osutil.files import read_json, replace_json, try_lock
 from powerflow.osutil.processes import born, lives
 
 OF_ROOT, OF_USERS = Path("/run/powerflow"), Path("/tmp/powerflow-gpus")
-#: Seconds to wait for another controller that is about to end.
+#: Seconds to wait for another agent that is about to end.
 WAIT_S = 5.0
 
 
@@ -33,11 +32,11 @@ class GpuClaims:
 
     Args:
         uuids: UUIDs of the GPUs.
-        directory: Directory of the lock files; None for the directory that all controllers of this machine use.
-        wait_s: Seconds to wait for another controller that is about to end.
+        directory: Directory of the lock files; None for the directory that all agents of this machine use.
+        wait_s: Seconds to wait for another agent that is about to end.
 
     Raises:
-        DeviceError: Another controller uses one of the GPUs. The message names the process of that controller.
+        DeviceError: Another agent uses one of the GPUs. The message names its process.
     """
 
     def __init__(self, uuids: Iterable[str], directory: Path | None = None, wait_s: float = WAIT_S) -> None:
@@ -78,9 +77,9 @@ def _locked(folder: Path, name: str, uuid: str, until_s: float) -> int:
 
 
 def _ask_root(name: str, uuid: str) -> None:
-    """Raise an error if a controller of root uses the GPU.
+    """Raise an error if an agent of root uses the GPU.
 
-    Users other than root cannot test root's lock. So the function reads the note (JSON file) that root's controller has
+    Users other than root cannot test root's lock. So the function reads the note (JSON file) that root's agent has
     written beside its lock.
     """
     note = read_json(OF_ROOT / f"{name}.json")
