@@ -20,15 +20,14 @@ def run(program: str, *arguments: object) -> str:
 
 
 IDLE = """
-import sys
+import os, sys
 from pathlib import Path
 import structlog
-from powerflow.live import build as building
 from powerflow.live.build import ClusterSettings, build
 from powerflow.service.app import build_app
-building.preloaded = tuple  # the engine's agent loads no torch, for ranks that never come
+os.environ["POWERFLOW_PRELOAD"] = ""  # the engine's agent loads no torch, for ranks that never come
 live = build(ClusterSettings(Path(sys.argv[1]), emulate="1x2:A100", interval_s=0.0), structlog.get_logger())
-live.controller.start()
+live.start()
 for _ in range(3):
     live.controller.turn()
 live.service.top()

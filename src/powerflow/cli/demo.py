@@ -121,13 +121,13 @@ def cluster(directory: Path) -> Iterator[LiveCluster]:
             log=json_lines(log),
         )
         try:
-            live.controller.start()
+            live.start()
             yield live
         finally:
             # nothing is left behind, even after a second Ctrl-C
             before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-            live.fabric.shutdown(kill=True)
             live.controller.power.finish(give_back=True)
+            live.fabric.shutdown(kill=True)
             live.close()
             be_patient(0.0)
             signal.signal(signal.SIGINT, before)

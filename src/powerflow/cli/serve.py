@@ -271,8 +271,7 @@ def run_controller(
     from powerflow.service.token_audit import TokenAudit
 
     controller = live.controller
-    controller.start()
-    if live.lead():
+    if live.start():
         live.log.info("agent renewed", what="an agent of another version was replaced; its ranks continue")
     tokens, refused = own_tokens(state), RefusedTokens()
     token_audit = TokenAudit(tokens, refused, live.store.note, controller.clock, controller.notices.show, live.log)

@@ -115,11 +115,15 @@ class LiveCluster:
     axes: Mapping[str, Axes]
     log: Any
 
-    def lead(self) -> bool:
-        """Give orders to machines from now on. Call this when the controller has the store.
+    def start(self) -> bool:
+        """Take the store and the jobs that run, and give orders to machines from now on.
 
         Return True if an agent of another version was replaced.
+
+        Raises:
+            Refused: Another controller has the store.
         """
+        self.controller.start()
         # it also rises if the store was restored from a backup
         term = max(int(self.store.get(TERM, 0)) + 1, time.time_ns() // 1_000_000)
         self.store.put(TERM, term)

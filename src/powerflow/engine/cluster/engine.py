@@ -299,6 +299,7 @@ class ClusterEngine:
             EngineError: Ranks run and ``kill`` is False, or the agent does not answer.
         """
         try:
+            self.run(self._sessions.flush(FLUSH_S))
             self.run(self._sessions.ask(machine, {"do": "shutdown", "kill": kill}))
         except (TimeoutError, ConnectionError, NotGenuine) as error:
             raise EngineError(f"the agent of {machine} does not answer ({error})", retry=True) from None
