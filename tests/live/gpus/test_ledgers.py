@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from powerflow.agent.devices import NodeDevices
 from powerflow.api.job_spec import JobSpec
-from powerflow.device.protocol import DeviceError
+from powerflow.device.protocol import DeviceError, NotPermitted
 from powerflow.engine.devices import Report
 from powerflow.live.gpus.gpus import OLD_S, ClusterGpus
 from powerflow.live.gpus.ledgers import Drawn, TakenLedger
@@ -318,6 +318,21 @@ def test_machines_come_and_go_while_the_controller_runs(cluster: Cluster) -> Non
     cluster.turn()
     assert cluster.gpus.node_names() == ["n"]
     assert set(cluster.gpus.last()) == {("n", 0)}
+
+
+def test_a_machine_where_clocks_may_not_be_set_is_named(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(clock_mhz: float) -> None:
+        raise NotPermitted("Insufficient Permissions")
+
+    monkeypatch.setattr(cluster.cards["n"][0], "lock_clock", refuses)
+    cluster.gpus.tune(cluster.wall_s, {("n", 0): 945.0, ("m", 0): 945.0})
+    cluster.turn()
+    assert not cluster.gpus.settable
+    (notice,) = cluster.gpus.notices()
+    assert notice.startswith("n: GPU clocks cannot be set: Insufficient Permissions.")
+    cluster.names.remove("n")
+    cluster.turn()
+    assert cluster.gpus.settable
 
 
 def test_old_readings_say_nothing_about_a_job(cluster: Cluster) -> None:

@@ -285,7 +285,8 @@ class ClusterGpus:
     def notices(self) -> list[str]:
         """Return the problems of GPUs, one line each."""
         reports = self._reports()
-        found = [line for report in reports for line in report["refused"]]
+        several = len(self._machines.by_name) > 1
+        found = [f"{r['machine']}: {line}" if several else str(line) for r in reports for line in r["refused"]]
         found += [line for report in reports for line in report["notices"]]
         found += [
             f"GPU {number} of {node} is out of service: {why}" for (node, number), why in self.health.out().items()
