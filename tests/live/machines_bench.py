@@ -66,7 +66,7 @@ class MachinesBench:
     """
 
     def __init__(
-        self, home: Path, hosts: int, seed: int, *, elastic: int = 3, epochs: int = 25, time_scale: float = 0.3
+        self, home: Path, hosts: int, seed: int, *, elastic: int = 3, epochs: int = 40, time_scale: float = 0.3
     ) -> None:
         self.home, self.count, self.epochs, self.elastic = home, hosts, epochs, elastic
         self.random = random.Random(seed)
@@ -81,6 +81,7 @@ class MachinesBench:
         self._down: dict[int, str] = {}  # hosts that are cut or crashed, and which
         self._busy: set[str] = set()  # processes that are killed and not started yet
         self._lost_at: dict[int, float] = {}  # since when a loss has not been seen
+        self._away: dict[int, float] = {}  # since when (Unix seconds) an agent has been cut off, or killed
         self._drained: set[int] = set()
 
     # -- jobs ---------------------------------------------------------------------------------------------------------
@@ -163,6 +164,7 @@ class MachinesBench:
         if i is None:
             return False
         before = self.running()
+        self._away.setdefault(i, time.time())
         self.note(f"agent {i}")
         self.cluster.kill_agent(i)
         self._check_untouched(before)
@@ -182,7 +184,7 @@ class MachinesBench:
         self._check_untouched(before)
         time.sleep(self.random.uniform(0.0, 2.0))
         self.cluster.serve()
-        self.outcome.back_s.append(self.cluster.await_controller())
+        self.outcome.back_s.append(self.cluster.await_controller(self._mend_due))
         self.outcome.back_cpu_s.append(self.cluster.controller_cpu_s())
         self._lost_at.clear()  # how long this controller takes to find out is another question
         return True
@@ -193,7 +195,7 @@ class MachinesBench:
         if i is None:
             return False
         lasts_s = self.random.uniform(1.0, 20.0) if lasts_s is None else lasts_s
-        began_s = time.time()
+        self._away.setdefault(i, time.time())
         self.note(f"cut {i} for {lasts_s:.1f} s")
         self.cluster.hosts.cut(i)
         self._down[i] = "cut"
@@ -202,7 +204,6 @@ class MachinesBench:
         def mend() -> None:
             self.cluster.hosts.mend(i)
             self.note(f"mend {i}")
-            self.harm.cuts.append((self.cluster.hosts.name(i), began_s, time.time()))
             self._down.pop(i)
             self._lost_at.pop(i, None)
 
@@ -245,16 +246,21 @@ class MachinesBench:
 
     def _watch_losses(self) -> None:
         """Note when the API first says that a lost host does not answer; a loss that is not seen in time fails."""
-        if not self._lost_at:
+        if not self._lost_at and not self._away:
             return
         states = self.cluster.nodes()
         now_s = time.monotonic()
-        for i, since_s in list(self._lost_at.items()):
-            if states and states[self.cluster.node(i)] != "up" and i not in self._drained:
+        for i, since_s in list(self._lost_at.items() if states else ()):
+            state = states[self.cluster.node(i)]
+            if i in self._drained or state == "drained":  # this is what the API says first
+                del self._lost_at[i]
+            elif state != "up":
                 self.outcome.seen_s.append(now_s - since_s)
                 del self._lost_at[i]
-            elif i in self._drained or states.get(self.cluster.node(i)) == "drained":
-                del self._lost_at[i]
+        for i in list(self._away if states else ()):
+            is_whole = i not in self._down and f"agent {i}" not in self._busy
+            if is_whole and states[self.cluster.node(i)] in ("up", "drained"):
+                self.harm.cuts.append((self.cluster.hosts.name(i), self._away.pop(i), time.time()))
 
     def _check_untouched(self, before: dict[str, proofs.Line]) -> None:
         """No process of a rank has ended because another process was killed."""
@@ -343,8 +349,8 @@ class MachinesBench:
     def _change_load(self, fillers: set[str], more: bool) -> None:
         """Submit and drain, so that elastic jobs are rescaled within and across nodes."""
         fillers -= {job_id for job_id in fillers if self._has_ended(job_id)}
-        if more and len(fillers) < self.count:
-            fillers.add(self.submit_filler(self.random.uniform(3.0, 20.0), self.random.choice((5, 6, 7))))
+        while more and len(fillers) < self.count:
+            fillers.add(self.submit_filler(self.random.uniform(5.0, 40.0), self.random.choice((6, 7))))
         if (self._drained and self.random.random() < 0.5) or not more:
             for i in list(self._drained):
                 self.cluster.post(f"/nodes/{self.cluster.node(i)}/resume", {})
@@ -362,6 +368,7 @@ class MachinesBench:
             self._watch_losses()
             time.sleep(0.1)
         self.cluster.await_nodes()
+        until(lambda: self._watch_losses() or not self._away, "all agents are back", self.cluster.log)
 
         def idle() -> bool:
             top = self.cluster.get("/top")

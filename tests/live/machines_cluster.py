@@ -89,13 +89,10 @@ class MachinesCluster:
             return bool(self.http.get(f"{self.url}/health", timeout=2.0).json()["ok"])
         return False
 
-    def await_controller(self) -> float:
-        """Wait until the controller is back; return the seconds."""
+    def await_controller(self, meanwhile: Callable[[], object] = lambda: None) -> float:
+        """Wait until the controller is back; return the seconds. Call ``meanwhile`` again and again."""
         began_s = time.monotonic()
-        assert self._controller is not None
-        until(
-            self.is_back, "the controller is back", lambda: f"exit code {self._controller and self._controller.poll()}"
-        )
+        until(lambda: meanwhile() or self.is_back(), "the controller is back", self.log)
         return time.monotonic() - began_s
 
     def controller_cpu_s(self) -> float:
