@@ -35,6 +35,8 @@ HERE = Path(__file__).parent
 FAULTS = ("rank", "agent", "controller", "cut", "crash")
 #: A node's loss must be seen within this time.
 SEEN_S = 5.0
+#: A host that was away for less than this must not lose a rank.
+FORGIVEN_S = 3.0
 
 
 @dataclass
@@ -260,7 +262,9 @@ class MachinesBench:
         for i in list(self._away if states else ()):
             is_whole = i not in self._down and f"agent {i}" not in self._busy
             if is_whole and states[self.cluster.node(i)] in ("up", "drained"):
-                self.harm.cuts.append((self.cluster.hosts.name(i), self._away.pop(i), time.time()))
+                since_s, now_unix_s = self._away.pop(i), time.time()
+                if now_unix_s - since_s > FORGIVEN_S:  # nobody may notice a shorter absence
+                    self.harm.cuts.append((self.cluster.hosts.name(i), since_s, now_unix_s))
 
     def _check_untouched(self, before: dict[str, proofs.Line]) -> None:
         """No process of a rank has ended because another process was killed."""

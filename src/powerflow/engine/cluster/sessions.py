@@ -74,6 +74,7 @@ class Sessions:
         self._outboxes: dict[str, Outbox] = {}
         self._doubts = Doubts()
         self._leads, self._term = asyncio.Event(), 0
+        self._heard_s: dict[str, float] = {}  # when each machine last answered, as the event loop counts time
 
     def lead(self, term: int) -> None:
         """Give orders from now on, with this term."""
@@ -174,7 +175,7 @@ class Sessions:
                 task.cancel()
             if self._links.get(machine.name) is mine:
                 del self._links[machine.name]
-                self._is_up(machine, False)
+                self._lose_later(machine)
 
     def _admit(self, about: Answer, session: Session, asked_s: float) -> Machine:
         """Take an agent's description of its machine, if the machine's name is free or its own.
@@ -216,6 +217,7 @@ class Sessions:
             specs = [tables.specs[name] for name in again if name in tables.specs]
             gangs = {name.gang for name in machine.ranks}
             tables.keep(machine)
+            tables.tell()
         self._is_up(machine, True)
         if specs:
             self.launch(machine.name, specs)
@@ -252,7 +254,23 @@ class Sessions:
             self._is_up(machine, True)
             self._mail(machine, answer["letters"])
 
+    def _lose_later(self, machine: Machine) -> None:
+        """Count a machine whose link has ended as unreachable when it has been silent for `SILENT_S`.
+
+        Its agent may have been started anew, and be back before that. Then nothing that runs there is disturbed.
+        """
+        loop, heard_s = asyncio.get_running_loop(), self._heard_s.get(machine.name)
+        left_s = 0.0 if heard_s is None else heard_s + SILENT_S - loop.time()
+        loop.call_later(max(0.0, left_s), self._lose_if_silent, machine, heard_s)
+
+    def _lose_if_silent(self, machine: Machine, since_s: float | None) -> None:
+        stays = self._tables.machines.get(machine.name) is machine
+        if stays and self._heard_s.get(machine.name) == since_s:
+            self._is_up(machine, False)
+
     def _is_up(self, machine: Machine, up: bool) -> None:
+        if up:
+            self._heard_s[machine.name] = asyncio.get_running_loop().time()
         with self._tables.changed:
             if up:
                 machine.seen_s = time.time()
