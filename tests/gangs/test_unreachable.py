@@ -442,6 +442,21 @@ def test_what_a_node_refuses_later_is_launched_again(bench: Bench) -> None:
     assert not bench.told(GangFailed)
 
 
+def test_a_rank_that_shall_leave_and_never_started_is_forgotten(bench: Bench) -> None:
+    start(bench, "a0")
+    bench.engine.slow.add("b")
+    bench.gangs.apply([order(2, "a0", "b0")])
+    turns(bench, 5)
+    bench.gangs.apply([order(3, "a0")])
+    turns(bench, 5)
+    bench.engine.answer(EngineError("no memory left", retry=True))
+    turns(bench, 20)
+    assert [rank["name"] for rank in bench.gangs.standing("j") if rank["state"] == "not started"] in ([], ["j.2.0"])
+    assert bench.gangs._gangs["j"].record.ranks.keys() == {"j.1.0"}
+    assert bench.engine.running() == [A0]
+    assert not bench.engine.signals
+
+
 def test_what_a_node_refuses_for_good_fails_the_job(bench: Bench) -> None:
     bench.engine.slow.add("b")
     bench.gangs.apply([order(1, "a0", "b0")])

@@ -242,6 +242,8 @@ class Scripts(Gang):
         if pattern is None or not record.members or not record.ranks[record.members[0]].launched:
             return
         first = record.members[0]
+        if self.seen.is_far(first):
+            return
         if self._log is None or self._log[0] != first:
             self._log = first, LogProgress(pattern, self.context.matcher)
             self._first = None

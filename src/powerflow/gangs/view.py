@@ -87,9 +87,13 @@ class GangView:
         return not self.record.ranks[name].launched and self.record.ranks[name].node in self.down
 
     def has_ended(self, name: str) -> bool:
-        """Return True if a rank was started and does not run any more."""
-        state = self.state(name)
-        return self.record.ranks[name].launched and not self.may_run(name) and state is not RankState.NOT_STARTED
+        """Return True if a rank was launched and does not run any more.
+
+        A rank that could not be started counts as ended only if it shall leave; otherwise it is launched again.
+        """
+        if self.may_run(name) or not self.record.ranks[name].launched:
+            return False
+        return self.state(name) is not RankState.NOT_STARTED or name in self.record.leaving
 
     def code(self, name: str) -> int | None:
         """Return the exit code of a rank that has ended; None if nobody knows it."""
