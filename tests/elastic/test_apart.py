@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._C._distributed_c10d import TCPStore
 
 from powerflow.elastic import checksum
 from powerflow.elastic.checksum import RankComparison
@@ -34,11 +35,16 @@ def test_ranks_that_update_by_numbers_of_their_own(tmp_path: Path) -> None:
 def test_ranks_that_have_come_apart_do_not_go_on_in_another_number(tmp_path: Path) -> None:
     with Supervisor(tmp_path, script="drifts") as job:
         names = job.start(2)
-        job.allow(2 * STEPS_PER_EPOCH + 2)
-        job.wait(lambda: min(r.step for r in job.mailbox.reports(names)) > 2 * STEPS_PER_EPOCH, "the third epoch")
+        job.allow(2 * STEPS_PER_EPOCH - 9)  # then slowly, so that rank 0 looks for a target before each step
+        job.drive(lambda: min(r.step for r in job.mailbox.reports(names)) > 2 * STEPS_PER_EPOCH, "the third epoch")
         new = job.launch(1)
         job.wait_ready(new)
         job.post([*names, *new])
+        job.drive(lambda: job.mailbox.rendezvous(2) is not None, "the meeting is open")
+        place = job.mailbox.rendezvous(2)
+        assert place is not None
+        store = TCPStore(place["address"], place["port"], is_master=False, wait_for_workers=False)
+        job.wait(lambda: store.add("arrived", 0) == 1, "the new rank is there")  # few steps are left
         job.run_out()
         assert set(job.codes().values()) == {1}, job.story()
         refusal = job.mailbox.reports(names)[0].refusal

@@ -24,7 +24,7 @@ from powerflow.elastic.mailbox import Target
 #: Shortest time between two messages, as far as `MOST_STEPS` allows: a new generation may come that much later.
 EVERY_S = 0.05
 #: Most steps from one message to the next.
-MOST_STEPS = 16
+MOST_STEPS = 8
 _PLACE_BYTES = 256
 
 

@@ -168,7 +168,7 @@ class GangMember:
         if wanted is None or wanted.generation <= self._tried:
             return None
         now = time.monotonic()
-        if now - self._looked_s < LOOK_S:
+        if self.ranks == 1 and now - self._looked_s < LOOK_S:  # with more ranks, messages are rare enough
             return None
         self._looked_s = now
         assert self.target is not None
