@@ -40,7 +40,7 @@ _HEALTH = {
     "health_check_failure_threshold": 5,
 }
 _SMALL = ["--object-store-memory", "80000000", "--disable-usage-stats"]
-#: Folder of the agents; each host has its own /run, but it must outlive a crash.
+#: Folder of the agents, on the disk of each host.
 AGENT = "agent"
 
 
@@ -70,7 +70,7 @@ class RayOnHosts:
             if (older, membership) in self._opened[:-3] and not membership.closed:
                 membership.close()
                 older.close()
-        agents = RayAgents(f"$TMPDIR/{AGENT}", ("--emulate", "1x8:A100"))
+        agents = RayAgents(f"$PF_DISK/{AGENT}", ("--emulate", "1x8:A100"))
         self._opened.append((engine, RayMembership(engine, agents, self.address)))
         if wait:
             self._await(engine)
@@ -110,7 +110,7 @@ class RayOnHosts:
             "--block",
         ]
         log = os.open(self.home / f"ray-{i}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        env = {"RAY_AUTH_TOKEN_PATH": str(token)}
+        env = {"RAY_AUTH_TOKEN_PATH": str(token), "PF_DISK": str(self.hosts.disk(i))}
         more = ["--num-gpus", "8", "--num-cpus", "2", *_SMALL[:2]]
         self._raylets[i] = self.hosts.run(i, [*words, *more], env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         os.close(log)

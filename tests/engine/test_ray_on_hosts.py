@@ -1,10 +1,14 @@
 """The engine over Ray passes what every engine of several nodes must, with a raylet on each of three real hosts."""
 
+import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 
-from powerflow.testing.bed import Bed
+from powerflow.engine.protocol import Engine, RankState
+from powerflow.testing.bed import Bed, answers, rank, reached, started
+from powerflow.testing.engine_conformance import ended
 from powerflow.testing.engine_conformance_nodes import MultiNodeConformance
 from powerflow.testing.hosts import Hosts, why_not
 from tests.engine.ray_on_hosts import RayOnHosts
@@ -38,7 +42,37 @@ def bed(there: RayOnHosts) -> Bed:
     )
 
 
+#: What Ray could do wrong; the agents themselves are tested without it. POWERFLOW_TEST_ALL=1 runs all tests.
+CHOSEN = (
+    "test_each_node_runs_ranks",
+    "test_secrets_are_in_no_command_line",
+    "test_ranks_behind_a_cut_are_unreachable_and_run_on",
+    "test_a_node_hears_the_fences_that_it_missed_first",
+    "test_a_rank_is_lost_once_its_node_has_booted",
+    "test_ranks_outlive_the_agent_of_their_node",
+)
+
+
 class TestRayOnHosts(MultiNodeConformance):
     """`bed` comes from this module."""
 
     many = 24
+
+    @pytest.fixture(autouse=True)
+    def _choose(self, request: pytest.FixtureRequest) -> None:
+        if request.node.name not in CHOSEN and not os.environ.get("POWERFLOW_TEST_ALL"):
+            pytest.skip("tested with agents alone; POWERFLOW_TEST_ALL=1 runs it over Ray, too")
+
+    def test_ranks_outlive_all_of_ray(self, there: RayOnHosts, engine: Engine, names: list[str]) -> None:
+        specs = [rank(name, "sleep", "600", number=i) for i, name in enumerate(names)]
+        before = started(engine, specs)
+        there.kill(names[0], "ray::Relay")  # the actor
+        there.kill(names[1], "raylet/raylet")
+        for status in before[:2]:
+            back = reached(engine, status.name, RankState.RUNNING)
+            assert back.pid == status.pid
+        answers(engine, names[1])
+        for spec in specs:  # orders arrive again
+            assert engine.launch(spec).state is RankState.RUNNING
+            assert engine.signal(spec.name, signal.SIGTERM)
+            assert ended(engine, spec.name).code == -signal.SIGTERM
