@@ -50,6 +50,7 @@ CHOSEN = (
     "test_a_node_hears_the_fences_that_it_missed_first",
     "test_a_rank_is_lost_once_its_node_has_booted",
     "test_ranks_outlive_the_agent_of_their_node",
+    "test_ranks_outlive_all_of_ray",
 )
 
 
