@@ -16,6 +16,7 @@ from powerflow.testing.hosts import Hosts, why_not
 from tests.elastic import supervisor
 from tests.elastic.nodes import Nodes
 from tests.elastic.proofs import check, check_equal
+from tests.slow import slow
 
 on_hosts = pytest.mark.skipif(bool(why_not()), reason=why_not())
 
@@ -46,7 +47,7 @@ def test_rescales_with_a_mailbox_per_node(tmp_path: Path) -> None:
         check(job)
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=slow)])
 def test_a_loss_with_a_mailbox_per_node(tmp_path: Path, victim: int) -> None:
     with Nodes(tmp_path, 3, delay_s=0.3) as job:
         names = job.start(3, {victim: "all-reduce:5"})
@@ -102,7 +103,7 @@ def test_three_hosts(tmp_path: Path, shared: Path) -> None:
 
 
 @on_hosts
-@pytest.mark.parametrize("victim", [0, 2])
+@pytest.mark.parametrize("victim", [0, pytest.param(2, marks=slow)])
 def test_a_host_is_cut_off_and_comes_back(tmp_path: Path, shared: Path, victim: int) -> None:
     """The others go on; those behind the cut wait, never train alone, and leave when they hear what has happened."""
     with Hosts(3, tmp_path) as hosts, Nodes(shared, 3, delay_s=1.0, hosts=hosts, checkpoint_s=0.2) as job:
@@ -132,6 +133,7 @@ def test_a_host_is_cut_off_and_comes_back(tmp_path: Path, shared: Path, victim: 
 
 
 @on_hosts
+@slow
 def test_a_power_cut(tmp_path: Path, shared: Path) -> None:
     """No connection is closed; the checkpoint and a newcomer on the host after its boot go on."""
     with Hosts(2, tmp_path) as hosts, Nodes(shared, 2, delay_s=0.5, hosts=hosts) as job:
@@ -152,7 +154,7 @@ def test_a_power_cut(tmp_path: Path, shared: Path) -> None:
         check_equal(job)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=slow)])
 def test_faults_in_any_order(tmp_path: Path, seed: int) -> None:
     """Ranks come, go, are killed, and are not reached for a while, whatever the others are at."""
     rng = random.Random(seed)

@@ -44,12 +44,9 @@ def bed(there: RayOnHosts) -> Bed:
 
 #: What Ray could do wrong; the agents themselves are tested without it. POWERFLOW_TEST_ALL=1 runs all tests.
 CHOSEN = (
-    "test_each_node_runs_ranks",
     "test_secrets_are_in_no_command_line",
     "test_ranks_behind_a_cut_are_unreachable_and_run_on",
-    "test_a_node_hears_the_fences_that_it_missed_first",
     "test_a_rank_is_lost_once_its_node_has_booted",
-    "test_ranks_outlive_the_agent_of_their_node",
     "test_ranks_outlive_all_of_ray",
 )
 
