@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from powerflow.cli.main import main
+from tests.agent.own import agent_of
 from tests.cli.serving import SERVE
 from tests.device.fake_nvml import HANG_READING, Machine, build
 
@@ -23,16 +24,6 @@ pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
 
 #: On a machine that is busy with other things.
 MOST_S = 120.0
-
-
-def agent_of(state: Path) -> int:
-    """The agent of a controller on this machine."""
-    token = str(state / "agents" / "join-token").encode()
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        words = path.read_bytes().split(b"\0")
-        if b"powerflow.agent.own" in words and token in words:
-            return int(path.parent.name)
-    raise AssertionError("no agent")
 
 
 class Serve:

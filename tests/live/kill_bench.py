@@ -29,6 +29,7 @@ import psutil
 from powerflow.api.records import JobState
 from powerflow.engine.local import LocalEngine
 from powerflow.store.store import Store
+from tests.agent.own import end_agent
 from tests.live.joules import joules
 
 RANK = Path(__file__).with_name("kill_rank.py")
@@ -242,6 +243,7 @@ class Bench:
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
+        end_agent(self.state)
         LocalEngine(self.state / "engine").shutdown(kill=True)
 
     def joules(self) -> tuple[float, float] | None:
