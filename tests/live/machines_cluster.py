@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import signal
 import socket
@@ -152,7 +151,7 @@ class MachinesCluster:
             with contextlib.suppress(httpx.HTTPError):
                 more = {"Idempotency-Key": key} if key else {}
                 answer = self.http.post(f"{self.url}{path}", json=body, headers={**self._authority(), **more})
-                if answer.status_code in (200, 201, 409):
+                if answer.status_code in (200, 201):
                     return answer.json()
                 assert answer.status_code == 503, answer.text
             time.sleep(0.05)
@@ -175,17 +174,6 @@ class MachinesCluster:
             self.start_agent(i)
         self.await_controller()
         self.await_nodes()
-        count = 8 * self.hosts.count
-
-        if self._first_count() < count:  # nodes that join later are not used yet
-            self.kill_controller()
-            self.serve()
-            self.await_controller()
-
-    def _first_count(self) -> int:
-        """Return the number of GPUs with which the controller has begun."""
-        found = re.findall(r"powerflow serves (\d+) emulated GPUs", (self.home / "controller.log").read_text())
-        return int(found[-1])
 
     def await_nodes(self) -> None:
         """Wait until all nodes answer."""
