@@ -158,9 +158,10 @@ def _check_taken_back(lines: Sequence[Line], begins: Mapping[int, int]) -> None:
         if line["kind"] == "state":
             members[line["generation"]].add(line["rank"])
     for generation, begin in begins.items():
-        before = [g for g in top if g < generation]
-        back = max((top[g] for g in before), default=0) - begin
-        stayed = members[generation] & set().union(*(trained[g] for g in before))
+        last = max((g for g in top if g < generation), default=None)
+        if last is None:
+            continue
+        back, stayed = top[last] - begin, members[generation] & trained[last]
         assert back <= 1 or not stayed, f"generation {generation} took back {back} steps, although {stayed} stayed"
 
 

@@ -91,6 +91,11 @@ def test_steps_taken_back_although_a_rank_stayed_are_found() -> None:
         _check_all(lines)
 
 
+def test_steps_that_were_lost_before_are_not_taken_back_again() -> None:
+    lost = [*_trained("1.1.0", 1, range(8), 100.0), *_trained("1.2.0", 2, range(3, 5), 110.0)]
+    assert _check_all([*lost, *_trained("1.2.0", 3, range(5, 13), 120.0)]).redone == 5
+
+
 def test_a_step_that_two_generations_train_at_once_is_found() -> None:
     lines = [*_trained("1.1.0", 1, range(5), 100.0), *_trained("1.2.0", 2, range(3, 13), 103.5)]
     with pytest.raises(AssertionError, match="step 3 was trained twice at once"):
