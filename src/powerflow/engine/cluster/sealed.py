@@ -31,6 +31,7 @@ from nacl.exceptions import CryptoError
 from nacl.public import Box, PrivateKey, PublicKey
 
 from powerflow.errors import InputError
+from powerflow.osutil.files import replaced
 
 _TOKEN = "powerflow-join"
 _OPEN, _SEALED = b"o", b"s"
@@ -97,10 +98,9 @@ def own_token(directory: Path) -> JoinToken:
         token = JoinToken.parse(path.read_text("ascii"), str(path))
         if token.controller == controller:
             return token
-        path.unlink()  # the key was made anew: agents must get the new token
     token = JoinToken(controller, os.urandom(32))
-    with os.fdopen(_new(path), "w") as file:
-        file.write(token.text() + "\n")
+    with replaced(path, mode=0o600) as file:  # whoever finds the file finds all of it
+        file.write(token.text().encode() + b"\n")
     return token
 
 
