@@ -564,3 +564,15 @@ def test_no_phase_is_reported_of_ranks_that_do_not_answer(bench: Bench) -> None:
     (rank,) = bench.gangs.standing("j")
     assert (rank["state"], rank["pid"]) == ("unreachable", None)
     assert "phase" not in rank
+
+
+def test_ranks_that_were_never_started_make_way_for_a_later_placement(bench: Bench) -> None:
+    bench.engine.slow.add("a")
+    bench.gangs.apply([order(1, "a0", "a1")])
+    turns(bench, 3)
+    bench.engine.answer(EngineError("a does not answer", retry=True))
+    turns(bench, 2)  # accepted, then refused by the node: to be launched again
+    bench.engine.slow.clear()
+    bench.gangs.apply([order(2, "a0", "a1")])  # the same GPUs; the engine refuses ranks of order 1 from now on
+    bench.hear(Started)
+    assert {name.epoch for name in bench.engine.really("j")} == {2}

@@ -371,7 +371,9 @@ class Gang(ABC):
 
     def _launch(self) -> None:
         """Start the members that were not started yet, all of them in one batch."""
-        record, plans, before = self.record, self.plans(), self.record.launched()
+        record, before = self.record, self.record.launched()
+        # the engine refuses ranks of an earlier placement for ever: the next transition drops them
+        plans = [plan for plan in self.plans() if not self.seen.is_stale(plan.name)]
         self.unsent.difference_update(plan.name for plan in plans)
         try:
             done = self._launcher.launch(self.desired, plans, record.ranks, retry=record.trained_gpus > 0)
