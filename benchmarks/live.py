@@ -89,10 +89,11 @@ def loaded(directory: Path) -> None:
     """1,200 jobs on 256 GPUs: the loop's turns, its decisions, and the API meanwhile."""
     import structlog
 
+    from powerflow.agent.devices import NodeDevices
+    from powerflow.agent.metered_engine import MeteredEngine
     from powerflow.cluster.spec import parse_cluster
     from powerflow.cost.catalogue import axes_for, gpu_type
     from powerflow.device.emulated.gpu import create
-    from powerflow.device.lease import Clocks
     from powerflow.gangs.manager import Gangs
     from powerflow.live.cluster_service import ClusterService
     from powerflow.live.controller import Controller
@@ -114,6 +115,7 @@ def loaded(directory: Path) -> None:
     from powerflow.service.server import ApiServer
     from powerflow.store.leader_lease import own_name
     from powerflow.store.store import Store
+    from powerflow.testing.direct_devices import DirectDevices
     from powerflow.testing.memory_engine import MemoryCluster, MemoryEngine, Part
 
     spec = parse_cluster("32x8:A100")
@@ -121,10 +123,10 @@ def loaded(directory: Path) -> None:
     axes = {name: axes_for(name, 8, [1, 2, 4, 8, 16, 32]) for name in spec.pools()}
     engine = MemoryEngine(MemoryCluster({node.name: node.gpus for node in spec.nodes}, play=lambda spec: Part()))
     store = Store(f"sqlite:///{directory / 'store.db'}")
-    refused: list[str] = []
-    clocks = Clocks(directory / "device", gpus, refused.append)
+    devices = NodeDevices(directory / "device", gpus, machine="bench")
+    metered = MeteredEngine(engine, devices)
     log = structlog.wrap_logger(structlog.PrintLogger(io.StringIO()))
-    power = ClusterGpus(gpus, clocks, store, refused)
+    power = ClusterGpus(DirectDevices(devices, turns=True), store)
     policy = with_rules(registry.load("prices"), interval_s=2.0)  # as `powerflow serve` does
     learning, signals = CostLearning(axes), Signals(store)
     scheduler = Scheduler(spec, axes, {"A100": gpu_type("A100").idle_w}, policy, interval_s=2.0)
@@ -142,8 +144,8 @@ def loaded(directory: Path) -> None:
     controller = Controller(
         scheduler,
         store,
-        engine,
-        Gangs(engine, directory, lambda *_: {}),
+        metered,
+        Gangs(metered, directory, lambda *_: {}),
         power,
         learning,
         governance=governance,
@@ -192,7 +194,7 @@ def loaded(directory: Path) -> None:
             loop.join()
     print(f"turns: median {_share(turns_s, 0.5):.0f} ms, p99 {_share(turns_s, 0.99):.0f} ms ({len(turns_s)})")
     print(f"cycles with a decision: median {_share(cycles_s, 0.5):.0f} ms, max {_share(cycles_s, 1.0):.0f} ms")
-    clocks.release_all()
+    devices.close()
     store.close()
 
 

@@ -61,7 +61,8 @@ def _joules(cluster: MachinesCluster) -> Joules | None:
     hosts = cluster.hosts
     store = Store(f"sqlite:///{cluster.state / 'powerflow.db'}")
     try:
-        counted_j, gpus = 0.0, {}
+        counted_j = 0.0
+        gpus: dict[str, tuple[float, float]] = {}
         taken = {i: store.get(f"ledger {cluster.node(i)}") for i in hosts.numbers()}
         metered_j, jobs_j, idle_j = store.charges.totals()
         assert abs(jobs_j + idle_j - metered_j) <= 1e-6 * metered_j, f"{jobs_j} + {idle_j} J are not {metered_j} J"

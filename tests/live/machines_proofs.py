@@ -174,7 +174,8 @@ def _check_one_at_a_time(lines: Sequence[Line]) -> None:
             begun.setdefault((line["rank"], line["generation"], line["step"]), line["at_s"])
         elif line["kind"] == "step":
             key = line["rank"], line["generation"], line["step"]
-            spans[line["step"]].append((begun.get(key, line["at_s"]), line["at_s"], line["generation"]))
+            at_s = float(line["at_s"])
+            spans[line["step"]].append((begun.get(key, at_s), at_s, line["generation"]))
     for step, found in spans.items():
         of_generation: dict[int, tuple[float, float]] = {}
         for begin_s, end_s, generation in found:
