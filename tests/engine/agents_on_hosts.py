@@ -110,7 +110,9 @@ class AgentsOnHosts:
         for port in self._all_ports:
             words += ["--controller", f"{self.hosts.address(0)}:{port}"]
         log = os.open(self.home / f"{node}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        self._agents[i] = self.hosts.run(i, words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self._agents[i] = self.hosts.run(
+            i, words, {"POWERFLOW_PRELOAD": ""}, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
         os.close(log)
 
     def kill_agent(self, node: str) -> None:

@@ -110,7 +110,7 @@ class RayOnHosts:
             "--block",
         ]
         log = os.open(self.home / f"ray-{i}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        env = {"RAY_AUTH_TOKEN_PATH": str(token), "PF_DISK": str(self.hosts.disk(i))}
+        env = {"POWERFLOW_PRELOAD": "", "RAY_AUTH_TOKEN_PATH": str(token), "PF_DISK": str(self.hosts.disk(i))}
         more = ["--num-gpus", "8", "--num-cpus", "2", *_SMALL[:2]]
         self._raylets[i] = self.hosts.run(i, [*words, *more], env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         os.close(log)
