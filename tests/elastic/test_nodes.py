@@ -63,6 +63,7 @@ def test_a_loss_with_a_mailbox_per_node(tmp_path: Path, victim: int) -> None:
         check(job, repeats=1)
 
 
+@slow
 def test_a_change_does_not_wait_for_files(tmp_path: Path) -> None:
     """They take seconds here; ranks that train do not stop for them."""
     with Nodes(tmp_path, 3, delay_s=4.5, least_s=4.0, epochs=9000) as job:

@@ -13,9 +13,10 @@ from powerflow.testing.engine_conformance import ended, until
 from powerflow.testing.engine_conformance_nodes import MultiNodeConformance
 from powerflow.testing.hosts import Hosts, why_not
 from tests.engine.ray_on_hosts import RayOnHosts
+from tests.slow import slow
 
 pytest.importorskip("ray")
-pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not() or "")
+pytestmark = [slow, pytest.mark.skipif(bool(why_not()), reason=why_not() or "")]
 
 
 @pytest.fixture(scope="module")
