@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 
 from powerflow.agent.devices import NodeDevices
 from powerflow.device.protocol import DeviceError
-from powerflow.engine.protocol import Engine, EngineError, EngineNode, Fenced, RankName, RankSpec, RankState, RankStatus
+from powerflow.engine.protocol import Engine, EngineError, EngineNode, RankName, RankSpec, RankStatus, launch_each
 
 
 class MeteredEngine:
@@ -55,17 +54,7 @@ class MeteredEngine:
 
     def launch_all(self, specs: Sequence[RankSpec]) -> Sequence[RankStatus]:
         """Start ranks one after another. See `Engine.launch_all`."""
-        return [self._launched(spec) for spec in specs]
-
-    def _launched(self, spec: RankSpec) -> RankStatus:
-        try:
-            return self.launch(spec)
-        except Fenced:
-            raise
-        except EngineError as error:
-            now_s = time.time()
-            state = RankState.NOT_STARTED
-            return RankStatus(spec.name, spec.node, state, 0, None, now_s, now_s, why=str(error), retry=error.retry)
+        return launch_each(self.launch, specs)
 
     def ranks(self) -> Sequence[RankStatus]:
         """Return the status of every rank, after the energy of those that have ended was read."""

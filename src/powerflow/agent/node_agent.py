@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from powerflow.agent.devices import NodeDevices
+from powerflow.agent.logins import login_environment
 from powerflow.agent.mailboxes import Mailboxes
 from powerflow.agent.ranks import RankChanges
 from powerflow.elastic.mailbox import CHECKPOINT_DIR, JOB_DIR
@@ -26,7 +27,7 @@ from powerflow.engine.cluster.mail import Letter
 from powerflow.engine.cluster.rows import spec_from_row, status_row
 from powerflow.engine.cluster.sealed import AgentSide, NotGenuine
 from powerflow.engine.local.why_not import why_not
-from powerflow.engine.protocol import Engine, EngineError, Fenced, RankName, RankSpec, RankState, RankStatus
+from powerflow.engine.protocol import Engine, EngineError, Fenced, RankName, RankSpec, RankStatus, not_started
 from powerflow.osutil.files import read_json, replace_json
 
 #: Ranks that are started at the same time.
@@ -165,15 +166,14 @@ class NodeAgent:
         return {}
 
     async def _launch(self, order: Answer) -> Answer:
+        specs = [self._made_own(spec_from_row(row), order["interpreter"]) for row in order["specs"]]
+        unmade = {spec.name.gang: self._make_mailbox(spec) for spec in specs}
         for row in order["letters"]:
-            if any(spec["name"].startswith(f"{row[0]}.") for spec in order["specs"]):
-                self._mailboxes.make(row[0], next(s["user"] for s in order["specs"] if s["name"].startswith(row[0])))
             self._mailboxes.put(Letter(*row))
         await self._do(self._set_fences, order["fences"])
         self._launching += 1
         try:
-            specs = [self._made_own(spec_from_row(row), order["interpreter"]) for row in order["specs"]]
-            starts = [self._do(self._start, spec) for spec in specs]
+            starts = [self._do(self._start, spec, unmade[spec.name.gang]) for spec in specs]
             rows = [status_row(status) for status in await asyncio.gather(*starts)]
             await self._do(self._look, asyncio.get_running_loop())
         finally:
@@ -190,6 +190,8 @@ class NodeAgent:
             if name in env and (env[name] + "/").startswith(theirs + "/"):
                 env[name] = folder + env[name][len(theirs) :]
         directory = folder if spec.directory in ("", theirs) else spec.directory
+        if spec.user:
+            env = login_environment(spec.user) | env
         if interpreter and interpreter != sys.executable:
             if command and command[0] == interpreter:
                 command[0] = sys.executable
@@ -199,19 +201,24 @@ class NodeAgent:
                 env["PATH"] = ":".join([own_bin, *paths[1:]])
         return replace(spec, env=env, command=tuple(command), directory=directory)
 
-    def _start(self, spec: RankSpec) -> RankStatus:
+    def _make_mailbox(self, spec: RankSpec) -> EngineError | None:
+        """Make the folder of a rank's job; return why this is impossible."""
         try:
-            self._mailboxes_make(spec)
-            return self._engine.launch(spec)
-        except (EngineError, OSError) as error:
-            now_s = time.time()
-            retry = error.retry if isinstance(error, EngineError) else True
-            state = RankState.NOT_STARTED
-            return RankStatus(spec.name, spec.node, state, 0, None, now_s, now_s, why=str(error), retry=retry)
+            if JOB_DIR in spec.env:
+                self._mailboxes.make(spec.name.gang, spec.user)
+        except EngineError as error:
+            return error
+        except OSError as error:
+            return EngineError(f"the folder of job {spec.name.gang} cannot be made: {error}", retry=True)
+        return None
 
-    def _mailboxes_make(self, spec: RankSpec) -> None:
-        if JOB_DIR in spec.env:
-            self._mailboxes.make(spec.name.gang, spec.user)
+    def _start(self, spec: RankSpec, unmade: EngineError | None) -> RankStatus:
+        try:
+            if unmade is not None:
+                raise unmade
+            return self._engine.launch(spec)
+        except EngineError as error:
+            return not_started(spec, error)
 
     async def _fence(self, order: Answer) -> Answer:
         await self._do(self._set_fences, order["fences"])

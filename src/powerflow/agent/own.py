@@ -12,7 +12,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(0)
 
 
-def _run(given: argparse.Namespace, ready: object) -> None:
+def _run(given: argparse.Namespace, ready: Callable[[], None]) -> None:
     state, left_out = given.state, list[str]()
     gpus = find_gpus(state / "device", state, platform.node(), given.emulate, left_out.append)
     run_agent(
@@ -73,7 +73,7 @@ def _run(given: argparse.Namespace, ready: object) -> None:
             ranks=state / "engine",
             owner=given.owner,
             left_out=left_out,
-            ready=ready,  # type: ignore[arg-type]
+            ready=ready,
         )
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -117,9 +117,11 @@ def _gpus(machine: str, directory: Path, emulate: str | None) -> Sequence[Gpu]:
     from powerflow.cluster.spec import parse_cluster
     from powerflow.device.emulated.gpu import create
 
+    def leave_out(words: str) -> None:
+        print(f"powerflow agent: left out: {words}", flush=True)
+
     if emulate is None:
         directory.mkdir(parents=True, exist_ok=True)
-        leave_out: Callable[[str], None] = lambda words: print(f"powerflow agent: left out: {words}", flush=True)  # noqa: E731
         return find_gpus(directory / "devices", directory, machine, None, leave_out)
     nodes = parse_cluster(emulate, "--emulate").nodes
     named = [replace(node, name=machine if len(nodes) == 1 else f"{machine}-{node.name}") for node in nodes]

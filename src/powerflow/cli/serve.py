@@ -19,6 +19,7 @@ import typer
 
 from powerflow.api.governance import Stage
 from powerflow.cli.options import CostFiles
+from powerflow.engine.kind import EngineKind
 
 if TYPE_CHECKING:
     from powerflow.cli.ending import Ending
@@ -35,14 +36,6 @@ HOST, PORT = "127.0.0.1", 7733
 DRAIN_S = 300.0
 #: Seconds of decisions in plain Python, in an hour, before a compiler is loaded for them: it takes 120 MiB.
 PLAIN_S = 10.0
-
-
-class EngineKind(StrEnum):
-    """What starts the ranks of jobs; the values are those of `powerflow.live.fabric.EngineKind`."""
-
-    LOCAL = "local"
-    AGENTS = "agents"
-    RAY = "ray"
 
 
 class OnExit(StrEnum):
@@ -156,7 +149,6 @@ def serve(
     from powerflow.kernel import be_patient
     from powerflow.live.build import ClusterSettings, build
     from powerflow.live.controller import ControllerSettings
-    from powerflow.live.fabric import EngineKind as Kind
     from powerflow.live.governance.replay_process import Replays
     from powerflow.service.logs import json_lines
     from powerflow.service.peers import trusted_proxies
@@ -176,7 +168,7 @@ def serve(
         ClusterSettings(
             state=directory.absolute(),
             emulate=emulate,
-            engine=Kind(kind),
+            engine=kind,
             agents=listens,
             ray_address=ray_address,
             shared=shared_dir and shared_dir.absolute(),

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Protocol
@@ -157,6 +158,30 @@ class EngineError(RuntimeError):
 
 class Fenced(EngineError):
     """Error: the engine refused a launch, because its epoch is lower than the gang's fence (lowest accepted epoch)."""
+
+
+def not_started(rank: RankSpec | RankStatus, error: EngineError) -> RankStatus:
+    """Return the status of a rank that could not be started because of an error."""
+    now_s, state = time.time(), RankState.NOT_STARTED
+    return RankStatus(rank.name, rank.node, state, 0, None, now_s, now_s, why=str(error), retry=error.retry)
+
+
+def launch_each(launch: Callable[[RankSpec], RankStatus], specs: Sequence[RankSpec]) -> list[RankStatus]:
+    """Start ranks one after another with a function that waits; this is `Engine.launch_all` of a simple engine.
+
+    Raises:
+        Fenced: The epoch of a rank is lower than the fence of its gang. The ranks before it were launched.
+    """
+
+    def launched(spec: RankSpec) -> RankStatus:
+        try:
+            return launch(spec)
+        except Fenced:
+            raise
+        except EngineError as error:
+            return not_started(spec, error)
+
+    return [launched(spec) for spec in specs]
 
 
 class Engine(Protocol):

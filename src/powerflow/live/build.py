@@ -6,7 +6,6 @@ import contextlib
 import os
 import platform
 import pwd
-import stat
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from powerflow.agent.devices import SEEN
+from powerflow.agent.logins import login_environment
 from powerflow.api.governance import Stage
 from powerflow.api.job_spec import JobSpec
 from powerflow.cluster.spec import ClusterSpec, Node
@@ -22,7 +22,9 @@ from powerflow.cost.catalogue import axes_for, declared, gpu_type
 from powerflow.cost.costs_file import Costs
 from powerflow.cost.guess import in_words
 from powerflow.cost.table import Axes
+from powerflow.engine.kind import EngineKind
 from powerflow.engine.local.environment import PATH
+from powerflow.engine.local.why_not import is_missing
 from powerflow.engine.protocol import Engine, EngineError, RankName, RankSpec
 from powerflow.errors import InputError
 from powerflow.gangs.manager import Gangs
@@ -30,7 +32,7 @@ from powerflow.gangs.types import Limits
 from powerflow.live.cluster_service import ClusterService
 from powerflow.live.controller import Controller, ControllerSettings
 from powerflow.live.emulation import Emulation
-from powerflow.live.fabric import EngineKind, Fabric, FabricSettings, ManyMachines, OneMachine
+from powerflow.live.fabric import Fabric, FabricSettings, ManyMachines, OneMachine
 from powerflow.live.governance.budgets import LiveBudgets
 from powerflow.live.governance.cap_record import CapRecords
 from powerflow.live.governance.caps import Caps
@@ -178,7 +180,7 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
         axes = {name: _axes(name, nodes, joins=joins) for name, nodes in spec.pools().items()}
         idle_w = {name: gpu_type(name).idle_w for name in axes}
         scheduler = Scheduler(spec, axes, idle_w, policy, energy_price=settings.energy_price, interval_s=interval_s)
-        as_user = fabric.can_switch_users
+        as_user = fabric.runs_as_users
         power = ClusterGpus(fabric.source, store)
         gangs = Gangs(
             engine,
@@ -217,13 +219,13 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
             governance=governance,
             owner=own_name(),
             settings=settings.controller,
-            runs_as=lambda user: user if as_user() else "",
+            runs_as=(lambda user: user) if as_user else (lambda user: ""),
             log=log,
         )
         for number, line in enumerate([*(f"left out: {words}" for words in fabric.left_out), *paired.notices]):
             controller.notices.show(f"start {number}", line)
         undo.pop_all()
-    may_run = _may_run(as_user()) if kind is EngineKind.LOCAL else _may_run_on(engine, as_user)
+    may_run = _may_run(as_user) if kind is EngineKind.LOCAL else _may_run_on(engine)
     apart = kind is not EngineKind.LOCAL and settings.shared is None
     service = ClusterService(controller, may_run, fabric.left_out, keeps_checkpoints=not apart)
     return LiveCluster(controller, service, fabric, store, spec, axes, log)
@@ -261,40 +263,21 @@ def _may_run(as_user: bool) -> Callable[[str, str | None], str]:
             uid = pwd.getpwnam(user).pw_uid if as_user else own.pw_uid
         except KeyError:
             return f"there is no login {user} on this machine"
-        if directory is not None and _is_missing(directory, uid):
+        if directory is not None and is_missing(directory, uid):
             return f"there is no directory {directory} on the controller's machine"
         return ""
 
     return why_not
 
 
-def _is_missing(directory: str, uid: int) -> bool:
-    """Return True if a directory is missing. If the user may not look into a folder above it, the answer is False.
-
-    The controller may run as root, and root must not tell a user what other users hide.
-    """
-    path = Path("/")
-    try:
-        for part in Path(directory).parts[1:]:
-            found = path.stat()
-            if not found.st_mode & stat.S_IXOTH and found.st_uid != uid:
-                return False
-            path /= part
-        return not path.is_dir()
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False
-
-
-def _may_run_on(engine: Engine, as_user: Callable[[], bool]) -> Callable[[str, str | None], str]:
+def _may_run_on(engine: Engine) -> Callable[[str, str | None], str]:
     """Return a function that says why a user's jobs cannot run in a directory of a node that answers."""
 
     def why_not(user: str, directory: str | None) -> str:
         node = next((node.name for node in engine.nodes() if node.up), None)
         if node is None:
             return ""  # nobody can tell now; the launch will
-        spec = RankSpec(RankName("check", 0, 0), node, (), {}, directory or "", user if as_user() else "")
+        spec = RankSpec(RankName("check", 0, 0), node, (), {}, directory or "", user)
         try:
             why = engine.check(spec)
         except EngineError:
@@ -305,7 +288,7 @@ def _may_run_on(engine: Engine, as_user: Callable[[], bool]) -> Callable[[str, s
 
 
 def _environment(
-    power: ClusterGpus, emulation: Emulation, store: Store, as_user: Callable[[], bool]
+    power: ClusterGpus, emulation: Emulation, store: Store, as_user: bool
 ) -> Callable[[str, JobSpec, str, tuple[int, ...], RankName], Mapping[str, str]]:
     """Return the function that makes the environment of a rank. Its machine adds the variables of its GPUs.
 
@@ -313,7 +296,7 @@ def _environment(
         power: Knows the GPUs of each node.
         emulation: True costs of jobs on emulated GPUs.
         store: Knows the user of each job.
-        as_user: Returns True if ranks run as the users of their jobs.
+        as_user: True if ranks run as the users of their jobs.
     """
 
     def environment(job_id: str, spec: JobSpec, node: str, numbers: tuple[int, ...], name: RankName) -> dict[str, str]:
@@ -322,9 +305,9 @@ def _environment(
         except StoreError as error:
             raise EngineError(str(error), retry=error.retry) from error
         base = {"PATH": f"{Path(sys.executable).parent}:{PATH}", "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
-        with contextlib.suppress(KeyError):
-            login = pwd.getpwnam(user) if as_user() else pwd.getpwuid(os.geteuid())
-            base |= {"HOME": login.pw_dir, "USER": login.pw_name, "LOGNAME": login.pw_name, "SHELL": login.pw_shell}
+        if not as_user:  # otherwise the rank's machine says what its user finds there
+            with contextlib.suppress(KeyError):
+                base |= login_environment(pwd.getpwuid(os.geteuid()).pw_name)
         base |= spec.env
         kind, emulated = power.node_kind(node)
         if emulated:

@@ -15,19 +15,19 @@ import socket
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from powerflow import __version__
 from powerflow.agent.own import FOLDER
 from powerflow.agent.preload import PRELOAD
 from powerflow.engine.cluster.engine import ClusterEngine
 from powerflow.engine.cluster.listen import AgentListener, keep_connected
-from powerflow.engine.devices import DeviceSource
-from powerflow.engine.protocol import Engine, EngineError
+from powerflow.engine.kind import EngineKind
+from powerflow.engine.protocol import EngineError
 from powerflow.errors import InputError
 
 #: Seconds until operators are told that the controller waits for the first agent.
@@ -36,14 +36,6 @@ FIRST_S = 2.0
 OTHERS_S = 1.0
 #: Longest wait for the agent of this machine.
 OWN_S = 60.0
-
-
-class EngineKind(StrEnum):
-    """What starts the ranks of a live cluster."""
-
-    LOCAL = "local"  # this machine alone
-    AGENTS = "agents"  # agents of other machines, which dial in
-    RAY = "ray"  # agents that are reached through Ray
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,33 +59,30 @@ class FabricSettings:
     ray_agents: tuple[str, ...] = ()
 
 
-class Fabric(Protocol):
-    """The machines of a live cluster.
+class Fabric(ABC):
+    """The machines of a live cluster, and their agents.
 
     Attributes:
+        engine: Runs ranks on the machines.
+        source: Reads their GPUs, and asks for clocks.
         left_out: GPUs of this machine that cannot be used, and why.
+        started: True if this object has started an agent.
+        runs_as_users: True if each rank runs as the user of its job. Then a machine that cannot do this refuses the
+            rank. Otherwise all ranks run as the user of this process, and nobody else may submit jobs.
     """
 
-    left_out: list[str]
+    def __init__(self, settings: FabricSettings, *, pins: bool, runs_as_users: bool) -> None:
+        self.left_out: list[str] = []
+        self.started = False
+        self.runs_as_users = runs_as_users
+        self.home = settings.state / "agents"
+        self.engine = ClusterEngine(self.home, settings.state / "jobs", interpreter=sys.executable, pins=pins)
+        self.source = self.engine.devices
+        self._closers: list[Callable[[], None]] = [self.engine.close]
 
-    @property
-    def engine(self) -> Engine:
-        """Runs ranks on the machines."""
-        ...
-
-    @property
-    def source(self) -> DeviceSource:
-        """Reads their GPUs, and asks for clocks."""
-        ...
-
-    @property
-    def started(self) -> bool:
-        """True if this object has started the processes that start ranks."""
-        ...
-
+    @abstractmethod
     def open(self, owner: str) -> None:
-        """Make the engine, for ranks of the store ``owner``."""
-        ...
+        """Wait until agents can be reached, for ranks of the store ``owner``."""
 
     def lead(self, term: int) -> bool:
         """Give orders from now on, because this controller has the store.
@@ -103,14 +92,12 @@ class Fabric(Protocol):
         Args:
             term: Number that rises with each controller that gets the store.
         """
-        ...
+        self.engine.lead(term)
+        return False
 
-    def can_switch_users(self) -> bool:
-        """Return True if ranks can run as the users of their jobs."""
-        ...
-
+    @abstractmethod
     def shutdown(self, *, kill: bool = False) -> None:
-        """End the processes that start ranks on this machine.
+        """End the agent that belongs to this controller, if there is one.
 
         Args:
             kill: True to end running ranks, too.
@@ -118,35 +105,6 @@ class Fabric(Protocol):
         Raises:
             EngineError: Ranks run, and ``kill`` is False.
         """
-        ...
-
-    def close(self) -> None:
-        """Release everything. Ranks run on."""
-        ...
-
-
-class _Agents:
-    """What all fabrics of agents have in common."""
-
-    def __init__(self, settings: FabricSettings, *, pins: bool) -> None:
-        self.left_out: list[str] = []
-        self.started = False
-        self.home = settings.state / "agents"
-        self.engine = ClusterEngine(self.home, settings.state / "jobs", interpreter=sys.executable, pins=pins)
-        self.source = self.engine.devices
-        self._closers: list[Callable[[], None]] = [self.engine.close]
-
-    def lead(self, term: int) -> bool:
-        """Give orders to agents from now on. See `Fabric.lead`."""
-        self.engine.lead(term)
-        return False
-
-    def can_switch_users(self) -> bool:
-        """Return True if every machine can run ranks as the users of their jobs."""
-        return "user" in self.engine.limits()
-
-    def shutdown(self, *, kill: bool = False) -> None:
-        """Do nothing: agents belong to their machines."""
 
     def close(self) -> None:
         """Disconnect from all agents. Ranks run on."""
@@ -155,7 +113,7 @@ class _Agents:
         self._closers.clear()
 
 
-class ManyMachines(_Agents):
+class ManyMachines(Fabric):
     """The machines of agents that dial in, or that Ray reaches: a `Fabric`.
 
     Raises:
@@ -163,7 +121,7 @@ class ManyMachines(_Agents):
     """
 
     def __init__(self, settings: FabricSettings) -> None:
-        super().__init__(settings, pins=True)
+        super().__init__(settings, pins=True, runs_as_users=True)
         self._how = "Ray has no node with GPUs"
         try:
             if settings.kind is EngineKind.RAY:
@@ -199,12 +157,16 @@ class ManyMachines(_Agents):
                 pass
         time.sleep(OTHERS_S)
 
+    def shutdown(self, *, kill: bool = False) -> None:
+        """Do nothing: agents belong to their machines. See `Fabric.shutdown`."""
 
-class OneMachine(_Agents):
+
+class OneMachine(Fabric):
     """This machine alone. Its agent listens on a socket in the state directory: a `Fabric`."""
 
     def __init__(self, settings: FabricSettings) -> None:
-        super().__init__(settings, pins=False)  # only this user reaches the socket
+        # only this user reaches the socket; the agent has the same user
+        super().__init__(settings, pins=False, runs_as_users=os.geteuid() == 0)
         self._state, self._emulate = settings.state, settings.emulate
         self._socket = settings.state / FOLDER / "agent.sock"
         self._owner = ""
@@ -267,10 +229,6 @@ class OneMachine(_Agents):
         super().lead(term)
         self.engine.await_up(OWN_S)
         return self._renewed
-
-    def can_switch_users(self) -> bool:
-        """Return True if ranks can run as the users of their jobs: this process is root."""
-        return os.geteuid() == 0 and super().can_switch_users()
 
     def shutdown(self, *, kill: bool = False) -> None:
         """End the agent. See `Fabric.shutdown`."""

@@ -16,7 +16,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from powerflow.engine.protocol import EngineError, EngineNode, Fenced, RankName, RankSpec, RankState, RankStatus
+from powerflow.engine.protocol import (
+    EngineError,
+    EngineNode,
+    Fenced,
+    RankName,
+    RankSpec,
+    RankState,
+    RankStatus,
+    not_started,
+)
 from powerflow.testing.memory_part import Part, perform
 
 _IGNORED = frozenset({0, signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH, signal.SIGSTOP})
@@ -121,7 +130,7 @@ class MemoryCluster:
         try:
             host = self.answering(spec.node)
         except EngineError as error:
-            return self._know(_not_started(spec, error))
+            return self._know(not_started(spec, error))
         self._know(RankStatus(spec.name, spec.node, RankState.STARTING, 0, None, now_s, math.nan))
         self._orders[spec.name] = now_s + host.delay_s, spec
         self.settle()
@@ -332,7 +341,7 @@ class MemoryCluster:
                 raise EngineError(f"{spec.name} is refused: {spec.name.gang} is at epoch {fence}")
             part = self._play(spec)
         except EngineError as error:
-            self._know(_not_started(spec, error))
+            self._know(not_started(spec, error))
             return
         self._pids += 1
         now_s = time.time()
@@ -373,8 +382,3 @@ class MemoryCluster:
 
 def _node(name: str, node: int | EngineNode) -> EngineNode:
     return node if isinstance(node, EngineNode) else EngineNode(name, node)
-
-
-def _not_started(spec: RankSpec, error: EngineError) -> RankStatus:
-    now_s, state = time.time(), RankState.NOT_STARTED
-    return RankStatus(spec.name, spec.node, state, 0, None, now_s, now_s, why=str(error), retry=error.retry)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 
 from powerflow.engine.local.records import file_name
-from powerflow.engine.protocol import EngineError, EngineNode, RankName, RankSpec, RankState, RankStatus
+from powerflow.engine.protocol import EngineError, EngineNode, RankName, RankSpec, RankState, RankStatus, not_started
 from powerflow.testing.memory_cluster import MemoryCluster
 from powerflow.testing.memory_part import Part, perform
 
@@ -74,8 +74,7 @@ class MemoryEngine:
         try:
             _check(spec)
         except EngineError as error:
-            now_s, state = time.time(), RankState.NOT_STARTED
-            return RankStatus(spec.name, spec.node, state, 0, None, now_s, now_s, why=str(error))
+            return not_started(spec, error)
         return self._cluster.begin(spec)
 
     def check(self, spec: RankSpec) -> str:

@@ -20,10 +20,19 @@ from powerflow.engine.cluster.link import Link
 from powerflow.engine.cluster.mail import Mailroom
 from powerflow.engine.cluster.rows import spec_row
 from powerflow.engine.cluster.sealed import NotGenuine, own_key, own_token
-from powerflow.engine.cluster.sessions import LAUNCH_S, Answer, Sessions, not_started, run_in
+from powerflow.engine.cluster.sessions import LAUNCH_S, Answer, Sessions, run_in
 from powerflow.engine.cluster.tables import ClusterTables
 from powerflow.engine.local.records import check_epoch, check_gang, check_spec
-from powerflow.engine.protocol import EngineError, EngineNode, Fenced, RankName, RankSpec, RankState, RankStatus
+from powerflow.engine.protocol import (
+    EngineError,
+    EngineNode,
+    Fenced,
+    RankName,
+    RankSpec,
+    RankState,
+    RankStatus,
+    not_started,
+)
 
 #: Longest wait at the end for orders that were given, such as to restore clocks.
 FLUSH_S = 1.0
@@ -176,7 +185,7 @@ class ClusterEngine:
         try:
             machine = tables.answering(spec.node)
         except EngineError as error:
-            return not_started(status, str(error), retry=error.retry)
+            return not_started(status, error)
         if (before := tables.of_rank(spec.name)) is not None:
             del before.ranks[spec.name]
         machine.begin(status)

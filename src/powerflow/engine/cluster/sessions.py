@@ -31,7 +31,7 @@ from powerflow.engine.cluster.orders import Outbox, ask
 from powerflow.engine.cluster.rows import spec_row
 from powerflow.engine.cluster.sealed import Hello, JoinToken, Session
 from powerflow.engine.cluster.tables import ClusterTables
-from powerflow.engine.protocol import EngineError, RankName, RankSpec, RankState, RankStatus
+from powerflow.engine.protocol import EngineError, RankName, RankSpec, RankState, not_started
 
 #: An agent that says nothing for this long cannot be reached.
 SILENT_S = 4.0
@@ -213,7 +213,7 @@ class Sessions:
             for name in again:
                 if name not in tables.specs:  # launched by an earlier controller; its environment is kept nowhere
                     why = "the controller ended before the node had heard of the rank"
-                    machine.ranks[name] = not_started(machine.ranks[name], why, retry=True)
+                    machine.ranks[name] = not_started(machine.ranks[name], EngineError(why, retry=True))
             specs = [tables.specs[name] for name in again if name in tables.specs]
             gangs = {name.gang for name in machine.ranks}
             tables.keep(machine)
@@ -310,7 +310,7 @@ class Sessions:
         waiting = {rank for rank in ranks if (s := machine.ranks.get(rank)) and s.state is RankState.STARTING}
         if isinstance(answer, EngineError):
             for rank in waiting:
-                machine.ranks[rank] = not_started(machine.ranks[rank], str(answer), retry=answer.retry)
+                machine.ranks[rank] = not_started(machine.ranks[rank], answer)
         else:
             rows = [row for row in answer["ranks"] if RankName.parse(row["name"]) in waiting]
             machine.take(rows, (), whole=False)
@@ -320,12 +320,6 @@ class Sessions:
         if waiting:
             self._tables.keep(machine)
             self._tables.tell()
-
-
-def not_started(status: RankStatus, why: str, *, retry: bool) -> RankStatus:
-    """Return the status of a rank that could not be started."""
-    at_s, state = status.started_s, RankState.NOT_STARTED
-    return RankStatus(status.name, status.node, state, 0, None, at_s, at_s, why=why, retry=retry)
 
 
 def run_in(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], timeout_s: float | None = None) -> Any:

@@ -22,7 +22,7 @@ from powerflow.engine.local.environment import agent_environment
 from powerflow.engine.local.logs import read_log
 from powerflow.engine.local.shim import write_environment
 from powerflow.engine.local.why_not import why_not
-from powerflow.engine.protocol import EngineError, EngineNode, Fenced, RankName, RankSpec, RankState, RankStatus
+from powerflow.engine.protocol import EngineError, EngineNode, Fenced, RankName, RankSpec, RankStatus, launch_each
 from powerflow.osutil.files import locked, read_json
 
 _PATIENCE_S = 30.0  # for how long a request is repeated to an agent that dies again and again
@@ -104,17 +104,7 @@ class LocalEngine:
 
     def launch_all(self, specs: Sequence[RankSpec]) -> Sequence[RankStatus]:
         """Start ranks one after another; their statuses are final, because the machine answers at once."""
-        return [self._launched(spec) for spec in specs]
-
-    def _launched(self, spec: RankSpec) -> RankStatus:
-        try:
-            return self.launch(spec)
-        except Fenced:
-            raise
-        except EngineError as error:
-            now_s = time.time()
-            state = RankState.NOT_STARTED
-            return RankStatus(spec.name, spec.node, state, 0, None, now_s, now_s, why=str(error), retry=error.retry)
+        return launch_each(self.launch, specs)
 
     def check(self, spec: RankSpec) -> str:
         """Return why a rank cannot run on this machine as its spec says; "" if nothing is known against it."""

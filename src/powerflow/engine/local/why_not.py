@@ -25,7 +25,7 @@ def why_not(spec: RankSpec) -> str:
     uid = own if login is None else login.pw_uid
     if own not in (0, uid):
         return f"only root can run ranks as {spec.user}"
-    if spec.directory and _is_missing(spec.directory, uid):
+    if spec.directory and is_missing(spec.directory, uid):
         return f"there is no directory {spec.directory}"
     program = spec.command[0] if spec.command else ""
     if program and own == uid and shutil.which(program, path=spec.env.get("PATH", os.defpath)) is None:
@@ -33,7 +33,7 @@ def why_not(spec: RankSpec) -> str:
     return ""
 
 
-def _is_missing(directory: str, uid: int) -> bool:
+def is_missing(directory: str, uid: int) -> bool:
     """Return True if a directory is missing. If the user may not look into a folder above it, the answer is False.
 
     This process may be root, and root must not tell a user what other users hide.

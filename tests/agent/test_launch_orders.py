@@ -1,0 +1,84 @@
+"""What an agent makes of an order to launch ranks of several jobs, which belong to different users."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pwd
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from powerflow.agent.node_agent import NodeAgent
+from powerflow.elastic.mailbox import JOB_DIR
+from powerflow.engine.cluster.rows import spec_row
+from powerflow.engine.cluster.sealed import AgentSide, JoinToken, own_key
+from powerflow.engine.protocol import EngineError, RankName, RankSpec
+from powerflow.testing.memory_engine import MemoryCluster, MemoryEngine, Part
+
+NOBODY = "nobody"
+
+
+class NoDevices:
+    def report(self) -> dict[str, Any]:
+        return {"at": ""}
+
+
+def launched(
+    directory: Path, *specs: RankSpec, letters: list[list[str]]
+) -> tuple[list[dict[str, Any]], dict[str, RankSpec]]:
+    """Give an agent one order; return its answer, and what its engine was told to start, by gang."""
+    key = own_key(directory / "key")
+    side = AgentSide(key, JoinToken(bytes(key.public_key), bytes(32)), "1")
+    told: dict[str, RankSpec] = {}
+
+    def play(spec: RankSpec) -> Part:
+        told[spec.name.gang] = spec
+        if spec.user == "no-such-user-7f3a":
+            raise EngineError("it got as far as the engine")
+        return Part()
+
+    cluster = MemoryCluster({"n": 8}, play=play)
+
+    async def order() -> list[dict[str, Any]]:
+        agent = NodeAgent(directory, {}, MemoryEngine(cluster), NoDevices(), side, lambda **_: None)  # type: ignore[arg-type]
+        try:
+            rows = [spec_row(spec) for spec in specs]
+            answer = await agent._launch({"specs": rows, "letters": letters, "fences": {}, "interpreter": ""})
+        finally:
+            agent.close()
+        found: list[dict[str, Any]] = answer["ranks"]
+        return found
+
+    return asyncio.run(order()), told
+
+
+def spec(gang: str, user: str, **env: str) -> RankSpec:
+    env = {JOB_DIR: f"/controller/jobs/{gang}", **env}
+    return RankSpec(RankName(gang, 0, 0), "n", ("sleep", "60"), env, f"/controller/jobs/{gang}", user)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has folders for others")
+def test_each_job_gets_a_folder_of_its_own_user(tmp_path: Path) -> None:
+    letters = [["1", "target.json", "{}"], ["10", "target.json", "{}"]]
+    launched(tmp_path, spec("10", NOBODY), spec("1", ""), letters=letters)
+    owners = {gang: (tmp_path / "jobs" / gang).stat().st_uid for gang in ("1", "10")}
+    assert owners == {"1": 0, "10": pwd.getpwnam(NOBODY).pw_uid}
+    assert (tmp_path / "jobs" / "1" / "target.json").read_text() == "{}"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has folders for others")
+def test_a_user_who_is_missing_stops_only_the_own_job(tmp_path: Path) -> None:
+    rows, _ = launched(tmp_path, spec("1", "no-such-user-7f3a"), spec("2", ""), letters=[])
+    assert [row["state"] for row in rows] == ["not started", "running"]
+    assert "no-such-user-7f3a" in rows[0]["why"]
+
+
+def test_a_rank_finds_the_home_of_its_user_on_this_machine(tmp_path: Path) -> None:
+    me = pwd.getpwuid(os.geteuid())
+    _, told = launched(tmp_path, spec("1", me.pw_name), spec("2", me.pw_name, HOME="/elsewhere"), letters=[])
+    folders = {gang: spec.env for gang, spec in told.items()}
+    assert (folders["1"]["HOME"], folders["1"]["USER"]) == (me.pw_dir, me.pw_name)
+    assert folders["2"]["HOME"] == "/elsewhere"  # the job's own word
+    assert folders["1"][JOB_DIR] == str(tmp_path / "jobs" / "1")
