@@ -5,7 +5,9 @@
 The agents are real (`NodeAgent`, sealed orders, TCP on this machine), several in each process. Their ranks are virtual
 (`MemoryEngine`) and their GPUs silent, so that what is measured is the controller's side: its CPU time, its memory, how
 long launches take until the controller knows that they run, and how old the last word of a machine gets. The agents
-share this machine's cores with it, so times are upper ends.
+share this machine's cores with it, so times are upper ends. Each agent takes one of the kernel's inotify instances, of
+which a user has 128 unless ``fs.inotify.max_user_instances`` says otherwise: more agents need more of them here. On real
+machines each agent has a kernel of its own.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from powerflow.engine.cluster.sealed import AgentSide, JoinToken, own_key
 from powerflow.engine.protocol import EngineNode, RankName, RankSpec, RankState
 from powerflow.testing.memory_engine import MemoryCluster, MemoryEngine
 
-AGENTS, RANKS, AT_ONCE = 200, 2000, 512
+AGENTS, RANKS, AT_ONCE = 100, 2000, 512
 PROCESSES, WATCH_S = 8, 10.0
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from powerflow.engine.cluster.engine import ClusterEngine
 from powerflow.engine.cluster.listen import AgentListener
 from powerflow.osutil.files import read_json
+from powerflow.testing.bed import Bed
 from powerflow.testing.hosts import Hosts
 
 #: Engine objects that can be open at the same time; the oldest is closed for one more.
@@ -130,6 +131,23 @@ class AgentsOnHosts:
     def leave(self, node: str) -> None:
         self._opened[-1][0].remove(node)
         assert self._agents.pop(self.number(node)).wait() == 0
+
+    def bed(self) -> Bed:
+        """Return the handles for conformance tests."""
+        return Bed(
+            self.place,
+            processes=True,
+            user="nobody",
+            cut=self.cut,
+            mend=self.mend,
+            crash=self.crash,
+            boot=self.boot,
+            kill_agent=self.kill_agent,
+            start_agent=self.start_agent,
+            fence_of=self.fence_of,
+            add=self.add,
+            leave=self.leave,
+        )
 
     def close(self) -> None:
         for engine, listener in self._opened:

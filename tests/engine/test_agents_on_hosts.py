@@ -18,20 +18,7 @@ def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
     with Hosts(4, tmp_path) as hosts:
         there = AgentsOnHosts(hosts, tmp_path)
         try:
-            yield Bed(
-                there.place,
-                processes=True,
-                user="nobody",
-                cut=there.cut,
-                mend=there.mend,
-                crash=there.crash,
-                boot=there.boot,
-                kill_agent=there.kill_agent,
-                start_agent=there.start_agent,
-                fence_of=there.fence_of,
-                add=there.add,
-                leave=there.leave,
-            )
+            yield there.bed()
         finally:
             there.close()
 

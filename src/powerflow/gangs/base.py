@@ -260,7 +260,7 @@ class Gang(ABC):
     def tell_rescaled(self, trained_s: float, gpus: int) -> None:
         """Tell the controller that the job trains again on ``gpus`` GPUs, since ``trained_s`` seconds.
 
-        Nothing is told if it is not known when its ranks were told to leave: the record is of an earlier version.
+        No event is sent if the record was written by an earlier version, which did not note when the ranks had to leave.
         """
         record = self.record
         if record.left_s >= _FIRST_S:

@@ -226,7 +226,7 @@ class MemoryCluster:
         self._set(node, linked=True)
 
     def crash(self, node: str) -> None:
-        """Cut the power of a node: its ranks end, and nobody is told."""
+        """Cut the power of a node: its ranks end at once, and the engine only notices that the node is silent."""
         with self.changed:
             self.settle()
             for name, (_, spec) in [*self._orders.items()]:
