@@ -6,8 +6,8 @@ The agents are real (`NodeAgent`, sealed orders, TCP on this machine), several i
 (`MemoryEngine`) and their GPUs silent, so that what is measured is the controller's side: its CPU time, its memory, how
 long launches take until the controller knows that they run, and how old the last word of a machine gets. The agents
 share this machine's cores with it, so times are upper ends. Each agent takes one of the kernel's inotify instances, of
-which a user has 128 unless ``fs.inotify.max_user_instances`` says otherwise: more agents need more of them here. On real
-machines each agent has a kernel of its own.
+which a user has 128 unless ``fs.inotify.max_user_instances`` says otherwise: more agents need more of them here. A real
+machine has one agent.
 """
 
 from __future__ import annotations

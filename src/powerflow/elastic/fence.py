@@ -1,9 +1,10 @@
 """Refuse states of ranks that were overtaken: a checkpoint never goes back to an older generation.
 
-When the network of a node is cut, the ranks on other nodes continue training, and a rank on the cut node does not notice
-this. Later it is told to leave, and would save its old state over the newer one. So a small file beside the checkpoint holds the number of the
-newest generation (group of ranks) that has led the run. The leader of each generation raises it, and whoever saves a
-state looks there first and once more just before the new file takes its place.
+When the network of a node is cut, the ranks on other nodes continue training, and a rank on the cut node does not
+notice this. Later it is told to leave, and would save its old state over the newer one. So a small file beside the
+checkpoint holds the number of the newest generation (group of ranks) that has led the run. The leader of each
+generation raises it, and whoever saves a state looks there first and once more just before the new file takes its
+place.
 
 File locks do not help here: not all shared file systems have locks that work between nodes, and a lock says who saves,
 not who may.

@@ -260,7 +260,7 @@ class Gang(ABC):
     def tell_rescaled(self, trained_s: float, gpus: int) -> None:
         """Tell the controller that the job trains again on ``gpus`` GPUs, since ``trained_s`` seconds.
 
-        No event is sent if the record was written by an earlier version, which did not note when the ranks had to leave.
+        No event is sent if an earlier version wrote the record, which did not note when the ranks had to leave.
         """
         record = self.record
         if record.left_s >= _FIRST_S:
