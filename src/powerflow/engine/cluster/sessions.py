@@ -34,7 +34,7 @@ from powerflow.engine.cluster.tables import ClusterTables
 from powerflow.engine.protocol import EngineError, RankName, RankSpec, RankState, not_started
 
 #: An agent that says nothing for this long cannot be reached.
-SILENT_S = 4.0
+SILENT_S = 3.5
 #: An agent that has nothing to say answers after this time.
 BEAT_S = 1.0
 #: Longest wait for an answer.
