@@ -10,16 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from powerflow.cluster.spec import NodeGroup, build_cluster
+from powerflow.cluster.spec import Node, NodeGroup, build_cluster
 from powerflow.errors import InputError
 from powerflow.policy.protocol import Allocation, View
 from powerflow.policy.registry import load
-from powerflow.scheduler.cap import CALM_S, CLUSTER, STEP_S, PowerCap, Scope, parse_scope
+from powerflow.scheduler.cap import CALM_S, CLUSTER, STEP_S, PowerCap, Scope, named_scope, parse_scope
 from powerflow.scheduler.caps.meter import UNSEEN
 from powerflow.scheduler.events import (
     Completed,
     CostLearned,
     Event,
+    NodeAdded,
     NodeFailed,
     NodeRecovered,
     PowerCapLifted,
@@ -134,7 +135,9 @@ def test_scopes_are_racks_rows_or_nodes() -> None:
     assert parse_scope("cluster", spec) == CLUSTER
     assert parse_scope("rack:rack-1", spec).nodes == frozenset({"a100-2", "a100-3"})
     assert parse_scope("row:rack-0, rack-1", spec) == Scope(
-        "row:rack-0,rack-1", frozenset({"a100-0", "a100-1", "a100-2", "a100-3"})
+        "row:rack-0,rack-1",
+        frozenset({"a100-0", "a100-1", "a100-2", "a100-3"}),
+        frozenset({"rack-0", "rack-1"}),
     )
     assert parse_scope("nodes:a100-3", spec).nodes == frozenset({"a100-3"})
     for wrong in ("rack:", "rack:rack-9", "aisle:3", "nodes:gpu7", "rack:rack-0,rack-1", ""):
@@ -260,9 +263,30 @@ def test_what_was_drawn_long_before_is_no_measure() -> None:
     assert driver.scheduler.caps.limit_w(CLUSTER, after_s, after_s) == pytest.approx(1000.0 + 4 * IDLE_W)
 
 
-def test_caps_on_unknown_nodes_are_ignored() -> None:
-    plan = two_jobs().at(1.0, PowerCapSet(PowerCap(500.0, Scope("nodes:x", frozenset({"x"})))))
-    assert plan.ignored == ["power cap on nodes:x: node x is unknown"]
+def test_a_cap_on_a_rack_covers_nodes_that_join_the_rack_later() -> None:
+    driver = two_jobs()
+    here, there = (node.name for node in driver.scheduler.cluster().nodes)
+    rack = driver.scheduler.cluster().nodes[0].rack
+    cap = PowerCap(2000.0, named_scope(f"rack:{rack}", driver.scheduler.cluster()))
+    driver.at(1.0, PowerCapSet(cap))
+    caps = driver.scheduler.caps
+    assert [scope.nodes for scope in caps.scopes()] == [None]  # the rack is the whole cluster
+    driver.at(2.0, NodeAdded(Node(2, "late", "A100", 4, rack)), NodeAdded(Node(3, "far", "A100", 4, "another")))
+    assert [scope.nodes for scope in caps.scopes()] == [frozenset({here, there, "late"})]
+    assert caps.idle_w(caps.scopes()[0]) == pytest.approx(12 * IDLE_W)
+
+
+def test_a_cap_on_a_node_that_is_not_there_holds_once_it_joins() -> None:
+    driver = two_jobs()
+    plan = driver.at(
+        1.0, PowerCapSet(PowerCap(4 * IDLE_W + 1.0, named_scope("nodes:late", driver.scheduler.cluster())))
+    )
+    assert not plan.ignored
+    rack = driver.scheduler.cluster().nodes[0].rack
+    driver.tell({0: (4, 1), 1: (4, 1), 2: (4, 1)})
+    driver.at(100.0, NodeAdded(Node(2, "late", "A100", 4, rack)), submitted("c"))
+    (scope,) = driver.scheduler.caps.scopes()
+    assert driver.scheduler.caps.drawn_w(scope) <= 4 * IDLE_W + 1.0
 
 
 # ---- when it decides ----

@@ -8,10 +8,10 @@ cap. A decision of the scheduler must keep the lowest limit that occurs before t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from powerflow.cluster.spec import ClusterSpec
+from powerflow.cluster.spec import ClusterSpec, Node
 from powerflow.errors import InputError
 from powerflow.units import HOUR_S
 
@@ -26,10 +26,22 @@ class Scope:
     Attributes:
         name: The set as text: ``cluster``, ``rack:rack-0``, ``row:rack-0,rack-1`` or ``nodes:gpu001,gpu002``.
         nodes: Names of the nodes in the set; None for all nodes of the cluster.
+        racks: Racks that belong to the set as a whole. Nodes that join these racks later belong to the set, too.
     """
 
     name: str
     nodes: frozenset[str] | None = None
+    racks: frozenset[str] = frozenset()
+
+    def within(self, nodes: Iterable[Node]) -> Scope:
+        """Return this set with the nodes that its racks have now.
+
+        Args:
+            nodes: All nodes of the cluster.
+        """
+        if not self.racks:
+            return self
+        return replace(self, nodes=frozenset(node.name for node in nodes if node.rack in self.racks))
 
 
 CLUSTER = Scope("cluster")
@@ -46,22 +58,44 @@ def parse_scope(text: str, cluster: ClusterSpec, where: str = "--scope") -> Scop
     Raises:
         InputError: The text has none of these forms, or the cluster has no rack or node with a name in the text.
     """
+    kind, names = _words(text, where)
+    known = {node.name if kind == "nodes" else node.rack for node in cluster.nodes}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise InputError(f"there is no {'node' if kind == 'nodes' else 'rack'} {unknown[0]!r}", where=where)
+    return named_scope(text, cluster, where)
+
+
+def named_scope(text: str, cluster: ClusterSpec, where: str = "--scope") -> Scope:
+    """Return the set of nodes that a text names, as `parse_scope` does, even if nodes or racks are not there now.
+
+    They may have left the cluster after the cap was set, and may come back.
+
+    Raises:
+        InputError: The text has none of the forms that `parse_scope` reads.
+    """
+    kind, names = _words(text, where)
+    if kind == "cluster":
+        return CLUSTER
+    name = f"{kind}:{','.join(sorted(names))}"
+    if kind == "nodes":
+        return Scope(name, frozenset(names))
+    return Scope(name, racks=frozenset(names)).within(cluster.nodes)
+
+
+def _words(text: str, where: str) -> tuple[str, list[str]]:
+    """Return the kind of a set of nodes, and the names of its racks or nodes."""
     kind, _, rest = text.strip().partition(":")
     names = [name.strip() for name in rest.split(",") if name.strip()]
     if kind == "cluster" and not rest:
-        return CLUSTER
+        return kind, []
     if kind not in ("rack", "row", "nodes") or not names or (kind == "rack" and len(names) != 1):
         raise InputError(
             f"{text!r} is not a part of a cluster",
             where=where,
             fix="write cluster, rack:NAME, row:RACK,RACK or nodes:NODE",
         )
-    known = {node.name if kind == "nodes" else node.rack for node in cluster.nodes}
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise InputError(f"there is no {'node' if kind == 'nodes' else 'rack'} {unknown[0]!r}", where=where)
-    inside = (node.name for node in cluster.nodes if (node.name if kind == "nodes" else node.rack) in names)
-    return Scope(f"{kind}:{','.join(sorted(names))}", frozenset(inside))
+    return kind, names
 
 
 @dataclass(frozen=True, slots=True)

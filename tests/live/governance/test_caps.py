@@ -216,3 +216,19 @@ def test_every_clock_that_is_set_or_given_back_is_in_the_audit(bench: Bench) -> 
     go(bench, 20)
     back = [entry.target for entry in bench.service.audit(limit=1000).items if entry.action == "clock back"]
     assert sorted(back) == sorted(last)
+
+
+def test_a_cap_on_a_node_that_has_left_does_not_stop_the_controller_and_can_be_lifted(bench: Bench) -> None:
+    node = list(bench.engine.gpus)[-1]
+    bench.service.set_cap(CapOrder(scope=f"nodes:{node}", watts=500.0), ROOT)
+    bench.turn(2)
+    bench.engine.gpus.pop(node)
+    bench.turn(5)
+    bench.die()
+    bench.spec = bench.controller.scheduler.cluster()
+    bench.start()
+    bench.turn(2)
+    assert [(cap.scope, cap.state) for cap in bench.service.caps()] == [(f"nodes:{node}", "in force")]
+    with pytest.raises(InputError, match="there is no node"):
+        bench.service.set_cap(CapOrder(scope=f"nodes:{node}", watts=400.0), ROOT)
+    assert [cap.scope for cap in bench.service.lift_cap(f"nodes:{node}", ROOT)] == [f"nodes:{node}"]

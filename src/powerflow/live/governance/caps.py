@@ -18,7 +18,7 @@ from powerflow.errors import InputError
 from powerflow.live.governance.cap_record import CapRecords
 from powerflow.live.gpus.gpus import ClusterGpus
 from powerflow.scheduler import events as scheduler_events
-from powerflow.scheduler.cap import CALM_S, PowerCap, Scope, parse_scope
+from powerflow.scheduler.cap import CALM_S, PowerCap, Scope, named_scope, parse_scope
 from powerflow.scheduler.caps.compliance import WITHIN_S, comply
 from powerflow.store.store import Store
 from powerflow.units import DAY_S
@@ -53,10 +53,10 @@ class StoredCap:
         return self.scope, self.start_s
 
     def cap(self, cluster: ClusterSpec) -> PowerCap:
-        """Return the power cap as the scheduler needs it."""
+        """Return the power cap as the scheduler needs it. Nodes that it names need not be there now."""
         return PowerCap(
             self.watts,
-            parse_scope(self.scope, cluster, "scope"),
+            named_scope(self.scope, cluster, "scope"),
             self.start_s,
             math.inf if self.end_s is None else self.end_s,
             self.deadline_s,
@@ -68,9 +68,17 @@ class Caps:
     """Keep all power caps of one cluster.
 
     Only the controller's loop may call `news` and `note`; any thread may call the rest.
+
+    Args:
+        store: Keeps the caps.
+        cluster: Returns the present nodes.
+        power: Reads the GPUs.
+        records: Keeps the power record of each cap.
     """
 
-    def __init__(self, store: Store, cluster: ClusterSpec, power: ClusterGpus, records: CapRecords) -> None:
+    def __init__(
+        self, store: Store, cluster: Callable[[], ClusterSpec], power: ClusterGpus, records: CapRecords
+    ) -> None:
         self._store, self._cluster, self._power, self._records = store, cluster, power, records
         self._told: dict[int, StoredCap] = {}  # what the scheduler knows, by number
         self._lock = threading.Lock()  # held from reading the caps to storing changed ones
@@ -84,7 +92,7 @@ class Caps:
             InputError: A value is impossible.
             Refused: The cap ends before now.
         """
-        scope = parse_scope(order.scope, self._cluster, "scope").name
+        scope = parse_scope(order.scope, self._cluster(), "scope").name
         if order.end_s is not None and order.end_s <= now_s:
             raise Refused("the end of the cap is in the past", fix="give an end in the future")
         with self._lock:
@@ -100,7 +108,7 @@ class Caps:
                 set_s=now_s,
                 by=caller.user,
             )
-            new.cap(self._cluster)  # raises if it is no cap
+            new.cap(self._cluster())  # raises if it is no cap
             out = [cap for cap in stored if cap.place == new.place or _over(cap, now_s, KEPT_S)]
             kept = [cap for cap in stored if cap not in out]
             self._keep(new.number, [*kept, new], _audit("cap set", new, caller, now_s))
@@ -122,7 +130,7 @@ class Caps:
         Raises:
             NotFound: This part of the cluster has no such cap.
         """
-        name = parse_scope(scope, self._cluster, "scope").name
+        name = named_scope(scope, self._cluster(), "scope").name
         with self._lock:
             last, stored = self._stored()
             mine = [cap for cap in stored if cap.scope == name and not cap.lifted and not _over(cap, now_s, CALM_S)]
@@ -168,7 +176,7 @@ class Caps:
         due = [cap for cap in due if cap.number not in self._told or cap.scope in gone]
         self._told = stored
         lifted = [scheduler_events.PowerCapLifted(scope) for scope in sorted(gone)]
-        return [*lifted, *(scheduler_events.PowerCapSet(cap.cap(self._cluster)) for cap in due)]
+        return [*lifted, *(scheduler_events.PowerCapSet(cap.cap(self._cluster())) for cap in due)]
 
     def note(self, now_s: float, allowed_w: Callable[[Scope], float]) -> None:
         """Record the watts that are drawn and allowed under each cap, from an hour before the cap to an hour after it.
@@ -180,9 +188,10 @@ class Caps:
         Raises:
             OSError: A record cannot be written.
         """
+        cluster = self._cluster()
         for cap in self._told.values():
             if now_s >= cap.start_s - WITHIN_S and not _over(cap, now_s, WITHIN_S):
-                scope = parse_scope(cap.scope, self._cluster)
+                scope = named_scope(cap.scope, cluster)
                 self._records.note(cap.number, now_s, self._drawn_w(scope), allowed_w(scope))
 
     def _stored(self) -> tuple[int, list[StoredCap]]:
@@ -199,7 +208,7 @@ class Caps:
             return order.watts
         if order.share is None or order.watts is not None:
             raise InputError("a cap needs either watts or a share", where="watts", fix="give one of the two")
-        drawn_w = self._drawn_w(parse_scope(scope, self._cluster))
+        drawn_w = self._drawn_w(named_scope(scope, self._cluster()))
         if not drawn_w > 0:
             raise Refused("the present power is not known yet", fix="give watts, or wait for a reading")
         return order.share * drawn_w
@@ -210,7 +219,7 @@ class Caps:
         return sum(watts for (node, _), watts in self._power.gpu_watts().items() if nodes is None or node in nodes)
 
     def _show(self, stored: StoredCap, now_s: float) -> CapRecord:
-        cap = stored.cap(self._cluster)
+        cap = stored.cap(self._cluster())
         record = CapRecord(
             number=stored.number,
             scope=stored.scope,

@@ -28,9 +28,16 @@ TRIM_FALL = 0.02  # share of the correction of a cap that each reading takes bac
 
 @dataclass(slots=True)
 class Held:
-    """A power cap, and the watts that its nodes drew before the cap took effect (nan if it has no effect yet)."""
+    """A power cap as the present nodes have it.
+
+    Attributes:
+        cap: The cap. Its scope has no names if it covers all present nodes.
+        scope: The scope as it was set.
+        baseline_w: The watts that its nodes drew before the cap took effect; nan if it has no effect yet.
+    """
 
     cap: PowerCap
+    scope: Scope
     baseline_w: float = math.nan
 
 
@@ -61,6 +68,14 @@ class CapBook:
         self._awake_w[name] = np.array([awake_watts(node, pool.gpu_idle_w) for node in nodes])
         self._sleep_w[name] = np.array([node.sleep_w for node in nodes])
         self._gpus[name] = np.array([node.gpus for node in nodes])
+        for held in self._held.values():
+            held.cap = dataclasses.replace(held.cap, scope=self._present(held.scope))
+
+    def _present(self, scope: Scope) -> Scope:
+        """Return a scope as the present nodes have it, without names if it has all of them."""
+        nodes = [node for pool in self._pools.values() for node in pool.occupancy.nodes]
+        scope = scope.within(nodes)
+        return Scope(scope.name) if scope.nodes is not None and scope.nodes >= {n.name for n in nodes} else scope
 
     def __bool__(self) -> bool:
         return bool(self._held)
@@ -70,19 +85,11 @@ class CapBook:
     def set(self, cap: PowerCap) -> None:
         """Add a power cap, or replace the power cap that has the same set of nodes and the same start.
 
-        Raises:
-            Ignored: The set of nodes is empty, or the cluster has no node with one of its names.
+        Nodes of the set that are not there have no effect until they join.
         """
-        known = {node.name for pool in self._pools.values() for node in pool.occupancy.nodes}
-        if cap.scope.nodes is not None:
-            if not cap.scope.nodes:
-                raise Ignored(f"power cap on {cap.scope.name}: it has no nodes")
-            if unknown := cap.scope.nodes - known:
-                raise Ignored(f"power cap on {cap.scope.name}: node {min(unknown)} is unknown")
-            if cap.scope.nodes == known:
-                cap = dataclasses.replace(cap, scope=Scope(cap.scope.name))
         before = self._held.get((cap.scope.name, cap.start_s))
-        self._held[cap.scope.name, cap.start_s] = Held(cap, before.baseline_w if before else math.nan)
+        here = dataclasses.replace(cap, scope=self._present(cap.scope))
+        self._held[cap.scope.name, cap.start_s] = Held(here, cap.scope, before.baseline_w if before else math.nan)
 
     def lift(self, scope: str, now_s: float) -> None:
         """End all power caps on the set of nodes with this name (``scope``).
