@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from powerflow import elastic
-from powerflow.elastic import gang, group, state
+from powerflow.elastic import gang, group, handover
 from powerflow.elastic.mailbox import JOB_DIR, RANK_NAME, Phase
 
 SAMPLES, GLOBAL_BATCH = 103, 8
@@ -117,9 +117,9 @@ def put_in(fault: str, run: Any, model: nn.Module) -> None:
     elif place == "share":  # the group stands, the state is about to be given
         before(regrouping, gang, "share")
     elif place == "send":  # only the source comes here
-        before(regrouping, state, "send")
+        before(regrouping, handover, "send")
     elif place == "receive":
-        before(regrouping, state, "receive")
+        before(regrouping, handover, "receive")
     elif place == "checkpoint":  # the file is written, but not in place
         before(training, os, "fsync")
     elif place == "full":  # nothing dies: there is no room for a checkpoint until the test says so

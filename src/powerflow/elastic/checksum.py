@@ -18,7 +18,7 @@ import platform
 import time
 import zlib
 from collections.abc import Iterable
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -36,8 +36,20 @@ _EXCHANGE_S = 0.0005
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
+class _Begun(NamedTuple):
+    """A comparison that was begun: at which step, number and checksums of this rank, and the exchange of the table."""
+
+    step: int
+    rank: int
+    sums: Tensor
+    table: Tensor
+    work: dist.Work | None
+
+
 class RankComparison:
     """Compares the parameters of the ranks of a gang.
+
+    A comparison takes two calls, so that the first step of a new group need not wait for the exchange.
 
     Attributes:
         due: Number of the step before which the next comparison must be made; the same on all ranks.
@@ -48,6 +60,17 @@ class RankComparison:
         self.due = 0
         self._cost_s = math.inf
         self._since: tuple[int, float] | None = None  # step and time of the last comparison
+        self._begun: _Begun | None = None
+
+    @property
+    def may_finish(self) -> bool:
+        """True if a comparison was begun before the last step. The answer is the same on all ranks."""
+        return self._begun is not None and self._training.position.step > self._begun.step
+
+    @property
+    def is_open(self) -> bool:
+        """True if a comparison was begun and has not ended."""
+        return self._begun is not None
 
     @property
     def has_news(self) -> bool:
@@ -55,7 +78,15 @@ class RankComparison:
         return self._since is None or self._training.position.step > self._since[0]
 
     def compare(self, rank: int, ranks: int, *, formed: bool = False) -> None:
-        """Compare the parameters of all ranks of torch's default group. All ranks must call this at the same step.
+        """Compare the parameters of all ranks now. Arguments and errors are those of `begin` and `finish`."""
+        self.finish()
+        self.begin(rank, ranks, formed=formed)
+        self.finish()
+
+    def begin(self, rank: int, ranks: int, *, formed: bool = False) -> None:
+        """Begin to compare the parameters of all ranks of torch's default group, as they are now.
+
+        All ranks must call this at the same step, and `finish` at the same later moment.
 
         Args:
             rank: Number of this rank.
@@ -63,7 +94,6 @@ class RankComparison:
             formed: True if the group has just been formed.
 
         Raises:
-            InputError: Parameters of two ranks differ. All ranks raise this error.
             RuntimeError: A rank was lost (`powerflow.elastic.group.lost_peer`).
         """
         step = self._training.position.step
@@ -71,15 +101,38 @@ class RankComparison:
         sums = _sums(self._named().values())
         self._cost_s = min(self._cost_s, time.monotonic() - began_s + _EXCHANGE_S)
         table = torch.zeros(ranks, 3, dtype=torch.int64)
-        table[rank] = torch.tensor([_digest(sums), _hardware(self._training.model), self._steps_between(step, began_s)])
-        if ranks > 1:
-            dist.all_reduce(table)
-        self.due = step + (SOON if formed else int(table[:, 2].max()))
+        proposed = SOON if formed else self._steps_between(step, began_s)
+        table[rank] = torch.tensor([_digest(sums), _hardware(self._training.model), proposed])
+        work = dist.all_reduce(table, async_op=True) if ranks > 1 else None
+        self._begun = _Begun(step, rank, sums, table, work)
         self._since = (step, time.monotonic())
+        self.due = step + proposed
+        if work is None:
+            self.finish()
+
+    def finish(self) -> None:
+        """End the comparison that was begun. If none was, do nothing.
+
+        Raises:
+            InputError: Parameters of two ranks differed when the comparison began. All ranks raise this error.
+            RuntimeError: A rank was lost (`powerflow.elastic.group.lost_peer`).
+        """
+        begun, self._begun = self._begun, None
+        if begun is None:
+            return
+        if begun.work is not None:
+            begun.work.wait()
+        table = begun.table
+        self.due = begun.step + int(table[:, 2].max())
+        ranks = len(table)
         first = [next(row for row in range(ranks) if table[row, 1] == table[other, 1]) for other in range(ranks)]
         differ = [other for other in range(ranks) if table[other, 0] != table[first[other], 0]]
         if differ:
-            self._refuse(step, sums, differ, first, rank)
+            self._refuse(begun, differ, first)
+
+    def forget(self) -> None:
+        """Forget a comparison that was begun, because its group has ended."""
+        self._begun = None
 
     def _named(self) -> dict[str, nn.Parameter]:
         model = self._training.model
@@ -93,14 +146,14 @@ class RankComparison:
         step_s = (now_s - self._since[1]) / (step - self._since[0])
         return max(FEWEST, math.ceil(self._cost_s / (SHARE * max(step_s, 1e-6))))
 
-    def _refuse(self, step: int, sums: Tensor, differ: list[int], first: list[int], rank: int) -> NoReturn:
-        table = torch.zeros(len(first), len(sums), dtype=torch.int64)
-        table[rank] = sums
+    def _refuse(self, begun: _Begun, differ: list[int], first: list[int]) -> NoReturn:
+        table = torch.zeros(len(first), len(begun.sums), dtype=torch.int64)
+        table[begun.rank] = begun.sums
         dist.all_reduce(table)
         apart = (table != table[first]).any(dim=0).nonzero().flatten().tolist()
         names = list(self._named())
         raise InputError(
-            f"parameters of ranks differ: at step {step} parameter {names[apart[0]]}"
+            f"parameters of ranks differ: at step {begun.step} parameter {names[apart[0]]}"
             + (f" and {len(apart) - 1} more are" if len(apart) > 1 else " is")
             + f" not the same on rank {', '.join(map(str, differ))} as on rank {first[differ[0]]}",
             fix="update only with gradients from run.backward; give optimiser, LR scheduler and scaler to run.wrap; if"

@@ -20,10 +20,11 @@ from powerflow.elastic import foreign, group
 from powerflow.elastic.announcement import Announcements
 from powerflow.elastic.checkpoint import CheckpointWriter
 from powerflow.elastic.checksum import RankComparison
+from powerflow.elastic.handover import share
 from powerflow.elastic.mailbox import FileWatch, Mailbox, Phase, Switch, Target
 from powerflow.elastic.peers import Peers
 from powerflow.elastic.reporter import Reporter
-from powerflow.elastic.state import Training, share
+from powerflow.elastic.state import Training
 
 #: Shortest time that forming a group may take before a newer target stops it.
 REGROUP_S = 1.0
@@ -126,7 +127,7 @@ class GangMember:
         elif self._announcements.is_due(self.training.position.step) and not self._together(self._announce):
             self._await_generation()
             return True
-        if self.rank == 0:
+        if self.rank == 0 and not self._comparison.is_open:
             self._save_if_due()
         return False
 
@@ -144,6 +145,8 @@ class GangMember:
         if target is not None and self.target is not None:
             self._rendezvous.share(target, self.target, self.name)
         self._next = target
+        if self._comparison.may_finish:
+            self._comparison.finish()
 
     def _announce(self) -> None:
         wanted = self._lead() if self.rank == 0 else None
@@ -276,7 +279,7 @@ class GangMember:
             self._leave(target)
         self.idle()
         if self.training.joined or names[0] == self.name:  # for a new rank, others may still train for a while
-            self.reporter.tell(Phase.REGROUPING)
+            self.reporter.tell_soon(Phase.REGROUPING)
         try:
             self._regroup(target, names.index(self.name))
         except group.GaveUp:
@@ -302,7 +305,8 @@ class GangMember:
                     break
             self._checkpoint.resume(target.generation)
         store = group.meet(self._rendezvous, target, rank, give_up)
-        self.reporter.tell(Phase.REGROUPING)
+        if not self.training.joined:
+            self.reporter.tell_soon(Phase.REGROUPING)
         self._let_go()
         self._store = store
         group.form(store, rank, len(target.members), cuda=self.training.on_cuda())
@@ -316,23 +320,15 @@ class GangMember:
         if rank == 0 and (self.rank != 0 or not self.generation):
             self._checkpoint.lead()
         self.training.draw_own_numbers(rank)
-        self._comparison.compare(rank, len(target.members), formed=True)
+        self._comparison.begin(rank, len(target.members), formed=True)
         self.generation, self.rank, self.ranks, self.target = target.generation, rank, len(target.members), target
         self._checkpoint.generation = target.generation
         self.parallel = self.training.in_parallel() if self.ranks > 1 else None
         self._announcements = Announcements(self.training.position.step)
         self.whole = True
-        self.reporter.tell(
-            Phase.COMPUTING,
-            generation=self.generation,
-            step=self.training.position.step,
-            epoch=self.training.position.epoch,
-            samples=self.training.position.samples,
-            timed_steps=0,
-            timed_s=0.0,
-            pause_s=time.monotonic() - self.step_ended_s,
-            note="",
-        )
+        at, pause_s = self.training.position, time.monotonic() - self.step_ended_s
+        trained = {"step": at.step, "epoch": at.epoch, "samples": at.samples, "timed_steps": 0, "timed_s": 0.0}
+        self.reporter.tell_soon(Phase.COMPUTING, generation=self.generation, pause_s=pause_s, note="", **trained)
 
     def _should_give_up(self, target: Target, rank: int, began_s: float) -> bool:
         if self._told_to_leave or (self._done and self._all_done()) or self._comes_too_late(target):
@@ -348,6 +344,7 @@ class GangMember:
     def _let_go(self) -> None:
         self.whole = False
         self.parallel = None
+        self._comparison.forget()
         group.close()
         self._store = None
 
@@ -366,7 +363,7 @@ class GangMember:
 
         If a rank is lost before that, join a new generation.
         """
-        if self.whole and self.ranks > 1 and self._comparison.has_news:
+        if self.whole and self.ranks > 1 and (self._comparison.has_news or self._comparison.is_open):
             self._compare()
         self._done = True
         began_s = time.monotonic()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import fcntl
+import math
 import os
 import socket
 import struct
@@ -36,6 +37,8 @@ CONNECT_S = 4.0
 #: Longest wait inside a collective of the training. It is long because a slow rank is not lost; a killed rank is
 #: noticed at once by its closed connection.
 COLLECTIVE_S = 3600.0
+#: Longest time between two looks for something that ranks wait for, and between two checks whether to give up.
+POLL_S, GIVE_UP_S = 0.004, 0.02
 #: Environment variables: address at which other nodes reach this one (default: the loopback address), and the network
 #: interface with this address (default: found by the address).
 ADDRESS, INTERFACE = "POWERFLOW_ADDRESS", "POWERFLOW_INTERFACE"
@@ -293,15 +296,19 @@ def _store(address: str, port: int, listener: int | None) -> TCPStore:
 
 
 def until(give_up: Callable[[], bool]) -> Iterator[None]:
-    """Yield once for each turn of a polling loop. The waits between the turns become longer.
+    """Yield once for each turn of a polling loop. The waits between the turns become longer, up to `POLL_S`.
+
+    ``give_up`` reads files, so it is called in the first turn and then every `GIVE_UP_S` only.
 
     Raises:
         GaveUp: ``give_up`` has returned True.
     """
-    wait_s = 0.0005
+    wait_s, asked_s = 0.0005, -math.inf
     while True:
         yield
-        if give_up():
-            raise GaveUp
+        if time.monotonic() - asked_s >= GIVE_UP_S:
+            if give_up():
+                raise GaveUp
+            asked_s = time.monotonic()
         time.sleep(wait_s)
-        wait_s = min(0.02, wait_s * 1.5)
+        wait_s = min(POLL_S, wait_s * 1.5)

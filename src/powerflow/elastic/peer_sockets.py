@@ -22,11 +22,11 @@ _ours: Connections = set()
 @contextlib.contextmanager
 def noted() -> Iterator[None]:
     """Record the TCP sockets that are created inside this ``with`` block as sockets of the process group."""
-    before = _open()
+    before = _sockets()
     try:
         yield
     finally:
-        for descriptor, which in _open() - before:
+        for descriptor, which in _tcp(_sockets() - before):
             # sockets of gloo are inheritable; those that a thread of the script creates in Python are not
             with contextlib.suppress(OSError):
                 if os.get_inheritable(descriptor):
@@ -58,16 +58,25 @@ def shut_down(connections: Connections) -> None:
                 copy.shutdown(socket.SHUT_RDWR)
 
 
-def _open() -> set[tuple[int, int]]:
-    """Return all open TCP sockets of this process, each as file descriptor and inode."""
+def _sockets() -> Connections:
+    """Return all open sockets of this process, each as file descriptor and inode."""
     found = set()
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
-            if not os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
-                continue
-            with socket.socket(fileno=os.dup(int(name))) as copy:
-                if copy.family in (socket.AF_INET, socket.AF_INET6) and copy.type == socket.SOCK_STREAM:
-                    found.add((int(name), os.fstat(copy.fileno()).st_ino))
+            link = os.readlink(f"/proc/self/fd/{name}")
+            if link.startswith("socket:["):
+                found.add((int(name), int(link[len("socket:[") : -1])))
+    return found
+
+
+def _tcp(sockets: Connections) -> Connections:
+    """Return those sockets that are TCP sockets and have not been closed since."""
+    found = set()
+    for descriptor, which in sockets:
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as copy:
+            is_tcp = copy.family in (socket.AF_INET, socket.AF_INET6) and copy.type == socket.SOCK_STREAM
+            if is_tcp and os.fstat(copy.fileno()).st_ino == which:
+                found.add((descriptor, which))
     return found
 
 

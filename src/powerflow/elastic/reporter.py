@@ -37,7 +37,8 @@ class Reporter:
         self._written: dict[str, Any] = {}
         self._written_s = 0.0
         self._beat = 0
-        self._stop = threading.Event()
+        self._stopped = False
+        self._wake = threading.Event()
         self.watches: list[Callable[[], None]] = []  # the thread calls them about twice a second
         if mailbox is not None:
             self.tell()
@@ -73,13 +74,24 @@ class Reporter:
         self.note(**facts)
         self._write()
 
+    def tell_soon(self, phase: Phase, **facts: Any) -> None:
+        """Let the thread write a report now. Other ranks wait for it, but this rank shall not wait for the disk."""
+        self.enter(phase)
+        self.note(**facts)
+        self._wake.set()
+
     def close(self) -> None:
         """Write the last report, and stop the thread that reports."""
-        self._stop.set()
+        self._stopped = True
+        self._wake.set()
         self._write()
 
     def _run(self) -> None:
-        while not self._stop.wait(EVERY_S):
+        while True:
+            self._wake.wait(EVERY_S)
+            if self._stopped:
+                return
+            self._wake.clear()
             for watch in self.watches:
                 watch()
             if self._facts != self._written or time.monotonic() - self._written_s > SIGN_OF_LIFE_S:

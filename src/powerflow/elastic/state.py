@@ -1,16 +1,15 @@
-"""Send, load and save the state of a run: model, optimiser, LR scheduler, scaler, position and random numbers."""
+"""Load and save the state of a run: model, optimiser, LR scheduler, scaler, position and random numbers."""
 
 from __future__ import annotations
 
 import io
 import os
 import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -21,9 +20,6 @@ from powerflow.elastic.training.sampling import Position
 from powerflow.elastic.training.streams import Bases
 from powerflow.errors import InputError
 from powerflow.osutil.files import locked, replaced
-
-#: Bytes sent at once: enough to use the network well, and few enough to need little memory.
-BUCKET_BYTES = 64 << 20
 
 State = dict[str, Any]
 
@@ -198,7 +194,7 @@ def load(path: Path) -> State | None:
     return state
 
 
-class _Pickler(pickle.Pickler):
+class TensorPickler(pickle.Pickler):
     """Pickles everything except dense tensors, which it collects in ``tensors``."""
 
     def __init__(self, file: io.BytesIO) -> None:
@@ -206,106 +202,29 @@ class _Pickler(pickle.Pickler):
         self.tensors: list[Tensor] = []
 
     def persistent_id(self, obj: Any) -> int | None:
+        """Return the number of a dense tensor; None for anything else."""
         if not isinstance(obj, Tensor) or obj.layout != torch.strided:
             return None
         self.tensors.append(obj.detach())
         return len(self.tensors) - 1
 
 
-class _Unpickler(pickle.Unpickler):
+class TensorUnpickler(pickle.Unpickler):
+    """Makes an object from what a `TensorPickler` has written, and from its tensors."""
+
     def __init__(self, file: io.BytesIO, tensors: list[Tensor]) -> None:
         super().__init__(file)
         self.tensors = tensors
 
     def persistent_load(self, pid: int) -> Tensor:
+        """Return the tensor of this number."""
         return self.tensors[pid]
 
 
 def copied(state: State) -> Callable[[], State]:
     """Copy a state to CPU memory. Return a function that makes a state from this copy."""
     file = io.BytesIO()
-    pickler = _Pickler(file)
+    pickler = TensorPickler(file)
     pickler.dump(state)
     tensors = [tensor.to("cpu", copy=True) for tensor in pickler.tensors]
-    return lambda: _Unpickler(io.BytesIO(file.getvalue()), tensors).load()
-
-
-def share(training: Training, rank: int, ranks: int) -> State | None:
-    """Send the state of the rank with the most steps to all ranks with fewer steps.
-
-    Returns:
-        The state if this rank has received it; otherwise None.
-    """
-    steps = torch.zeros(ranks, dtype=torch.int64)  # 0 if a rank has no state of the run
-    if training.joined:
-        steps[rank] = training.position.step + 1
-    if ranks > 1:
-        dist.all_reduce(steps)
-    source, most = int(steps.argmax()), int(steps.max())
-    behind = [number for number in range(ranks) if number != source and (int(steps[number]) < most or not most)]
-    if not behind:
-        return None
-    if rank == source:
-        send(training.state(), source)
-        return None
-    return receive(source, keep=rank in behind)
-
-
-def send(state: State, source: int) -> None:
-    """Send the state of the run to all ranks of the process group. ``source`` is the number of this rank."""
-    file = io.BytesIO()
-    pickler = _Pickler(file)
-    pickler.dump(state)
-    kinds = [(tensor.dtype, tuple(tensor.shape), tensor.device.type) for tensor in pickler.tensors]
-    dist.broadcast_object_list([(file.getvalue(), kinds)], src=source)
-    for device, bucket in _buckets(kinds):
-        pieces = [pickler.tensors[i].contiguous().reshape(-1).view(torch.uint8) for i in bucket]
-        dist.broadcast(torch.cat(pieces).to(device), source)
-
-
-def receive(source: int, *, keep: bool) -> State | None:
-    """Receive the state that rank ``source`` sends. Return it if ``keep`` is True, otherwise return None."""
-    head: list[Any] = [None]
-    dist.broadcast_object_list(head, src=source)
-    content, kinds = head[0]
-    tensors: list[Tensor] = [torch.empty(0)] * len(kinds)
-    for device, bucket in _buckets(kinds):
-        flat = torch.empty(sum(_bytes(kinds[i]) for i in bucket), dtype=torch.uint8, device=device)
-        dist.broadcast(flat, source)
-        offset = 0
-        for i in bucket if keep else ():
-            after = offset + _bytes(kinds[i])
-            tensors[i] = flat[offset:after].clone().view(kinds[i][0]).reshape(kinds[i][1])
-            offset = after
-    if not keep:
-        return None
-    state: State = _Unpickler(io.BytesIO(content), tensors).load()
-    return state
-
-
-def _bytes(kind: tuple[torch.dtype, tuple[int, ...], str]) -> int:
-    dtype, shape, _ = kind
-    count = 1
-    for length in shape:
-        count *= length
-    return count * dtype.itemsize
-
-
-def _buckets(kinds: list[tuple[torch.dtype, tuple[int, ...], str]]) -> Iterator[tuple[str, list[int]]]:
-    """Yield groups of tensors to send together: device, and indices of the tensors.
-
-    Each group has as many tensors as fit into `BUCKET_BYTES`, or a single tensor that is larger.
-    """
-    for device in sorted({kind[2] for kind in kinds}):
-        bucket: list[int] = []
-        size = 0
-        for i, kind in enumerate(kinds):
-            if kind[2] != device or not _bytes(kind):
-                continue
-            if bucket and size + _bytes(kind) > BUCKET_BYTES:
-                yield device, bucket
-                bucket, size = [], 0
-            bucket.append(i)
-            size += _bytes(kind)
-        if bucket:
-            yield device, bucket
+    return lambda: TensorUnpickler(io.BytesIO(file.getvalue()), tensors).load()
