@@ -1,13 +1,13 @@
-"""How long training pauses when a job's number of GPUs changes: PowerFlow in place, and torchrun elastic.
+"""How long training pauses when a job's number of GPUs changes on one host: PowerFlow in place, and torchrun elastic.
 
     python -m benchmarks.rescale [--rescales 24] [--gangs 24] [--steps 96] [--torchrun-sizes 1 2 3 2]
 
-All is on this machine's CPU with gloo; ranks are real processes. A pause is the time between the end of the last step
-of the old gang and the end of the first step of the new one, less a median step, as the ranks' own logs have it: the
-same measure for both. PowerFlow's newcomers come from a preloaded interpreter, as its local engine starts them;
+All is on this machine's CPU with gloo; ranks are real processes. What a pause is stands in `benchmarks.pauses`: it is
+the same measure for both. PowerFlow's newcomers come from a preloaded interpreter, as its local engine starts them;
 torchrun's come as torchrun starts them. The last part trains with the library and with plain DDP in turns, step by
 step, in the same two processes, and again in other ones; beside wall time it gives CPU time of the training thread,
-which a busy machine blurs less. ``--rescales 0`` and ``--torchrun-sizes`` without a number leave the first parts out.
+which a busy machine blurs less. ``--rescales 0``, ``--torchrun-sizes`` without a number and ``--gangs 0`` leave parts
+out. `benchmarks.rescale_hosts` measures pauses on several hosts.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ import multiprocessing
 import os
 import random
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -33,83 +31,31 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch._C._distributed_c10d import TCPStore
-from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler
 
+from benchmarks.pause_ranks import train_elastic
+from benchmarks.pause_torchrun import TorchrunAgents, measure, start_here
+from benchmarks.pauses import GLOBAL_BATCH, Pause, dataset, network, p95, pauses, read_steps, rising, wait
 from powerflow import elastic
 from powerflow.elastic.mailbox import JOB_DIR, RANK_NAME, Mailbox, Member, Target
 
-GLOBAL_BATCH = 128
 CONTEXT = multiprocessing.get_context("forkserver")
-
-
-def network() -> nn.Module:
-    """1.6 million parameters: 6 MB, and 12 MB more in Adam."""
-    return nn.Sequential(nn.Linear(512, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 16))
-
-
-def dataset() -> TensorDataset:
-    generator = torch.Generator().manual_seed(0)
-    return TensorDataset(torch.randn(4096, 512, generator=generator), torch.randn(4096, 16, generator=generator))
-
-
-class StepLog:
-    """One line at the end of every step: when, and what tells one gang from the next."""
-
-    def __init__(self, directory: Path) -> None:
-        self._file = open(directory / f"steps-{os.getpid()}", "a", buffering=1)  # noqa: SIM115
-
-    def step(self, gang: int) -> None:
-        """A step has ended."""
-        self._file.write(f"{time.monotonic():.6f} {gang}\n")
-
-
-def read_steps(directory: Path) -> list[tuple[float, int]]:
-    """All ranks' lines, by time."""
-    lines = (line.split() for path in directory.glob("steps-*") for line in path.read_text().splitlines())
-    return sorted((float(when), int(ranks)) for when, ranks in (line for line in lines if len(line) == 2))
-
-
-def pauses_s(steps: Sequence[tuple[float, int]]) -> list[float]:
-    """Pauses at every change from one gang to the next, in order."""
-    found = []
-    for (before, old), (after, new) in itertools.pairwise(steps):
-        if old != new:
-            gaps = [b - a for (a, n), (b, m) in itertools.pairwise(steps) if n == m == new and b - a > 1e-3]
-            found.append(max(0.0, after - before - (statistics.median(gaps) if gaps else 0.0)))
-    return found
-
-
-def wait(condition: Callable[[], bool], deadline_s: float = 120.0) -> None:
-    end = time.monotonic() + deadline_s
-    while not condition():
-        if time.monotonic() > end:
-            raise TimeoutError("what the benchmark waits for does not come about")
-        time.sleep(0.01)
 
 
 # -- PowerFlow -------------------------------------------------------------------------------------------------------
 
 
 def elastic_rank(directory: str, name: str) -> None:
+    """Be one rank."""
     os.environ.update({JOB_DIR: directory, RANK_NAME: name})
-    torch.set_num_threads(1)
-    run, model = elastic.init(), network()
-    optimizer = torch.optim.Adam(model.parameters())
-    wrapped, log, data = run.wrap(model, optimizer), StepLog(Path(directory)), dataset()
-    for _ in run.epochs(10**6):
-        for x, y in run.batches(data, global_batch=GLOBAL_BATCH):
-            run.backward(nn.functional.mse_loss(wrapped(x), y))
-            optimizer.step()
-            optimizer.zero_grad()
-            log.step(run.generation)
+    train_elastic(Path(directory))
 
 
 @contextlib.contextmanager
 def gang(
     directory: Path, body: Callable[[str, str], None], context: ForkContext | ForkServerContext = CONTEXT
 ) -> Iterator[Callable[[int], list[str]]]:
-    """Gives a function that rescales a gang to so many ranks and returns when all train."""
+    """Give a function that rescales a gang to so many ranks and returns when all train."""
     mailbox, members, ranks = Mailbox(directory), list[str](), dict[str, BaseProcess]()
     mailbox.create()
     generations = itertools.count(1)
@@ -141,96 +87,23 @@ def gang(
             process.join()
 
 
-def measure_powerflow(rescales: int) -> list[float]:
-    rng, sizes = random.Random(0), [1]
+def measure_powerflow(rescales: int) -> list[Pause]:
+    """Return the pauses of so many rescales, each to a random number of ranks."""
+    rng, size = random.Random(0), 1
     with tempfile.TemporaryDirectory() as directory:
         with gang(Path(directory), elastic_rank) as rescale:
             rescale(1)
             for _ in range(rescales):
-                sizes.append(rng.choice([n for n in (1, 2, 3, 4) if n != sizes[-1]]))
-                rescale(sizes[-1])
-        newest, steps = 0, []
-        for when, generation in read_steps(Path(directory)):
-            if generation >= newest:  # not what a rank that leaves says late
-                newest = generation
-                steps.append((when, generation))
-        return pauses_s(steps)
+                size = rng.choice([n for n in (1, 2, 3, 4) if n != size])
+                rescale(size)
+        return pauses(rising(read_steps(Path(directory))))
 
 
-# -- torchrun elastic ------------------------------------------------------------------------------------------------
-
-
-def torchrun_rank(directory: Path) -> None:
-    """A script as torchrun wants it: resumes from its own checkpoint, which rank 0 writes at every step."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo")
-    ranks, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
-    model, checkpoint, step = network(), directory / "checkpoint.pt", 0
-    optimizer = torch.optim.Adam(model.parameters())
-    if checkpoint.exists():
-        state = torch.load(checkpoint)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        step = state["step"]
-    parallel, log, data = nn.parallel.DistributedDataParallel(model), StepLog(directory), dataset()
-    for epoch in itertools.count(step):
-        sampler: DistributedSampler[tuple[Tensor, ...]] = DistributedSampler(data, seed=epoch)
-        for x, y in DataLoader(data, GLOBAL_BATCH // ranks, sampler=sampler):
-            nn.functional.mse_loss(parallel(x), y).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            optimizer.zero_grad()
-            step += 1
-            log.step(ranks)
-            if rank == 0:
-                temporary = directory / "checkpoint.new"
-                torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, temporary)
-                temporary.replace(checkpoint)
-
-
-def measure_torchrun(sizes: Sequence[int]) -> list[float]:
-    """Pauses while agents of one rank each come and go."""
-    agents: list[subprocess.Popen[bytes]] = []
+def measure_torchrun(sizes: Sequence[int]) -> list[Pause]:
+    """Return the pauses while agents of one rank each come and go."""
     with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        command = [
-            *(sys.executable, "-m", "torch.distributed.run", "--nnodes=1:4", "--nproc-per-node=1"),
-            *("--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{store.port}", "--rdzv-id=bench"),
-            *("--rdzv-conf=last_call_timeout=1,is_host=0", "--max-restarts=100", "--monitor-interval=0.1"),
-            *("--local-addr=127.0.0.1", "-m", "benchmarks.rescale", "--torchrun-rank", name),
-        ]
-        env = {
-            **os.environ,
-            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
-            "GLOO_SOCKET_IFNAME": "lo",
-            "OMP_NUM_THREADS": "1",
-        }
-        try:
-            for size in sizes:
-                while len(agents) > size:
-                    agent = agents.pop()
-                    agent.terminate()
-                    agent.wait()
-                seen = len(read_steps(directory))
-                while len(agents) < size:
-                    log = open(directory / f"agent-{len(agents)}.log", "ab")  # noqa: SIM115
-                    agents.append(subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True))
-                    log.close()
-
-                def train(size: int = size, seen: int = seen) -> bool:
-                    return [ranks for _, ranks in read_steps(directory)[seen:]].count(size) > 10 * size
-
-                wait(train)
-            return pauses_s(read_steps(directory))
-        except TimeoutError:
-            for path in directory.glob("agent-*.log"):
-                print(path.read_text()[-3000:])
-            raise
-        finally:
-            for agent in agents:
-                agent.terminate()
-            for agent in agents:
-                agent.wait()
+        here = "127.0.0.1"
+        return measure(TorchrunAgents(Path(name), here, "lo", start_here, lambda _: here), Path(name), sizes)
 
 
 # -- Overhead --------------------------------------------------------------------------------------------------------
@@ -326,32 +199,43 @@ def measure_overhead(gangs: int, steps: int) -> None:
     print(f"{gangs} gangs of two, some {steps} steps each; load {os.getloadavg()[0]:.1f} at the end")
 
 
+def _told(name: str, found: Sequence[Pause]) -> str:
+    seconds = [pause.pause_s for pause in found]
+    return (
+        f"{name:<20} {len(seconds)} rescales   median {statistics.median(seconds):.3f} s   p95 {p95(seconds):.3f} s"
+        f"   most {max(seconds):.3f} s"
+    )
+
+
 def main() -> None:
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rescales", type=int, default=24)
     parser.add_argument("--gangs", type=int, default=24)
     parser.add_argument("--steps", type=int, default=96)
     parser.add_argument("--torchrun-sizes", type=int, nargs="*", default=[1, 2, 3, 2])
-    parser.add_argument("--torchrun-rank", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.torchrun_rank:
-        torchrun_rank(asked.torchrun_rank)
-        return
     CONTEXT.set_forkserver_preload(["torch", "torch._dynamo", "torch.distributed", "powerflow.elastic.run"])
     ours = measure_powerflow(asked.rescales) if asked.rescales else []
     if ours:
-        p95 = sorted(ours)[int(0.95 * (len(ours) - 1))]
-        print(
-            f"PowerFlow in place   {len(ours)} rescales   median {statistics.median(ours):.3f} s   p95 {p95:.3f} s"
-            f"   most {max(ours):.3f} s"
-        )
+        print(_told("PowerFlow in place", ours))
+        for kind, some in (
+            ("grows", [pause for pause in ours if pause.after > pause.before]),
+            ("shrinks", [pause for pause in ours if pause.after < pause.before]),
+        ):
+            if some:
+                spent = statistics.median(pause.cpu_s for pause in some)
+                print(f"{_told(f'  a gang that {kind}', some)}   {spent:.3f} CPU s of each rank that stays")
     if asked.torchrun_sizes:
         theirs = measure_torchrun(asked.torchrun_sizes)
-        listed = ", ".join(f"{pause:.1f}" for pause in theirs)
-        print(f"torchrun elastic     {len(theirs)} rescales   median {statistics.median(theirs):.3f} s   ({listed})")
+        listed = ", ".join(f"{pause.pause_s:.1f}" for pause in theirs)
+        print(f"{_told('torchrun elastic', theirs)}   ({listed})")
         if ours:
-            print(f"ratio of medians     ×{statistics.median(theirs) / statistics.median(ours):.0f}")
-    measure_overhead(asked.gangs, asked.steps)
+            ratio = statistics.median(p.pause_s for p in theirs) / statistics.median(p.pause_s for p in ours)
+            print(f"ratio of medians     ×{ratio:.0f}")
+    if asked.gangs:
+        measure_overhead(asked.gangs, asked.steps)
+    print(f"load {os.getloadavg()[0]:.1f} at the end")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def train(directory: str, name: str, *, width: int) -> None:
     from torch._C._distributed_c10d import Store
     from torch.utils.data import TensorDataset
 
-    from benchmarks.rescale import StepLog
+    from benchmarks.pauses import StepLog
     from powerflow import elastic
     from powerflow.elastic import group
     from powerflow.elastic.mailbox import JOB_DIR, RANK_NAME
@@ -60,7 +60,8 @@ def train(directory: str, name: str, *, width: int) -> None:
 
 def measure(out: Path) -> dict[str, Any]:
     """Pauses of each rescaling, by size of the state that a newcomer is handed."""
-    from benchmarks.rescale import CONTEXT, gang, pauses_s, read_steps
+    from benchmarks.pauses import pauses, read_steps, rising
+    from benchmarks.rescale import CONTEXT, gang
 
     context: ForkContext | ForkServerContext = CONTEXT
     if TINY:  # torch on the CPU can be forked, and a fork does not import again what was imported before
@@ -74,17 +75,12 @@ def measure(out: Path) -> dict[str, Any]:
             with gang(directory, functools.partial(train, width=width), context) as rescale:
                 for size in SIZES:
                     rescale(size)
-            newest, steps = 0, []
-            for when, generation in read_steps(directory):
-                if generation >= newest:
-                    newest = generation
-                    steps.append((when, generation))
-        pauses = pauses_s(steps)
+            pauses_s = [pause.pause_s for pause in pauses(rising(read_steps(directory)))]
         found[f"{12 * parameters / 2**20:.1f} MiB"] = {
             "width": width,
             "state_bytes": 12 * parameters,  # float32 parameters, and Adam's two moments
             "ranks": list(SIZES),
-            "pauses_s": pauses,
-            "median_s": statistics.median(pauses) if pauses else None,
+            "pauses_s": pauses_s,
+            "median_s": statistics.median(pauses_s) if pauses_s else None,
         }
     return {"backend": "gloo", "device": str(device()), "by_state": found}
