@@ -13,6 +13,7 @@ from nacl.public import PrivateKey
 
 from powerflow.engine.cluster import sessions
 from powerflow.engine.cluster.engine import ClusterEngine
+from powerflow.engine.cluster.listen import serve_shown
 from powerflow.engine.cluster.rows import node_row
 from powerflow.engine.cluster.sealed import AgentSide
 from powerflow.engine.protocol import EngineNode
@@ -119,3 +120,18 @@ def test_a_machine_whose_agent_does_not_come_back_is_lost_in_time(
     assert 0.5 < until(engine, False, 10.0) < 5.0
     dial(engine)
     until(engine, True, 10.0)
+
+
+def test_the_notice_of_a_refused_agent_goes_when_it_has_joined(engine: ClusterEngine) -> None:
+    engine.refused("agent at 10.0.0.9", "its join token is that of another controller")
+
+    async def made() -> Agent:
+        return Agent(engine)
+
+    agent = engine.run(made())
+    engine.begin(serve_shown(engine, agent, "agent at 10.0.0.9"))
+    deadline_s = time.monotonic() + 10.0
+    while engine.notices():
+        assert time.monotonic() < deadline_s, engine.notices()
+        time.sleep(0.01)
+    assert is_up(engine)

@@ -317,9 +317,9 @@ class ClusterEngine:
         """Begin a coroutine in the event loop's thread, which runs until `close`."""
         asyncio.run_coroutine_threadsafe(work, self.loop)
 
-    async def serve(self, link: Link) -> None:
+    async def serve(self, link: Link, joined: Callable[[], None] = lambda: None) -> None:
         """Work with an agent over a link until the link ends. See `Sessions.serve`; call it in the event loop."""
-        await self._sessions.serve(link)
+        await self._sessions.serve(link, joined)
 
     def run(self, work: Coroutine[Any, Any, _T], timeout_s: float | None = None) -> _T:
         """Run a coroutine in the event loop's thread, and return its result."""

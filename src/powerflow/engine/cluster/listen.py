@@ -9,6 +9,7 @@ from pathlib import Path
 
 from powerflow.engine.cluster.engine import ClusterEngine
 from powerflow.engine.cluster.frames import StreamLink
+from powerflow.engine.cluster.link import Link
 from powerflow.engine.cluster.sealed import NotGenuine
 from powerflow.engine.protocol import EngineError
 from powerflow.errors import InputError
@@ -61,11 +62,10 @@ class AgentListener:
             link.close()
 
 
-async def serve_shown(engine: ClusterEngine, link: StreamLink, what: str) -> None:
+async def serve_shown(engine: ClusterEngine, link: Link, what: str) -> None:
     """Serve a link until it ends; show operators why an agent could not join."""
     try:
-        await engine.serve(link)
-        engine.refused(what, "")
+        await engine.serve(link, lambda: engine.refused(what, ""))
     except (NotGenuine, EngineError) as error:
         engine.refused(what, str(error))
     except (TimeoutError, ConnectionError, OSError):

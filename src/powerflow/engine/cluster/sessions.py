@@ -141,8 +141,12 @@ class Sessions:
 
     # -- one session --------------------------------------------------------------------------------------------------
 
-    async def serve(self, link: Link) -> None:
+    async def serve(self, link: Link, joined: Callable[[], None] = lambda: None) -> None:
         """Work with an agent over a link until the link ends.
+
+        Args:
+            link: The link.
+            joined: Called when the agent has told everything, and obeys.
 
         Raises:
             NotGenuine: The agent does not belong to this cluster, or was started anew.
@@ -164,6 +168,7 @@ class Sessions:
                 fences, end = dict(self._tables.fences), sorted(map(str, machine.ended_by_word))
             await ask(link, session, {"do": "welcome", "term": self._term, "fences": fences, "end": end}, LAUNCH_S)
             await self._take_all(link, session, machine)
+            joined()
             outbox = self._outboxes.setdefault(machine.name, Outbox())
             parts = self._follow(link, session, machine), self._send(outbox, link, session), link.closed()
             work = [asyncio.create_task(part) for part in parts]
