@@ -28,7 +28,7 @@ atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 # Ray reads these when it is imported
 os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(_HOME / "token"), RAY_USAGE_STATS_ENABLED="0")
 
-from powerflow.engine.ray.cluster import RayAgents, RayMembership  # noqa: E402
+from powerflow.engine.ray.membership import RayAgents, RayMembership  # noqa: E402
 from tests.engine.agents_on_hosts import Forgetful  # noqa: E402
 
 _RAY = str(Path(sys.executable).with_name("ray"))
@@ -145,9 +145,6 @@ class RayOnHosts:
             if not membership.closed:
                 membership.close()
                 engine.close()
-        import ray
-
-        ray.shutdown()
         for process in _of_ray(_HOME):
             os.kill(process, signal.SIGKILL)
 

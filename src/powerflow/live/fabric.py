@@ -28,6 +28,7 @@ from powerflow.engine.cluster.engine import ClusterEngine
 from powerflow.engine.cluster.listen import AgentListener, keep_connected
 from powerflow.engine.kind import EngineKind
 from powerflow.engine.protocol import EngineError
+from powerflow.engine.ray.membership import RayAgents, RayMembership
 from powerflow.errors import InputError
 
 #: Seconds until operators are told that the controller waits for the first agent.
@@ -137,17 +138,8 @@ class ManyMachines(Fabric):
             raise
 
     def _join_ray(self, settings: FabricSettings) -> None:
-        try:
-            from powerflow.engine.ray.cluster import RayAgents, RayMembership
-        except ImportError as error:
-            raise InputError(
-                f"needs Ray, which is not installed ({error})",
-                where="--engine ray",
-                fix="pip install 'powerflow-scheduler[ray]'",
-                exit_code=1,
-            ) from None
         agents = RayAgents(f"/var/tmp/powerflow-agent-{os.getuid()}", settings.ray_agents)
-        self._closers.insert(0, RayMembership(self.engine, agents, settings.ray_address).close)
+        self._closers.insert(0, RayMembership(self.engine, agents, settings.ray_address, _without_settings()).close)
 
     def open(self, owner: str) -> None:
         """Wait for the first agent, and a moment for others. See `Fabric.open`."""
@@ -209,8 +201,7 @@ class OneMachine(Fabric):
         words = [sys.executable, "-m", "powerflow.agent.own", str(self._state), "--owner", self._owner]
         words += ["--token-file", str(self.home / "join-token")]
         words += ["--emulate", self._emulate] if self._emulate else []
-        # settings of the controller, which may be secrets, are none of the agent's
-        env = {name: text for name, text in os.environ.items() if name == PRELOAD or not name.startswith("POWERFLOW_")}
+        env = _without_settings()
         done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, env=env)
         try:
             answer = json.loads(done.stdout)
@@ -242,6 +233,11 @@ class OneMachine(Fabric):
             self._ending = False
             raise
         _await_end(int(about["pid"]))
+
+
+def _without_settings() -> dict[str, str]:
+    """Return the environment of a child: settings of the controller, which may be secrets, are none of its."""
+    return {name: text for name, text in os.environ.items() if name == PRELOAD or not name.startswith("POWERFLOW_")}
 
 
 def _end(pid: int) -> None:
