@@ -18,18 +18,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from powerflow.engine.cluster.engine import ClusterEngine
+from powerflow.engine.ray.membership import RayAgents, RayMembership
 from powerflow.testing.hosts import Hosts
+from tests.engine.agents_on_hosts import Forgetful
 
 _HOME = Path(tempfile.mkdtemp(prefix="pfray-"))  # Ray's sockets need a short path
 _TOKEN = secrets.token_hex(32)
 (_HOME / "token").write_text(_TOKEN)
 (_HOME / "token").chmod(0o600)
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
-# Ray reads these when it is imported
-os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(_HOME / "token"), RAY_USAGE_STATS_ENABLED="0")
-
-from powerflow.engine.ray.membership import RayAgents, RayMembership  # noqa: E402
-from tests.engine.agents_on_hosts import Forgetful  # noqa: E402
+os.environ.update(
+    RAY_AUTH_MODE="token",
+    RAY_AUTH_TOKEN_PATH=str(_HOME / "token"),
+    RAY_USAGE_STATS_ENABLED="0",
+    RAY_gcs_rpc_server_reconnect_timeout_s="10",  # after which Ray ends whatever has lost the head
+)
 
 _RAY = str(Path(sys.executable).with_name("ray"))
 #: A node that says nothing for about 3 s is dead for Ray.
@@ -52,15 +55,27 @@ class RayOnHosts:
         self._raylets: dict[int, subprocess.Popen[bytes]] = {}
         self._opened: list[tuple[ClusterEngine, RayMembership]] = []
         with socket.create_server((hosts.address(0), 0)) as free:
-            port = str(free.getsockname()[1])
-        self.address = f"{hosts.address(0)}:{port}"
-        head = ["--head", "--port", port, "--node-ip-address", hosts.address(0), "--num-gpus", "0", "--num-cpus", "1"]
-        more = ["--include-dashboard", "false", "--temp-dir", str(_HOME / "ray")]
-        words = [_RAY, "start", *head, *more, *_SMALL, "--system-config", json.dumps(_HEALTH)]
-        subprocess.run(words, check=True, capture_output=True)
+            self._port = str(free.getsockname()[1])
+        self.address = f"{hosts.address(0)}:{self._port}"
+        self.start_head()
         for i in hosts.numbers():
             self.start_raylet(i)
         self._await(self.place(wait=False))
+
+    def start_head(self) -> None:
+        """Start a head that knows of no earlier one, at the same address."""
+        for process in _of_ray(_HOME):
+            os.kill(process, signal.SIGKILL)
+        here = ["--port", self._port, "--node-ip-address", self.hosts.address(0), "--temp-dir", str(_HOME / "ray")]
+        words = [_RAY, "start", "--head", *here, "--num-gpus", "0", "--num-cpus", "1", "--include-dashboard", "false"]
+        subprocess.run([*words, *_SMALL, "--system-config", json.dumps(_HEALTH)], check=True, capture_output=True)
+
+    def kill_gcs(self) -> None:
+        """Kill the server of the head that knows of all nodes. Nothing starts it again."""
+        for process in _of_ray(_HOME):
+            with contextlib.suppress(OSError):
+                if b"/gcs_server" in Path(f"/proc/{process}/cmdline").read_bytes():
+                    os.kill(process, signal.SIGKILL)
 
     def place(self, *, wait: bool = True) -> ClusterEngine:
         """Return a new engine object of one controller."""

@@ -82,3 +82,24 @@ class TestRayOnHosts(MultiNodeConformance):
         for spec in specs:  # orders arrive again
             until(engine, partial(arrives, spec.name))
             assert ended(engine, spec.name).code == -signal.SIGTERM
+
+    def test_ranks_outlive_the_head(self, there: RayOnHosts, engine: Engine, names: list[str]) -> None:
+        specs = [rank(name, "sleep", "600", number=i) for i, name in enumerate(names)]
+        before = started(engine, specs)
+        there.kill_gcs()
+
+        def says() -> bool:
+            return any(words.startswith(f"--ray-address {there.address}: Ray cannot be") for words in engine.notices())
+
+        until(engine, says)  # Ray has ended whatever had joined; this process has not, and goes on to try
+        for status in before:
+            lost = reached(engine, status.name, RankState.UNREACHABLE)
+            assert (lost.node, lost.pid) == (status.node, status.pid)
+        there.start_head()
+        for status in before:
+            back = reached(engine, status.name, RankState.RUNNING)
+            assert (back.pid, back.started_s) == (status.pid, status.started_s)
+        until(engine, lambda: not says())
+        for spec in specs:
+            assert engine.signal(spec.name, signal.SIGTERM)
+            assert ended(engine, spec.name).code == -signal.SIGTERM
