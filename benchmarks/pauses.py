@@ -64,6 +64,11 @@ class Step(NamedTuple):
     rank: str
     cpu_s: float
 
+    @property
+    def host(self) -> str:
+        """Name of the rank's host."""
+        return self.rank.split("-")[1]
+
 
 def read_steps(directory: Path) -> list[Step]:
     """Return all ranks' lines, by time."""
@@ -86,38 +91,52 @@ def rising(steps: Sequence[Step]) -> list[Step]:
 
 
 class Pause(NamedTuple):
-    """One pause: seconds, ranks before and after, how many of them stayed, and their CPU seconds beyond a step's."""
+    """One pause.
+
+    Attributes:
+        pause_s: Its seconds.
+        before, after: Numbers of ranks.
+        stayed: Number of ranks that trained before and after.
+        hosts: Number of hosts of all these ranks.
+        cpu_s: CPU seconds that a rank which stayed has spent in the pause, beyond those of a step; mean over ranks.
+    """
 
     pause_s: float
     before: int
     after: int
     stayed: int
+    hosts: int
     cpu_s: float
 
 
 def pauses(steps: Sequence[Step]) -> list[Pause]:
     """Return the pauses at every change from one gang to the next, in order.
 
-    A gang is a run of lines with the same number, so that numbers may come again. A line counts to the gang of its
-    rank's own turn.
+    A gang is a run of lines with the same number, so that numbers may come again.
     """
     gangs = [list(lines) for _, lines in itertools.groupby(steps, key=lambda step: step.gang)]
     return [_pause(old, new) for old, new in itertools.pairwise(gangs)]
 
 
 def _pause(old: Sequence[Step], new: Sequence[Step]) -> Pause:
-    gaps = [b.when_s - a.when_s for a, b in itertools.pairwise(new) if b.when_s - a.when_s > 1e-3]
-    step_s = statistics.median(gaps) if gaps else 0.0
+    step_s = _median([gap for rank in {step.rank for step in new} for gap in _gaps(new, rank, "when_s")])
     last, first = {step.rank: step for step in old}, {step.rank: step for step in reversed(new)}
     stayed = last.keys() & first.keys()
-    spent_s = [first[rank].cpu_s - last[rank].cpu_s - _step_cpu_s(new, rank) for rank in stayed]
+    spent_s = [first[rank].cpu_s - last[rank].cpu_s - _median(_gaps(new, rank, "cpu_s")) for rank in stayed]
     gap_s = new[0].when_s - old[-1].when_s
-    return Pause(max(0.0, gap_s - step_s), len(last), len(first), len(stayed), sum(spent_s) / max(1, len(stayed)))
+    hosts = {step.host for step in (*old, *new)}
+    cpu_s = sum(spent_s) / max(1, len(stayed))
+    return Pause(max(0.0, gap_s - step_s), len(last), len(first), len(stayed), len(hosts), cpu_s)
 
 
-def _step_cpu_s(steps: Sequence[Step], rank: str) -> float:
-    spent = [b.cpu_s - a.cpu_s for a, b in itertools.pairwise([step for step in steps if step.rank == rank])]
-    return statistics.median(spent) if spent else 0.0
+def _gaps(steps: Sequence[Step], rank: str, clock: str) -> list[float]:
+    """Return what passes on a clock from each step of a rank to its next step."""
+    times: list[float] = [getattr(step, clock) for step in steps if step.rank == rank]
+    return [after - before for before, after in itertools.pairwise(times)]
+
+
+def _median(values: Sequence[float]) -> float:
+    return statistics.median(values) if values else 0.0
 
 
 def p95(values: Sequence[float]) -> float:
