@@ -32,12 +32,12 @@ class Place:
         self.store: Store | None = None
         self.now_s = 1e9
 
-    def start(self, *, restored: bool = False) -> Pair:
+    def start(self, *, restored: bool = False, moves: bool = False) -> Pair:
         if not self.database.exists():
             shutil.copy(self.template, self.database)
         self.store = Store(f"sqlite:///{self.database}")
         try:
-            return pair(self.state, self.store, restored=restored, now_s=self.now_s)
+            return pair(self.state, self.store, restored=restored, moves=moves, now_s=self.now_s)
         except InputError:
             self.stop()
             raise
@@ -240,6 +240,24 @@ def test_another_machine_is_refused(place: Place, monkeypatch: pytest.MonkeyPatc
     place.start(restored=True)
     place.stop()
     assert place.start().notices == ()
+
+
+def test_a_controller_without_ranks_of_its_own_may_move_in_a_shared_folder(
+    place: Place, tmp_path: Path, sqlite_template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("powerflow.store.pairing._machine", lambda: "here")
+    first = place.start(moves=True)
+    assert place.submit() == 1
+    place.stop()
+    monkeypatch.setattr("powerflow.store.pairing._machine", lambda: "there")
+    assert place.start(moves=True) == first
+    assert place.submit() == 2  # no number is left out
+    place.stop()
+    copied = tmp_path / "copied"
+    shutil.copytree(place.state, copied)
+    monkeypatch.setattr("powerflow.store.pairing._machine", lambda: "elsewhere")
+    with pytest.raises(InputError, match="another machine"):
+        Place(copied, sqlite_template).start(moves=True)
 
 
 def test_numbers_are_raised_on_postgresql_too(postgres_url: str, tmp_path: Path) -> None:

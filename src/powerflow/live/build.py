@@ -164,7 +164,7 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
         undo.callback(fabric.close)
         store = Store(settings.store or f"sqlite:///{state / 'powerflow.db'}")
         undo.callback(store.close)
-        paired = pair(state, store, restored=settings.restored)
+        paired = pair(state, store, restored=settings.restored, moves=kind is not EngineKind.LOCAL)
         fabric.open(paired.store)
         for words in fabric.left_out:
             log.warning("GPU left out", what=words)

@@ -14,7 +14,8 @@ Results of the comparison::
     the store is new, the directory is old            refused
     the directory belongs to another store            refused
     the directory is new, the store is old            refused
-    the directory was used on another machine         refused
+    the directory was used on another machine         refused; accepted if it is the same one, in a folder that
+                                                      machines share, and no rank belongs to the controller's machine
     ranks of this store, started from another engine  refused
       folder, run on this machine
     the store is older than the directory             accepted: new job numbers are above all earlier ones
@@ -62,7 +63,7 @@ class Pair:
     notices: tuple[str, ...] = ()
 
 
-def pair(state: Path, store: Store, *, restored: bool = False, now_s: float | None = None) -> Pair:
+def pair(state: Path, store: Store, *, restored: bool = False, moves: bool = False, now_s: float | None = None) -> Pair:
     """Check that a state directory and a store belong together, and record this in both of them.
 
     Args:
@@ -70,6 +71,8 @@ def pair(state: Path, store: Store, *, restored: bool = False, now_s: float | No
         store: The store, opened. No other process may write to it.
         restored: True if the operator confirms that this directory and this store belong together, and that no job of
             this store runs on another machine.
+        moves: True if the controller may move to another machine that shares the directory, because agents of other
+            machines have its ranks. They obey only the controller that was started last.
         now_s: Unix seconds; None for the present time.
 
     Raises:
@@ -80,7 +83,8 @@ def pair(state: Path, store: Store, *, restored: bool = False, now_s: float | No
     machine, now_s = _machine(), now_s or time.time()
     here: dict[str, Any] = {"machine": machine, "inode": marks.inode}
     if not restored:
-        _refuse_foreign(state, store, kept, known, machine)
+        same = moves and kept.get("inode") == marks.inode
+        _refuse_foreign(state, store, kept, known, "" if same else machine)
     name = known["store"] or kept.get("store") or secrets.token_hex(8)
     _deal_with_strays(state, name, restored)
     notices = [*_notices(kept, known, here, store, marks, restored)]
