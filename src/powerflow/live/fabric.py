@@ -123,7 +123,7 @@ class ManyMachines(Fabric):
 
     def __init__(self, settings: FabricSettings) -> None:
         super().__init__(settings, pins=True, runs_as_users=True)
-        self._how = "Ray has no node with GPUs"
+        self._how = "no node of Ray that has GPUs has answered"
         try:
             if settings.kind is EngineKind.RAY:
                 self._join_ray(settings)
