@@ -47,13 +47,18 @@ class StepLog:
     """One line at the end of every step: when, what tells one gang from the next, and the CPU time of the rank."""
 
     def __init__(self, directory: Path) -> None:
-        name = f"steps-{os.uname().nodename}-{os.getpid()}-{time.monotonic_ns()}"
+        host = os.uname().nodename.replace("-", "_")
+        name = f"steps-{host}-{os.getpid()}-{time.monotonic_ns()}"
         self._file = open(directory / name, "a", buffering=1)  # noqa: SIM115
         self._ahead_s = clock_ahead_s()
 
     def step(self, gang: int) -> None:
         """Note that a step has ended."""
         self._file.write(f"{time.monotonic() - self._ahead_s:.6f} {gang} {time.process_time():.6f}\n")
+
+    def close(self) -> None:
+        """Close the log."""
+        self._file.close()
 
 
 class Step(NamedTuple):
