@@ -90,7 +90,7 @@ def serve(state: Path, log: Path) -> Iterator[subprocess.Popen[str]]:
 
 def agent_of(state: Path) -> int:
     pids = processes_of(state / "engine")
-    (found,) = [pid for pid in pids if Path(f"/proc/{pid}/comm").read_text().strip() == "powerflow-agent"]
+    (found,) = [pid for pid in pids if Path(f"/proc/{pid}/comm").read_text().strip() == "powerflow-forks"]
     return found
 
 

@@ -24,12 +24,12 @@ class LocalPlace:
         self.opened.append(engine)
         return engine
 
-    def agent(self) -> int:
-        """The agent's pid."""
+    def server(self) -> int:
+        """The fork server's pid."""
         return int(self.opened[-1]._ask({"do": "hello"})["pid"])
 
     def keepers(self) -> list[int]:
-        """Pids of the agent and the shims: they stand in the engine's directory."""
+        """Pids of the fork server and the shims: they stand in the engine's directory."""
         found = []
         for entry in os.listdir("/proc"):
             with contextlib.suppress(OSError):
@@ -48,7 +48,7 @@ def place(tmp_path: Path) -> Iterator[LocalPlace]:
     last.shutdown(kill=True)
     for engine in there.opened:
         engine.close()
-    assert not (home / "agent.sock").exists()
+    assert not (home / "server.sock").exists()
     assert [pid for pid in ranks if alive(pid)] == []
     deadline_s = time.monotonic() + 30.0
     while there.keepers() and time.monotonic() < deadline_s:  # who has said all is a moment from its end

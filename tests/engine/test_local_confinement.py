@@ -87,7 +87,7 @@ class TestAsRoot:
     def test_a_python_rank_of_a_user_has_its_rights_only_and_no_foreign_secret(
         self, place: LocalPlace, tmp_path: Path
     ) -> None:
-        """It is a fork of the agent, so it must not find in its memory what the agent was once told."""
+        """It is a fork of the fork server, so it must not find in its memory what the fork server was once told."""
         engine = place()
         foreign, own = "vq7-secret-of-another", "zk3-secret-of-its-own"
         engine.launch(RankSpec(RankName("other", 0, 0), "n1", ("sleep", "600"), PATH | {"TOKEN": foreign}, "/"))
@@ -249,7 +249,7 @@ def test_variables_that_only_a_new_process_heeds_get_one(place: LocalPlace, tmp_
 
 
 def test_files_of_a_rank_are_its_own(place: LocalPlace, tmp_path: Path) -> None:
-    """What the agent held when it forked is closed at once, not when it is collected: numbers are used again."""
+    """What the fork server held when it forked is closed at once, not when it is collected: numbers are used again."""
     engine = place()
     engine.ranks()
     waiters = [threading.Thread(target=engine.wait, args=(60.0,)) for _ in range(8)]

@@ -33,8 +33,8 @@ def wait_for(reached: Callable[[], object]) -> None:
         time.sleep(0.005)
 
 
-def kill_agent(place: LocalPlace) -> None:
-    pid = place.agent()
+def kill_server(place: LocalPlace) -> None:
+    pid = place.server()
     os.kill(pid, signal.SIGKILL)
     wait_for(lambda: not alive(pid))
 
@@ -43,15 +43,15 @@ def shim_of(place: LocalPlace, name: RankName) -> int:
     return int(json.loads((place.home / "ranks" / str(name) / "process.json").read_text())["shim"][0])
 
 
-def test_ranks_and_their_exit_codes_survive_the_agent(place: LocalPlace, tmp_path: Path) -> None:
+def test_ranks_and_their_exit_codes_survive_the_fork_server(place: LocalPlace, tmp_path: Path) -> None:
     engine = place()
     runs, ends = shell(0, "exec sleep 600"), shell(1, f"while [ ! -e {tmp_path}/go ]; do sleep 0.02; done; exit 42")
     before = engine.launch(runs)
     engine.launch(ends)
     shim = shim_of(place, ends.name)
-    kill_agent(place)
+    kill_server(place)
     (tmp_path / "go").touch()
-    wait_for(lambda: not alive(shim))  # it ends while there is no agent
+    wait_for(lambda: not alive(shim))  # it ends while there is no fork server
     assert ended(engine, ends.name).code == 42
     assert status_of(engine, runs.name) == before
     assert engine.launch(runs) == before
@@ -59,25 +59,25 @@ def test_ranks_and_their_exit_codes_survive_the_agent(place: LocalPlace, tmp_pat
     assert ended(engine, runs.name).code == -signal.SIGTERM
 
 
-def test_an_agent_of_another_version_is_replaced_and_its_ranks_run_on(
+def test_a_fork_server_of_another_version_is_replaced_and_its_ranks_run_on(
     place: LocalPlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, runs = place(), shell(0, "exec sleep 600")
-    before, agent = engine.launch(runs), place.agent()
-    assert not engine.renew_agent()
-    assert place.agent() == agent
+    before, server = engine.launch(runs), place.server()
+    assert not engine.renew()
+    assert place.server() == server
     with monkeypatch.context() as upgraded:
         upgraded.setattr(client, "__version__", "99.0")
-        assert engine.renew_agent()
-    assert place.agent() != agent
-    assert not alive(agent)
+        assert engine.renew()
+    assert place.server() != server
+    assert not alive(server)
     assert [node.name for node in engine.nodes()] == ["n1", "n2"]
     assert status_of(engine, runs.name) == before
     assert engine.signal(runs.name, signal.SIGTERM)
     assert ended(engine, runs.name).code == -signal.SIGTERM
 
 
-def test_who_waits_is_told_that_the_agent_died(place: LocalPlace) -> None:
+def test_who_waits_is_told_that_the_fork_server_died(place: LocalPlace) -> None:
     engine = place()
     engine.ranks()
     told: list[bool] = []
@@ -91,12 +91,12 @@ def test_who_waits_is_told_that_the_agent_died(place: LocalPlace) -> None:
     waiter = threading.Thread(target=watch)
     waiter.start()
     asked.wait()
-    kill_agent(place)
+    kill_server(place)
     waiter.join()
     assert told == [True]
 
 
-def test_agent_killed_again_and_again_under_load(place: LocalPlace, tmp_path: Path) -> None:
+def test_a_fork_server_killed_again_and_again_under_load(place: LocalPlace, tmp_path: Path) -> None:
     """Each rank notes its start: exactly one note for each launch that was acknowledged, at most one for any other."""
     engine, notes, count = place(), tmp_path / "notes", 36
     notes.mkdir()
@@ -120,7 +120,7 @@ def test_agent_killed_again_and_again_under_load(place: LocalPlace, tmp_path: Pa
     kills = 0
     while any(thread.is_alive() for thread in threads):
         time.sleep(seed.uniform(0.0, 0.15))
-        os.kill(place.agent(), signal.SIGKILL)
+        os.kill(place.server(), signal.SIGKILL)
         kills += 1
     for thread in threads:
         thread.join()
@@ -138,9 +138,9 @@ def test_agent_killed_again_and_again_under_load(place: LocalPlace, tmp_path: Pa
     assert len(engine.ranks()) == 2 * count
 
 
-def test_settings_survive_the_agent(place: LocalPlace) -> None:
+def test_settings_survive_the_fork_server(place: LocalPlace) -> None:
     place("colorsys", "no_such_module_7f3a")
-    kill_agent(place)
+    kill_server(place)
     with LocalEngine(place.home) as engine:  # somebody who only looks starts the new one
         assert {node.name: node.gpus for node in engine.nodes()} == {"n1": 4, "n2": 4}
         assert "no_such_module_7f3a" in engine.notices()[0]
@@ -148,19 +148,19 @@ def test_settings_survive_the_agent(place: LocalPlace) -> None:
         assert [node.name for node in engine.nodes()] == ["n3"]
 
 
-def test_fences_survive_the_agent(place: LocalPlace) -> None:
+def test_fences_survive_the_fork_server(place: LocalPlace) -> None:
     engine = place()
     engine.fence("g", 1)
-    kill_agent(place)
+    kill_server(place)
     with pytest.raises(Fenced):
         engine.launch(shell(0, "true"))
 
 
-@pytest.mark.parametrize("agent", ["lives", "was replaced", "is killed too"])
-def test_no_rank_outlives_its_shim(place: LocalPlace, tmp_path: Path, agent: str) -> None:
+@pytest.mark.parametrize("server", ["lives", "was replaced", "is killed too"])
+def test_no_rank_outlives_its_shim(place: LocalPlace, tmp_path: Path, server: str) -> None:
     engine = place()
-    if agent != "lives" and not _has_cgroups(place):
-        pytest.skip("without control groups a detached grandchild is found only by the agent that forked its shim")
+    if server != "lives" and not _has_cgroups(place):
+        pytest.skip("without control groups only the fork server that forked the shim finds a detached grandchild")
     detached = f"setsid setsid sh -c 'trap \"\" TERM; echo $$ > {tmp_path}/far; exec sleep 600' &"
     spec = shell(0, f"sleep 600 & echo $! > {tmp_path}/near; ({detached}); exec sleep 600")
     other = shell(1, "exec sleep 600")
@@ -168,14 +168,14 @@ def test_no_rank_outlives_its_shim(place: LocalPlace, tmp_path: Path, agent: str
     wait_for(lambda: all((tmp_path / who).exists() and (tmp_path / who).read_text() for who in ("near", "far")))
     doomed = [status.pid, *(int((tmp_path / who).read_text()) for who in ("near", "far"))]
     shim = shim_of(place, spec.name)
-    pid = place.agent()
-    if agent == "was replaced":
-        kill_agent(place)
+    pid = place.server()
+    if server == "was replaced":
+        kill_server(place)
         engine.ranks()
-    elif agent == "is killed too":
+    elif server == "is killed too":
         os.kill(pid, signal.SIGSTOP)
     os.kill(shim, signal.SIGKILL)
-    if agent == "is killed too":
+    if server == "is killed too":
         os.kill(pid, signal.SIGKILL)
     end = ended(engine, spec.name)
     assert (end.state, end.code) == (RankState.LOST, None)
@@ -194,9 +194,9 @@ def _any_rank(place: LocalPlace) -> int:
 
 
 def test_a_launch_that_was_cut_short_is_launched_anew(place: LocalPlace) -> None:
-    """The agent was killed after it wrote the launch down and before there was a shim."""
+    """The fork server was killed after it wrote the launch down and before there was a shim."""
     engine = place()
-    kill_agent(place)
+    kill_server(place)
     torn = place.home / "ranks" / "g.0.0"
     torn.mkdir()
     (torn / "spec.json").write_text("{}")
@@ -211,7 +211,7 @@ def test_a_pid_that_was_used_again_is_not_taken_for_the_rank(place: LocalPlace, 
     engine = place()
     spec = shell(0, "exec sleep 600")
     engine.launch(spec)
-    kill_agent(place)
+    kill_server(place)
     record = place.home / "ranks" / str(spec.name) / "process.json"
     who = json.loads(record.read_text())
     os.kill(who["shim"][0], signal.SIGKILL)
@@ -228,7 +228,7 @@ def test_a_pid_that_was_used_again_is_not_taken_for_the_rank(place: LocalPlace, 
         innocent.kill()
 
 
-def test_many_start_one_agent(place: LocalPlace) -> None:
+def test_many_start_one_fork_server(place: LocalPlace) -> None:
     engines: list[LocalEngine] = []
     barrier = threading.Barrier(6)
 
@@ -245,24 +245,24 @@ def test_many_start_one_agent(place: LocalPlace) -> None:
     assert len(place.keepers()) == 1
 
 
-def test_a_second_agent_is_refused(place: LocalPlace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_second_fork_server_is_refused(place: LocalPlace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     engine = place()
-    from powerflow.engine.local import agent
+    from powerflow.engine.local import fork_server
 
-    monkeypatch.setattr(agent, "_OLD_AGENT_ENDS_S", 0.0)
+    monkeypatch.setattr(fork_server, "_OLD_SERVER_ENDS_S", 0.0)
     monkeypatch.chdir(place.home)
-    with pytest.raises(SystemExit, match="another agent"):
-        agent._only_agent()
+    with pytest.raises(SystemExit, match="another fork server"):
+        fork_server._only_server()
     assert [*engine.ranks()] == []
 
 
-def test_an_agent_that_is_there_but_does_nothing_is_given_up_until_it_goes_on(
+def test_a_fork_server_that_is_there_but_does_nothing_is_given_up_until_it_goes_on(
     place: LocalPlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "_ANSWER_S", 0.2)
     monkeypatch.setattr(client, "_SILENT_S", 0.05)
     engine = place()
-    pid = place.agent()
+    pid = place.server()
     os.kill(pid, signal.SIGSTOP)
     try:
         for _ in range(150):  # more than can wait for it to accept them
@@ -275,7 +275,7 @@ def test_an_agent_that_is_there_but_does_nothing_is_given_up_until_it_goes_on(
         os.kill(pid, signal.SIGCONT)
     monkeypatch.undo()
     wait_for(lambda: answers(engine))
-    assert place.agent() == pid
+    assert place.server() == pid
     assert engine.launch(shell(0, "exit 3")).name == RankName("g", 0, 0)
 
 
@@ -286,9 +286,9 @@ def answers(engine: LocalEngine) -> bool:
         return False
 
 
-def test_nonsense_does_not_end_the_agent(place: LocalPlace) -> None:
+def test_nonsense_does_not_end_the_fork_server(place: LocalPlace) -> None:
     engine = place()
-    pid = place.agent()
+    pid = place.server()
     with engine._connection() as connection:
         for line in (b"", b"{", b"[]", b"7", b'{"do":"no"}', b'{"do":"launch"}', b'{"do":"launch","spec":{}}', b"\xff"):
             connection._socket.sendall(line + b"\n")
@@ -300,13 +300,13 @@ def test_nonsense_does_not_end_the_agent(place: LocalPlace) -> None:
         raise_on_use = connection
     with pytest.raises((OSError, ValueError)):
         raise_on_use.ask({"do": "hello"})
-    assert place.agent() == pid
+    assert place.server() == pid
 
 
 def test_only_the_owner_can_ask(place: LocalPlace) -> None:
     place()
     assert os.stat(place.home).st_mode & 0o777 == 0o700
-    assert os.stat(place.home / "agent.sock").st_mode & 0o777 == 0o600
+    assert os.stat(place.home / "server.sock").st_mode & 0o777 == 0o600
 
 
 def test_shutdown_spares_who_runs_unless_told(place: LocalPlace) -> None:
@@ -315,10 +315,10 @@ def test_shutdown_spares_who_runs_unless_told(place: LocalPlace) -> None:
     with pytest.raises(EngineError, match="1 ranks run"):
         engine.shutdown()
     assert alive(status.pid)
-    agent = place.agent()
+    server = place.server()
     engine.shutdown(kill=True)
     assert not alive(status.pid)
-    assert not alive(agent), "who asked for the end may look for processes at once"
+    assert not alive(server), "who asked for the end may look for processes at once"
     wait_for(lambda: place.keepers() == [])
     with pytest.raises(EngineError, match="closed"):
         engine.ranks()

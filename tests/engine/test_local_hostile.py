@@ -14,13 +14,13 @@ import pytest
 
 import powerflow
 from powerflow.engine.local import process
-from powerflow.engine.local.environment import PASSED, agent_environment
+from powerflow.engine.local.environment import PASSED, server_environment
 from powerflow.engine.protocol import RankName, RankSpec
 from powerflow.testing.engine_conformance import ended, status_of, whole_log
 from powerflow.testing.engine_conformance_process import alive
 from tests.engine.conftest import LocalPlace
 from tests.engine.test_local_confinement import python_for
-from tests.engine.test_local_faults import kill_agent, shell, wait_for
+from tests.engine.test_local_faults import kill_server, shell, wait_for
 
 SECRET = "hunter2-of-the-controller"
 
@@ -82,7 +82,7 @@ def test_descendants_are_found_in_order_and_once() -> None:
         os.close(write)
 
 
-def test_the_agents_environment_is_built_not_inherited() -> None:
+def test_the_fork_servers_environment_is_built_not_inherited() -> None:
     ours = {
         "PGPASSWORD": SECRET,
         "POWERFLOW_TOKEN": SECRET,
@@ -90,7 +90,7 @@ def test_the_agents_environment_is_built_not_inherited() -> None:
         "PATH": "/odd",
         "CUDA_HOME": "/cuda",
     }
-    built = agent_environment(ours)
+    built = server_environment(ours)
     assert built["CUDA_HOME"] == "/cuda"
     assert SECRET not in built.values()
     assert "/odd" not in built["PATH"]
@@ -127,8 +127,8 @@ def test_nothing_of_the_callers_environment_is_in_a_rank(
             def parent(pid):
                 return int(open(f"/proc/{{pid}}/stat").read().rsplit(")", 1)[1].split()[1])
             shim = os.getppid()
-            agent = parent(shim)
-            for pid in (os.getpid(), shim, agent):
+            server = parent(shim)
+            for pid in (os.getpid(), shim, server):
                 try:
                     print(open(f"/proc/{{pid}}/environ", "rb").read().count(word))
                 except PermissionError:
@@ -178,7 +178,7 @@ def test_who_was_ended_by_its_machine_is_told_apart(
         ended(engine, spec.name)
     elif code is not None:
         ended(engine, spec.name)
-    kill_agent(place)
+    kill_server(place)
     if code is None:
         os.kill(who["shim"][0], signal.SIGKILL)
         wait_for(lambda: not alive(status.pid))
@@ -187,13 +187,13 @@ def test_who_was_ended_by_its_machine_is_told_apart(
     assert (end.code, end.rebooted) == (code, rebooted)
 
 
-def test_records_that_a_power_cut_left_do_not_stop_the_agent(place: LocalPlace) -> None:
+def test_records_that_a_power_cut_left_do_not_stop_the_fork_server(place: LocalPlace) -> None:
     engine = place()
     healthy = engine.launch(shell(1, "exec sleep 600"))
     done = shell(0, "exit 3")
     engine.launch(done)
     ended(engine, done.name)
-    kill_agent(place)
+    kill_server(place)
     ranks = place.home / "ranks"
     (ranks / "lost+found").mkdir()
     for name, content in (("g.0.7", b"\0" * 64), ("g.0.8", b'{"rank": 1}'), ("g.0.9", b"\xff")):

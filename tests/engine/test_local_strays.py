@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from powerflow.engine.local import LocalEngine
-from powerflow.engine.local.strays import end_stray_agents, end_strays, find_strays
+from powerflow.engine.local.strays import end_stray_servers, end_strays, find_strays
 from powerflow.engine.protocol import EngineError
 from powerflow.testing.engine_conformance_process import alive
 from tests.engine.test_local_faults import shell, wait_for
@@ -47,7 +47,7 @@ def test_strays_of_a_folder_that_is_gone_are_ended_with_all_they_started(home: P
     text = f"setsid sh -c 'trap \"\" TERM; echo $$ > {tmp_path}/far; exec sleep 600' & exec sleep 600"
     with LocalEngine(home, {"n1": 4}, owner=OWNER) as engine:
         status = engine.launch(shell(0, text))
-        agent = int(engine._ask({"do": "hello"})["pid"])
+        server = int(engine._ask({"do": "hello"})["pid"])
     wait_for(lambda: (tmp_path / "far").exists() and (tmp_path / "far").read_text())
     far = int((tmp_path / "far").read_text())
     shutil.rmtree(home)
@@ -57,8 +57,8 @@ def test_strays_of_a_folder_that_is_gone_are_ended_with_all_they_started(home: P
     assert not alive(status.pid)
     assert not alive(far)
     assert find_strays(home, OWNER) == []
-    end_stray_agents(home, OWNER)  # it serves a folder that nobody can reach
+    end_stray_servers(home, OWNER)  # it serves a folder that nobody can reach
     deadline_s = time.monotonic() + 30.0
-    while alive(agent):
+    while alive(server):
         assert time.monotonic() < deadline_s
         time.sleep(0.01)

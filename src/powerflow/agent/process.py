@@ -105,7 +105,7 @@ async def _run(settings: AgentSettings) -> None:
         owner = settings.owner or _owner(settings.token)
         local = LocalEngine(settings.ranks or directory / "ranks", counts, settings.preload, owner)
         undo.callback(local.close)
-        local.renew_agent()
+        local.renew()
         engine = MeteredEngine(local, devices)
         agent = NodeAgent(directory, _about(settings, local, devices), engine, devices, side, local.shutdown)
         devices.start()

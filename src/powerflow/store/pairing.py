@@ -36,7 +36,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from powerflow.engine.local.strays import end_stray_agents, end_strays, find_strays
+from powerflow.engine.local.strays import end_stray_servers, end_strays, find_strays
 from powerflow.errors import InputError
 from powerflow.osutil.files import read_json, replace_json
 from powerflow.store.high_marks import Marks
@@ -157,7 +157,7 @@ def _deal_with_strays(state: Path, name: str, restored: bool) -> None:
             fix="use that directory; or start once with --restored, which ends these processes",
             exit_code=1,
         )
-    end_stray_agents(state / "engine", name)
+    end_stray_servers(state / "engine", name)
     if left := end_strays(strays):
         raise InputError(f"process {left[0].pid} of an earlier rank cannot be ended", where=str(state), exit_code=1)
 

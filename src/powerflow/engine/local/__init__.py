@@ -1,4 +1,4 @@
-"""Run ranks as processes of this machine. A daemon (the agent) starts them and continues when its users end."""
+"""Run ranks as processes of this machine. A daemon (the fork server) starts them and continues when its users end."""
 
 from powerflow.engine.local.client import LocalEngine
 

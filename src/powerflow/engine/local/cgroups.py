@@ -1,8 +1,8 @@
 """Limit memory and CPUs of ranks by control groups (cgroups), and find all processes of a rank, even detached ones.
 
 Cgroup versions 1 and 2 are used where they are mounted. With version 2, a control group holds all processes of a rank,
-so that they can be killed even if shim and agent were killed. The kernel has one controller for memory and one for
-CPUs. A limit uses the controller of version 2 if this user may. Otherwise it uses that of version 1, which has a
+so that they can be killed even if shim and fork server were killed. The kernel has one controller for memory and one
+for CPUs. A limit uses the controller of version 2 if this user may. Otherwise it uses that of version 1, which has a
 separate hierarchy for each controller. If the directory for a limit cannot be created, the limit cannot be enforced.
 """
 
@@ -70,7 +70,7 @@ class Cgroups:
         return groups
 
     def close(self) -> None:
-        """Remove the cgroup directories of this agent, if they are empty."""
+        """Remove the cgroup directories of this fork server, if they are empty."""
         for above in {self.all_ranks, *(above for above, _ in self.limiting.values())} - {None}:
             assert above is not None
             with contextlib.suppress(OSError):
@@ -114,10 +114,11 @@ def _settings(what: str, wanted: float, version: int) -> list[tuple[str, str]]:
 
 
 def open_cgroups(name: str, root: Path = Path("/")) -> Cgroups:
-    """Create the directories for the control groups of an agent's ranks, below the agent's own control groups.
+    """Create the directories for the control groups of a fork server's ranks, below the fork server's own control
+    groups.
 
     Args:
-        name: Unique name of the agent.
+        name: Unique name of the fork server.
         root: Root directory of the file system.
     """
     mounts = _mounts(root)

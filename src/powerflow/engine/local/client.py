@@ -18,40 +18,40 @@ from typing import Any
 
 from powerflow import __version__
 from powerflow.engine.local import process, records
-from powerflow.engine.local.environment import agent_environment
+from powerflow.engine.local.environment import server_environment
 from powerflow.engine.local.logs import read_log
 from powerflow.engine.local.shim import write_environment
 from powerflow.engine.local.why_not import why_not
 from powerflow.engine.protocol import EngineError, EngineNode, Fenced, RankName, RankSpec, RankStatus, launch_each
 from powerflow.osutil.files import locked, read_json
 
-_PATIENCE_S = 30.0  # for how long a request is repeated to an agent that dies again and again
-_ANSWER_S = 5.0  # how long a living agent may take to answer
+_PATIENCE_S = 30.0  # for how long a request is repeated to a fork server that dies again and again
+_ANSWER_S = 5.0  # how long a living fork server may take to answer
 _SILENT_S = 1.0  # the same, after it has not answered once
 
-#: Errors of an agent that lives but does nothing: no answer in time, or a full queue of connections.
+#: Errors of a fork server that lives but does nothing: no answer in time, or a full queue of connections.
 _SILENCE = (TimeoutError, BlockingIOError)
 
 
 class LocalEngine:
-    """Engine that runs ranks on this machine through an agent process. Any thread may use it.
+    """Engine that runs ranks on this machine through a fork server process. Any thread may use it.
 
-    This object starts the agent if none runs. The agent continues when this object is closed. One agent manages one or
-    more nodes, all on this machine.
+    This object starts the fork server if none runs. The fork server continues when this object is closed. One fork
+    server manages one or more nodes, all on this machine.
 
     Args:
         directory: Folder of the engine; all its files belong to one user.
         nodes: Number of GPUs for each node name; None to keep the nodes that were given last.
-        preload: Modules that the next agent imports when it starts, for ranks with ``python=True``. Empty to keep the
-            modules that were given last.
+        preload: Modules that the next fork server imports when it starts, for ranks with ``python=True``. Empty to keep
+            the modules that were given last.
         owner: Name of the store to which the ranks of this folder belong. A folder keeps its first owner. "" to skip
             the check of the owner.
 
     Raises:
-        EngineError: The folder belongs to another owner, or the agent cannot be started.
+        EngineError: The folder belongs to another owner, or the fork server cannot be started.
 
     Attributes:
-        started: True if this object has started the agent; False if the agent was running already.
+        started: True if this object has started the fork server; False if the fork server was running already.
     """
 
     shares_mailboxes = True
@@ -72,7 +72,7 @@ class LocalEngine:
         self._busy: set[_Connection] = set()
         self._closed = False
         self.started = False
-        self._silent = False  # the agent did not answer in time (it is stopped, or the machine swaps)
+        self._silent = False  # the fork server did not answer in time (it is stopped, or the machine swaps)
         self._seen = threading.local()  # the version of the table that each thread has seen
         self._cache: tuple[str, tuple[RankStatus, ...]] = ("", ())
         found = (read_json(self._home / records.SETTINGS) or {}).get("owner") or owner
@@ -89,7 +89,7 @@ class LocalEngine:
         return frozenset(self._ask({"do": "hello"})["limits"])
 
     def notices(self) -> Sequence[str]:
-        """Return the agent's notices for the operator, one line each. Example: a module could not be preloaded."""
+        """Return the fork server's notices for operators, one line each: say, that a module could not be preloaded."""
         return list(self._ask({"do": "hello"})["notices"])
 
     def launch(self, spec: RankSpec) -> RankStatus:
@@ -148,7 +148,7 @@ class LocalEngine:
                 answer = connection.ask(request, within_s=_ANSWER_S + max(0.0, timeout_s))
         except _SILENCE as error:
             raise self._unanswered() from error
-        except OSError:  # the agent was killed: anything may have changed
+        except OSError:  # the fork server was killed: anything may have changed
             self._refuse_if_closed()
             self._seen.version = ""
             return True
@@ -166,29 +166,30 @@ class LocalEngine:
         """Delete the status and the log of a rank that has ended."""
         self._ask({"do": "forget", "name": str(name)})
 
-    def renew_agent(self) -> bool:
-        """Replace the agent if it runs another version of PowerFlow. Return True if it was replaced.
+    def renew(self) -> bool:
+        """Replace the fork server if it runs another version of PowerFlow. Return True if it was replaced.
 
         The ranks continue to run.
 
-        New ranks are forks of the agent, so an old agent would start them with old code and an old environment. The
-        agent can be killed, because its state is on disk. Call this only if no other process uses this engine.
+        New ranks are forks of the fork server, so an old fork server would start them with old code and an old
+        environment. The fork server can be killed, because its state is on disk. Call this only if no other process
+        uses this engine.
 
         Raises:
-            EngineError: The new agent cannot be started.
+            EngineError: The new fork server cannot be started.
         """
-        agent = self._ask({"do": "hello"})
-        if agent.get("version") == __version__:
+        server = self._ask({"do": "hello"})
+        if server.get("version") == __version__:
             return False
         with contextlib.suppress(ProcessLookupError):
-            descriptor = os.pidfd_open(agent["pid"])
-            process.send(agent["pid"], signal.SIGKILL)
+            descriptor = os.pidfd_open(server["pid"])
+            process.send(server["pid"], signal.SIGKILL)
             _await_end(descriptor)
         self._ask({"do": "hello", "nodes": self._wanted, "owner": self._owner})
         return True
 
     def close(self) -> None:
-        """Disconnect from the agent. The agent and its ranks continue to run."""
+        """Disconnect from the fork server. The fork server and its ranks continue to run."""
         with self._guard:
             self._closed = True
             for connection in self._idle:
@@ -198,7 +199,7 @@ class LocalEngine:
             self._idle.clear()
 
     def shutdown(self, *, kill: bool = False) -> None:
-        """End the agent and disconnect from it.
+        """End the fork server and disconnect from it.
 
         Args:
             kill: True to end running ranks, too.
@@ -207,10 +208,10 @@ class LocalEngine:
             EngineError: A rank runs, and ``kill`` is False.
         """
         # it answers when they have ended
-        agent = self._ask({"do": "shutdown", "kill": kill}, within_s=_PATIENCE_S if kill else _ANSWER_S)["agent"]
+        server = self._ask({"do": "shutdown", "kill": kill}, within_s=_PATIENCE_S if kill else _ANSWER_S)["server"]
         self.close()
         with contextlib.suppress(ProcessLookupError):  # it answers before it unloads its modules
-            _await_end(os.pidfd_open(agent))
+            _await_end(os.pidfd_open(server))
 
     def __enter__(self) -> LocalEngine:
         return self
@@ -219,10 +220,10 @@ class LocalEngine:
         self.close()
 
     def _ask(self, request: dict[str, Any], *files: int, within_s: float = _ANSWER_S) -> dict[str, Any]:
-        """Send a request to the agent, and return its answer.
+        """Send a request to the fork server, and return its answer.
 
-        If the agent ends before it answers, the request is repeated to a new agent. A repeated request does no harm,
-        because requests are idempotent.
+        If the fork server ends before it answers, the request is repeated to a new fork server. A repeated request does
+        no harm, because requests are idempotent.
         """
         deadline_s = time.monotonic() + _PATIENCE_S
         while True:
@@ -236,7 +237,8 @@ class LocalEngine:
             except OSError as error:
                 self._refuse_if_closed()
                 if time.monotonic() > deadline_s:
-                    raise EngineError(f"the agent of {self._home} does not answer: {error}", retry=True) from error
+                    what = f"the fork server of {self._home} does not answer: {error}"
+                    raise EngineError(what, retry=True) from error
         if "error" in answer:
             if answer["fenced"]:
                 raise Fenced(answer["error"])
@@ -245,7 +247,7 @@ class LocalEngine:
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[_Connection]:
-        """Yield a connection to the agent for one request.
+        """Yield a connection to the fork server for one request.
 
         The connection is kept for later requests unless it breaks.
         """
@@ -275,15 +277,15 @@ class LocalEngine:
         try:
             return _Connection(self._home)
         except (FileNotFoundError, ConnectionError):
-            return self._start_agent()
+            return self._start_server()
 
-    def _start_agent(self) -> _Connection:
-        """Start the agent, unless another process has just started it."""
+    def _start_server(self) -> _Connection:
+        """Start the fork server, unless another process has just started it."""
         self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
         with locked(self._home / records.START_LOCK):
             with contextlib.suppress(FileNotFoundError, ConnectionError):
                 return _Connection(self._home)
-            command = [sys.executable, "-m", "powerflow.engine.local.agent", str(self._home)]
+            command = [sys.executable, "-m", "powerflow.engine.local.fork_server", str(self._home)]
             for name, gpus in (self._wanted or {}).items():
                 command += ["--node", f"{name}:{gpus}"]
             if self._owner:
@@ -296,17 +298,17 @@ class LocalEngine:
                 capture_output=True,
                 text=True,
                 check=False,
-                env=agent_environment(),
+                env=server_environment(),
             )
             if done.returncode != 0:
-                raise EngineError(f"cannot start the agent of {self._home}: {done.stderr.strip()[-2000:]}")
+                raise EngineError(f"cannot start the fork server of {self._home}: {done.stderr.strip()[-2000:]}")
             self.started = True
             return _Connection(self._home)
 
     def _unanswered(self) -> EngineError:
         self._refuse_if_closed()
         self._silent = True
-        return EngineError(f"the agent of {self._home} runs but does not answer", retry=True)
+        return EngineError(f"the fork server of {self._home} runs but does not answer", retry=True)
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
@@ -323,7 +325,7 @@ def _await_end(pidfd: int) -> None:
 
 
 class _Connection:
-    """Connection to the agent, for one request at a time."""
+    """Connection to the fork server, for one request at a time."""
 
     def __init__(self, home: Path) -> None:
         directory = os.open(home, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -339,11 +341,11 @@ class _Connection:
         self._lines = self._socket.makefile("rb")
 
     def ask(self, request: Mapping[str, Any], *files: int, within_s: float = _ANSWER_S) -> dict[str, Any]:
-        """Send a request with open files to the agent, and return the agent's answer.
+        """Send a request with open files to the fork server, and return the fork server's answer.
 
         Raises:
             TimeoutError: No answer came within ``within_s`` seconds; this connection cannot be used any more.
-            OSError: The agent has ended.
+            OSError: The fork server has ended.
         """
         self._socket.settimeout(within_s)
         question = json.dumps(request).encode() + b"\n"
@@ -351,7 +353,7 @@ class _Connection:
         self._socket.sendall(question[sent:])
         line = self._lines.readline()
         if not line.endswith(b"\n"):
-            raise ConnectionResetError("the agent closed the connection")
+            raise ConnectionResetError("the fork server closed the connection")
         answer: dict[str, Any] = json.loads(line)
         return answer
 

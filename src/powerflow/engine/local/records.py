@@ -2,8 +2,8 @@
 
 ::
 
-    agent.sock  agent.lock  start.lock  agent.log
-    agent.json                       nodes and modules to preload as last given, and the owner of the ranks
+    server.sock  server.lock  start.lock  server.log
+    server.json                       nodes and modules to preload as last given, and the owner of the ranks
     fences/GANG                      lowest epoch that may still be launched
     ranks/GANG.EPOCH.NUMBER/
         spec.json                    the spec, without its environment, which may hold secrets
@@ -12,8 +12,8 @@
         status.json                  how the rank ended; written when all its descendants are gone
         log-OFFSET                   its output from this offset on
 
-Each file is replaced as a whole and has one writer. The agent writes ``spec.json``, fences, and the status of each rank
-whose shim was killed. The shim writes the other files.
+Each file is replaced as a whole and has one writer. The fork server writes ``spec.json``, fences, and the status of
+each rank whose shim was killed. The shim writes the other files.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from typing import Any
 from powerflow.engine.protocol import EngineError, RankName, RankSpec, RankState, RankStatus
 from powerflow.osutil.files import read_json, replace_json
 
-SOCKET = "agent.sock"
-AGENT_LOCK = "agent.lock"
+SOCKET = "server.sock"
+SERVER_LOCK = "server.lock"
 START_LOCK = "start.lock"
-AGENT_LOG = "agent.log"
-SETTINGS = "agent.json"
+SERVER_LOG = "server.log"
+SETTINGS = "server.json"
 
 #: Gangs become file names, so they are letters, digits, dots, underscores and hyphens, and do not begin with a dot.
 _GANG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
@@ -121,7 +121,7 @@ def status_from_row(row: list[Any]) -> RankStatus:
 
 
 def remember(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Save settings for later agents in the current directory. Return all saved settings, old and new."""
+    """Save settings for later fork servers in the current directory. Return all saved settings, old and new."""
     path = Path(SETTINGS)
     known = (read_json(path) or {}) | dict(settings)
     replace_json(path, known)

@@ -1,8 +1,8 @@
-"""Serve the agent's users: answer requests, and create a shim (a process that watches one rank) for each launch.
+"""Serve the fork server's users: answer requests, and create a shim (a process that watches one rank) for each launch.
 
 The server also notices when a shim ends. It has a single thread, because it forks. A request is one line of JSON, and
 an answer is one line of JSON; answers come in the order of requests. The environment of a rank to launch comes as an
-open file, which the agent passes to the rank without reading it.
+open file, which the fork server passes to the rank without reading it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LONGEST_SLEEP_S = 3600.0
 
 @dataclass(eq=False)
 class Peer:
-    """Connection of one user of the agent.
+    """Connection of one user of the fork server.
 
     The fields are: files that were received, the beginning of an incomplete request, bytes to send, and until when the
     user waits for a change of the ranks.
@@ -65,7 +65,7 @@ class _Forked(BaseException):  # no error: it carries a new shim out of the loop
         self.launch = launch
 
 
-class AgentServer:
+class ForkServer:
     """Server of one engine folder.
 
     Args:
@@ -113,7 +113,7 @@ class AgentServer:
         }
 
     def serve(self) -> shim.Launch | None:
-        """Answer requests until a request asks the agent to end, and return None.
+        """Answer requests until a request asks the fork server to end, and return None.
 
         In a fork for a shim, return the rank to launch.
         """
@@ -215,9 +215,9 @@ class AgentServer:
     # --- requests
 
     def _hello(self, _: Peer, request: dict[str, Any]) -> dict[str, Any]:
-        """Return a description of this agent.
+        """Return a description of this fork server.
 
-        If the request has ``nodes``, these nodes first replace the agent's nodes.
+        If the request has ``nodes``, these nodes first replace the fork server's nodes.
         """
         if request.get("nodes") is not None:
             self._nodes = {str(name): int(gpus) for name, gpus in request["nodes"].items()}
@@ -246,7 +246,7 @@ class AgentServer:
         if len(peer.files) != 1:
             raise EngineError("a launch comes with one file: the environment")
         if self._ending:
-            raise EngineError("the agent is ending", retry=True)
+            raise EngineError("the fork server is ending", retry=True)
         directory = self._table.admit(spec)
         try:
             answer, reply = os.pipe()
@@ -322,7 +322,7 @@ class AgentServer:
         running = self._table.running()
         if (running or self._pending) and not request["kill"]:
             raise EngineError(
-                f"{len(running) + len(self._pending)} ranks run; end them first, or ask the agent to kill them"
+                f"{len(running) + len(self._pending)} ranks run; end them first, or ask the fork server to kill them"
             )
         self._ending = peer
         for name in running:
@@ -381,7 +381,7 @@ class AgentServer:
         assert self._ending is not None
         self._ending.socket.setblocking(True)
         with contextlib.suppress(OSError):
-            self._ending.socket.sendall(json.dumps({"agent": os.getpid()}).encode() + b"\n")
+            self._ending.socket.sendall(json.dumps({"server": os.getpid()}).encode() + b"\n")
 
 
 def _refusal(error: Exception) -> dict[str, Any]:

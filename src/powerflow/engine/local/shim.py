@@ -1,10 +1,10 @@
-"""Run the shim: a process between the agent and one rank, which keeps the rank's exit status and log.
+"""Run the shim: a process between the fork server and one rank, which keeps the rank's exit status and log.
 
-The shim continues when the agent ends, so that the exit status and the log are not lost.
+The shim continues when the fork server ends, so that the exit status and the log are not lost.
 
-The agent forks the shim, and the shim forks the rank::
+The fork server forks the shim, and the shim forks the rank::
 
-    agent ──► shim (own session; adopts the rank's orphans) ──► rank (own session; dies with the shim)
+    fork server ──► shim (own session; adopts the rank's orphans) ──► rank (own session; dies with the shim)
 
 The shim copies the rank's output into its log and waits until the rank ends. Then it kills the processes that the rank
 left behind, writes the status, and ends. Each rank name has only one shim: a shim holds the lock of the name. If
@@ -46,12 +46,12 @@ class Launch:
         spec: Spec of the rank.
         directory: Directory of the rank's records.
         environment: Descriptor of a file with the rank's environment variables; see `read_environment`.
-        reply: Descriptor of a pipe to the agent, for one JSON object: ``{}`` if the rank runs, ``error`` if it cannot
-            be started, ``held`` if the name was launched before.
+        reply: Descriptor of a pipe to the fork server, for one JSON object: ``{}`` if the rank runs, ``error`` if it
+            cannot be started, ``held`` if the name was launched before.
         cgroups: Control groups that limit ranks.
         keep: Descriptors of files that preloaded modules have opened. The rank inherits them.
-        umask: Umask with which the agent was started.
-        open_files: Limits on open files (soft, hard) with which the agent was started.
+        umask: Umask with which the fork server was started.
+        open_files: Limits on open files (soft, hard) with which the fork server was started.
     """
 
     spec: RankSpec
@@ -73,7 +73,7 @@ def _note_told(number: int, _: object) -> None:
 
 
 def run(launch: Launch) -> None:
-    """Run the shim of a rank; call this in a new fork of the agent.
+    """Run the shim of a rank; call this in a new fork of the fork server.
 
     The function returns only in the rank's process, and only if the rank is a script that this interpreter runs.
     """
@@ -194,8 +194,8 @@ def _close_all_but(kept: Collection[int]) -> None:
 def write_environment(env: Mapping[str, str]) -> int:
     """Write environment variables to a file in memory; return its descriptor.
 
-    The file passes from the caller to the rank. So secrets in it are never in the memory of the agent, which all ranks
-    share.
+    The file passes from the caller to the rank. So secrets in it are never in the memory of the fork server, which all
+    ranks share.
     """
     file = os.memfd_create("environment")
     os.write(file, json.dumps(dict(env)).encode())
@@ -318,7 +318,7 @@ def _give_up(launch: Launch, why: str, *, retry: bool) -> NoReturn:
 
 
 def _reply(launch: Launch, word: Mapping[str, object]) -> None:
-    with contextlib.suppress(BrokenPipeError):  # the agent was killed; the next one reads the records
+    with contextlib.suppress(BrokenPipeError):  # the fork server was killed; the next one reads the records
         os.write(launch.reply, json.dumps(word).encode())
     os.close(launch.reply)
 

@@ -1,7 +1,7 @@
 """Find ranks of the same owner that still run from another engine folder, such as a copied or deleted one.
 
-The owner's name is among the arguments of an agent. Its shims are forks of the agent, so they show the same arguments.
-The working directory of a shim is its engine folder, so the folder is known even after it was deleted.
+The owner's name is among the arguments of a fork server. Its shims are forks of the fork server, so they show the same
+arguments. The working directory of a shim is its engine folder, so the folder is known even after it was deleted.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def find_strays(home: Path, owner: str) -> list[Stray]:
 
     Args:
         home: Engine folder of the owner; it need not exist.
-        owner: Name of the owner that the agents were given.
+        owner: Name of the owner that the fork servers were given.
     """
     found = []
     for pid, ticks in _elsewhere("powerflow-shim", home, owner):
@@ -51,12 +51,12 @@ def find_strays(home: Path, owner: str) -> list[Stray]:
     return found
 
 
-def end_stray_agents(home: Path, owner: str) -> None:
-    """Kill the agents of an owner that run in a folder other than ``home``.
+def end_stray_servers(home: Path, owner: str) -> None:
+    """Kill the fork servers of an owner that run in a folder other than ``home``.
 
-    An engine that still needs its agent starts a new one.
+    An engine that still needs its fork server starts a new one.
     """
-    for pid, _ in _elsewhere("powerflow-agent", home, owner):
+    for pid, _ in _elsewhere("powerflow-forks", home, owner):
         process.send(pid, signal.SIGKILL)
 
 

@@ -1,4 +1,4 @@
-"""Keep the table of the agent's ranks. The table is read from disk when the agent starts.
+"""Keep the table of the fork server's ranks. The table is read from disk when the fork server starts.
 
 Two facts decide the state of a rank, even if processes were killed. First, the rank's shim holds the rank's lock
 exactly as long as the shim lives. Second, the shim writes the status before it ends. So if the lock is free and there

@@ -1,7 +1,11 @@
-"""Run the agent, the daemon that starts ranks: ``python -m powerflow.engine.local.agent DIR --node NAME:GPUS``.
+"""Run the fork server, the daemon that starts ranks.
 
-The state of the agent is on disk. So the agent may be killed and started again at any time. Ranks and their shims
-(small processes, each of which watches one rank) continue to run.
+::
+
+    python -m powerflow.engine.local.fork_server DIR --node NAME:GPUS
+
+Its state is on disk. So it may be killed and started again at any time. Ranks and their shims (small processes, each of
+which watches one rank) continue to run.
 """
 
 from __future__ import annotations
@@ -16,26 +20,26 @@ from pathlib import Path
 
 from powerflow.engine.local import interpreter, process, records, shim
 from powerflow.engine.local.cgroups import open_cgroups
-from powerflow.engine.local.server import AgentServer
+from powerflow.engine.local.server import ForkServer
 from powerflow.engine.local.table import RankTable
 from powerflow.osutil.files import try_lock
 
-_OLD_AGENT_ENDS_S = 10.0
+_OLD_SERVER_ENDS_S = 10.0
 
 
-def _only_agent() -> int:
-    """Take the lock of a directory that only one agent can hold; return its file descriptor.
+def _only_server() -> int:
+    """Take the lock of a directory that only one fork server can hold; return its file descriptor.
 
-    Forks of an earlier agent may still hold the lock for a moment.
+    Forks of an earlier fork server may still hold the lock for a moment.
     """
-    descriptor = try_lock(Path(records.AGENT_LOCK), wait_s=_OLD_AGENT_ENDS_S)
+    descriptor = try_lock(Path(records.SERVER_LOCK), wait_s=_OLD_SERVER_ENDS_S)
     if descriptor is None:
-        sys.exit("another agent serves this directory")
+        sys.exit("another fork server serves this directory")
     return descriptor
 
 
 def _listen() -> socket.socket:
-    """Return the socket on which the agent listens for requests.
+    """Return the socket on which the fork server listens for requests.
 
     The socket is bound to a short relative path, because the kernel takes at most about 107 bytes.
     """
@@ -49,7 +53,7 @@ def _listen() -> socket.socket:
 
 
 def _detach() -> None:
-    """Continue as a daemon. The process that started the agent sees exit code 0.
+    """Continue as a daemon. The process that started the fork server sees exit code 0.
 
     Call this when the socket listens, because exit code 0 tells the starting process that it can connect.
     """
@@ -57,8 +61,8 @@ def _detach() -> None:
     if os.fork():
         os._exit(0)
     os.setsid()
-    process.show_as("powerflow-agent")
-    log = os.open(records.AGENT_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    process.show_as("powerflow-forks")
+    log = os.open(records.SERVER_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for target, source in ((0, nothing), (1, log), (2, log)):
         os.dup2(source, target)
@@ -74,12 +78,12 @@ def _node(text: str) -> tuple[str, int]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the agent (the daemon that starts ranks) in a directory; return its exit code.
+    """Run the fork server (the daemon that starts ranks) in a directory; return its exit code.
 
-    Shims and ranks are forks of the agent. A fork that runs a rank's script returns from this function, too.
+    Shims and ranks are forks of the fork server. A fork that runs a rank's script returns from this function, too.
     """
-    parser = argparse.ArgumentParser(prog="python -m powerflow.engine.local.agent", description="Starts ranks.")
-    parser.add_argument("directory", type=Path, metavar="DIR", help="folder of the agent's files")
+    parser = argparse.ArgumentParser(prog="python -m powerflow.engine.local.fork_server", description="Starts ranks.")
+    parser.add_argument("directory", type=Path, metavar="DIR", help="folder of the fork server's files")
     parser.add_argument(
         "--node",
         type=_node,
@@ -88,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="NAME:GPUS",
         help="node, number of GPUs; default: as before",
     )
-    what = "Python module that the agent imports once, so that ranks start faster; may be repeated"
+    what = "Python module that the fork server imports once, so that ranks start faster; may be repeated"
     parser.add_argument("--preload", action="append", default=[], metavar="MODULE", help=what)
     parser.add_argument("--owner", default="", metavar="NAME", help="owner of the ranks, shown by their shims")
     given = parser.parse_args(arguments)
@@ -105,11 +109,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = records.remember(told | ({"owner": given.owner} if given.owner else {}))
     notices = interpreter.preload(settings.get("preload", ()))
     keep = process.descriptors()  # those of preloaded modules, which ranks have too
-    lock = _only_agent()
+    lock = _only_server()
     place = os.stat(home)
     table = RankTable(home, open_cgroups(f"{place.st_dev:x}-{place.st_ino:x}"))
     table.load()
-    server = AgentServer(table, _listen(), settings.get("nodes", {}), notices, keep, umask)
+    server = ForkServer(table, _listen(), settings.get("nodes", {}), notices, keep, umask)
     _detach()
     launch = server.serve()
     if launch is None:
