@@ -88,11 +88,11 @@ class Reporter:
 
     def _run(self) -> None:
         while True:
-            self._wake.wait(EVERY_S)
+            asked = self._wake.wait(EVERY_S)
             if self._stopped:
                 return
             self._wake.clear()
-            for watch in self.watches:
+            for watch in () if asked else self.watches:
                 watch()
             if self._facts != self._written or time.monotonic() - self._written_s > SIGN_OF_LIFE_S:
                 self._write()
