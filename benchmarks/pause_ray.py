@@ -63,7 +63,7 @@ class RayCluster:
             return [step.gang for step in read_steps(self._directory)[seen:]].count(size) > 5 * size
 
         try:
-            wait(train, 180.0, look_s=0.2)
+            wait(train, 400.0, look_s=0.2)
         except TimeoutError:
             print((self._directory / "driver.log").read_text()[-5000:])
             raise

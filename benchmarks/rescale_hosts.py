@@ -1,13 +1,13 @@
 """How long training pauses when a gang over several hosts changes: PowerFlow, torchrun elastic, and Ray Train.
 
-    python -m benchmarks.rescale_hosts [--rescales 24] [--torchrun-sizes 1 2 3 2] [--ray-sizes 1 2 3 2]
+    python -m benchmarks.rescale_hosts [--within 8] [--rescales 24] [--torchrun-sizes 1 2 3 2] [--ray-sizes 1 2 3 2]
 
 Makes three hosts on this machine (`powerflow.testing.hosts`; needs root), and measures on them one system after the
 other, with the same model, data and measure (`benchmarks.pauses`). The hosts share a folder for logs and checkpoints.
 
 - PowerFlow: the gangs and the engine of a controller, here; on each host its agent, joined over TCP, which starts ranks
-  and passes on the files of their mailbox. The hosts see no folder of the controller. Ranks come and go at random, 1 to
-  4 of them, on two GPUs of each host.
+  and passes on the files of their mailbox. The hosts see no folder of the controller. 1 to 4 ranks come and go at
+  random: first on the GPUs of one host (``--within``), then on those of all hosts (``--rescales``).
 - torchrun elastic: its rendezvous here, and an agent with one rank on each host, which come and go.
 - Ray Train: a Ray node with one rank on each host, which come and go (`benchmarks.pause_ray`). Needs `ray[train]`.
 
@@ -17,6 +17,7 @@ Values of 0 and lists without a number leave parts out.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import random
 import shutil
@@ -39,9 +40,11 @@ from powerflow.gangs.manager import Gangs
 from powerflow.gangs.types import DesiredState, GangEvent, Rescaled, Started
 from powerflow.testing.hosts import INTERFACE, Hosts, why_not
 
-HOSTS, GPUS, MOST = 3, 2, 4
+HOSTS, GPUS, MOST = 3, 4, 4
 #: Steps of each rank before the next rescale.
 STEPS = 10
+#: A percentile of fewer pauses says nothing.
+FEWEST = 8
 _JOB = "bench"
 #: One GPU: node and number.
 Slot = tuple[str, int]
@@ -136,17 +139,19 @@ class PowerFlowOnHosts:
         self._engine.close()
 
 
-def measure_powerflow(hosts: Hosts, home: Path, shared: Path, rescales: int) -> list[Pause]:
-    """Return the pauses of so many rescales, each to random GPUs; one rank at least stays each time."""
+def measure_powerflow(hosts: Hosts, home: Path, shared: Path, within: int, across: int) -> list[Pause]:
+    """Return the pauses of rescales within one host and then across all, each to random GPUs.
+
+    One rank at least stays each time.
+    """
     rng, cluster = random.Random(0), PowerFlowOnHosts(hosts, home, shared)
     try:
         slots = [cluster.slots[0]]
         cluster.rescale(slots)
-        for _ in range(rescales):
+        for free in [*itertools.repeat(cluster.slots[:GPUS], within), *itertools.repeat(cluster.slots, across)]:
             size = rng.choice([n for n in range(1, MOST + 1) if n != len(slots)])
-            others = [slot for slot in cluster.slots if slot not in slots]
             kept = rng.sample(slots, min(size, len(slots)))
-            slots = kept + rng.sample(others, size - len(kept))
+            slots = kept + rng.sample([slot for slot in free if slot not in slots], size - len(kept))
             cluster.rescale(slots)
         return pauses(rising(read_steps(shared)))
     finally:
@@ -166,24 +171,51 @@ def measure_torchrun(hosts: Hosts, shared: Path, sizes: Sequence[int]) -> list[P
     return measure(agents, shared, sizes)
 
 
+def _told(name: str, found: Sequence[Pause]) -> None:
+    """Print the pauses of a part as soon as it has ended."""
+    listed = ", ".join(f"{pause.before}-{pause.after} {pause.pause_s:.2f}" for pause in found)
+    print(f"{name}, pauses from ranks to ranks in s: {listed}; load {os.getloadavg()[0]:.1f}", flush=True)
+
+
 def _table(rows: Mapping[str, Sequence[Pause]]) -> None:
-    """Print medians, and ratios to the first row."""
-    first = next(iter(rows.values()), ())
-    print(f"{'':<36}{'rescales':>9}{'median s':>10}{'p95 s':>9}{'most s':>9}{'ratio':>8}")
+    """Print medians, and their ratios to that of the first row."""
+    rows = {name: found for name, found in rows.items() if found}
+    middle = {name: statistics.median(pause.pause_s for pause in found) for name, found in rows.items()}
+    first = next(iter(middle.values()), 1.0)
+    print(f"{'':<32}{'rescales':>9}{'median s':>10}{'p95 s':>9}{'most s':>9}{'ratio':>8}")
     for name, found in rows.items():
         seconds = [pause.pause_s for pause in found]
-        if not seconds:
-            continue
-        ratio = statistics.median(seconds) / statistics.median(pause.pause_s for pause in first) if first else 1.0
-        print(
-            f"{name:<36}{len(seconds):>9}{statistics.median(seconds):>10.3f}{p95(seconds):>9.3f}{max(seconds):>9.3f}"
-            f"{ratio:>8.3g}"
-        )
+        high = f"{p95(seconds):>9.3f}" if len(seconds) >= FEWEST else f"{'-':>9}"
+        print(f"{name:<32}{len(seconds):>9}{middle[name]:>10.3f}{high}{max(seconds):>9.3f}{middle[name] / first:>8.3g}")
+
+
+def _measure_all(asked: argparse.Namespace, home: Path) -> dict[str, Sequence[Pause]]:
+    """Return the rows of the table."""
+    folders = [home / name for name in ("bed", "powerflow", "torchrun", "ray")]
+    for folder in folders:
+        folder.mkdir()
+    bed, ours, torchrun, ray = folders  # a bed hides its own folder from its hosts, and no other
+    rows: dict[str, Sequence[Pause]] = {}
+    with Hosts(HOSTS, bed) as hosts:
+        if asked.within or asked.rescales:
+            found = measure_powerflow(hosts, bed / "controller", ours, asked.within, asked.rescales)
+            _told("PowerFlow", found)
+            across, within = [p for p in found if p.hosts > 1], [p for p in found if p.hosts == 1]
+            rows |= {"PowerFlow across hosts": across, "  that grow": [p for p in across if p.after > p.before]}
+            rows |= {"  that shrink": [p for p in across if p.after < p.before], "PowerFlow within a host": within}
+        if asked.torchrun_sizes:
+            rows["torchrun elastic across hosts"] = measure_torchrun(hosts, torchrun, asked.torchrun_sizes)
+            _told("torchrun elastic", rows["torchrun elastic across hosts"])
+        if asked.ray_sizes:
+            rows["Ray Train across hosts"] = pause_ray.measure(hosts, ray, asked.ray_sizes)
+            _told("Ray Train", rows["Ray Train across hosts"])
+    return rows
 
 
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--within", type=int, default=8)
     parser.add_argument("--rescales", type=int, default=24)
     parser.add_argument("--torchrun-sizes", type=int, nargs="*", default=[1, 2, 3, 2])
     parser.add_argument("--ray-sizes", type=int, nargs="*", default=[1, 2, 3, 2])
@@ -194,32 +226,15 @@ def main() -> int:
     if asked.ray_sizes and not (find_spec("pandas") and find_spec("pyarrow")):
         print('cannot run here: Ray Train needs pip install "ray[train]"; or give --ray-sizes alone', file=sys.stderr)
         return 1
-    home = Path(tempfile.mkdtemp(dir="/var/tmp", prefix="powerflow-pauses-"))  # a bed hides only its own folder
-    folders = [home / name for name in ("bed", "powerflow", "torchrun", "ray")]
-    for folder in folders:
-        folder.mkdir()
-    bed, ours, torchrun, ray = folders
-    rows: dict[str, Sequence[Pause]] = {}
     began = os.getloadavg()[0]
+    home = Path(tempfile.mkdtemp(dir="/var/tmp", prefix="powerflow-pauses-"))
     try:
-        with Hosts(HOSTS, bed) as hosts:
-            if asked.rescales:
-                found = measure_powerflow(hosts, bed / "controller", ours, asked.rescales)
-                across, within = [p for p in found if p.hosts > 1], [p for p in found if p.hosts == 1]
-                rows |= {"PowerFlow across hosts": across, "  that grow": [p for p in across if p.after > p.before]}
-                rows |= {"  that shrink": [p for p in across if p.after < p.before], "PowerFlow within a host": within}
-            if asked.torchrun_sizes:
-                rows["torchrun elastic across hosts"] = measure_torchrun(hosts, torchrun, asked.torchrun_sizes)
-            if asked.ray_sizes:
-                rows["Ray Train across hosts"] = pause_ray.measure(hosts, ray, asked.ray_sizes)
+        rows = _measure_all(asked, home)
     except BaseException:
         print(f"kept: {home}", file=sys.stderr)
         raise
     shutil.rmtree(home)
     _table(rows)
-    for name in ("torchrun elastic across hosts", "Ray Train across hosts"):
-        if found := list(rows.get(name, ())):
-            print(f"{name}: " + ", ".join(f"{p.before} to {p.after} ranks {p.pause_s:.1f} s" for p in found))
     print(f"load {began:.1f} at the start, {os.getloadavg()[0]:.1f} at the end; {os.cpu_count()} cores")
     return 0
 
