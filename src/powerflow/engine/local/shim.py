@@ -85,8 +85,10 @@ def run(launch: Launch) -> None:
         _keep(launch, *started)
 
 
-def _start(launch: Launch) -> tuple[int, int, list[str]] | None:
-    """Start the rank; return its pid, the pipe of its output, and its control groups.
+def _start(launch: Launch) -> tuple[int, int, list[str], float] | None:
+    """Start the rank; return its pid, the pipe of its output, its control groups, and the time of the boot.
+
+    That is the time of day at the start less the seconds since the boot: it stays as it is if the clock is set.
 
     In the rank's process, return None.
     """
@@ -105,6 +107,7 @@ def _start(launch: Launch) -> tuple[int, int, list[str]] | None:
     failure, failure_w = os.pipe()
     output, output_w = os.pipe()
     shim, started_s = os.getpid(), time.time()
+    booted_s = started_s - time.clock_gettime(time.CLOCK_BOOTTIME)
     rank = os.fork()
     if rank == 0:
         for descriptor in (go_w, failure, output, lock, launch.reply):
@@ -134,10 +137,10 @@ def _start(launch: Launch) -> tuple[int, int, list[str]] | None:
         leave(groups)
         _give_up(launch, f"cannot start {spec.name}: {why}", retry=False)
     _reply(launch, {})
-    return rank, output, groups
+    return rank, output, groups, booted_s
 
 
-def _keep(launch: Launch, rank: int, output: int, groups: Sequence[str]) -> NoReturn:
+def _keep(launch: Launch, rank: int, output: int, groups: Sequence[str], booted_s: float) -> NoReturn:
     """Wait until a rank has ended, kill all processes that it started, write its status, and end this process."""
     log = LogWriter(launch.directory)
     code = _watch(rank, output, log)
@@ -145,7 +148,8 @@ def _keep(launch: Launch, rank: int, output: int, groups: Sequence[str]) -> NoRe
     process.end_children()
     _drain(output, log)
     leave(groups)
-    _write_status(launch, {"state": "exited", "code": code, "ended_s": time.time(), "told": bool(_told)})
+    ended_s = booted_s + time.clock_gettime(time.CLOCK_BOOTTIME)  # the run time is right even if the clock was set
+    _write_status(launch, {"state": "exited", "code": code, "ended_s": ended_s, "told": bool(_told)})
     os._exit(0)
 
 
