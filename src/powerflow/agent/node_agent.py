@@ -234,7 +234,8 @@ class NodeAgent:
         return {"sent": await self._do(self._engine.signal, RankName.parse(order["name"]), int(order["number"]))}
 
     async def _tell_changes(self, order: Answer) -> Answer:
-        since, end_s = int(order["since"]), time.monotonic() + float(order["wait_s"])
+        since, asked_s = int(order["since"]), time.monotonic()
+        end_s = asked_s + float(order["wait_s"])
         while (found := self._changes_since(since)) is None:
             left_s = end_s - time.monotonic()
             if left_s <= 0:
@@ -244,7 +245,8 @@ class NodeAgent:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), left_s)
         report = self._devices.report()
-        return found | ({} if report["at"] == order["report"] else {"devices": report})
+        clock = {"time_s": time.time(), "waited_s": time.monotonic() - asked_s}
+        return found | clock | ({} if report["at"] == order["report"] else {"devices": report})
 
     def _changes_since(self, version: int) -> Answer | None:
         found = self._changes.since(version)

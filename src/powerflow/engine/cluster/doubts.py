@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from powerflow import __version__
@@ -21,21 +21,29 @@ class Doubts:
     def __init__(self) -> None:
         self._lost: dict[str, deque[float]] = {}
 
-    def described(
-        self, machine: Machine, about: Mapping[str, Any], others: Sequence[Machine], asked_s: float, now_s: float
-    ) -> dict[str, str]:
-        """Return the notices, by subject, about a machine that has just described itself.
+    def answered(
+        self, machine: Machine, answer: Mapping[str, Any], asked_s: float, now_s: float
+    ) -> Iterator[tuple[str, str]]:
+        """Yield subject and text of the notices about a machine that has just answered.
 
         Args:
             machine: The machine.
-            about: Its description.
-            others: All other machines.
+            answer: Its answer, with ``time_s``, its time of day, and ``waited_s``, how long it had waited by then. An
+                agent of an earlier version leaves them out.
             asked_s, now_s: When it was asked, and when it answered, Unix seconds.
         """
-        return {
-            f"the clock of {machine.name}": _skew(float(about["time_s"]), asked_s, now_s),
-            f"the versions of {machine.name}": _versions(machine, others),
-        }
+        if "time_s" in answer:
+            read_s = asked_s + float(answer.get("waited_s", 0.0))  # or later
+            yield f"the clock of {machine.name}", _skew(float(answer["time_s"]), read_s, now_s)
+
+    def described(self, machine: Machine, others: Sequence[Machine]) -> Iterator[tuple[str, str]]:
+        """Yield subject and text of the notices about a machine that has just described itself.
+
+        Args:
+            machine: The machine.
+            others: All other machines.
+        """
+        yield f"the versions of {machine.name}", _versions(machine, others)
 
     def lost(self, machine: Machine, now_s: float) -> tuple[str, str]:
         """Return subject and text of the notice about a machine that was lost just now."""

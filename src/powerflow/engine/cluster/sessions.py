@@ -202,8 +202,8 @@ class Sessions:
             tables.described[name] = about | {"incarnation": session.incarnation}
             tables.machines[name] = machine
             others = [each for each in tables.machines.values() if each is not machine]
-            for subject, text in self._doubts.described(machine, about, others, asked_s, time.time()).items():
-                tables.note(subject, text)
+            self._note(self._doubts.answered(machine, about, asked_s, time.time()))
+            self._note(self._doubts.described(machine, others))
             tables.keep(machine)
             tables.tell()
             return machine
@@ -242,6 +242,7 @@ class Sessions:
         while True:
             at = machine.report["at"] if machine.report else ""
             order = {"do": "changes", "since": machine.version, "wait_s": BEAT_S, "report": at}
+            asked_s = time.time()
             try:
                 answer = await ask(link, session, order, SILENT_S)
             except TimeoutError:
@@ -256,8 +257,13 @@ class Sessions:
                         tables.tell()
                 machine.version = answer["version"]
                 machine.heard(answer.get("devices"), time.monotonic())
+                self._note(self._doubts.answered(machine, answer, asked_s, time.time()))
             self._is_up(machine, True)
             self._mail(machine, answer["letters"])
+
+    def _note(self, notices: Iterable[tuple[str, str]]) -> None:
+        for subject, text in notices:
+            self._tables.note(subject, text)
 
     def _lose_later(self, machine: Machine) -> None:
         """Count a machine whose link has ended as unreachable when it has been silent for `SILENT_S`.
