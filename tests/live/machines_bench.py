@@ -15,7 +15,7 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from tests.live import machines_proofs as proofs
 from tests.live.machines_cluster import MachinesCluster, until
 from tests.live.machines_faults import FAULTS, Faults, Seen
 from tests.live.machines_joules import check_joules, joules, locked_clocks
+from tests.skewed_clock import set_clock
 
 HERE = Path(__file__).parent
 
@@ -54,12 +55,22 @@ class MachinesBench:
         elastic: Number of elastic jobs at any time.
         epochs: Training epochs of each elastic job, of 13 steps.
         time_scale: Factor on the emulated length of steps.
+        skews_s: Seconds that clocks of hosts are ahead of this machine's, by host. Such a host must not crash.
     """
 
     def __init__(
-        self, home: Path, hosts: int, seed: int, *, elastic: int = 3, epochs: int = 40, time_scale: float = 0.3
+        self,
+        home: Path,
+        hosts: int,
+        seed: int,
+        *,
+        elastic: int = 3,
+        epochs: int = 40,
+        time_scale: float = 0.3,
+        skews_s: Mapping[int, int] | None = None,
     ) -> None:
         self.home, self.count, self.epochs, self.elastic = home, hosts, epochs, elastic
+        self.skews_s = skews_s or {}
         self.random = random.Random(seed)
         self.outcome = Outcome()
         self.acknowledged: dict[str, str] = {}  # by key: job id
@@ -112,6 +123,8 @@ class MachinesBench:
         began_s = time.monotonic()
         plan = [self.random.choice(FAULTS) for _ in range(faults)] if isinstance(faults, int) else list(faults)
         with Hosts(self.count, self.home / "bed") as hosts:
+            for i, skew_s in self.skews_s.items():
+                set_clock(hosts, i, skew_s)
             self.cluster = MachinesCluster(hosts, self.home, self.options)
             self.ledger.touch()
             self.faults = Faults(self.cluster, self.ledger, self.random)
@@ -216,8 +229,8 @@ class MachinesBench:
         assert len(set(self.acknowledged.values())) == len(self.acknowledged), "a key made two jobs"
         bad = [job for job in jobs.values() if job.state is not JobState.COMPLETED]
         assert not bad, f"jobs did not complete: {bad}"
-        lines = proofs.read(self.ledger)
         hosts = self.cluster.hosts
+        lines = proofs.by_one_clock(proofs.read(self.ledger), {hosts.name(i): s for i, s in self.skews_s.items()})
         harm = self.faults.harm
         harm.boots = {hosts.name(i): hosts.boot_id(i) for i in hosts.numbers()}
         proofs.check_lives(lines, harm, self.elastic_jobs)

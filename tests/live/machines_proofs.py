@@ -58,6 +58,12 @@ def read(ledger: Path) -> list[Line]:
     return found
 
 
+def by_one_clock(lines: list[Line], skews_s: Mapping[str, int]) -> list[Line]:
+    """Return lines with the times of one clock, given how many seconds the clocks of some hosts are ahead of it."""
+    hosts = {line["rank"]: line["host"] for line in lines if line["kind"] == "start"}
+    return [{**line, "at_s": line["at_s"] - skews_s.get(hosts[line["rank"]], 0)} for line in lines]
+
+
 def job_of(line: Line) -> str:
     """Return the job of a line."""
     return str(line["rank"]).rsplit(".", 2)[0]

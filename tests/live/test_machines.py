@@ -11,6 +11,8 @@ import pytest
 from powerflow.testing.hosts import why_not
 from tests.live import machines_proofs as proofs
 from tests.live.machines_bench import MachinesBench
+from tests.skewed_clock import why_not as no_other_clock
+from tests.slow import slow
 
 
 @pytest.mark.skipif(bool(why_not()), reason=why_not() or "")
@@ -23,6 +25,17 @@ def test_an_elastic_job_lives_through_each_fault() -> None:
     assert outcome.found.steps >= 30 * 13
     assert outcome.found.generations > 1
     assert outcome.faults.total() == 5
+
+
+@slow
+@pytest.mark.skipif(bool(why_not() or no_other_clock()), reason=why_not() or no_other_clock() or "")
+def test_an_elastic_job_lives_on_hosts_whose_clocks_are_two_hours_apart() -> None:
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="powerflow-machines-") as directory:
+        Path(directory).chmod(0o755)
+        bench = MachinesBench(Path(directory), 2, seed=2, elastic=1, epochs=30, skews_s={1: 3600, 2: -3600})
+        outcome = bench.go(["rank", "agent", "cut 6", "controller"])
+    assert outcome.found.steps >= 30 * 13
+    assert outcome.found.generations > 1
 
 
 def _line(kind: str, rank: str, at_s: float, **more: Any) -> dict[str, Any]:
