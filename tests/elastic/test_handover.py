@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from tests.elastic.supervisor import CONTEXT
 class Odd:
     """Tensors of all kinds: large, small, empty, without dimension, not contiguous, larger than a message."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, slow_s: float = 0.0) -> None:
+        self.slow_s = slow_s
         generator = torch.Generator().manual_seed(seed)
 
         def numbers(*shape: int) -> torch.Tensor:
@@ -42,19 +44,22 @@ class Odd:
         }
 
     def state_dict(self) -> dict[str, Any]:
+        time.sleep(self.slow_s)
         return self.state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.state = state
 
 
-def _rank(folder: str, rank: int, ranks: int, joined: dict[int, int]) -> None:
+def _rank(folder: str, rank: int, ranks: int, joined: dict[int, int], slow_s: float = 0.0) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(rank)  # parameters of its own
-    odd, model = Odd(seed=joined.get(rank, 1000 + rank)), nn.Linear(3, 2)
+    odd, model = Odd(joined.get(rank, 1000 + rank), slow_s), nn.Linear(3, 2)
     training = Training(model, [odd], {})
     training.joined, training.position = rank in joined, Position(step=joined.get(rank, 0))
     handover.BUCKET_BYTES = 1_500_000  # several messages for a tensor
+    if slow_s:
+        group.CONNECT_S = slow_s - 1.0
     group.form(FileStore(f"{folder}/store", ranks), rank, ranks, cuda=False)
     state = share(training, rank, ranks)
     if state is not None:
@@ -90,6 +95,16 @@ def test_those_who_lack_the_state_get_it_whole(tmp_path: Path, joined: dict[int,
                 assert state[name] == value
         if received:
             assert torch.equal(model["weight"], found[source][2]["weight"])
+
+
+def test_a_state_that_takes_longer_than_a_connection_is_waited_for(tmp_path: Path) -> None:
+    processes = [CONTEXT.Process(target=_rank, args=(str(tmp_path), rank, 2, {0: 7}, 3.0)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120.0)
+        assert process.exitcode == 0
+    assert torch.load(tmp_path / "1.pt")[0]
 
 
 @pytest.mark.parametrize("ranks", range(1, 40))

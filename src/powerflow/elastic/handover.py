@@ -12,17 +12,21 @@ import io
 import itertools
 import pickle
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from powerflow.elastic.group import PATIENCE_S
 from powerflow.elastic.state import State, TensorPickler, TensorUnpickler, Training
 
 #: Most bytes of one message: enough to use the network well, and few enough that no message takes long.
 BUCKET_BYTES = 64 << 20
 #: Tensors with this many bytes are sent without a copy. Smaller ones are copied, and several of them sent as one.
 ALONE_BYTES = 1 << 20
+#: Longest wait for one message. Without it, gloo would wait only as long as for a connection.
+_PATIENCE = timedelta(seconds=PATIENCE_S)
 #: What another rank must know of a tensor before it comes: type, shape, and kind of device.
 _Kind = tuple[torch.dtype, tuple[int, ...], str]
 
@@ -84,10 +88,10 @@ class Way:
         going: list[dist.Work] = []
         for number, (parcel, tag) in enumerate(zip(on_cpu, tags, strict=True)):
             if coming:
-                coming[number].wait()
+                coming[number].wait(_PATIENCE)
             going += [_begun(dist.isend(parcel, child, tag=tag)) for child in self.children]
         for work in going:
-            work.wait()
+            work.wait(_PATIENCE)
         for parcel in parcels:
             if parcel.device.type != "cpu":
                 dist.broadcast(parcel, self.source)
