@@ -172,7 +172,7 @@ def serve(
             agents=listens,
             ray_address=ray_address,
             shared=shared_dir and shared_dir.absolute(),
-            ray_agents=("--emulate", ray_emulate) if ray_emulate else (),
+            ray_emulate=ray_emulate,
             store=store,
             policy=policy,
             energy_price=energy_price,

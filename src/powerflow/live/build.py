@@ -65,7 +65,7 @@ class ClusterSettings:
         emulate: A cluster of emulated GPUs, such as ``2x4:A100``; None for the NVIDIA GPUs of this machine.
         engine: What starts ranks: this machine, or the agents of other machines.
         agents: Host and port on which agents dial in.
-        ray_address, ray_agents: See `FabricSettings`.
+        ray_address, ray_emulate: See `FabricSettings`.
         shared: Folder that all machines share, for the checkpoints of jobs that name no folder; None if there is none.
         store: Database URL; "" for SQLite in the state directory.
         policy: Name of the policy.
@@ -85,7 +85,7 @@ class ClusterSettings:
     engine: EngineKind = EngineKind.LOCAL
     agents: tuple[str, int] = ("127.0.0.1", 0)
     ray_address: str | None = None
-    ray_agents: tuple[str, ...] = ()
+    ray_emulate: str | None = None
     shared: Path | None = None
     store: str = ""
     policy: str = "prices"
@@ -158,7 +158,7 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
         raise InputError(f"cannot be made ({error.strerror})", where=str(state), exit_code=1) from error
     kind = settings.engine
     fabric = (OneMachine if kind is EngineKind.LOCAL else ManyMachines)(
-        FabricSettings(state, kind, settings.emulate, settings.agents, settings.ray_address, settings.ray_agents)
+        FabricSettings(state, kind, settings.emulate, settings.agents, settings.ray_address, settings.ray_emulate)
     )
     with contextlib.ExitStack() as undo:
         undo.callback(fabric.close)

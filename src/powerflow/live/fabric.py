@@ -24,6 +24,7 @@ from typing import Any
 from powerflow import __version__
 from powerflow.agent.own import FOLDER
 from powerflow.agent.preload import PRELOAD
+from powerflow.cluster.spec import parse_cluster
 from powerflow.engine.cluster.engine import ClusterEngine
 from powerflow.engine.cluster.listen import AgentListener, keep_connected
 from powerflow.engine.kind import EngineKind
@@ -49,7 +50,7 @@ class FabricSettings:
         emulate: Emulated GPUs of this machine, such as ``2x4:A100``; None for its NVIDIA GPUs. Agents have their own.
         agents: Host and port on which agents dial in.
         ray_address: Address of the Ray cluster, ``HOST:PORT``; None to start one on this machine.
-        ray_agents: Arguments for the agents that are started through Ray.
+        ray_emulate: Emulated GPUs of the agents that are started through Ray; None for their real ones.
     """
 
     state: Path
@@ -57,7 +58,7 @@ class FabricSettings:
     emulate: str | None = None
     agents: tuple[str, int] = ("127.0.0.1", 0)
     ray_address: str | None = None
-    ray_agents: tuple[str, ...] = ()
+    ray_emulate: str | None = None
 
 
 class Fabric(ABC):
@@ -124,6 +125,7 @@ class ManyMachines(Fabric):
     def __init__(self, settings: FabricSettings) -> None:
         super().__init__(settings, pins=True, runs_as_users=True)
         self._how = "no node of Ray that has GPUs has answered"
+        self._embedded = settings.kind is EngineKind.RAY and settings.ray_address is None
         try:
             if settings.kind is EngineKind.RAY:
                 self._join_ray(settings)
@@ -138,7 +140,10 @@ class ManyMachines(Fabric):
             raise
 
     def _join_ray(self, settings: FabricSettings) -> None:
-        agents = RayAgents(f"/var/tmp/powerflow-agent-{os.getuid()}", settings.ray_agents)
+        directory, emulate = f"/var/tmp/powerflow-agent-{os.getuid()}", settings.ray_emulate
+        agents = RayAgents(directory)
+        if emulate:
+            agents = RayAgents(directory, ("--emulate", emulate), parse_cluster(emulate, "--ray-emulate").gpus)
         self._closers.insert(0, RayMembership(self.engine, agents, settings.ray_address, _without_settings()).close)
 
     def open(self, owner: str) -> None:
@@ -150,7 +155,9 @@ class ManyMachines(Fabric):
         time.sleep(OTHERS_S)
 
     def shutdown(self, *, kill: bool = False) -> None:
-        """Do nothing: agents belong to their machines. See `Fabric.shutdown`."""
+        """End the agent of an embedded Ray; other agents belong to their machines. See `Fabric.shutdown`."""
+        for machine in self.source.machines() if self._embedded else ():
+            self.engine.end_agent(machine, kill=kill)
 
 
 class OneMachine(Fabric):

@@ -143,12 +143,14 @@ def _words(error: Exception) -> str:
     return (str(error).splitlines() or ["Ray does not answer"])[0]
 
 
-def _connect(address: str | None) -> str:
+def _connect(address: str | None, gpus: int | None) -> str:
     """Join the Ray cluster, or start one of this machine alone. Return why that is not possible, or ""."""
     options: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": "ERROR"}
+    if address is None:
+        options |= {"include_dashboard": False, "num_gpus": gpus}
     try:
-        ray.init(address=address or "local", include_dashboard=False if address is None else None, **options)
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        ray.init(address=address or "local", **options)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         return _words(error)
     return ""
 
@@ -160,7 +162,7 @@ def main() -> None:
     os.dup2(2, 1)  # whatever Ray prints
     given = json.loads(sys.stdin.readline())
     gateway = Gateway(given["path"], given["directory"], given["arguments"], given["token"], says)
-    if why := _connect(given["address"]):
+    if why := _connect(given["address"], given["gpus"]):
         gateway.say(refused=why)
         return
     for number in (signal.SIGTERM, signal.SIGINT):  # the controller needs this process until its own end

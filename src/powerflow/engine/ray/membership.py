@@ -40,10 +40,12 @@ class RayAgents:
     Attributes:
         directory: Folder of the agent on each node.
         arguments: Arguments of ``powerflow agent`` besides the name, the folder and the join token.
+        gpus: Number of GPUs that an embedded Ray takes this machine to have; None to let Ray look for GPUs.
     """
 
     directory: str
     arguments: Sequence[str] = ()
+    gpus: int | None = None
 
 
 class RayMembership:
@@ -78,6 +80,7 @@ class RayMembership:
             "address": address,
             "directory": agents.directory,
             "arguments": list(agents.arguments),
+            "gpus": agents.gpus,
             "token": engine.token.text(),
         }
         self._links: set[asyncio.Task[None]] = set()
