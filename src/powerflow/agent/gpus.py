@@ -24,7 +24,7 @@ NUMBERS = "gpus.json"
 
 
 def find_gpus(
-    directory: Path, numbers: Path, host: str, emulate: str | None, leave_out: Callable[[str], None]
+    directory: Path, numbers: Path, host: str, emulate: str | None, leave_out: Callable[[str], None], names: str = ""
 ) -> Sequence[Gpu]:
     """Find the GPUs of this machine, or make emulated ones.
 
@@ -34,6 +34,7 @@ def find_gpus(
         host: Name of this machine.
         emulate: Emulated GPUs, such as ``2x4:A100``; None for the NVIDIA GPUs of this machine.
         leave_out: Called with each GPU that cannot be used, and why.
+        names: The NVIDIA GPUs to use, see `chosen`; "" for all.
 
     Raises:
         InputError: There is no GPU, or the emulated GPUs cannot be made.
@@ -51,7 +52,7 @@ def find_gpus(
                 fix="give --emulate 2x4:A100 for emulated GPUs",
                 exit_code=1,
             )
-        return numbered(found, host, numbers)
+        return numbered(chosen(found, names, leave_out), host, numbers)
     from powerflow.device.emulated.gpu import create
 
     spec = parse_cluster(emulate, "--emulate")
@@ -59,6 +60,30 @@ def find_gpus(
         return create(directory / "emulated", spec.nodes)
     except DeviceError as error:
         raise InputError(str(error), exit_code=1) from error
+
+
+def chosen(gpus: Sequence[Gpu], names: str, leave_out: Callable[[str], None]) -> Sequence[Gpu]:
+    """Return the GPUs of this machine that the site has given to this agent.
+
+    Args:
+        gpus: The GPUs of this machine, with the driver's numbers.
+        names: Numbers of the driver, or UUIDs or their beginnings, comma-separated; "" for all GPUs.
+        leave_out: Called with each other GPU.
+
+    Raises:
+        InputError: There is none.
+    """
+    given = {name.strip() for name in names.split(",")} - {""}
+    if not given:
+        return gpus
+    uuids = tuple(name for name in given if not name.isdecimal())
+    found = [gpu for gpu in gpus if str(gpu.index) in given or gpu.uuid.startswith(uuids)]
+    if not found:
+        raise InputError(f"no GPU of this machine is one of {names}", where="--gpus", exit_code=1)
+    for gpu in gpus:
+        if gpu not in found:
+            leave_out(f"GPU {gpu.index} ({gpu.uuid}) is none of --gpus {names}")
+    return found
 
 
 class AbsentGpu:

@@ -45,6 +45,13 @@ def agent(
             metavar="KEY=VALUE", help="What the site says about this machine, such as rack=r1; may be repeated."
         ),
     ] = None,
+    gpus: Annotated[
+        str,
+        typer.Option(
+            metavar="NUMBER|UUID,…",
+            help="GPUs to use, if not all: their numbers as nvidia-smi shows them, or their UUIDs.",
+        ),
+    ] = "",
     emulate: Annotated[
         str | None, typer.Option(help="Emulated GPUs, such as 1x8:A100. Default: the real GPUs of this machine.")
     ] = None,
@@ -74,7 +81,7 @@ def agent(
             directory=state_dir.absolute(),
             token=JoinToken.parse(text, str(token_file)),
             controllers=[host_and_port(each) for each in controller or ()],
-            gpus=_gpus(machine, state_dir.absolute(), emulate),
+            gpus=_gpus(machine, state_dir.absolute(), emulate, gpus),
             machine=machine,
             address=address,
             labels=_labels(label or ()),
@@ -110,7 +117,7 @@ def _labels(words: list[str] | tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def _gpus(machine: str, directory: Path, emulate: str | None) -> Sequence[Gpu]:
+def _gpus(machine: str, directory: Path, emulate: str | None, names: str) -> Sequence[Gpu]:
     from dataclasses import replace
 
     from powerflow.agent.gpus import find_gpus
@@ -122,7 +129,7 @@ def _gpus(machine: str, directory: Path, emulate: str | None) -> Sequence[Gpu]:
 
     if emulate is None:
         directory.mkdir(parents=True, exist_ok=True)
-        return find_gpus(directory / "devices", directory, machine, None, leave_out)
+        return find_gpus(directory / "devices", directory, machine, None, leave_out, names)
     nodes = parse_cluster(emulate, "--emulate").nodes
     named = [replace(node, name=machine if len(nodes) == 1 else f"{machine}-{node.name}") for node in nodes]
     return create(directory / "devices" / "emulated", named)

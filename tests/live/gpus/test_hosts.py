@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from powerflow.agent.gpus import AbsentGpu, described, numbered
+from powerflow.agent.gpus import AbsentGpu, chosen, described, numbered
 from powerflow.api.records import Refused
 from powerflow.cost.type_names import slug
 from powerflow.device.protocol import DeviceLost, Gpu
 from powerflow.engine.protocol import EngineNode
+from powerflow.errors import InputError
 from powerflow.live.gpus.hosts import names_by_type, nodes_of, rack_of
 from powerflow.live.gpus.machines import ClusterGpu, cluster_gpu
 from powerflow.live.gpus.wanted import type_wanted
@@ -149,3 +150,19 @@ def test_a_job_says_which_of_two_it_means() -> None:
 def test_a_card_is_asked_for_by_its_own_name(tmp_path: Path) -> None:
     gpus = cards("NVIDIA H200")
     assert type_wanted("H200", names_by_type(told(gpus))) == "NVIDIA H200"
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [("", [0, 1, 2]), ("0,2", [0, 2]), ("GPU-1", [1]), ("GPU-2, 0", [0, 2]), ("1,7", [1])],
+)
+def test_an_agent_uses_the_gpus_that_it_is_given(names: str, expected: list[int]) -> None:
+    left_out: list[str] = []
+    found = chosen(cards("A100", "A100", "A100"), names, left_out.append)
+    assert [gpu.index for gpu in found] == expected
+    assert len(left_out) == 3 - len(expected)
+
+
+def test_an_agent_without_any_of_its_gpus_is_refused() -> None:
+    with pytest.raises(InputError, match="no GPU of this machine is one of 4,5"):
+        chosen(cards("A100"), "4,5", print)

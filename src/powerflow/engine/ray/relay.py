@@ -75,6 +75,8 @@ class Relay:
         try:
             forked = "import os, sys\nif os.fork() == 0:\n    os.setsid()\n    os.execv(sys.argv[1], sys.argv[1:])"
             own = ["--state-dir", str(self._directory), "--token-file", str(token)]
+            if (given := os.environ.get("CUDA_VISIBLE_DEVICES")) and "--emulate" not in self._command:
+                own += ["--gpus", given]  # those that this actor holds: Ray may have been given fewer than there are
             words = [sys.executable, "-c", forked, sys.executable, *self._command, *own]
             subprocess.run(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True, env=_environment())
         finally:
