@@ -51,7 +51,11 @@ class Odd:
         self.state = state
 
 
-def _rank(folder: str, rank: int, ranks: int, joined: dict[int, int], slow_s: float = 0.0) -> None:
+def _rank(
+    folder: str, rank: int, ranks: int, joined: dict[int, int], slow_s: float = 0.0, cuda: int | None = None
+) -> None:
+    if rank == cuda:
+        torch.cuda.is_initialized = lambda: True
     torch.set_num_threads(1)
     torch.manual_seed(rank)  # parameters of its own
     odd, model = Odd(joined.get(rank, 1000 + rank), slow_s), nn.Linear(3, 2)
@@ -69,11 +73,17 @@ def _rank(folder: str, rank: int, ranks: int, joined: dict[int, int], slow_s: fl
     group.close()
 
 
+@pytest.mark.parametrize("cuda", [None, 1])
 @pytest.mark.parametrize("joined", [{0: 7}, {2: 7}, {0: 7, 1: 7}, {0: 6, 2: 7}, {}], ids=str)
-def test_those_who_lack_the_state_get_it_whole(tmp_path: Path, joined: dict[int, int]) -> None:
-    """Steps by rank of those who have the state; with {} all begin, and take the state of the first."""
+def test_those_who_lack_the_state_get_it_whole(tmp_path: Path, joined: dict[int, int], cuda: int | None) -> None:
+    """Steps by rank of those who have the state; with {} all begin, and take the state of the first.
+
+    If one rank uses CUDA, all take part, and those who have the state still keep their own.
+    """
     ranks = 4
-    processes = [CONTEXT.Process(target=_rank, args=(str(tmp_path), rank, ranks, joined)) for rank in range(ranks)]
+    processes = [
+        CONTEXT.Process(target=_rank, args=(str(tmp_path), rank, ranks, joined, 0.0, cuda)) for rank in range(ranks)
+    ]
     for process in processes:
         process.start()
     for process in processes:

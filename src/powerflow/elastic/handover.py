@@ -1,9 +1,9 @@
 """Hand over the state of a run: from a rank that has it to the ranks of its group that do not.
 
 Ranks that have the state take no part, so they send and receive nothing. On the CPU the state travels along a tree
-whose root is the rank with the state: each rank passes on what it has received. On GPUs it is broadcast by NCCL, in
-which all ranks of the group take part. Large tensors are sent from where they are, and received where they stay, so
-that no copy of them is made.
+whose root is the rank with the state: each rank passes on what it has received. Tensors on GPUs are broadcast, in which
+all ranks of the group must take part; so all do if one of them uses CUDA. Large tensors are sent from where they are,
+and received where they stay, so that no copy of them is made.
 """
 
 from __future__ import annotations
@@ -40,15 +40,16 @@ def share(training: Training, rank: int, ranks: int) -> State | None:
     Raises:
         RuntimeError: A rank was lost (`powerflow.elastic.group.lost_peer`).
     """
-    steps = torch.zeros(ranks, dtype=torch.int64)  # 0 if a rank has no state of the run
-    if training.joined:
-        steps[rank] = training.position.step + 1
+    told = torch.zeros(2, ranks, dtype=torch.int64)  # steps, 0 if a rank has no state of the run; 1 if it uses CUDA
+    told[0, rank] = training.position.step + 1 if training.joined else 0
+    told[1, rank] = training.on_cuda() or torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     if ranks > 1:
-        dist.all_reduce(steps)
+        dist.all_reduce(told)
+    steps = told[0]
     source, most = int(steps.argmax()), int(steps.max())
     others = [number for number in range(ranks) if number != source]
     behind = [number for number in others if int(steps[number]) < most or not most]
-    takers = others if training.on_cuda() else behind
+    takers = others if told[1].any() else behind
     if not behind or rank not in (source, *takers):
         return None
     way = Way([source, *takers], rank)
