@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
 import signal
 import sys
 import time
 from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
-from powerflow.agent import clock_keeper
-from powerflow.agent import devices as devices_module
-from powerflow.agent.process import AgentSettings, run_agent
 from powerflow.api.job_spec import JobSpec
 from powerflow.cluster.spec import Node
 from powerflow.device.emulated.gpu import EmulatedGpu, create
 from powerflow.engine.cluster.engine import ClusterEngine
 from powerflow.engine.cluster.listen import keep_connected
-from powerflow.engine.cluster.sealed import JoinToken
 from powerflow.engine.local import LocalEngine
 from powerflow.engine.protocol import RankName, RankSpec, RankState
 from powerflow.live.gpus.gpus import ClusterGpus
 from powerflow.store.store import Store
+from tests.agent.here import run_here
 from tests.device.cards import end_watchdog, wait_for
 from tests.live.joules import joules
+from tests.processes import CONTEXT
 
 NODES = [Node(0, "n1", "A100", 2, "rack-0")]
 LEASE_S = 2.0
@@ -46,12 +44,6 @@ gpu.rest(pid=pid, birth=birth)
 """
 
 
-def run_here(directory: Path, token: JoinToken) -> None:
-    """Run an agent that listens on a socket, and holds clocks for a short time only."""
-    devices_module.LEASE_S = clock_keeper.LEASE_S = LEASE_S  # type: ignore[attr-defined]
-    run_agent(AgentSettings(directory, token, (), create(directory / "devices" / "emulated", NODES), "here"))
-
-
 class Site:
     """A controller and an agent, each of which may die."""
 
@@ -60,7 +52,7 @@ class Site:
         self.store = Store(f"sqlite:///{home / 'store.db'}")
         self.terms = 0
         self.engine: ClusterEngine | None = None
-        self.agent: multiprocessing.process.BaseProcess | None = None
+        self.agent: BaseProcess | None = None
         self.gpus = create(home / "agent" / "devices" / "emulated", NODES)
 
     def lead(self) -> None:
@@ -78,8 +70,8 @@ class Site:
 
     def start_agent(self) -> None:
         assert self.engine is not None
-        start = multiprocessing.get_context("spawn").Process
-        self.agent = start(target=run_here, args=(self.home / "agent", self.engine.token), daemon=True)
+        args = (self.home / "agent", self.engine.token, NODES, LEASE_S)
+        self.agent = CONTEXT.Process(target=run_here, args=args, daemon=True)
         self.agent.start()
 
     def kill_agent(self) -> None:

@@ -50,6 +50,9 @@ def the_watchdog(directory: Path) -> int:
 def end_watchdog(directory: Path) -> None:
     """Whoever starts one in a test ends it: it goes with its directory."""
     pid = watchdog_pid(directory)
-    shutil.rmtree(directory, ignore_errors=True)
-    if pid is not None:
-        wait_for(lambda: born(pid) is None, "the watchdog's end")
+
+    def over() -> bool:
+        shutil.rmtree(directory, ignore_errors=True)  # again: the watchdog may write a file meanwhile
+        return pid is None or born(pid) is None
+
+    wait_for(over, "the watchdog's end")

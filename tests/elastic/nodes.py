@@ -20,7 +20,8 @@ from powerflow.elastic.mailbox import CHECKPOINT_FILE, JOB_DIR, RANK_NAME, Mailb
 from powerflow.osutil.files import replaced
 from powerflow.testing.hosts import INTERFACE, Hosts
 from tests.elastic import trainee
-from tests.elastic.supervisor import CONTEXT, Supervisor
+from tests.elastic.supervisor import Supervisor
+from tests.processes import CONTEXT
 
 CONTROLLER = "controller"
 _FROM_CONTROLLER = ("target.json", "patience.json")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from multiprocessing.process import BaseProcess
@@ -13,12 +12,9 @@ from typing import Any, Self
 
 from powerflow.elastic.mailbox import Mailbox, Member, Phase, RankReport, Target
 from tests.elastic import small, trainee
+from tests.processes import CONTEXT
 
 DEADLINE_S = 30.0
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    ["torch", "torch._dynamo", "torch.distributed", "tests.elastic.trainee", "tests.elastic.small"]
-)
 
 
 class Supervisor:

@@ -17,7 +17,7 @@ from powerflow.elastic import group, handover
 from powerflow.elastic.handover import Way, share
 from powerflow.elastic.state import Training
 from powerflow.elastic.training.sampling import Position
-from tests.elastic.supervisor import CONTEXT
+from tests.processes import CONTEXT
 
 
 class Odd:

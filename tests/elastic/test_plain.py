@@ -18,7 +18,8 @@ from powerflow import elastic
 from powerflow.elastic.run import Run
 from powerflow.errors import InputError
 from tests.elastic import proofs, trainee
-from tests.elastic.supervisor import CONTEXT, Supervisor
+from tests.elastic.supervisor import Supervisor
+from tests.processes import CONTEXT
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "elastic"
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "elastic.md"

@@ -1,30 +1,24 @@
 """The engine of many machines passes what any engine must pass, with one agent on this machine."""
 
 import asyncio
-import multiprocessing
 import os
 import signal
 import time
 from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
-from powerflow.agent.process import AgentSettings, run_agent
 from powerflow.cluster.spec import Node
-from powerflow.device.emulated.gpu import create
 from powerflow.engine.cluster.engine import ClusterEngine
 from powerflow.engine.cluster.listen import keep_connected
-from powerflow.engine.cluster.sealed import JoinToken
 from powerflow.engine.local import LocalEngine
 from powerflow.testing.engine_conformance_process import ProcessConformance
+from tests.agent.here import run_here
+from tests.processes import CONTEXT
 
 NODES = [Node(i, name, "A100", 4, "rack-0") for i, name in enumerate(("n1", "n2"))]
-
-
-def run_here(directory: Path, token: JoinToken) -> None:
-    """Run an agent with two nodes that listens on a socket."""
-    run_agent(AgentSettings(directory, token, (), create(directory / "devices" / "emulated", NODES), "here"))
 
 
 class OneMachine:
@@ -33,14 +27,13 @@ class OneMachine:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.opened: list[ClusterEngine] = []
-        self.agent: multiprocessing.process.BaseProcess | None = None
+        self.agent: BaseProcess | None = None
 
     def __call__(self) -> ClusterEngine:
         engine = ClusterEngine(self.home / "controller", self.home / "mail", term=1)
         self.opened.append(engine)
         if self.agent is None:
-            start = multiprocessing.get_context("spawn").Process
-            self.agent = start(target=run_here, args=(self.home / "agent", engine.token))
+            self.agent = CONTEXT.Process(target=run_here, args=(self.home / "agent", engine.token, NODES))
             self.agent.start()
         asyncio.run_coroutine_threadsafe(
             keep_connected(engine, self.home / "agent" / "agent.sock", lambda: None), engine.loop

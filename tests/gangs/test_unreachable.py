@@ -332,7 +332,7 @@ def test_a_script_goes_on_if_its_node_answers_soon(bench: Bench) -> None:
     turns(bench, int(LIMITS.reach_s) - 2)
     assert bench.gangs.troubles() == {"j": "waits for node b, which does not answer"}
     bench.engine.mend("b")
-    turns(bench, 400)
+    turns(bench, int(2 * LIMITS.reach_s))
     assert not bench.engine.signals
     assert not bench.told(GangFailed)
     assert bench.engine.launches == [A0, B0]
@@ -371,9 +371,9 @@ def test_a_script_that_fails_because_of_the_network_is_excused(bench: Bench) -> 
 def test_a_script_on_one_node_waits(bench: Bench) -> None:
     start_script(bench, "b0", "b1")
     bench.engine.cut("b")
-    turns(bench, 1000)
+    turns(bench, int(3 * LIMITS.reach_s))
     bench.engine.mend("b")
-    turns(bench, 100)
+    turns(bench, 40)
     assert not bench.engine.signals
     assert not bench.told(GangFailed)
 

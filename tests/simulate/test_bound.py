@@ -153,7 +153,7 @@ def tiny(draw: st.DrawFn) -> tuple[JobArrays, list[PoolCost]]:
     return jobs, pools
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(tiny(), st.sampled_from([0.0, 0.002, 0.01]), st.data())
 def test_any_prices_bound_every_schedule(
     instance: tuple[JobArrays, list[PoolCost]], energy_price: float, data: st.DataObject

@@ -61,7 +61,7 @@ def test_the_file_and_its_folder_are_the_owners_alone(tmp_path: Path) -> None:
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
 
 
-@pytest.mark.parametrize("name", ["100%", "a%41", "a b?mode=ro&x=#1", "päth", "it's", 'a"b'])
+@pytest.mark.parametrize("name", ["100% a%41?mode=ro&x=#1", 'it\'s a "päth"'])
 def test_a_path_is_taken_as_it_stands(tmp_path: Path, name: str) -> None:
     store = Store(f"sqlite:///{tmp_path}/{name}/{name}.db")
     store.submit(SPEC, "ada", 1.0)

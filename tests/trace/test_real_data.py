@@ -11,6 +11,7 @@ from powerflow.trace.profiles import ITP, PHILLY
 from powerflow.trace.read import read_trace
 from powerflow.trace.statistics import describe
 from powerflow.trace.synthetic import generate
+from tests.slow import slow
 
 TRACES = Path(__file__).parents[3] / "shared" / "data" / "traces"
 
@@ -54,7 +55,8 @@ def test_philly_is_as_described() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "zone", "profile", "days"), [("philly.csv.gz", "UTC", PHILLY, 109), ("itp/cluster02.csv", None, ITP, 60)]
+    ("name", "zone", "profile", "days"),
+    [pytest.param("philly.csv.gz", "UTC", PHILLY, 109, marks=slow), ("itp/cluster02.csv", None, ITP, 60)],
 )
 def test_profiles_are_fitted_to_the_traces_and_give_traces_like_them(
     name: str, zone: str | None, profile: Profile, days: float

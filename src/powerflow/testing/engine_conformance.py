@@ -200,23 +200,24 @@ class EngineConformance:
         engine.launch(good)  # the name was not used up
         assert ended(engine, good.name).code == 0
 
-    @pytest.mark.parametrize("gang", ["", ".", "..", ".x", "-x", "a/b", "../../x", "a b", "a\n", "a\0", "é", "x" * 129])
-    def test_bad_names_are_refused(self, engine: Engine, gang: str) -> None:
-        with pytest.raises(EngineError):
-            engine.launch(self.spec(engine, "true", gang=gang))
-        with pytest.raises(EngineError):
-            engine.fence(gang, 1)
-        with pytest.raises(KeyError):
-            engine.log(RankName(gang, 0, 0))
-        assert not engine.signal(RankName(gang, 0, 0), signal.SIGTERM)
-        engine.forget(RankName(gang, 0, 0))
-        assert [*engine.ranks()] == []
+    def test_bad_names_are_refused(self, engine: Engine) -> None:
+        for gang in ("", ".", "..", ".x", "-x", "a/b", "../../x", "a b", "a\n", "a\0", "é", "x" * 129):
+            with pytest.raises(EngineError):
+                engine.launch(self.spec(engine, "true", gang=gang))
+            with pytest.raises(EngineError):
+                engine.fence(gang, 1)
+            with pytest.raises(KeyError):
+                engine.log(RankName(gang, 0, 0))
+            assert not engine.signal(RankName(gang, 0, 0), signal.SIGTERM)
+            engine.forget(RankName(gang, 0, 0))
+            assert [*engine.ranks()] == [], gang
 
-    @pytest.mark.parametrize("gang", ["a", "A-b_c.d", "7", "x.1.2", "x" * 128])
-    def test_good_names_are_kept(self, engine: Engine, gang: str) -> None:
-        spec = self.spec(engine, "true", gang=gang, epoch=12, number=34)
-        engine.launch(spec)
-        assert ended(engine, RankName(gang, 12, 34)).code == 0
+    def test_good_names_are_kept(self, engine: Engine) -> None:
+        gangs = ("a", "A-b_c.d", "7", "x.1.2", "x" * 128)
+        for gang in gangs:
+            engine.launch(self.spec(engine, "true", gang=gang, epoch=12, number=34))
+        for gang in gangs:
+            assert ended(engine, RankName(gang, 12, 34)).code == 0
 
     def test_signals_to_who_does_not_run_reach_nobody(self, engine: Engine) -> None:
         spec = self.spec(engine, "true")

@@ -6,6 +6,7 @@ The test must see the same file system as the ranks.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import sys
@@ -130,9 +131,8 @@ class ProcessConformance(EngineConformance):
         assert kept == end - first  # once it begins there is no gap
         assert 100_000 < kept <= 32 << 20
 
-    @pytest.mark.parametrize(
-        ("text", "code", "says"),
-        [
+    def test_a_python_rank_ends_as_python_does(self, engine: Engine, tmp_path: Path) -> None:
+        cases = [
             ("raise ValueError('broken')", 1, "ValueError: broken"),
             ("import sys\nsys.exit(3)", 3, ""),
             ("import sys\nsys.exit('a reason')", 1, "a reason"),
@@ -141,17 +141,19 @@ class ProcessConformance(EngineConformance):
             ("import os, signal\nos.kill(os.getpid(), signal.SIGTERM)", -15, ""),
             ("import os\nos.abort()", -6, ""),
             ("x = = 1", 1, "SyntaxError"),
-        ],
-    )
-    def test_a_python_rank_ends_as_python_does(
-        self, engine: Engine, tmp_path: Path, text: str, code: int, says: str
-    ) -> None:
-        spec = self.script(engine, tmp_path, text)
-        engine.launch(spec)
-        assert ended(engine, spec.name).code == code
-        log = whole_log(engine, spec.name).decode()
-        assert says in log
-        assert "powerflow" not in log.replace(str(tmp_path), "")  # the frames shown are the script's
+        ]
+        specs = []
+        for number, (text, _, _) in enumerate(cases):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            spec = self.script(engine, folder, text)
+            specs.append(dataclasses.replace(spec, name=RankName("script", 0, number)))
+            engine.launch(specs[-1])
+        for spec, (text, code, says) in zip(specs, cases, strict=True):
+            assert ended(engine, spec.name).code == code, text
+            log = whole_log(engine, spec.name).decode()
+            assert says in log
+            assert "powerflow" not in log.replace(str(tmp_path), "")  # the frames shown are the script's
 
     def test_a_python_rank_is_the_main_program(self, engine: Engine, tmp_path: Path) -> None:
         (tmp_path / "lib").mkdir()
