@@ -39,7 +39,7 @@ class RayCluster:
         self._hosts, self._directory, self._most = hosts, directory, most
         self._nodes: list[subprocess.Popen[bytes]] = []
         self._driver: subprocess.Popen[bytes] | None = None
-        self._home = Path(tempfile.mkdtemp(prefix="pfray-"))  # Ray's sockets need a short path
+        self._home = Path(tempfile.mkdtemp(prefix="pfpause-"))  # Ray's sockets need a short path
         (self._home / "token").write_text(secrets.token_hex(32))
         (self._home / "token").chmod(0o600)
 
