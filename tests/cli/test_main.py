@@ -145,7 +145,7 @@ def test_without_a_command_the_help_goes_to_stderr(capsys: pytest.CaptureFixture
     assert front.main([]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert "Commands:" in err
+    assert "\nJobs:" in err
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -383,3 +383,13 @@ def test_commands_that_ask_a_controller_load_no_numpy() -> None:
     load = f"for home in {homes}: __import__(f'powerflow.cli.cluster.{{home}}')"
     program = f"import sys\n{load}\nprint('numpy' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "False\n"
+
+
+def test_help_has_a_short_name_and_groups_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert front.main(["-h"]) == 0
+    out = capsys.readouterr().out
+    jobs = out[out.index("\nJobs:") : out.index("\nWhat the cluster does:")]
+    assert "  submit " in jobs
+    assert "  top " not in jobs
+    assert front.main(["cap", "set", "-h"]) == 0
+    assert "Set a power cap." in capsys.readouterr().out

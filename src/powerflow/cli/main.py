@@ -29,13 +29,14 @@ class Command:
     """Name, summary and module of a command.
 
     ``attribute`` is the name of the command's function in its module, or of a `typer.Typer` with subcommands. ``home``
-    is the module's name in `powerflow.cli`; "" if it is the command's name.
+    is the module's name in `powerflow.cli`; "" if it is the command's name. ``group`` is the heading in the help text.
     """
 
     name: str
     attribute: str
     summary: str
     home: str = ""
+    group: str = "Commands"
 
     @property
     def module(self) -> str:
@@ -43,35 +44,41 @@ class Command:
         return f"powerflow.cli.{self.home or self.name}"
 
 
+LOGS = "On a log of jobs"
+START = "Start"
+JOBS = "Jobs"
+STATE = "What the cluster does"
+RULES = "What the cluster may do"
+
 COMMANDS = (
-    Command("simulate", "simulate", "Simulate a log of jobs under one policy."),
-    Command("compare", "compare", "Compare policies on the same jobs at equal energy."),
-    Command("fit", "fit", "Fit cost models to measured points."),
-    Command("trace", "app", "Inspect, convert or generate a log of jobs."),
-    Command("replay", "replay", "Estimate what PowerFlow would have saved on your own log."),
-    Command("demo", "demo", "Train ten small jobs on an emulated cluster of this machine."),
-    Command("serve", "serve", "Run the controller of a live cluster."),
-    Command("agent", "agent", "Run the agent of this machine for a controller on another one."),
-    Command("token", "app", "Make, list and revoke tokens for the controller."),
-    Command("submit", "submit", "Submit a job to the controller.", home="cluster.submit"),
-    Command("queue", "queue", "List jobs with their GPUs, clocks and progress.", home="cluster.queue"),
-    Command("describe", "describe", "Show everything that is known about a job.", home="cluster.describe"),
-    Command("explain", "explain", "Explain why a job has its GPUs and clock.", home="cluster.explain"),
-    Command("logs", "logs", "Print the log of a job.", home="cluster.logs"),
-    Command("cancel", "cancel", "Cancel jobs.", home="cluster.jobs"),
-    Command("hold", "hold", "Keep jobs from running.", home="cluster.jobs"),
-    Command("release", "release", "Let held jobs run again.", home="cluster.jobs"),
-    Command("top", "top", "Show the present state of the cluster.", home="cluster.top"),
-    Command("acct", "acct", "Show energy charged to users, projects and jobs.", home="cluster.acct"),
-    Command("events", "events", "List what happened.", home="cluster.events"),
-    Command("node", "app", "List, drain and resume nodes, or declare them off.", home="cluster.node"),
-    Command("mode", "mode", "Show or set the rollout stage (observe … enforce).", home="cluster.mode"),
-    Command("budget", "app", "Set and show energy budgets of the cluster or a project.", home="cluster.budget"),
-    Command("share", "app", "Set and show what projects are entitled to.", home="cluster.share"),
-    Command("signal", "app", "Set and show the cost and the emissions of a kWh over time.", home="cluster.signal"),
-    Command("cap", "app", "Set and show power caps of the cluster or a part of it.", home="cluster.cap"),
-    Command("audit", "audit", "List who changed what, when and from where.", home="cluster.audit"),
-    Command("completion", "completion", "Make the shell complete commands and job numbers."),
+    Command("simulate", "simulate", "Simulate a log of jobs under one policy.", group=LOGS),
+    Command("compare", "compare", "Compare policies on the same jobs at equal energy.", group=LOGS),
+    Command("replay", "replay", "Estimate what PowerFlow would have saved on your own log.", group=LOGS),
+    Command("fit", "fit", "Fit cost models to measured points.", group=LOGS),
+    Command("trace", "app", "Inspect, convert or generate a log of jobs.", group=LOGS),
+    Command("demo", "demo", "Train ten small jobs on an emulated cluster of this machine.", group=START),
+    Command("serve", "serve", "Run the controller of a live cluster.", group=START),
+    Command("agent", "agent", "Run the agent of this machine for a controller on another one.", group=START),
+    Command("token", "app", "Make, list and revoke tokens for the controller.", group=START),
+    Command("completion", "completion", "Make the shell complete commands and job numbers.", group=START),
+    Command("submit", "submit", "Submit a job to the controller.", "cluster.submit", JOBS),
+    Command("queue", "queue", "List jobs with their GPUs, clocks and progress.", "cluster.queue", JOBS),
+    Command("describe", "describe", "Show everything that is known about a job.", "cluster.describe", JOBS),
+    Command("explain", "explain", "Explain why a job has its GPUs and clock.", "cluster.explain", JOBS),
+    Command("logs", "logs", "Print the log of a job.", "cluster.logs", JOBS),
+    Command("cancel", "cancel", "Cancel jobs.", "cluster.jobs", JOBS),
+    Command("hold", "hold", "Keep jobs from running.", "cluster.jobs", JOBS),
+    Command("release", "release", "Let held jobs run again.", "cluster.jobs", JOBS),
+    Command("top", "top", "Show the present state of the cluster.", "cluster.top", STATE),
+    Command("acct", "acct", "Show energy charged to users, projects and jobs.", "cluster.acct", STATE),
+    Command("events", "events", "List what happened.", "cluster.events", STATE),
+    Command("audit", "audit", "List who changed what, when and from where.", "cluster.audit", STATE),
+    Command("node", "app", "List, drain and resume nodes, or declare them off.", "cluster.node", STATE),
+    Command("mode", "mode", "Show or set the rollout stage (observe … enforce).", "cluster.mode", RULES),
+    Command("budget", "app", "Set and show energy budgets of the cluster or a project.", "cluster.budget", RULES),
+    Command("cap", "app", "Set and show power caps of the cluster or a part of it.", "cluster.cap", RULES),
+    Command("share", "app", "Set and show what projects are entitled to.", "cluster.share", RULES),
+    Command("signal", "app", "Set and show the cost and the emissions of a kWh over time.", "cluster.signal", RULES),
 )
 
 
@@ -112,7 +119,12 @@ def build_app(argv: Sequence[str]) -> typer.Typer:
     """
     import typer
 
-    app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
+    from powerflow.cli.grouped import CommandGroups
+
+    options = {"help_option_names": ["-h", "--help"]}
+    app = typer.Typer(
+        cls=CommandGroups, add_completion=False, rich_markup_mode=None, no_args_is_help=True, context_settings=options
+    )
 
     @app.callback()
     def powerflow(
@@ -124,9 +136,11 @@ def build_app(argv: Sequence[str]) -> typer.Typer:
     for command in COMMANDS:
         found = _load(command) if command.name == asked else _elsewhere
         if isinstance(found, typer.Typer):
-            app.add_typer(found, name=command.name, help=command.summary, no_args_is_help=True)
+            app.add_typer(
+                found, name=command.name, help=command.summary, no_args_is_help=True, rich_help_panel=command.group
+            )
         else:
-            app.command(command.name, short_help=command.summary)(found)
+            app.command(command.name, short_help=command.summary, rich_help_panel=command.group)(found)
     return app
 
 
