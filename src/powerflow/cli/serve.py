@@ -152,6 +152,7 @@ def serve(
     from powerflow.live.governance.replay_process import Replays
     from powerflow.service.logs import json_lines
     from powerflow.service.peers import trusted_proxies
+    from powerflow.service.server import take_port
     from powerflow.simulate.day_replay import compare_days, replay_days
     from powerflow.store.database import LostClaim
 
@@ -164,6 +165,7 @@ def serve(
         print(f"powerflow: {what}: set {STORE_URL} instead", file=sys.stderr, flush=True)
     directory = state_dir or load().state_dir
     os.umask(0o022)  # users must be able to read what the controller writes for their ranks
+    taken = take_port(host, port)  # before anything is started
     live = build(
         ClusterSettings(
             state=directory.absolute(),
@@ -197,6 +199,7 @@ def serve(
                 port,
                 mode,
                 watch,
+                taken=taken,
                 drain=on_exit is OnExit.DRAIN,
                 open_metrics=open_metrics,
                 proxies=proxies,
@@ -245,11 +248,14 @@ def run_controller(
     first: Stage,
     watch: Ending,
     *,
+    taken: socket.socket,
     drain: bool = False,
     open_metrics: bool = False,
     proxies: Sequence[Network] = (),
 ) -> None:
-    """Start the controller, and serve the API until SIGTERM or Ctrl-C. ``watch`` limits the time for the end.
+    """Start the controller, and serve the API until SIGTERM or Ctrl-C.
+
+    ``watch`` limits the time for the end, and ``taken`` is the socket of the API.
 
     Raises:
         LostClaim: Another controller has taken over the store.
@@ -279,7 +285,7 @@ def run_controller(
     )
     failures: list[BaseException] = []
     stop = threading.Event()
-    with ApiServer(app, host, port) as server, waking() as (wait, wake):
+    with ApiServer(app, host, port, taken=taken) as server, waking() as (wait, wake):
 
         def turn() -> None:
             try:

@@ -28,6 +28,29 @@ class _Listening(uvicorn.Server):
             one.listen(_BACKLOG)
 
 
+def take_port(host: str, port: int) -> socket.socket:
+    """Return a socket that has an address and port for itself. It does not listen yet.
+
+    Raises:
+        InputError: The address or port cannot be used.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # named TCP, or asyncio leaves Nagle's algorithm on and every answer waits 40 ms for an acknowledgement
+    taken = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind((host, port))
+    except OSError as error:
+        taken.close()
+        raise _cannot_listen(host, port, error) from error
+    return taken
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> InputError:
+    why = (error.strerror or str(error)).lower()
+    return InputError(f"cannot listen ({why})", where=f"{host}:{port}", fix="choose another port", exit_code=1)
+
+
 class ApiServer:
     """HTTP server for the REST API. As a context manager, it starts and stops the server.
 
@@ -36,15 +59,21 @@ class ApiServer:
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
         limits: Limits for connections; None derives them from the number of files that the process may open.
+        taken: The socket of this host and port (`take_port`), which the server closes at its end; None to take it.
     """
 
     def __init__(
-        self, app: FastAPI, host: str = "127.0.0.1", port: int = 0, limits: ConnectionLimits | None = None
+        self,
+        app: FastAPI,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        limits: ConnectionLimits | None = None,
+        taken: socket.socket | None = None,
     ) -> None:
         self._app = app
         self._host = host
         self._port = port
-        self._socket: socket.socket | None = None
+        self._socket = taken
         self._thread: threading.Thread | None = None
         self._server = _Listening(
             uvicorn.Config(
@@ -79,19 +108,14 @@ class ApiServer:
         Raises:
             InputError: The server cannot listen on this address and port.
         """
-        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-        # named TCP, or asyncio leaves Nagle's algorithm on and every answer waits 40 ms for an acknowledgement
-        self._socket = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        if self._socket is None:
+            self._socket = take_port(self._host, self._port)
         try:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._socket.bind((self._host, self._port))
             self._socket.listen(_BACKLOG)
         except OSError as error:
             self._socket.close()
             self._socket = None
-            why = (error.strerror or str(error)).lower()
-            where = f"{self._host}:{self._port}"
-            raise InputError(f"cannot listen ({why})", where=where, fix="choose another port", exit_code=1) from error
+            raise _cannot_listen(self._host, self._port, error) from error
         self._thread = threading.Thread(
             target=self._server.run, args=([self._socket],), name="powerflow-api", daemon=True
         )
