@@ -13,9 +13,9 @@ compare: $(STAMP)  ## compare the policies on a day of jobs at equal energy
 	$(BIN)/powerflow compare --report powerflow-compare.html
 
 # many tests wait for processes that they start: as many workers as cores would leave these idle; what the tests of
-# a file share is made once
+# a file share is made once; the order is that of tests/conftest.py
 test: $(STAMP)  ## the whole test-suite
-	$(BIN)/python -m pytest -n 4 --dist loadfile
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 check: $(STAMP)  ## style, types, one-way arrows
 	$(BIN)/ruff check .
@@ -38,10 +38,10 @@ clean:
 	find src tests benchmarks -name '*.nb[ic]' -delete
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-# pip would compile with one core; some files that packages bring for other versions of Python do not compile
+# pip would compile with one core, also what the tests hardly use; some files for other versions of Python do not compile
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "PowerFlow needs Python 3.11 or newer; say which with: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev,torch,nvidia,postgres,ray]'
-	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
+	$(BIN)/python -m compileall -qq -j 0 -x '/(ray|plotly|pip|setuptools|mypy)/' $(VENV)/lib || true
 	touch $(STAMP)
