@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from powerflow.engine.local import LocalEngine, client
+from powerflow.engine.local import LocalEngine, client, fork_server
 from powerflow.engine.protocol import EngineError, Fenced, RankName, RankSpec, RankState
 from powerflow.osutil.processes import boot_id, start_ticks
 from powerflow.testing.engine_conformance import ended, status_of, until, whole_log
@@ -247,13 +247,29 @@ def test_many_start_one_fork_server(place: LocalPlace) -> None:
 
 def test_a_second_fork_server_is_refused(place: LocalPlace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     engine = place()
-    from powerflow.engine.local import fork_server
-
     monkeypatch.setattr(fork_server, "_OLD_SERVER_ENDS_S", 0.0)
     monkeypatch.chdir(place.home)
     with pytest.raises(SystemExit, match="another fork server"):
         fork_server._only_server()
     assert [*engine.ranks()] == []
+
+
+def test_a_fork_server_is_used_whose_starter_was_killed(place: LocalPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It begins to listen while the next user of the folder starts another one."""
+    place()
+    pid, connect, tries = place.server(), client._Connection.__init__, []
+
+    def late(self: client._Connection, home: Path) -> None:
+        tries.append(home)
+        if len(tries) < 3:
+            raise FileNotFoundError
+        connect(self, home)
+
+    monkeypatch.setattr(client._Connection, "__init__", late)
+    began_s = time.monotonic()
+    assert [*place().ranks()] == []
+    assert place.server() == pid
+    assert time.monotonic() - began_s < fork_server._OLD_SERVER_ENDS_S
 
 
 def test_a_fork_server_that_is_there_but_does_nothing_is_given_up_until_it_goes_on(

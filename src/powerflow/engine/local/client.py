@@ -301,6 +301,9 @@ class LocalEngine:
                 env=server_environment(),
             )
             if done.returncode != 0:
+                # one that was started by a process which was killed meanwhile serves already
+                with contextlib.suppress(FileNotFoundError, ConnectionError):
+                    return _Connection(self._home)
                 raise EngineError(f"cannot start the fork server of {self._home}: {done.stderr.strip()[-2000:]}")
             self.started = True
             return _Connection(self._home)

@@ -15,6 +15,7 @@ import contextlib
 import os
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,18 +25,24 @@ from powerflow.engine.local.server import ForkServer
 from powerflow.engine.local.table import RankTable
 from powerflow.osutil.files import try_lock
 
-_OLD_SERVER_ENDS_S = 10.0
+_OLD_SERVER_ENDS_S, _LOOK_S = 10.0, 0.1
 
 
 def _only_server() -> int:
     """Take the lock of a directory that only one fork server can hold; return its file descriptor.
 
-    Forks of an earlier fork server may still hold the lock for a moment.
+    Forks of an earlier fork server may still hold the lock for a moment. If a fork server listens, do not wait.
     """
-    descriptor = try_lock(Path(records.SERVER_LOCK), wait_s=_OLD_SERVER_ENDS_S)
-    if descriptor is None:
-        sys.exit("another fork server serves this directory")
+    end_s = time.monotonic() + _OLD_SERVER_ENDS_S
+    while (descriptor := try_lock(Path(records.SERVER_LOCK), wait_s=_LOOK_S)) is None:
+        if time.monotonic() > end_s or _somebody_listens():
+            sys.exit("another fork server serves this directory")
     return descriptor
+
+
+def _somebody_listens() -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as tried:
+        return tried.connect_ex(records.SOCKET) == 0
 
 
 def _listen() -> socket.socket:
