@@ -309,3 +309,21 @@ def measures_alone(rank: Rank) -> None:
             with torch.no_grad():
                 metric.update(model(rank.data.x), rank.data.y)
             metric.compute()
+
+
+def keeps_values(rank: Rank) -> None:
+    """Counts its steps in a value that is kept, and says with which value it began."""
+    kept = rank.run.keep(steps=0, best=0.0)
+    optimizer = torch.optim.Adam(rank.model.parameters())
+    model = rank.run.wrap(rank.model, optimizer)
+    for epoch in rank.run.epochs(3):
+        if epoch == 0 or rank.run.position.step:
+            rank.log("begin", steps=kept.steps, trained=rank.run.position.step)
+        for x, y, _ in rank.run.batches(rank.data, global_batch=GLOBAL_BATCH):
+            rank.backward(model, x, y)
+            optimizer.step()
+            optimizer.zero_grad()
+            if rank.run.updates:
+                kept.steps += 1
+                kept.best = kept.steps / 2
+    rank.log("end", steps=kept.steps, best=kept.best, main=rank.run.is_main, local=rank.run.local_rank)

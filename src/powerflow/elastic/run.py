@@ -23,8 +23,10 @@ from powerflow.elastic.environment import RankPlace, find_mailbox, find_pacer, f
 from powerflow.elastic.exchange import Exchange
 from powerflow.elastic.fence import SharedFolderWatch
 from powerflow.elastic.gang import GangMember
+from powerflow.elastic.kept import Kept
 from powerflow.elastic.lost import LostWatch
 from powerflow.elastic.mailbox import Phase
+from powerflow.elastic.placed import Placed
 from powerflow.elastic.reporter import Reporter
 from powerflow.elastic.state import Stateful, Training
 from powerflow.elastic.static_gang import StaticGang
@@ -41,7 +43,7 @@ from powerflow.elastic.training.wrapped import Wrapped
 from powerflow.errors import InputError
 
 
-class Run:
+class Run(Placed):
     """An elastic run, as one rank sees it. Create it with `powerflow.elastic.init`."""
 
     def __init__(self) -> None:
@@ -52,6 +54,7 @@ class Run:
         self._gang: GangMember | StaticGang | None = None
         self._passes: Passes | None = None
         self._feed: Feed | None = None
+        self._kept: list[Kept] = []
         self._token_mean = TokenMean()
         self._exchange = Exchange()
         self._epoch: int | None = None  # the epoch of the script, which may be behind that of the position
@@ -60,19 +63,12 @@ class Run:
         self._open_epochs, self._open_batches = OpenLoop(), OpenLoop()
         self._timer = StepTimer()
         refusal.install(self._reporter, self._explain, in_place=self._mailbox is not None)
+        self._prepare()
+
+    def _prepare(self) -> None:
         if self._mailbox is not None:
             foreign.refuse_own_group()
             tell_accelerate(self._place)
-
-    @property
-    def rank(self) -> int:
-        """Number of this rank. Before the first training epoch: the number that this rank will have in that epoch."""
-        return self._place().rank
-
-    @property
-    def ranks(self) -> int:
-        """Number of ranks. Before the first training epoch: the number of ranks in that epoch."""
-        return self._place().ranks
 
     @property
     def generation(self) -> int:
@@ -111,10 +107,8 @@ class Run:
             raise InputError("wrap was called twice", fix="put modules that are trained together into one module")
         foreign.refuse_sharded(model, others)
         foreign.refuse_strangers(model, others)
-        if self._mailbox is not None:
-            foreign.refuse_own_group()
-            tell_accelerate(self._place)
-        self._training = Training(model, others, ddp_options)
+        self._prepare()
+        self._training = Training(model, [*others, *self._kept], ddp_options)
         self._passes = Passes(self._training)
         for other in others:
             gate_all(other, self._may_update, lambda: self.updates, self._passes.defer)
@@ -125,6 +119,20 @@ class Run:
             self._reporter.watches = [LostWatch(gang).look, StuckWatch(gang).look, SharedFolderWatch(gang).look]
             atexit.register(self._leave_epochs)
         return Wrapped(model, self)
+
+    def keep(self, **values: Any) -> Kept:
+        """Return plain values, such as the best accuracy so far, that belong to the state of the run.
+
+        Args:
+            values: Name and first value of each. They must be the same on all ranks at the end of each step.
+
+        Raises:
+            InputError: The model was wrapped before.
+        """
+        if self._training is not None:
+            raise InputError("keep was called after wrap", where="run.keep", fix="call run.keep before run.wrap")
+        self._kept.append(Kept(values))
+        return self._kept[-1]
 
     def epochs(self, count: int, *, start: int = 0) -> Iterator[int]:
         """Iterate over the training epochs that are left to train, out of 0 to ``count`` − 1.
@@ -140,15 +148,8 @@ class Run:
         Raises:
             InputError: `wrap` was not called before, or ``epochs`` was called before, or ``start`` is negative.
         """
-        if start < 0:
-            raise InputError(f"start is {start}", where="run.epochs", fix="give 0 or more")
         self._parts()
-        if self._open_epochs.begun:
-            raise InputError(
-                "epochs was called twice",
-                where="run.epochs",
-                fix="use one loop over all epochs; in the loop, choose what to do by the number of the epoch",
-            )
+        self._open_epochs.refuse_epochs(start)
         epochs = self._count_epochs(range(start, count))
         self._open_epochs.open(epochs)
         return epochs
@@ -209,12 +210,7 @@ class Run:
         if self._feed is None or not self._feed.serves(dataset, loader_options):
             self._feed = Feed(dataset, loader_options)
         order = SampleOrder(len(dataset), global_batch, shuffle, seed, drop_last)  # type: ignore[arg-type]  # Feed has checked it
-        if not order.steps:
-            raise InputError(
-                f"{order.samples} samples are too few for a step of {global_batch}",
-                where="run.batches",
-                fix="give a smaller global_batch, or drop_last=False",
-            )
+        order.refuse_too_few()
         if self._epoch is not None:
             self._open_batches.close()
             self._trained_loop.refuse_second(self._epoch, dataset, order, self.position)
@@ -228,9 +224,8 @@ class Run:
         """
         self._parts()
         if self._epoch is None:
-            raise InputError(
-                "batches was called outside of epochs", fix="iterate inside the loop `for epoch in run.epochs(10):`"
-            )
+            fix = "iterate inside the loop `for epoch in run.epochs(10):`"
+            raise InputError("batches was called outside of epochs", fix=fix)
         order = batches.order
         self._open_batches.close()
         self._trained_loop.refuse_second(self._epoch, batches.dataset, order, self.position)
@@ -341,11 +336,6 @@ class Run:
 
     def _may_update(self) -> bool:
         if self._pass is not None and self._passes is not None:
-            if not self._passes.backwards:
-                raise InputError(
-                    "optimizer.step() came without run.backward(loss)",
-                    fix="call run.backward before optimizer.step(), in place of loss.backward(), and not in a closure",
-                )
             self._passes.ask(granted=self.updates)
         return self.updates
 

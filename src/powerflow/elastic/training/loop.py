@@ -20,10 +20,20 @@ class OpenLoop:
     def __init__(self) -> None:
         self._loop: weakref.ref[Generator[Any]] | None = None
 
-    @property
-    def begun(self) -> bool:
-        """True if the script has ever started a loop over a generator of this object."""
-        return self._loop is not None
+    def refuse_epochs(self, start: int) -> None:
+        """Raise an error if the script may not begin a loop over training epochs now.
+
+        Raises:
+            InputError: It has begun one before, or ``start``, the first epoch, is negative.
+        """
+        if start < 0:
+            raise InputError(f"start is {start}", where="run.epochs", fix="give 0 or more")
+        if self._loop is not None:
+            raise InputError(
+                "epochs was called twice",
+                where="run.epochs",
+                fix="use one loop over all epochs; in the loop, choose what to do by the number of the epoch",
+            )
 
     def open(self, loop: Generator[Any]) -> None:
         """Remember the generator over which the script begins to loop."""

@@ -108,8 +108,14 @@ class Passes:
             granted: True if the update takes effect now.
 
         Raises:
-            InputError: Between two passes there are gradients that ``run.backward`` did not compute.
+            InputError: ``run.backward`` was not called in this pass, or between two passes there are gradients that it
+                did not compute.
         """
+        if not self.backwards:
+            raise InputError(
+                "optimizer.step() came without run.backward(loss)",
+                fix="call run.backward before optimizer.step(), in place of loss.backward(), and not in a closure",
+            )
         if self._kept is not None and not self._asked and any(p.grad is not None for p in self._parameters):
             self._refuse_strange()
         self._asked = True

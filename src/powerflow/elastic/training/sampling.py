@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from powerflow.errors import InputError
+
 
 class Position(NamedTuple):
     """How much a run has trained.
@@ -48,6 +50,19 @@ class SampleOrder:
         if self.drop_last:
             return self.samples // self.global_batch
         return -(-self.samples // self.global_batch)
+
+    def refuse_too_few(self) -> None:
+        """Raise an error if the data set is too small for one step.
+
+        Raises:
+            InputError: It is.
+        """
+        if not self.steps:
+            raise InputError(
+                f"{self.samples} samples are too few for a step of {self.global_batch}",
+                where="run.batches",
+                fix="give a smaller global_batch, or drop_last=False",
+            )
 
     def epoch(self, epoch: int) -> NDArray[np.int64]:
         """Return the indices of all samples, in their order in one training epoch."""
