@@ -393,3 +393,14 @@ def test_help_has_a_short_name_and_groups_commands(capsys: pytest.CaptureFixture
     assert "  top " not in jobs
     assert front.main(["cap", "set", "-h"]) == 0
     assert "Set a power cap." in capsys.readouterr().out
+
+
+def test_a_terminal_that_lacks_a_character_or_is_closed_is_no_error() -> None:
+    program = [sys.executable, "-m", "powerflow"]
+    poor = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run([*program, "--help"], env=poor, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"(observe ? enforce)" in done.stdout
+    for words, code in (("--help >&-", 0), ("nonsense 2>&-", 2), ("nonsense >&- 2>&-", 2)):
+        closed = subprocess.run(["sh", "-c", f'"$0" -m powerflow {words}', sys.executable], timeout=60, check=False)
+        assert closed.returncode == code, words

@@ -12,7 +12,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from io import TextIOWrapper
+from typing import TYPE_CHECKING, Any, TextIO
 
 from powerflow import __version__
 from powerflow.cli.sanitize import visible
@@ -84,7 +85,17 @@ COMMANDS = (
 
 def run() -> None:
     """Run the ``powerflow`` program with the arguments of this process."""
+    sys.stdout, sys.stderr = map(_writable, (sys.stdout, sys.stderr))
     sys.exit(main(sys.argv[1:]))
+
+
+def _writable(stream: TextIO | None) -> TextIO:
+    """Return a stream that takes every character: "?" for those that the terminal has not, nothing if it is closed."""
+    if stream is None:
+        return open(os.devnull, "w", encoding="utf-8")
+    if isinstance(stream, TextIOWrapper):
+        stream.reconfigure(errors="replace" if stream.errors == "strict" else stream.errors)
+    return stream
 
 
 def main(argv: Sequence[str]) -> int:
