@@ -131,6 +131,11 @@ def receive(way: Way, *, keep: bool) -> State | None:
     way.carry([head])
     content, kinds = pickle.loads(head.numpy().tobytes())
     tensors = [torch.empty(shape if 0 in shape else 0, dtype=dtype, device=at) for dtype, shape, at in kinds]
+    if not keep:  # one after the other, or the whole state would stand in this rank's memory a second time
+        for bucket in _buckets(kinds):
+            size, device = sum(_size(kinds[i]) for i in bucket), kinds[bucket[0]][2]
+            way.carry(_parcels([torch.empty(size, dtype=torch.uint8, device=device)]))
+        return None
     flats: list[tuple[Tensor, list[int]]] = []
     for bucket in _buckets(kinds):
         dtype, shape, device = kinds[bucket[0]]
@@ -141,8 +146,6 @@ def receive(way: Way, *, keep: bool) -> State | None:
             size = sum(_size(kinds[i]) for i in bucket)
             flats.append((torch.empty(size, dtype=torch.uint8, device=device), bucket))
     way.carry(_parcels([flat for flat, _ in flats]))
-    if not keep:
-        return None
     for flat, bucket in flats:
         pieces = torch.split(flat, [_size(kinds[i]) for i in bucket]) if bucket else ()
         for i, piece in zip(bucket, pieces, strict=True):
