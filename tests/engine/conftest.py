@@ -48,7 +48,7 @@ def place(tmp_path: Path) -> Iterator[LocalPlace]:
     last.shutdown(kill=True)
     for engine in there.opened:
         engine.close()
-    assert not (home / "server.sock").exists()
+    assert not (home / "agent.sock").exists()
     assert [pid for pid in ranks if alive(pid)] == []
     deadline_s = time.monotonic() + 30.0
     while there.keepers() and time.monotonic() < deadline_s:  # who has said all is a moment from its end

@@ -322,7 +322,7 @@ def test_nonsense_does_not_end_the_fork_server(place: LocalPlace) -> None:
 def test_only_the_owner_can_ask(place: LocalPlace) -> None:
     place()
     assert os.stat(place.home).st_mode & 0o777 == 0o700
-    assert os.stat(place.home / "server.sock").st_mode & 0o777 == 0o600
+    assert os.stat(place.home / "agent.sock").st_mode & 0o777 == 0o600
 
 
 def test_shutdown_spares_who_runs_unless_told(place: LocalPlace) -> None:

@@ -2,8 +2,8 @@
 
 ::
 
-    server.sock  server.lock  start.lock  server.log
-    server.json                       nodes and modules to preload as last given, and the owner of the ranks
+    agent.sock  agent.lock  start.lock  agent.log
+    agent.json                       nodes and modules to preload as last given, and the owner of the ranks
     fences/GANG                      lowest epoch that may still be launched
     ranks/GANG.EPOCH.NUMBER/
         spec.json                    the spec, without its environment, which may hold secrets
@@ -28,11 +28,12 @@ from typing import Any
 from powerflow.engine.protocol import EngineError, RankName, RankSpec, RankState, RankStatus
 from powerflow.osutil.files import read_json, replace_json
 
-SOCKET = "server.sock"
-SERVER_LOCK = "server.lock"
+# the fork server of an earlier version, which called it the agent, is found by these names, and replaced
+SOCKET = "agent.sock"
+SERVER_LOCK = "agent.lock"
 START_LOCK = "start.lock"
-SERVER_LOG = "server.log"
-SETTINGS = "server.json"
+SERVER_LOG = "agent.log"
+SETTINGS = "agent.json"
 
 #: Gangs become file names, so they are letters, digits, dots, underscores and hyphens, and do not begin with a dot.
 _GANG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
