@@ -186,6 +186,7 @@ async def _until_told(gateway: Gateway) -> None:
         gateway.say(refused=_words(error))
     except asyncio.CancelledError:
         pass
+    threading.Timer(END_S, os._exit, [0]).start()
     ray.shutdown()
     os._exit(0)
 

@@ -19,6 +19,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from powerflow.engine.cluster.engine import ClusterEngine
 from powerflow.engine.cluster.frames import StreamLink, read_frame
@@ -106,8 +107,8 @@ class RayMembership:
             with contextlib.suppress(OSError):
                 gateway.stdin.close()
         self._thread.join(END_S)
-        if self._thread.is_alive() and gateway is not None:
-            gateway.kill()
+        if self._thread.is_alive() and self._gateway is not None:  # perhaps another one by now
+            self._gateway.kill()
             self._thread.join()
         self._engine.loop.call_soon_threadsafe(self._server.close)
         self._folder.cleanup()
@@ -142,7 +143,9 @@ class RayMembership:
             if self._closing.is_set():  # too early for `close` to see it
                 gateway.stdin.close()
             for line in gateway.stdout:
-                match json.loads(line):
+                match _read(line):
+                    case None:  # not ours: something that Ray prints when it is imported
+                        pass
                     case {"refused": str(words)}:
                         why = words
                     case {"note": str(subject), "why": str(words)}:
@@ -164,3 +167,12 @@ class RayMembership:
                 await serve_shown(self._engine, link, what)
             finally:
                 link.close()
+
+
+def _read(line: str) -> dict[str, Any] | None:
+    """Return what a gateway says; None if it is not the gateway that says it."""
+    try:
+        said = json.loads(line)
+    except ValueError:
+        return None
+    return said if isinstance(said, dict) else None
