@@ -68,18 +68,26 @@ def chosen(gpus: Sequence[Gpu], names: str, leave_out: Callable[[str], None]) ->
     Args:
         gpus: The GPUs of this machine, with the driver's numbers.
         names: Numbers of the driver, or UUIDs or their beginnings, comma-separated; "" for all GPUs.
-        leave_out: Called with each other GPU.
+        leave_out: Called with each other GPU, and with each name that fits no GPU.
 
     Raises:
-        InputError: There is none.
+        InputError: There is none, or ``names`` has no name.
     """
-    given = {name.strip() for name in names.split(",")} - {""}
-    if not given:
+    if not names:
         return gpus
-    uuids = tuple(name for name in given if not name.isdecimal())
-    found = [gpu for gpu in gpus if str(gpu.index) in given or gpu.uuid.startswith(uuids)]
+    given = sorted({name.strip() for name in names.split(",")} - {""})
+    if not given:
+        raise InputError(f"{names!r} names no GPU", where="--gpus", fix="give 0,1 or UUIDs, or leave it out for all")
+
+    def fits(name: str, gpu: Gpu) -> bool:
+        return str(gpu.index) == name if name.isdecimal() else gpu.uuid.startswith(name)
+
+    found = [gpu for gpu in gpus if any(fits(name, gpu) for name in given)]
     if not found:
         raise InputError(f"no GPU of this machine is one of {names}", where="--gpus", exit_code=1)
+    for name in given:  # a card may be broken: the others are used
+        if not any(fits(name, gpu) for gpu in gpus):
+            leave_out(f"--gpus {name}: this machine has no such GPU that can be used")
     for gpu in gpus:
         if gpu not in found:
             leave_out(f"GPU {gpu.index} ({gpu.uuid}) is none of --gpus {names}")

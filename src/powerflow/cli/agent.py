@@ -123,10 +123,13 @@ def _gpus(machine: str, directory: Path, emulate: str | None, names: str) -> Seq
     from powerflow.agent.gpus import find_gpus
     from powerflow.cluster.spec import parse_cluster
     from powerflow.device.emulated.gpu import create
+    from powerflow.errors import InputError
 
     def leave_out(words: str) -> None:
         print(f"powerflow agent: left out: {words}", flush=True)
 
+    if emulate is not None and names:
+        raise InputError("is for the GPUs of the driver, not for --emulate", where="--gpus", fix="give one of the two")
     if emulate is None:
         directory.mkdir(parents=True, exist_ok=True)
         return find_gpus(directory / "devices", directory, machine, None, leave_out, names)

@@ -160,9 +160,13 @@ def test_an_agent_uses_the_gpus_that_it_is_given(names: str, expected: list[int]
     left_out: list[str] = []
     found = chosen(cards("A100", "A100", "A100"), names, left_out.append)
     assert [gpu.index for gpu in found] == expected
-    assert len(left_out) == 3 - len(expected)
+    missing = ["--gpus 7: this machine has no such GPU that can be used"] if "7" in names else []
+    assert [words for words in left_out if words.startswith("--gpus")] == missing
+    assert len(left_out) == 3 - len(expected) + len(missing)
 
 
 def test_an_agent_without_any_of_its_gpus_is_refused() -> None:
     with pytest.raises(InputError, match="no GPU of this machine is one of 4,5"):
         chosen(cards("A100"), "4,5", print)
+    with pytest.raises(InputError, match="',' names no GPU"):
+        chosen(cards("A100"), ",", print)
