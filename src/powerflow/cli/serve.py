@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -165,31 +165,33 @@ def serve(
         print(f"powerflow: {what}: set {STORE_URL} instead", file=sys.stderr, flush=True)
     directory = state_dir or load().state_dir
     os.umask(0o022)  # users must be able to read what the controller writes for their ranks
-    taken = take_port(host, port)  # before anything is started
-    live = build(
-        ClusterSettings(
-            state=directory.absolute(),
-            emulate=emulate,
-            engine=kind,
-            agents=listens,
-            ray_address=ray_address,
-            shared=shared_dir and shared_dir.absolute(),
-            ray_emulate=ray_emulate,
-            store=store,
-            policy=policy,
-            energy_price=energy_price,
-            interval_s=interval,
-            seed=seed,
-            time_scale=time_scale,
-            replays=Replays(replay_days, compare_days),
-            stage=mode,
-            costs=read_costs(costs or ()),
-            max_grace_s=max_grace,
-            restored=restored,
-            controller=ControllerSettings(explore_steps=explore_steps),
-        ),
-        log=json_lines(sys.stderr),
-    )
+    with ExitStack() as undo:
+        taken = undo.enter_context(take_port(host, port))  # before anything is started
+        live = build(
+            ClusterSettings(
+                state=directory.absolute(),
+                emulate=emulate,
+                engine=kind,
+                agents=listens,
+                ray_address=ray_address,
+                shared=shared_dir and shared_dir.absolute(),
+                ray_emulate=ray_emulate,
+                store=store,
+                policy=policy,
+                energy_price=energy_price,
+                interval_s=interval,
+                seed=seed,
+                time_scale=time_scale,
+                replays=Replays(replay_days, compare_days),
+                stage=mode,
+                costs=read_costs(costs or ()),
+                max_grace_s=max_grace,
+                restored=restored,
+                controller=ControllerSettings(explore_steps=explore_steps),
+            ),
+            log=json_lines(sys.stderr),
+        )
+        undo.pop_all()
     with ending() as watch:
         try:
             run_controller(

@@ -164,7 +164,7 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
         undo.callback(fabric.close)
         store = Store(settings.store or f"sqlite:///{state / 'powerflow.db'}")
         undo.callback(store.close)
-        paired = pair(state, store, restored=settings.restored, moves=kind is not EngineKind.LOCAL)
+        paired = pair(state, store, restored=settings.restored, moves=_is_apart(settings))
         fabric.open(paired.store)
         for words in fabric.left_out:
             log.warning("GPU left out", what=words)
@@ -229,6 +229,11 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
     apart = kind is not EngineKind.LOCAL and settings.shared is None
     service = ClusterService(controller, may_run, fabric.left_out, keeps_checkpoints=not apart)
     return LiveCluster(controller, service, fabric, store, spec, axes, log)
+
+
+def _is_apart(settings: ClusterSettings) -> bool:
+    """Return True if the ranks belong to agents that do not need this machine, so that the controller may move."""
+    return settings.engine is EngineKind.AGENTS or settings.ray_address is not None
 
 
 def _axes(name: str, nodes: Sequence[Node], *, joins: bool = False) -> Axes:

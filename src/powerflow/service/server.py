@@ -29,7 +29,9 @@ class _Listening(uvicorn.Server):
 
 
 def take_port(host: str, port: int) -> socket.socket:
-    """Return a socket that has an address and port for itself. It does not listen yet.
+    """Return a socket with an address and port on which nobody listens. It does not listen yet.
+
+    Another program may still begin to listen there before this one does.
 
     Raises:
         InputError: The address or port cannot be used.
