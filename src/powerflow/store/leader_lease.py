@@ -1,7 +1,8 @@
 """Let only one controller at a time work on a store: the one that holds the lease, which is valid for a limited time.
 
-A controller on another machine may only be slow. So a new controller waits until the lease has expired. A controller on
-this machine is different: the operating system shows if its process has ended, and then the new one does not wait.
+A controller on another machine may only be slow. So a new controller is refused until the lease has expired. A
+controller on this machine is different: the operating system shows if its process has ended, and then the new one takes
+the lease at once.
 """
 
 from __future__ import annotations
