@@ -23,6 +23,10 @@ class Kept:
         """Begin with these values."""
         vars(self).update(values)
 
+    def __getattr__(self, name: str) -> Any:
+        """Raise an error: there is no value of this name."""
+        raise AttributeError(f"{name!r} is no value that is kept")
+
     def __setattr__(self, name: str, value: Any) -> None:
         """Set a value.
 
