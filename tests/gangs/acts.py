@@ -7,6 +7,7 @@ from powerflow.gangs.types import Noted, Progressed, Started
 from tests.gangs.bench import Bench, order, spec_of
 from tests.gangs.fake_engine import Script
 
+A0, B0, B1 = RankName("j", 1, 0), RankName("j", 1, 1), RankName("j", 1, 2)
 SCRIPT = spec_of(rescale="restart", progress=r"step (?P<step>\d+)")
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from powerflow.gangs import log_matcher
+from tests.gangs.bench import Bench
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -15,3 +17,11 @@ def _patient_matcher() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(log_matcher, "WAIT_S", 600.0)
         yield
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    """Gangs of one controller on a fake engine, with a clock of their own."""
+    bench = Bench(tmp_path)
+    yield bench
+    bench.gangs.close()

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-
 from powerflow.engine.protocol import EngineError, EngineNode, RankName
 from powerflow.gangs.types import (
     GangFailed,
     Rescaled,
     Started,
 )
-from tests.gangs.acts import SCRIPT, start, start_script, turns
+from tests.gangs.acts import A0, B0, SCRIPT, start, start_script, turns
 from tests.gangs.bench import Bench, order, spec_of
 from tests.gangs.fake_engine import Script
 from tests.gangs.fake_rank import Habits
-
-A0, B0, B1 = RankName("j", 1, 0), RankName("j", 1, 1), RankName("j", 1, 2)
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    bench = Bench(tmp_path)
-    yield bench
-    bench.gangs.close()
-
 
 # -- launches ---------------------------------------------------------------------------------------------------------
 

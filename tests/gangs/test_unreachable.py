@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -20,19 +18,9 @@ from powerflow.gangs.types import (
     Started,
     Vacated,
 )
-from tests.gangs.acts import SCRIPT, start, start_script, step, turns, words
+from tests.gangs.acts import A0, B0, SCRIPT, start, start_script, step, turns, words
 from tests.gangs.bench import LIMITS, Bench, order
 from tests.gangs.fake_rank import Habits
-
-A0, B0, B1 = RankName("j", 1, 0), RankName("j", 1, 1), RankName("j", 1, 2)
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    bench = Bench(tmp_path)
-    yield bench
-    bench.gangs.close()
-
 
 # -- in-place ---------------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from typing import Any
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.records import DecisionRecord, JobState
 from powerflow.store.store import Store
-from tests.store.test_store import submit
+from tests.store.specs import submit
 
 
 def told(job_id: str, time_s: float, would: bool = False, **fields: Any) -> DecisionRecord:
