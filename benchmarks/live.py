@@ -133,7 +133,7 @@ def loaded(directory: Path) -> None:
     decision_log = DecisionLog(store, learning, scheduler)
     stages = Stages(store, lambda: decision_log.calibrations)
     governance = GovernanceParts(
-        Caps(store, scheduler.cluster, power, CapRecords(directory / "caps")),
+        Caps(store, scheduler.nodes, power, CapRecords(directory / "caps")),
         Shares(store),
         signals,
         LiveBudgets(store, spec, lambda: power.totals_j()[0], signals, learning, axes),

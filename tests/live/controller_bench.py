@@ -180,7 +180,7 @@ class Bench:
         decision_log = DecisionLog(self.store, learning, scheduler)
         stages = Stages(self.store, lambda: decision_log.calibrations, self.first)
         governance = GovernanceParts(
-            Caps(self.store, scheduler.cluster, power, CapRecords(self.directory / "caps")),
+            Caps(self.store, scheduler.nodes, power, CapRecords(self.directory / "caps")),
             Shares(self.store),
             signals,
             budgets,

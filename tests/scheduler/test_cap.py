@@ -132,17 +132,17 @@ def test_caps_that_cannot_be_are_refused(fields: dict[str, Any], what: str) -> N
 
 def test_scopes_are_racks_rows_or_nodes() -> None:
     spec = build_cluster([NodeGroup("A100", 4, 8, rack_size=2)], source="test")
-    assert parse_scope("cluster", spec) == CLUSTER
-    assert parse_scope("rack:rack-1", spec).nodes == frozenset({"a100-2", "a100-3"})
-    assert parse_scope("row:rack-0, rack-1", spec) == Scope(
+    assert parse_scope("cluster", spec.nodes) == CLUSTER
+    assert parse_scope("rack:rack-1", spec.nodes).nodes == frozenset({"a100-2", "a100-3"})
+    assert parse_scope("row:rack-0, rack-1", spec.nodes) == Scope(
         "row:rack-0,rack-1",
         frozenset({"a100-0", "a100-1", "a100-2", "a100-3"}),
         frozenset({"rack-0", "rack-1"}),
     )
-    assert parse_scope("nodes:a100-3", spec).nodes == frozenset({"a100-3"})
+    assert parse_scope("nodes:a100-3", spec.nodes).nodes == frozenset({"a100-3"})
     for wrong in ("rack:", "rack:rack-9", "aisle:3", "nodes:gpu7", "rack:rack-0,rack-1", ""):
         with pytest.raises(InputError):
-            parse_scope(wrong, spec)
+            parse_scope(wrong, spec.nodes)
 
 
 # ---- what a plan does about it ----
@@ -265,9 +265,9 @@ def test_what_was_drawn_long_before_is_no_measure() -> None:
 
 def test_a_cap_on_a_rack_covers_nodes_that_join_the_rack_later() -> None:
     driver = two_jobs()
-    here, there = (node.name for node in driver.scheduler.cluster().nodes)
-    rack = driver.scheduler.cluster().nodes[0].rack
-    cap = PowerCap(2000.0, named_scope(f"rack:{rack}", driver.scheduler.cluster()))
+    here, there = (node.name for node in driver.scheduler.nodes())
+    rack = driver.scheduler.nodes()[0].rack
+    cap = PowerCap(2000.0, named_scope(f"rack:{rack}", driver.scheduler.nodes()))
     driver.at(1.0, PowerCapSet(cap))
     caps = driver.scheduler.caps
     assert [scope.nodes for scope in caps.scopes()] == [None]  # the rack is the whole cluster
@@ -278,11 +278,9 @@ def test_a_cap_on_a_rack_covers_nodes_that_join_the_rack_later() -> None:
 
 def test_a_cap_on_a_node_that_is_not_there_holds_once_it_joins() -> None:
     driver = two_jobs()
-    plan = driver.at(
-        1.0, PowerCapSet(PowerCap(4 * IDLE_W + 1.0, named_scope("nodes:late", driver.scheduler.cluster())))
-    )
+    plan = driver.at(1.0, PowerCapSet(PowerCap(4 * IDLE_W + 1.0, named_scope("nodes:late", driver.scheduler.nodes()))))
     assert not plan.ignored
-    rack = driver.scheduler.cluster().nodes[0].rack
+    rack = driver.scheduler.nodes()[0].rack
     driver.tell({0: (4, 1), 1: (4, 1), 2: (4, 1)})
     driver.at(100.0, NodeAdded(Node(2, "late", "A100", 4, rack)), submitted("c"))
     (scope,) = driver.scheduler.caps.scopes()

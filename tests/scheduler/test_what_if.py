@@ -94,7 +94,7 @@ def test_the_budget_binds() -> None:
 def test_a_power_cap_binds() -> None:
     driver = SchedulerDriver()
     driver.submit("a", 4)
-    scope = parse_scope("cluster", driver.cluster, "scope")
+    scope = parse_scope("cluster", driver.cluster.nodes, "scope")
     driver.step(100.0, PowerCapSet(PowerCap(600.0, scope, 100.0)))
     driver.step(160.0)
     found = driver.look("a")

@@ -78,7 +78,7 @@ def test_power_comes_back_along_the_ramp() -> None:
 
 def test_a_rack_is_kept_below_its_own_cap() -> None:
     workload = small_workload(3)
-    scope = parse_scope("nodes:a100-1", workload.cluster)
+    scope = parse_scope("nodes:a100-1", workload.cluster.nodes)
     caps = [(1800.0, PowerCap(1500.0, scope, FROM_S, TO_S))]
     simulation = Simulation(workload, load("prices"), energy_price=1e-4, caps=caps)
     simulation.run()

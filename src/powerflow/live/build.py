@@ -207,7 +207,7 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
         stages = Stages(store, lambda: decision_log.calibrations, settings.stage)
         compare = settings.replays.compare
         savings = SavingsEstimate(store, spec, axes, learning, stages, compare, lambda: scheduler.energy_price)
-        caps = Caps(store, scheduler.cluster, power, CapRecords(state / "caps"))
+        caps = Caps(store, scheduler.nodes, power, CapRecords(state / "caps"))
         governance = GovernanceParts(caps, Shares(store), signals, budgets, stages, savings, decision_log)
         controller = Controller(
             scheduler,

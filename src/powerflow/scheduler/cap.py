@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from powerflow.cluster.spec import ClusterSpec, Node
+from powerflow.cluster.spec import Node
 from powerflow.errors import InputError
 from powerflow.units import HOUR_S
 
@@ -47,26 +47,26 @@ class Scope:
 CLUSTER = Scope("cluster")
 
 
-def parse_scope(text: str, cluster: ClusterSpec, where: str = "--scope") -> Scope:
+def parse_scope(text: str, nodes: Sequence[Node], where: str = "--scope") -> Scope:
     """Return the set of nodes that a text names.
 
     Args:
         text: ``cluster``, ``rack:NAME``, ``row:RACK,RACK,…`` (a row is a set of racks) or ``nodes:NODE,NODE,…``.
-        cluster: The cluster with the nodes.
+        nodes: The nodes of the cluster.
         where: Where the text comes from, for the error message.
 
     Raises:
         InputError: The text has none of these forms, or the cluster has no rack or node with a name in the text.
     """
     kind, names = _words(text, where)
-    known = {node.name if kind == "nodes" else node.rack for node in cluster.nodes}
+    known = {node.name if kind == "nodes" else node.rack for node in nodes}
     unknown = [name for name in names if name not in known]
     if unknown:
         raise InputError(f"there is no {'node' if kind == 'nodes' else 'rack'} {unknown[0]!r}", where=where)
-    return named_scope(text, cluster, where)
+    return named_scope(text, nodes, where)
 
 
-def named_scope(text: str, cluster: ClusterSpec, where: str = "--scope") -> Scope:
+def named_scope(text: str, nodes: Sequence[Node], where: str = "--scope") -> Scope:
     """Return the set of nodes that a text names, as `parse_scope` does, even if nodes or racks are not there now.
 
     They may have left the cluster after the cap was set, and may come back.
@@ -80,7 +80,7 @@ def named_scope(text: str, cluster: ClusterSpec, where: str = "--scope") -> Scop
     name = f"{kind}:{','.join(sorted(names))}"
     if kind == "nodes":
         return Scope(name, frozenset(names))
-    return Scope(name, racks=frozenset(names)).within(cluster.nodes)
+    return Scope(name, racks=frozenset(names)).within(nodes)
 
 
 def _words(text: str, where: str) -> tuple[str, list[str]]:

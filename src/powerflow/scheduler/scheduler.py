@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from powerflow.cluster.spec import ClusterSpec
+from powerflow.cluster.spec import ClusterSpec, Node
 from powerflow.cost.table import Axes
 from powerflow.policy.protocol import Allocation, Policy
 from powerflow.scheduler import events as e
@@ -63,17 +63,15 @@ class Scheduler(SchedulerState):
         interval_s: float = 60.0,
     ) -> None:
         super().__init__(cluster, axes, idle_w, policy, energy_price, sizes_known)
-        self._source = cluster.source
         self.policy_name = policy.name
         self.period_s = policy.period_s
         self.interval_s = interval_s
         self._steps = 0
         self._capped = Capped()  # of the last decision
 
-    def cluster(self) -> ClusterSpec:
+    def nodes(self) -> Sequence[Node]:
         """Return the present nodes. Any thread may call this."""
-        nodes = [node for pool in self.pools.values() for node in pool.occupancy.nodes]
-        return ClusterSpec(self._source, tuple(replace(node, index=i) for i, node in enumerate(nodes)))
+        return [node for pool in self.pools.values() for node in pool.occupancy.nodes]
 
     def step(self, now_s: float, events: Sequence[e.Event]) -> Plan:
         """Apply events, make a decision about all jobs if the time for one has come, and return the plan.

@@ -9,6 +9,7 @@ import pytest
 
 from powerflow.api.governance import CapOrder
 from powerflow.api.records import NotFound, Refused
+from powerflow.cluster.spec import ClusterSpec
 from powerflow.device.emulated.gpu import own_identity
 from powerflow.errors import InputError
 from tests.live.controller_bench import ROOT, Bench
@@ -225,7 +226,7 @@ def test_a_cap_on_a_node_that_has_left_does_not_stop_the_controller_and_can_be_l
     bench.engine.gpus.pop(node)
     bench.turn(5)
     bench.die()
-    bench.spec = bench.controller.scheduler.cluster()
+    bench.spec = ClusterSpec("what is left", tuple(bench.controller.scheduler.nodes()))
     bench.start()
     bench.turn(2)
     assert [(cap.scope, cap.state) for cap in bench.service.caps()] == [(f"nodes:{node}", "in force")]

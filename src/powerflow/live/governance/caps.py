@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 
 from powerflow.api.governance import AuditRecord, CapOrder, CapRecord, audited
 from powerflow.api.records import Caller, NotFound, Refused
-from powerflow.cluster.spec import ClusterSpec
+from powerflow.cluster.spec import Node
 from powerflow.errors import InputError
 from powerflow.live.governance.cap_record import CapRecords
 from powerflow.live.gpus.gpus import ClusterGpus
@@ -52,11 +52,11 @@ class StoredCap:
         """
         return self.scope, self.start_s
 
-    def cap(self, cluster: ClusterSpec) -> PowerCap:
+    def cap(self, nodes: Sequence[Node]) -> PowerCap:
         """Return the power cap as the scheduler needs it. Nodes that it names need not be there now."""
         return PowerCap(
             self.watts,
-            named_scope(self.scope, cluster, "scope"),
+            named_scope(self.scope, nodes, "scope"),
             self.start_s,
             math.inf if self.end_s is None else self.end_s,
             self.deadline_s,
@@ -71,15 +71,15 @@ class Caps:
 
     Args:
         store: Keeps the caps.
-        cluster: Returns the present nodes.
+        nodes: Returns the present nodes.
         power: Reads the GPUs.
         records: Keeps the power record of each cap.
     """
 
     def __init__(
-        self, store: Store, cluster: Callable[[], ClusterSpec], power: ClusterGpus, records: CapRecords
+        self, store: Store, nodes: Callable[[], Sequence[Node]], power: ClusterGpus, records: CapRecords
     ) -> None:
-        self._store, self._cluster, self._power, self._records = store, cluster, power, records
+        self._store, self._nodes, self._power, self._records = store, nodes, power, records
         self._told: dict[int, StoredCap] = {}  # what the scheduler knows, by number
         self._lock = threading.Lock()  # held from reading the caps to storing changed ones
 
@@ -92,7 +92,7 @@ class Caps:
             InputError: A value is impossible.
             Refused: The cap ends before now.
         """
-        scope = parse_scope(order.scope, self._cluster(), "scope").name
+        scope = parse_scope(order.scope, self._nodes(), "scope").name
         if order.end_s is not None and order.end_s <= now_s:
             raise Refused("the end of the cap is in the past", fix="give an end in the future")
         with self._lock:
@@ -108,7 +108,7 @@ class Caps:
                 set_s=now_s,
                 by=caller.user,
             )
-            new.cap(self._cluster())  # raises if it is no cap
+            new.cap(self._nodes())  # raises if it is no cap
             out = [cap for cap in stored if cap.place == new.place or _over(cap, now_s, KEPT_S)]
             kept = [cap for cap in stored if cap not in out]
             self._keep(new.number, [*kept, new], _audit("cap set", new, caller, now_s))
@@ -130,7 +130,7 @@ class Caps:
         Raises:
             NotFound: This part of the cluster has no such cap.
         """
-        name = named_scope(scope, self._cluster(), "scope").name
+        name = named_scope(scope, self._nodes(), "scope").name
         with self._lock:
             last, stored = self._stored()
             mine = [cap for cap in stored if cap.scope == name and not cap.lifted and not _over(cap, now_s, CALM_S)]
@@ -176,7 +176,7 @@ class Caps:
         due = [cap for cap in due if cap.number not in self._told or cap.scope in gone]
         self._told = stored
         lifted = [scheduler_events.PowerCapLifted(scope) for scope in sorted(gone)]
-        return [*lifted, *(scheduler_events.PowerCapSet(cap.cap(self._cluster())) for cap in due)]
+        return [*lifted, *(scheduler_events.PowerCapSet(cap.cap(self._nodes())) for cap in due)]
 
     def note(self, now_s: float, allowed_w: Callable[[Scope], float]) -> None:
         """Record the watts that are drawn and allowed under each cap, from an hour before the cap to an hour after it.
@@ -188,10 +188,10 @@ class Caps:
         Raises:
             OSError: A record cannot be written.
         """
-        cluster = self._cluster()
+        present = self._nodes()
         for cap in self._told.values():
             if now_s >= cap.start_s - WITHIN_S and not _over(cap, now_s, WITHIN_S):
-                scope = named_scope(cap.scope, cluster)
+                scope = named_scope(cap.scope, present)
                 self._records.note(cap.number, now_s, self._drawn_w(scope), allowed_w(scope))
 
     def _stored(self) -> tuple[int, list[StoredCap]]:
@@ -208,7 +208,7 @@ class Caps:
             return order.watts
         if order.share is None or order.watts is not None:
             raise InputError("a cap needs either watts or a share", where="watts", fix="give one of the two")
-        drawn_w = self._drawn_w(named_scope(scope, self._cluster()))
+        drawn_w = self._drawn_w(named_scope(scope, self._nodes()))
         if not drawn_w > 0:
             raise Refused("the present power is not known yet", fix="give watts, or wait for a reading")
         return order.share * drawn_w
@@ -219,7 +219,7 @@ class Caps:
         return sum(watts for (node, _), watts in self._power.gpu_watts().items() if nodes is None or node in nodes)
 
     def _show(self, stored: StoredCap, now_s: float) -> CapRecord:
-        cap = stored.cap(self._cluster())
+        cap = stored.cap(self._nodes())
         record = CapRecord(
             number=stored.number,
             scope=stored.scope,
