@@ -1,7 +1,7 @@
 """Refuse states of ranks that were overtaken: a checkpoint never goes back to an older generation.
 
-When the network of a node is cut, the ranks on other nodes continue training, and a rank on the cut node does not
-notice this. Later it is told to leave, and would save its old state over the newer one. So a small file beside the
+If the network of a node is cut, the ranks on other nodes go on training. A rank on the cut node does not know this.
+When it is told to leave later, its state is old, and must not replace the newer one. So a small file beside the
 checkpoint holds the number of the newest generation (group of ranks) that has led the run. The leader of each
 generation raises it, and whoever saves a state looks there first and once more just before the new file takes its
 place.

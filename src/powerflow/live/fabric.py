@@ -141,9 +141,8 @@ class ManyMachines(Fabric):
 
     def _join_ray(self, settings: FabricSettings) -> None:
         directory, emulate = f"/var/tmp/powerflow-agent-{os.getuid()}", settings.ray_emulate
-        agents = RayAgents(directory)
-        if emulate:
-            agents = RayAgents(directory, ("--emulate", emulate), parse_cluster(emulate, "--ray-emulate").gpus)
+        emulated = (("--emulate", emulate), parse_cluster(emulate, "--ray-emulate").gpus) if emulate else ()
+        agents = RayAgents(directory, *emulated)
         self._closers.insert(0, RayMembership(self.engine, agents, settings.ray_address, _without_settings()).close)
 
     def open(self, owner: str) -> None:

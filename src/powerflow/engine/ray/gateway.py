@@ -33,13 +33,13 @@ from powerflow.engine.ray.relay import Relay
 #: How often Ray is asked for its nodes, seconds.
 LOOK_S = 1.0
 #: Wait before a link that has ended is made again, seconds.
-AGAIN_S = 0.5
+LINK_AGAIN_S = 0.5
 #: Most seconds until an actor runs, before operators are told.
 PLACED_S = 10.0
 #: Longest wait for the answer of an agent, longer than that of any order.
 ANSWER_S = LAUNCH_S + 5.0
 #: Seconds for an orderly end.
-END_S = 5.0
+ENDING_S = 5.0
 #: Namespace of the actors.
 NAMESPACE = "powerflow"
 
@@ -88,7 +88,7 @@ class Gateway:
             while await asyncio.get_running_loop().run_in_executor(None, _has, node_id):
                 with contextlib.suppress(OSError):
                     await self._link(actor, what)
-                await asyncio.sleep(AGAIN_S)
+                await asyncio.sleep(LINK_AGAIN_S)
         except ray.exceptions.RayError as error:  # with the next look, the actor is made again
             self.say(note=what, why=_words(error))
 
@@ -176,7 +176,7 @@ async def _until_told(gateway: Gateway) -> None:
 
     def wait() -> None:
         sys.stdin.read()
-        threading.Timer(END_S, os._exit, [0]).start()
+        threading.Timer(ENDING_S, os._exit, [0]).start()
         loop.call_soon_threadsafe(work.cancel)
 
     threading.Thread(target=wait, daemon=True).start()
@@ -186,7 +186,7 @@ async def _until_told(gateway: Gateway) -> None:
         gateway.say(refused=_words(error))
     except asyncio.CancelledError:
         pass
-    threading.Timer(END_S, os._exit, [0]).start()
+    threading.Timer(ENDING_S, os._exit, [0]).start()
     ray.shutdown()
     os._exit(0)
 

@@ -27,9 +27,9 @@ from powerflow.engine.cluster.listen import serve_shown
 from powerflow.errors import InputError
 
 #: Wait before a gateway that has ended is started again, seconds.
-AGAIN_S = 1.0
+GATEWAY_AGAIN_S = 1.0
 #: Longest wait for the end of a gateway, which is killed then.
-END_S = 10.0
+GATEWAY_ENDS_S = 10.0
 #: Longest path of the folder for temporary files: paths of sockets must be short.
 _LONGEST = 60
 
@@ -106,7 +106,7 @@ class RayMembership:
         if (gateway := self._gateway) is not None and gateway.stdin is not None:
             with contextlib.suppress(OSError):
                 gateway.stdin.close()
-        self._thread.join(END_S)
+        self._thread.join(GATEWAY_ENDS_S)
         if self._thread.is_alive() and self._gateway is not None:  # perhaps another one by now
             self._gateway.kill()
             self._thread.join()
@@ -118,7 +118,7 @@ class RayMembership:
         while not self._closing.is_set():
             why = self._run_gateway()
             self._tell(why)
-            self._closing.wait(AGAIN_S)
+            self._closing.wait(GATEWAY_AGAIN_S)
 
     def _tell(self, why: str) -> None:
         """Tell the constructor, or else operators, why Ray cannot be reached; "" if it can."""
