@@ -20,7 +20,7 @@ from powerflow.service.body import BODY_LIMIT
 from powerflow.service.logs import json_lines
 from powerflow.service.middleware import INSIDE, LOOPBACK, WRITES_EACH, hosts_of
 from powerflow.service.peers import trusted_proxies
-from powerflow.service.server import ApiServer
+from powerflow.service.server import ApiServer, take_port
 from powerflow.service.tokens import Tokens
 from tests.service.fake_cluster import UNAVAILABLE, FakeCluster
 from tests.service.serving import bearer, service
@@ -455,6 +455,11 @@ def test_no_token_is_known_where_there_are_none() -> None:
 def test_a_port_that_is_taken_is_said_so() -> None:
     with ApiServer(service(FakeCluster())) as server, pytest.raises(InputError, match="cannot listen"):
         ApiServer(service(FakeCluster()), port=server.port).start()
+
+
+def test_an_address_of_another_machine_is_said_so() -> None:
+    with pytest.raises(InputError, match=r"203\.0\.113\.9:0: cannot listen \(.*\); give an address of this machine"):
+        take_port("203.0.113.9", 0)
 
 
 # --- who is asked, and how much -------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 from types import TracebackType
@@ -50,7 +51,9 @@ def take_port(host: str, port: int) -> socket.socket:
 
 def _cannot_listen(host: str, port: int, error: OSError) -> InputError:
     why = (error.strerror or str(error)).lower()
-    return InputError(f"cannot listen ({why})", where=f"{host}:{port}", fix="choose another port", exit_code=1)
+    elsewhere = error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror)
+    fix = "give an address of this machine" if elsewhere else "choose another port"
+    return InputError(f"cannot listen ({why})", where=f"{host}:{port}", fix=fix, exit_code=1)
 
 
 class ApiServer:
