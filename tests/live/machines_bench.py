@@ -127,7 +127,8 @@ class MachinesBench:
                 set_clock(hosts, i, skew_s)
             self.cluster = MachinesCluster(hosts, self.home, self.options)
             self.ledger.touch()
-            self.faults = Faults(self.cluster, self.ledger, self.random)
+            self.lines = proofs.Ledger(self.ledger)
+            self.faults = Faults(self.cluster, self.lines, self.random)
             self.faults.elastic, self.outcome.seen = self.elastic_jobs, self.faults.seen
             try:
                 self.cluster.start()
@@ -171,7 +172,7 @@ class MachinesBench:
 
     def _trained(self) -> bool:
         """Return True if some job has trained; faults before that would only delay the beginning."""
-        return '"step"' in self.ledger.read_text()
+        return any(line["kind"] == "step" for line in self.lines.lines())
 
     def _has_ended(self, job_id: str) -> bool:
         job = self.job(job_id)

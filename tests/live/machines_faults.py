@@ -10,7 +10,6 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from tests.live import machines_proofs as proofs
 from tests.live.machines_cluster import MachinesCluster, until
@@ -35,7 +34,7 @@ class Faults:
 
     Args:
         cluster: The cluster.
-        ledger: The file in which ranks note what they do.
+        ledger: What ranks note of what they do.
         chance: Chooses whom to harm, and for how long.
 
     Attributes:
@@ -46,7 +45,7 @@ class Faults:
         elastic: Jobs whose ranks may be killed.
     """
 
-    def __init__(self, cluster: MachinesCluster, ledger: Path, chance: random.Random) -> None:
+    def __init__(self, cluster: MachinesCluster, ledger: proofs.Ledger, chance: random.Random) -> None:
         self.cluster, self.ledger, self.random = cluster, ledger, chance
         self.harm = proofs.Harm()
         self.seen = Seen()
@@ -90,7 +89,7 @@ class Faults:
     def running(self) -> dict[str, proofs.Line]:
         """Return the starts of all ranks that run now on hosts that are up."""
         starts: dict[str, proofs.Line] = {}
-        for line in proofs.read(self.ledger):
+        for line in self.ledger.lines():
             if line["kind"] == "start":
                 starts[line["rank"]] = line
             elif line["kind"] == "end":
@@ -239,7 +238,7 @@ class Faults:
         """No process of a rank has ended because another process was killed."""
         time.sleep(0.3)
         after = self.running()
-        ends = {line["rank"] for line in proofs.read(self.ledger) if line["kind"] == "end"}
+        ends = {line["rank"] for line in self.ledger.lines() if line["kind"] == "end"}
         gone = {name: start for name, start in before.items() if name not in after and name not in ends}
         gone = {name: start for name, start in gone.items() if name not in self.harm.killed}
         assert not gone, f"ranks ended with a process that is not theirs: {gone}"

@@ -48,9 +48,34 @@ class Found:
 
 
 def read(ledger: Path) -> list[Line]:
-    """Return all lines of a ledger. A line that a power cut has torn is left out."""
+    """Return all lines of a ledger that nobody writes to any more. None may be torn."""
+    return _parsed(ledger.read_text())
+
+
+class Ledger:
+    """The lines of a ledger while ranks write to it. Each line is read once.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._read, self._lines = path, 0, list[Line]()
+
+    def lines(self) -> list[Line]:
+        """Return all lines that are complete."""
+        with self._path.open("rb") as file:
+            file.seek(self._read)
+            new = file.read()
+        whole = new[: new.rfind(b"\n") + 1]
+        self._read += len(whole)
+        self._lines += _parsed(whole.decode())
+        return self._lines
+
+
+def _parsed(text: str) -> list[Line]:
     found = []
-    for line in ledger.read_text().splitlines():
+    for line in text.splitlines():
         try:
             found.append(json.loads(line))
         except ValueError:
