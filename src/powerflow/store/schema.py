@@ -9,7 +9,7 @@ from __future__ import annotations
 from sqlalchemy import Boolean, CheckConstraint, Column, Double, ForeignKey, Index, Integer, MetaData, Table, Text
 
 #: Revision of the tables below; the newest of ``migrations/versions``.
-VERSION = "0004"
+VERSION = "0005"
 #: Table that holds the revision of the database.
 VERSION_TABLE = "powerflow_version"
 
@@ -38,10 +38,24 @@ jobs = Table(
     Column("exit", Text, nullable=False),
     Column("last_lines", Text, nullable=False),
     Column("cost_class", Text, nullable=False),
+    Column("environment", Text),
+    Column("array_id", Integer),
+    Column("array_task", Integer),
+    Column("run_s", Double, nullable=False, server_default="0"),
     Index("jobs_by_state", "state", "id"),
     Index("jobs_by_user", "user", "id"),
     Index("jobs_by_project", "project", "id"),
+    Index("jobs_by_array", "array_id", "id"),
+    Index("jobs_by_environment", "environment"),
     sqlite_autoincrement=True,
+)
+
+#: Environment variables of the shells from which active jobs were submitted, each set once, by its SHA-256.
+environments = Table(
+    "environments",
+    metadata,
+    Column("digest", Text, primary_key=True),
+    Column("variables", Text, nullable=False),
 )
 
 #: Idempotency keys of submissions.
