@@ -6,6 +6,7 @@ import atexit
 import json
 import os
 import random
+import runpy
 import sys
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch._C._distributed_c10d import HashStore
 
@@ -47,14 +49,17 @@ class Rank:
 
 
 def main(script: str, directory: str, name: str) -> None:
-    """Run a script, and end as an interpreter ends."""
+    """Run a script of this module, or a file with the arguments behind it, and end as an interpreter ends."""
     torch.set_num_threads(1)
-    errors = os.open(Path(directory) / "log" / f"{name}.err", os.O_CREAT | os.O_WRONLY)
-    os.dup2(errors, 2)
+    for stream, suffix in ((1, "out"), (2, "err")):
+        os.dup2(os.open(Path(directory) / "log" / f"{name}.{suffix}", os.O_CREAT | os.O_WRONLY), stream)
     atexit._clear()  # of the server that this process was forked from
     code: Any = 0
     try:
-        globals()[script](Rank(directory, name))
+        if ".py" in script:
+            run_file(script.split(), directory, name)
+        else:
+            globals()[script](Rank(directory, name))
     except SystemExit as ended:
         code = ended.code
     except BaseException as error:
@@ -63,6 +68,38 @@ def main(script: str, directory: str, name: str) -> None:
         code = 1
     atexit._run_exitfuncs()
     sys.exit(code)
+
+
+def run_file(command: list[str], directory: str, name: str) -> None:
+    """Run a script as it stands, with a log of what it trains on and of what it sums over all ranks."""
+    os.environ.update({JOB_DIR: directory, RANK_NAME: name})
+    stream = os.open(Path(directory) / "log" / name, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    forward, all_reduce = Run.forward, dist.all_reduce
+
+    def log(run: Run, kind: str, values: list[float]) -> None:
+        where = {"generation": run.generation, "epoch": run.position.epoch, "within": run.position.within}
+        os.write(stream, (json.dumps({"kind": kind, **where, "values": values}) + "\n").encode())
+
+    def logging_forward(self: Run, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        run = self
+        if run._pass is not None and torch.is_grad_enabled():
+            sys.run = run  # type: ignore[attr-defined]
+            while int((Path(directory) / "allowed").read_text() or 0) <= run.position.step:
+                time.sleep(0.002)
+            if run._pass.weight:
+                log(run, "pass", args[0][:, 0].tolist())
+        return forward(run, module, args, kwargs)
+
+    def logging_all_reduce(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+        result = all_reduce(tensor, *args, **kwargs)
+        if sys._getframe(1).f_code.co_filename == command[0]:
+            log(sys.run, "sum", tensor.tolist())  # type: ignore[attr-defined]
+        return result
+
+    Run.forward = logging_forward  # type: ignore[method-assign]
+    dist.all_reduce = logging_all_reduce
+    sys.argv = command
+    runpy.run_path(command[0], run_name="__main__")
 
 
 def _train(rank: Rank, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -327,3 +364,27 @@ def keeps_values(rank: Rank) -> None:
                 kept.steps += 1
                 kept.best = kept.steps / 2
     rank.log("end", steps=kept.steps, best=kept.best, main=rank.run.is_main, local=rank.run.local_rank)
+
+
+def sums_up(rank: Rank) -> None:
+    """Sums a number over all ranks in every pass, and destroys its group however it ends."""
+    optimizer = torch.optim.SGD(rank.model.parameters(), lr=0.02)
+    model = rank.run.wrap(rank.model, optimizer)
+    try:
+        for _ in rank.run.epochs(2):
+            for x, y, _ in rank.run.batches(rank.data, global_batch=GLOBAL_BATCH):
+                rank.backward(model, x, y)
+                total = torch.ones(())
+                dist.all_reduce(total)
+                optimizer.step()
+                optimizer.zero_grad()
+                sizes = [total.item(), dist.get_world_size()]
+                rank.log("sum", generation=rank.run.generation, step=rank.run.position.step, sizes=sizes)
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+def asks_torch_for_its_rank(rank: Rank) -> None:
+    """As plain DDP does, where there is no group yet."""
+    rank.log("end", rank=dist.get_rank())

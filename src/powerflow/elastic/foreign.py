@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from powerflow.elastic.group import lost_peer
 from powerflow.errors import InputError
 
 #: Advice to a user whose script cannot be rescaled in place.
@@ -101,10 +102,48 @@ def own_group(said: str = "") -> InputError:
     )
 
 
-def meant_own_group(error: BaseException, trace: TracebackType | None) -> bool:
-    """Return True if an error has this cause: the script opened a process group itself, or used a group too early."""
+def explain(error: BaseException, trace: TracebackType | None, *, in_place: bool) -> InputError | None:
+    """Return the refusal for an error that comes from a script's own use of torch.distributed or of torchrun.
+
+    Args:
+        error: The error that ended the script.
+        trace: Its traceback.
+        in_place: True if PowerFlow started the script.
+
+    Returns:
+        The refusal; None for any other error. Its exit code is 1 if another attempt may succeed.
+    """
+    if isinstance(error, KeyError) and error.args and error.args[0] in _OF_TORCHRUN:
+        return InputError(
+            f"the environment variable {error.args[0]} is set only by torchrun",
+            fix="use run.device, run.local_rank, run.rank and run.ranks",
+        )
     frames = traceback.extract_tb(trace)
-    if any("/deepspeed/" in frame.filename for frame in frames):
-        return True
     inside = [frame.name for frame in frames if "/torch/distributed/" in frame.filename]
-    return "init_process_group" in inside or (bool(inside) and "process group has not been init" in str(error))
+    said = " ".join(str(error).split())[:160]
+    if "init_process_group" in inside and "twice" in said:
+        return InputError(
+            "the process group is open already", fix="remove this call: elastic.init has opened the group"
+        )
+    if not in_place:
+        return None
+    if "init_process_group" in inside or any("/deepspeed/" in frame.filename for frame in frames):
+        return own_group(said)
+    if inside and "process group has not been init" in said:
+        return InputError(
+            "this needs a process group, but the ranks of an in-place job have none before the first epoch: new ranks"
+            " come here while the others train",
+            fix="use run.rank, run.ranks and run.wrap, and call collectives inside `for epoch in run.epochs(…)`; for"
+            f" FSDP, ZeRO or DeepSpeed {RESTART}",
+        )
+    if inside and isinstance(error, RuntimeError) and lost_peer(error):
+        return InputError(
+            f"another rank was lost during a collective that the script calls itself ({said})",
+            fix="the run continues on the ranks that are left, or from its last checkpoint",
+            exit_code=1,
+        )
+    return None
+
+
+#: Environment variables that a script started by torchrun reads.
+_OF_TORCHRUN = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}

@@ -205,8 +205,12 @@ class GangMember:
     # -- outside a whole group ---------------------------------------------------------------------------------------
 
     def lose(self, note: str) -> None:
-        """Leave the process group because a rank was lost, so that all other ranks notice the loss."""
+        """Leave the process group because a rank was lost, so that all other ranks notice the loss.
+
+        What the script still does in this step has no effect. Its own collectives find a group of this rank alone.
+        """
         self._let_go()
+        group.stand_alone(cuda=self.training.on_cuda())
         self.idle()
         self.reporter.tell(Phase.BROKEN if self.training.joined else Phase.READY, note=note.splitlines()[0][:300])
 
@@ -390,6 +394,7 @@ class GangMember:
         if self.training.joined and not kept and (self.rank == 0 or not self.whole):
             self._checkpoint.save_last()
         self._let_go()
+        group.stand_alone(cuda=False)  # for a script that destroys its group however it ends
         self._checkpoint.wait()
         self._left = True
         self.reporter.tell(Phase.RELEASED)

@@ -47,9 +47,9 @@ _THEIR_INTERFACE = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 _SIOCGIFADDR = 0x8915
 _LOOPBACK = "127.0.0.1"
 
-#: The group that was closed last, kept until nothing else holds it (see `close`).
-_closed: list[dist.ProcessGroup] = []
-atexit.register(_closed.clear)
+#: The present group and those before it, kept until nothing else holds them (see `close`).
+_held: list[dist.ProcessGroup] = []
+atexit.register(_held.clear)
 
 
 class GaveUp(Exception):
@@ -190,6 +190,21 @@ def form(store: Store, rank: int, ranks: int, *, cuda: bool) -> None:
     Raises:
         RuntimeError: A rank was lost while the group formed (see `lost_peer`).
     """
+    _form(store, rank, ranks, cuda=cuda)
+    del _held[:-1]
+
+
+def stand_alone(*, cuda: bool) -> None:
+    """Form a process group of this rank alone, if there is no group: collectives that the script calls end at once.
+
+    Groups that were closed before are kept, because DDP may still hold them.
+    """
+    if not dist.is_initialized():
+        _form(HashStore(), 0, 1, cuda=cuda)
+
+
+def _form(store: Store, rank: int, ranks: int, *, cuda: bool) -> None:
+    close()
     _choose_interface()
     if cuda:  # a failed all-reduce must raise its error before the optimiser steps
         os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
@@ -205,7 +220,7 @@ def form(store: Store, rank: int, ranks: int, *, cuda: bool) -> None:
             timeout=timedelta(seconds=CONNECT_S),
         )
     dist.distributed_c10d._set_pg_timeout(timedelta(seconds=PATIENCE_S))
-    _closed.clear()
+    _held.append(dist.distributed_c10d._get_default_group())
 
 
 def _choose_interface() -> None:
@@ -274,13 +289,13 @@ def warm_up() -> None:
 def close() -> None:
     """Close torch's default process group, so that ranks that wait for this rank notice that it has left.
 
-    This module keeps torch's group object until the next group has formed or the process ends. Otherwise DDP's reducer
-    would often release the object last. The reducer would then wait for gloo's threads while it holds Python's global
-    lock. A thread that must still free a tensor would wait for this lock, and the process would hang.
+    This module keeps torch's group object until the next generation has formed or the process ends, also if the script
+    itself destroys the group. Otherwise DDP's reducer would often release the object last. The reducer would then wait
+    for gloo's threads while it holds Python's global lock. A thread that must still free a tensor would wait for this
+    lock, and the process would hang.
     """
     peer_sockets.cut()
     if dist.is_initialized():
-        _closed[:] = [dist.distributed_c10d._get_default_group()]
         dist.destroy_process_group()
 
 

@@ -29,15 +29,15 @@ def install(reporter: Reporter, explain: Callable[[BaseException], InputError | 
         reporter: Reporter of this rank.
         explain: Function that is called with each error that ends the process. It returns the refusal that explains the
             error, or None.
-        in_place: True if PowerFlow opens the process group. Then a process group that the script opens is refused.
+        in_place: True if PowerFlow started the script. Then the ranks have no process group before the first epoch.
     """
     behind = getattr(sys.excepthook, "powerflows_behind", sys.excepthook)
 
     def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         explained = explain(error)
         refused = error if isinstance(error, InputError) else explained
-        if refused is None and in_place and foreign.meant_own_group(error, trace):
-            refused = foreign.own_group(" ".join(str(error).split())[:160])
+        if refused is None:
+            refused = foreign.explain(error, trace, in_place=in_place)
         if refused is None:
             behind(kind, error, trace)
             return

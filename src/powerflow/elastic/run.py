@@ -29,7 +29,7 @@ from powerflow.elastic.mailbox import Phase
 from powerflow.elastic.placed import Placed
 from powerflow.elastic.reporter import Reporter
 from powerflow.elastic.state import Stateful, Training
-from powerflow.elastic.static_gang import StaticGang
+from powerflow.elastic.static_gang import StaticGang, open_group
 from powerflow.elastic.stuck import StuckWatch
 from powerflow.elastic.training.accelerated import tell_accelerate
 from powerflow.elastic.training.batches import Batches, whole
@@ -66,7 +66,9 @@ class Run(Placed):
         self._prepare()
 
     def _prepare(self) -> None:
-        if self._mailbox is not None:
+        if self._mailbox is None:
+            open_group()
+        else:
             foreign.refuse_own_group()
             tell_accelerate(self._place)
 

@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import time
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from powerflow.elastic import group
 from powerflow.elastic.checksum import RankComparison
 from powerflow.elastic.state import Training
 from powerflow.elastic.training import streams
+
+
+def open_group() -> None:
+    """Form the process group of the ranks that torchrun started, or of this rank alone.
+
+    So collectives that the script calls itself work from its start to its end. If the script has opened a group before,
+    it is used.
+    """
+    if dist.is_initialized():
+        return
+    environment = os.environ.get
+    cuda = torch.cuda.is_available()
+    if int(environment("WORLD_SIZE", "1")) == 1:
+        group.stand_alone(cuda=cuda)
+        atexit.register(group.close)  # otherwise NCCL warns of a group that was not destroyed
+        return
+    gpu_each = cuda and int(environment("LOCAL_WORLD_SIZE", "1")) <= torch.cuda.device_count()
+    dist.init_process_group("cpu:gloo,cuda:nccl" if gpu_each else "gloo")
 
 
 class StaticGang:
@@ -30,11 +51,9 @@ class StaticGang:
         self._comparison = RankComparison(training)
 
     def join(self) -> None:
-        """Form the process group of the ranks that torchrun started. With a single rank, form no group."""
+        """Let the ranks that torchrun started begin with equal random numbers and parameters."""
         self.training.joined = True
         if self.ranks > 1:
-            if not dist.is_initialized():
-                dist.init_process_group("cpu:gloo,cuda:nccl" if self.training.on_cuda() else "gloo")
             self.parallel = DistributedDataParallel(self.training.model, **self.training.options)
             self.training.in_parallel_trained = self.training.trained()
             drawn: list[Any] = [streams.bases()]
