@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,51 +17,6 @@ from powerflow.elastic.run import Run
 from powerflow.errors import InputError
 from tests.elastic import proofs, trainee
 from tests.elastic.supervisor import Supervisor
-from tests.processes import CONTEXT
-
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "elastic"
-DOCS = Path(__file__).resolve().parents[2] / "docs" / "elastic.md"
-
-
-def example_diff() -> list[str]:
-    """Lines that differ, the scripts' own docstrings left out, as a unified diff without context shows them."""
-    plain, elastic = (
-        re.sub(r'\A""".*?"""\n', "", (EXAMPLES / name).read_text(), flags=re.S).splitlines()
-        for name in ("train_plain.py", "train.py")
-    )
-    return list(difflib.unified_diff(plain, elastic, n=0, lineterm=""))[2:]
-
-
-def test_eight_lines_make_a_script_elastic() -> None:
-    changed, added, removed = 0, 0, 0
-    for line in [*example_diff(), "@@"]:
-        if line.startswith("@@"):
-            changed += max(added, removed)
-            added = removed = 0
-        elif line[1:].strip():
-            added += line[0] == "+"
-            removed += line[0] == "-"
-    assert 0 < changed <= 8
-    shown = DOCS.read_text()
-    for line in example_diff():
-        if not line.startswith("@@") and line[1:].strip():
-            assert line in shown
-
-
-def test_examples_run(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": "0", "WORLD_SIZE": "1"}
-    for name in ("train_plain.py", "train.py"):
-        script = CONTEXT.Process(target=trainee.run_script, args=(str(EXAMPLES / name), env, str(tmp_path / name)))
-        script.start()
-        script.join()
-        printed = (tmp_path / name).read_text()
-        assert script.exitcode == 0, printed
-        script.close()
-        losses = [float(found) for found in re.findall(r"loss ([\d.]+)", printed)]
-        assert len(losses) == 10
-        assert losses[-1] < losses[0]
 
 
 def test_plain_and_torchrun_style(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import runpy
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -214,13 +214,15 @@ def main(
     sys.exit(0)
 
 
-def run_script(path: str, environment: Mapping[str, str], output: str) -> None:
-    """A script as it stands, in a process that has torch loaded already."""
+def run_script(command: Sequence[str], environment: Mapping[str, str], output: str) -> None:
+    """A script as it stands, with its arguments, in a process that has torch loaded already."""
+    torch.set_num_threads(1)  # two would wait for each other by spinning
     os.environ.update(environment)
+    sys.argv = list(command)
     with open(output, "w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    runpy.run_path(path, run_name="__main__")
+    runpy.run_path(command[0], run_name="__main__")
 
 
 def reference(epochs: int) -> dict[str, Tensor]:
