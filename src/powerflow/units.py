@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from powerflow.errors import InputError
@@ -154,12 +154,28 @@ def significant(value: float, digits: int = 3) -> str:
     return "0" if float(value) == 0 else text
 
 
-def prose(value: float) -> str:
-    """Format a number with three significant digits, without trailing zeros: 1.9, not 1.90."""
-    text = significant(value)
+def fixed(value: float, decimals: int) -> str:
+    """Format ``value`` with a fixed number of decimals and thin spaces between thousands, as for a column of a table.
+
+    A value that is not 0 is never written as 0: with three decimals, 0.0004 gives ``<0.001``.
+    """
+    if not math.isfinite(value):
+        return NOTHING
+    text = f"{value:,.{decimals}f}".replace(",", "\u202f")
+    if value and not float(f"{value:.{decimals}f}"):
+        least = f"{10.0**-decimals:.{decimals}f}"
+        return f"<{least}" if value > 0 else f">-{least}"
+    return text
+
+
+def prose(value: float, digits: int = 3) -> str:
+    """Format a number with ``digits`` significant digits, without trailing zeros: 1.9, not 1.90."""
+    text = significant(value, digits)
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+#: Most decimals in a column; a smaller value is written as ``<0.0001``.
+_MOST_DECIMALS = 4
 #: Units by size: a value below the limit is written in this unit. The last number is the unit's size in base units.
 _Scale = tuple[tuple[float, str, float], ...]
 _TIMES: _Scale = ((90.0, "s", 1.0), (90 * 60.0, "min", 60.0), (72 * HOUR_S, "h", HOUR_S), (math.inf, "days", DAY_S))
@@ -177,6 +193,16 @@ def durations(*seconds: float) -> list[str]:
     return _scaled(seconds, _TIMES)
 
 
+def elapsed(seconds: float) -> str:
+    """Format a length of time as Slurm does, in one form for a column of a table: ``0:00:42``, ``3-04:48:00``."""
+    if not math.isfinite(seconds):
+        return NOTHING
+    minutes, rest_s = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    return f"{days}-{hours:02}:{minutes:02}:{rest_s:02}" if days else f"{hours}:{minutes:02}:{rest_s:02}"
+
+
 def energy(joules: float) -> str:
     """Format joules in the best unit: ``412 J``, ``0.85 kWh``, ``1 240 kWh``, ``3.1 GWh``."""
     return energies(joules)[0]
@@ -189,7 +215,7 @@ def energies(*joules: float) -> list[str]:
 
 def kwh(joules: float) -> str:
     """Format joules as kilowatt-hours with four digits, as for budgets: ``144.2 kWh``."""
-    return f"{joules / J_PER_KWH:.4g} kWh"
+    return f"{prose(joules / J_PER_KWH, 4)} kWh"
 
 
 def power(watts: float) -> str:
@@ -199,13 +225,55 @@ def power(watts: float) -> str:
 
 def percent(share: float) -> str:
     """Format a share in percent: 0.8 as ``80 %``, 0.125 as ``12.5 %``."""
-    if not math.isfinite(share):
+    if not math.isfinite(share * 100):
         return NOTHING
     value = round(share * 100, 1)
     return f"{value:.0f}\u202f%" if value == round(value) else f"{value:.1f}\u202f%"
 
 
+def duration_column(seconds: Sequence[float | None]) -> list[str]:
+    """Format durations for a column of a table: in one unit and with one number of decimals, a dash for None."""
+    return _column(seconds, _TIMES)
+
+
+def energy_column(joules: Sequence[float | None]) -> list[str]:
+    """Format energies for a column of a table: in one unit and with one number of decimals, a dash for None."""
+    return _column(joules, _ENERGIES)
+
+
+def power_column(watts: Sequence[float | None]) -> list[str]:
+    """Format powers for a column of a table: in one unit and with one number of decimals, a dash for None."""
+    return _column(watts, _POWERS)
+
+
+def decimals_for(values: Iterable[float]) -> int:
+    """Return how many decimals a column of these values needs, at most `_MOST_DECIMALS`.
+
+    The largest value then has three significant digits, and the smallest that is not 0 has two.
+    """
+    sizes = [abs(value) for value in values if value and math.isfinite(value)]
+    if not sizes:
+        return 0
+    needed = max(2 - math.floor(math.log10(max(sizes))), 1 - math.floor(math.log10(min(sizes))))
+    return min(max(needed, 0), _MOST_DECIMALS)
+
+
+def _column(values: Sequence[float | None], scale: _Scale) -> list[str]:
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    unit, size = _unit(known, scale)
+    decimals = decimals_for(value / size for value in known)
+    return [
+        NOTHING if value is None or not math.isfinite(value) else f"{fixed(value / size, decimals)} {unit}"
+        for value in values
+    ]
+
+
+def _unit(values: Iterable[float], scale: _Scale) -> tuple[str, float]:
+    """Return the unit that suits the largest value, and the unit's size in base units."""
+    largest = max(map(abs, values), default=0.0)
+    return next((unit, size) for limit, unit, size in scale if largest < limit)
+
+
 def _scaled(values: tuple[float, ...], scale: _Scale) -> list[str]:
-    largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
-    unit, size = next((unit, size) for limit, unit, size in scale if largest < limit)
+    unit, size = _unit(filter(math.isfinite, values), scale)
     return [f"{prose(value / size)} {unit}" if math.isfinite(value) else NOTHING for value in values]

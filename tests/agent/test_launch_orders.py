@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pwd
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from powerflow.agent.node_agent import NodeAgent
 from powerflow.elastic.mailbox import JOB_DIR
 from powerflow.engine.cluster.rows import spec_row
 from powerflow.engine.cluster.sealed import AgentSide, JoinToken, own_key
-from powerflow.engine.protocol import EngineError, RankName, RankSpec
+from powerflow.engine.protocol import EngineError, RankName, RankSpec, RankState, RankStatus
 from powerflow.testing.memory_engine import MemoryCluster, MemoryEngine, Part
 
 NOBODY = "nobody"
@@ -25,10 +26,25 @@ class NoDevices:
         return {"at": ""}
 
 
+class QuickEngine(MemoryEngine):
+    """Its ranks of gang 2 have ended when their launch is answered."""
+
+    def launch(self, spec: RankSpec) -> RankStatus:
+        status = super().launch(spec)
+        return replace(status, state=RankState.EXITED, code=0) if spec.name.gang == "2" else status
+
+
 def launched(
     directory: Path, *specs: RankSpec, letters: list[list[str]]
 ) -> tuple[list[dict[str, Any]], dict[str, RankSpec]]:
     """Give an agent one order; return its answer, and what its engine was told to start, by gang."""
+    answer, told = ordered(directory, *specs, letters=letters, kind=MemoryEngine)
+    return answer["ranks"], told
+
+
+def ordered(
+    directory: Path, *specs: RankSpec, letters: list[list[str]], kind: type[MemoryEngine]
+) -> tuple[dict[str, Any], dict[str, RankSpec]]:
     key = own_key(directory / "key")
     side = AgentSide(key, JoinToken(bytes(key.public_key), bytes(32)), "1")
     told: dict[str, RankSpec] = {}
@@ -41,15 +57,13 @@ def launched(
 
     cluster = MemoryCluster({"n": 8}, play=play)
 
-    async def order() -> list[dict[str, Any]]:
-        agent = NodeAgent(directory, {}, MemoryEngine(cluster), NoDevices(), side, lambda **_: None)  # type: ignore[arg-type]
+    async def order() -> dict[str, Any]:
+        agent = NodeAgent(directory, {}, kind(cluster), NoDevices(), side, lambda **_: None)  # type: ignore[arg-type]
         try:
             rows = [spec_row(spec) for spec in specs]
-            answer = await agent._launch({"specs": rows, "letters": letters, "fences": {}, "interpreter": ""})
+            return await agent._launch({"specs": rows, "letters": letters, "fences": {}, "interpreter": ""})
         finally:
             agent.close()
-        found: list[dict[str, Any]] = answer["ranks"]
-        return found
 
     return asyncio.run(order()), told
 
@@ -82,3 +96,12 @@ def test_a_rank_finds_the_home_of_its_user_on_this_machine(tmp_path: Path) -> No
     assert (folders["1"]["HOME"], folders["1"]["USER"]) == (me.pw_dir, me.pw_name)
     assert folders["2"]["HOME"] == "/elsewhere"  # the job's own word
     assert folders["1"][JOB_DIR] == str(tmp_path / "jobs" / "1")
+
+
+def test_the_end_of_a_rank_is_never_told_without_its_energy(tmp_path: Path) -> None:
+    """Otherwise a job of a moment ends with 0 J, and is charged only later."""
+    answer, _ = ordered(tmp_path, spec("1", ""), spec("2", ""), letters=[], kind=QuickEngine)
+    assert [row["state"] for row in answer["ranks"]] == ["running", "exited"]
+    assert answer["devices"] == NoDevices().report()
+    answer, _ = ordered(tmp_path, spec("3", ""), letters=[], kind=QuickEngine)
+    assert "devices" not in answer

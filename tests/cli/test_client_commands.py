@@ -172,7 +172,7 @@ def test_queue_lists_what_has_not_ended_running_first(busy: Shell) -> None:
         "██",
         "25%",
         "0.112 s",
-        " h ",
+        "2:00:00",
         "started on 2",
     ):
         assert part.strip() in lines[2]

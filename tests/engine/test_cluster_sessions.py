@@ -16,7 +16,7 @@ from powerflow.engine.cluster.engine import ClusterEngine
 from powerflow.engine.cluster.listen import serve_shown
 from powerflow.engine.cluster.rows import node_row
 from powerflow.engine.cluster.sealed import AgentSide
-from powerflow.engine.protocol import EngineNode
+from powerflow.engine.protocol import EngineNode, RankName, RankSpec, RankState
 
 _starts = itertools.count()
 KEY = PrivateKey.generate()
@@ -49,6 +49,11 @@ class Agent:
                 "time_s": time.time(),
             },
             "changes": {"version": 1, "ranks": [], "gone": [], "letters": []},
+            "launch": {
+                "ranks": [{"name": "7.1.0", "node": "m", "state": "exited", "code": 0}],
+                "fences": {},
+                "devices": {"at": "a.1", "age_s": 0.0},
+            },
         }
         await asyncio.sleep(0.02)
         return self._side.seal(session, number, answers.get(order["do"], {}))
@@ -135,3 +140,17 @@ def test_the_notice_of_a_refused_agent_goes_when_it_has_joined(engine: ClusterEn
         assert time.monotonic() < deadline_s, engine.notices()
         time.sleep(0.01)
     assert is_up(engine)
+
+
+def test_a_rank_that_ends_at_once_brings_the_report_with_its_energy(engine: ClusterEngine) -> None:
+    dial(engine)
+    until(engine, True, 10.0)
+    assert engine.devices.report("m") is None
+    engine.launch_all([RankSpec(RankName("7", 1, 0), "m", ("true",), {}, "/tmp")])
+    deadline_s = time.monotonic() + 10.0
+    while not any(status.state is RankState.EXITED for status in engine.ranks()):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+    report = engine.devices.report("m")
+    assert report is not None
+    assert report["at"] == "a.1"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from powerflow.api.accounts import Account, Accounts, EndedJob
 from powerflow.api.governance import (
     AuditRecord,
     BudgetOrder,
@@ -26,8 +27,6 @@ from powerflow.api.governance import (
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.pages import NumberedPage, Page
 from powerflow.api.records import (
-    Account,
-    Accounts,
     Caller,
     DecisionRecord,
     EventRecord,
@@ -170,6 +169,34 @@ class FakeCluster:
                 and (after is None or int(job.id) < int(after))
             ]
             return Page(found[:limit], found[limit - 1].id if len(found) > limit else None)
+
+    def history(
+        self,
+        *,
+        since_s: float,
+        until_s: float,
+        states: Sequence[JobState] = (),
+        user: str | None = None,
+        project: str | None = None,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> Page[EndedJob]:
+        with self._open():
+            found = [
+                job
+                for job in self._jobs.values()
+                if job.ended_s is not None
+                and since_s <= job.ended_s <= until_s
+                and (not states or job.state in states)
+                and user in (None, job.user)
+                and project in (None, job.project)
+            ]
+            found.sort(key=lambda job: (-(job.ended_s or 0.0), -int(job.id)))
+            if after is not None:
+                known = [job.id for job in found]
+                found = found[known.index(after) + 1 :] if after in known else []
+            page = [self._history_of(job) for job in found[:limit]]
+            return Page(page, page[-1].id if len(found) > limit else None)
 
     def job(self, job_id: str) -> JobDetail:
         with self._open():
@@ -389,7 +416,8 @@ class FakeCluster:
             elif (order.url is None) == (order.constant is None) or order.csv is not None:
                 raise InputError("a signal is a CSV, a URL or a constant", where=order.kind)
             value, source = order.constant or 0.3, order.url or order.source
-            record = SignalRecord(order.kind, source, value, "", 0.3, order.weight, 0.3, None, caller.user, self.now_s)
+            rest = 0.3, None, caller.user, self.now_s, order.currency
+            record = SignalRecord(order.kind, source, value, "", 0.3, order.weight, *rest)
             self._signals[order.kind] = record
             return record
 
@@ -409,7 +437,8 @@ class FakeCluster:
             found = [self._account(name, by) for name in names]
             idle = Account("idle", 0, 0.0, 3.6e6, None)
             total = Account("total", sum(a.jobs for a in found), 0.0, sum(a.energy_j for a in found) + 3.6e6, None)
-            return Accounts(since_s, until_s, by, [*found, idle, total])
+            tariff = self._signals.get("tariff")
+            return Accounts(since_s, until_s, by, [*found, idle, total], (), tariff.currency if tariff else "")
 
     def healthy(self) -> Mapping[str, Any]:
         with self._lock:
@@ -465,8 +494,33 @@ class FakeCluster:
     def _account(self, name: str, by: str) -> Account:
         own = [job for job in self._jobs.values() if name == (job.id if by == "job" else getattr(job, by) or "–")]
         ended = [job.ended_s - job.submitted_s for job in own if job.ended_s is not None]
-        return Account(
-            name, len(own), 3600.0 * len(own), sum(j.energy_j for j in own), sum(ended) / len(ended) if ended else None
+        jct_s, used_j = sum(ended) / len(ended) if ended else None, sum(job.energy_j for job in own)
+        tariff = self._signals.get("tariff")
+        cost = None if tariff is None else used_j / 3.6e6 * tariff.value
+        of_job = {"job_name": own[0].name, "user": own[0].user, "state": own[0].state} if by == "job" else {}
+        return Account(name, len(own), 3600.0 * len(own), used_j, jct_s, cost, **of_job)  # type: ignore[arg-type]
+
+    def _history_of(self, job: JobRecord) -> EndedJob:
+        tariff, ran = self._signals.get("tariff"), job.started_s is not None
+        energy_j = job.energy_j if job.energy_j or not ran else None
+        return EndedJob(
+            id=job.id,
+            name=job.name,
+            user=job.user,
+            project=job.project,
+            state=job.state,
+            exit=job.exit,
+            submitted_s=job.submitted_s,
+            started_s=job.started_s,
+            ended_s=job.ended_s or 0.0,
+            gpus=2 if ran else 0,
+            gpu_s=3600.0 * ran,
+            energy_j=energy_j,
+            cost=None if tariff is None or energy_j is None else energy_j / 3.6e6 * tariff.value,
+            currency=tariff.currency if tariff else "",
+            rescales=job.rescales,
+            attempts=job.attempts,
+            emulated=job.emulated,
         )
 
     def _event(self, kind: str, job_id: str | None, text: str) -> None:

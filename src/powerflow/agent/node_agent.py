@@ -27,7 +27,16 @@ from powerflow.engine.cluster.mail import Letter
 from powerflow.engine.cluster.rows import spec_from_row, status_row
 from powerflow.engine.cluster.sealed import AgentSide, NotGenuine
 from powerflow.engine.local.why_not import why_not
-from powerflow.engine.protocol import Engine, EngineError, Fenced, RankName, RankSpec, RankStatus, not_started
+from powerflow.engine.protocol import (
+    Engine,
+    EngineError,
+    Fenced,
+    RankName,
+    RankSpec,
+    RankState,
+    RankStatus,
+    not_started,
+)
 from powerflow.osutil.files import read_json, replace_json
 
 #: Ranks that are started at the same time.
@@ -174,12 +183,15 @@ class NodeAgent:
         self._launching += 1
         try:
             starts = [self._do(self._start, spec, unmade[spec.name.gang]) for spec in specs]
-            rows = [status_row(status) for status in await asyncio.gather(*starts)]
+            statuses = await asyncio.gather(*starts)
             await self._do(self._look, asyncio.get_running_loop())
         finally:
             self._launching -= 1
         refused = {spec.name.gang for spec in specs if self._fences.get(spec.name.gang, 0) > spec.name.epoch}
-        return {"ranks": rows, "fences": {gang: self._fences[gang] for gang in refused}}
+        answer = {"ranks": [*map(status_row, statuses)], "fences": {gang: self._fences[gang] for gang in refused}}
+        # the end of a rank is never told without the energy that it has drawn
+        ended = any(status.state is RankState.EXITED for status in statuses)
+        return answer | ({"devices": self._devices.report()} if ended else {})
 
     def _made_own(self, spec: RankSpec, interpreter: str) -> RankSpec:
         """Return a spec with the paths of this machine: mailbox folder, and Python interpreter."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from powerflow.api.accounts import Accounts, EndedJob
 from powerflow.api.governance import (
     AuditRecord,
     BudgetOrder,
@@ -22,7 +23,6 @@ from powerflow.api.governance import (
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.pages import NumberedPage, Page
 from powerflow.api.records import (
-    Accounts,
     Caller,
     DecisionRecord,
     EventRecord,
@@ -66,6 +66,22 @@ class ClusterApi(Protocol):
         limit: int = 100,
     ) -> Page[JobRecord]:
         """List jobs, newest first. To get the next page, set `after` to the value of `next` in this answer."""
+
+    def history(
+        self,
+        *,
+        since_s: float,
+        until_s: float,
+        states: Sequence[JobState] = (),
+        user: str | None = None,
+        project: str | None = None,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> Page[EndedJob]:
+        """List jobs that ended in a time window, with what they used; the job that ended last is the first.
+
+        To get the next page, set `after` to the value of `next` in this answer.
+        """
 
     def job(self, job_id: str) -> JobDetail:
         """Show one job."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import ConfigDict, Field
 
 from powerflow.energy.budget import LEAST_J, MOST_J, Period
-from powerflow.energy.kinds import MAX_AGE_S, MOST_VALUE, Kind
+from powerflow.energy.kinds import CURRENCY, MAX_AGE_S, MOST_VALUE, Kind
 
 if TYPE_CHECKING:
     from powerflow.api.records import Caller
@@ -259,6 +259,7 @@ class SignalOrder:
         fallback: Value for times without data; None for the mean of the series.
         max_age_s: How many seconds a value of the series is valid.
         weight: How much the signal changes the price of a joule. With 0 it is used in accounts only.
+        currency: Currency of a tariff, such as EUR; "" if it is not known.
     """
 
     __pydantic_config__ = _NOTHING_ELSE
@@ -271,6 +272,7 @@ class SignalOrder:
     fallback: Value | None = None
     max_age_s: Annotated[float, Field(ge=1, le=1e9, allow_inf_nan=False)] = MAX_AGE_S
     weight: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] = 1.0
+    currency: Annotated[str, Field(pattern=CURRENCY)] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +295,7 @@ class SignalRecord:
         mean: Mean over the last week.
         until_s: When the last value of the series stops being valid; None for never.
         by, set_s: Who set the signal, and when.
+        currency: Currency of a tariff; "" if it is not known.
     """
 
     kind: Kind
@@ -305,6 +308,7 @@ class SignalRecord:
     until_s: float | None
     by: str
     set_s: float
+    currency: str = ""
 
 
 class Stage(StrEnum):

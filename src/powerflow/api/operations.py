@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
+from powerflow.api.accounts import Accounts, EndedJob
 from powerflow.api.governance import (
     AuditRecord,
     BudgetRecord,
@@ -20,7 +21,6 @@ from powerflow.api.governance import (
 )
 from powerflow.api.pages import Items, NumberedPage, Page
 from powerflow.api.records import (
-    Accounts,
     DecisionRecord,
     EventRecord,
     Explanation,
@@ -60,6 +60,7 @@ class Operation(Generic[Answer]):
 
 SUBMIT = Operation("submit", "POST", "/jobs", JobRecord, Role.USER, 201)
 JOBS = Operation("jobs", "GET", "/jobs", Page[JobRecord])
+HISTORY = Operation("history", "GET", "/history", Page[EndedJob])
 JOB = Operation("job", "GET", "/jobs/{job_id}", JobDetail)
 CANCEL = Operation("cancel", "POST", "/jobs/{job_id}/cancel", JobRecord, Role.USER)
 HOLD = Operation("hold", "POST", "/jobs/{job_id}/hold", JobRecord, Role.USER)

@@ -347,44 +347,6 @@ class Top:
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
-    """GPU time and energy charged to a user, a project or a job in a time window.
-
-    ``fair_share`` is the share of a project, if operators have set any shares (`ShareRecord`).
-
-    ``idle`` and ``total`` are accounts, too. ``cost`` (in the tariff's currency) is None without a tariff, and
-    ``co2_g`` (in grams) is None without a carbon signal. Both are computed hour by hour.
-    """
-
-    name: str
-    jobs: int
-    gpu_s: float
-    energy_j: float
-    mean_jct_s: float | None
-    cost: float | None = None
-    co2_g: float | None = None
-    fair_share: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Accounts:
-    """All accounts of a time window.
-
-    Attributes:
-        since_s, until_s: The window, in Unix seconds.
-        by: Group of each account: ``user``, ``project`` or ``job``.
-        items: The accounts; after them ``idle`` (the energy of idle GPUs) and ``total``.
-        notes: One line for each signal: its source, and for which share of joules its fallback value was used.
-    """
-
-    since_s: float
-    until_s: float
-    by: str
-    items: Sequence[Account]
-    notes: Sequence[str] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class LogChunk:
     """Part of a rank's log: the text, and the offset of the byte after this text.
 

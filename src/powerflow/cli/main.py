@@ -64,6 +64,7 @@ COMMANDS = (
     Command("completion", "completion", "Make the shell complete commands and job numbers.", group=START),
     Command("submit", "submit", "Submit a job to the controller.", "cluster.submit", JOBS),
     Command("queue", "queue", "List jobs with their GPUs, clocks and progress.", "cluster.queue", JOBS),
+    Command("history", "history", "List jobs that have ended, and what they used.", "cluster.history", JOBS),
     Command("describe", "describe", "Show everything that is known about a job.", "cluster.describe", JOBS),
     Command("explain", "explain", "Explain why a job has its GPUs and clock.", "cluster.explain", JOBS),
     Command("logs", "logs", "Print the log of a job.", "cluster.logs", JOBS),

@@ -86,11 +86,15 @@ def _plain(value: Any) -> Any:
 # --- the terminal -----------------------------------------------------------------------------------------------
 
 
-def console(*, stderr: bool = False) -> Console:
+def console(*, stderr: bool = False, least_width: int = 0) -> Console:
     """Return a rich console on stdout, or on stderr.
 
     Colours appear only on a terminal, and never if ``NO_COLOR`` is set. Without a terminal the width is large, so that
     tables are not cut. Printing raises `BrokenPipeError` if the reader of a pipe has stopped (``| head``).
+
+    Args:
+        stderr: True for stderr.
+        least_width: The console is at least this number of characters wide; a narrower terminal breaks the lines.
     """
     from rich.console import Console
     from rich.segment import Segment
@@ -106,7 +110,9 @@ def console(*, stderr: bool = False) -> Console:
 
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
-    return PipeAwareConsole(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
+    made = PipeAwareConsole(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
+    made.width = max(made.width, least_width)
+    return made
 
 
 class Step(Protocol):

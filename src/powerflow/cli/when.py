@@ -49,6 +49,19 @@ def past(text: str, where: str, now_s: float) -> float:
         ) from None
 
 
+def window(since: str, until: str | None, now_s: float) -> tuple[float, float]:
+    """Read the options ``--since`` and ``--until`` as two Unix times; the window ends now if ``until`` is None.
+
+    Raises:
+        InputError: A text is not a time, or the window ends before it begins.
+    """
+    since_s = past(since, "--since", now_s)
+    until_s = now_s if until is None else past(until, "--until", now_s)
+    if since_s > until_s:
+        raise InputError("the window ends before it begins", where="--until", fix="give a later time")
+    return since_s, until_s
+
+
 def stamp(unix_s: float) -> str:
     """Format a time to the second; in words if it is after year 9999 (as the end of a job with 10¹⁵ steps may be)."""
     if not abs(unix_s) < _CALENDAR_S:

@@ -14,4 +14,10 @@ MOST_VALUE = 1e9
 #: Default validity of a value. It allows hourly values to arrive an hour late.
 MAX_AGE_S = 2 * HOUR_S
 
-UNITS: dict[Kind, str] = {"tariff": "money/kWh", "carbon": "gCO2/kWh"}
+#: Code of a currency as in ISO 4217, such as EUR; "" for a tariff that does not say its currency.
+CURRENCY = r"^([A-Z]{3})?$"
+
+
+def unit_of(kind: Kind, currency: str = "") -> str:
+    """Return the unit of a signal's values: ``gCO2/kWh``, ``EUR/kWh``, or ``money/kWh`` without a currency."""
+    return "gCO2/kWh" if kind == "carbon" else f"{currency or 'money'}/kWh"

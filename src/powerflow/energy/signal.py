@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 
 from powerflow.arrays import BoolArray, FloatArray
-from powerflow.energy.kinds import MAX_AGE_S, MOST_VALUE, UNITS, Kind
+from powerflow.energy.kinds import MAX_AGE_S, MOST_VALUE, Kind, unit_of
 from powerflow.errors import InputError
 from powerflow.units import DAY_S, HOUR_S
 
@@ -39,6 +39,7 @@ class Signal:
         value: ``[M]`` values.
         fallback: Value used where the series has none.
         max_age_s: Longest validity of a value; ``inf`` for a constant.
+        currency: Currency of a tariff; "" if it is not known.
     """
 
     kind: Kind
@@ -47,12 +48,13 @@ class Signal:
     value: FloatArray
     fallback: float
     max_age_s: float = MAX_AGE_S
+    currency: str = ""
 
     def __post_init__(self) -> None:
         where = f"{self.kind} signal"
         if not math.isfinite(self.fallback):
             raise InputError(
-                f"its fallback {self.fallback:g} is not a finite number", where=where, fix=f"give {UNITS[self.kind]}"
+                f"its fallback {self.fallback:g} is not a finite number", where=where, fix=f"give {self.unit}"
             )
         if self.kind == "carbon" and self.fallback < 0:
             raise InputError("its fallback is negative", where=where, fix="give g CO2 per kWh, 0 or more")
@@ -60,6 +62,11 @@ class Signal:
             raise InputError(
                 f"its longest validity of a value is {self.max_age_s:g} s", where=where, fix="give seconds > 0"
             )
+
+    @property
+    def unit(self) -> str:
+        """Unit of the values."""
+        return unit_of(self.kind, self.currency)
 
     @cached_property
     def _steps(self) -> tuple[FloatArray, FloatArray]:
@@ -107,9 +114,9 @@ class Signal:
         said = f"{self.kind} signal of {self.source}"
         before = int(np.searchsorted(self.time_s, now_s, side="right"))
         if before == 0:
-            return f"{said} has no value for this time: {self.fallback:g} {UNITS[self.kind]} is used"
+            return f"{said} has no value for this time: {self.fallback:g} {self.unit} is used"
         age_h = (now_s - float(self.time_s[before - 1])) / HOUR_S
-        return f"{said} is {age_h:.1f} h old: {self.fallback:g} {UNITS[self.kind]} is used"
+        return f"{said} is {age_h:.1f} h old: {self.fallback:g} {self.unit} is used"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +127,14 @@ class SignalValue:
     fell_back: str
 
 
-def constant(kind: Kind, value: float) -> Signal:
+def constant(kind: Kind, value: float, currency: str = "") -> Signal:
     """Return a signal with the same value at all times.
 
     Raises:
         InputError: The value is not finite, or is negative for carbon.
     """
-    return Signal(kind, f"constant {value:g} {UNITS[kind]}", np.array([-np.inf]), np.array([value]), value, math.inf)
+    source = f"constant {value:g} {unit_of(kind, currency)}"
+    return Signal(kind, source, np.array([-np.inf]), np.array([value]), value, math.inf, currency)
 
 
 def read_signal(text: str, kind: Kind, *, source: str, fallback: float, max_age_s: float = MAX_AGE_S) -> Signal:
@@ -175,7 +183,7 @@ def joined(old: Signal, new: Signal) -> Signal:
     """Return a signal with the values of ``old`` up to the first time of ``new``, then the values of ``new``."""
     keep = old.time_s < new.time_s[0]
     time_s, value = np.append(old.time_s[keep], new.time_s), np.append(old.value[keep], new.value)
-    return Signal(new.kind, new.source, time_s, value, new.fallback, new.max_age_s)
+    return Signal(new.kind, new.source, time_s, value, new.fallback, new.max_age_s, new.currency)
 
 
 def factor(signals: Sequence[tuple[Signal, float]], now_s: float) -> tuple[float, list[str]]:
@@ -236,6 +244,6 @@ def _value(text: str, kind: Kind, where: str) -> float:
     except ValueError:
         value = math.nan
     if not abs(value) <= MOST_VALUE or (kind == "carbon" and value < 0):
-        fix = f"give a number of {UNITS[kind]}, at most {MOST_VALUE:,.0f}"
+        fix = f"give a number of {unit_of(kind)}, at most {MOST_VALUE:,.0f}"
         raise InputError(f"{text[:40]!r} is not a valid value", where=where, fix=fix)
     return value

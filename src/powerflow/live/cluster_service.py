@@ -13,6 +13,7 @@ from typing import Any
 
 from typing_extensions import override
 
+from powerflow.api.accounts import Account, Accounts, EndedJob
 from powerflow.api.cluster_api import ClusterApi
 from powerflow.api.governance import (
     AuditRecord,
@@ -32,8 +33,6 @@ from powerflow.api.governance import (
 from powerflow.api.job_spec import USUAL_GRACE_S, JobSpec
 from powerflow.api.pages import NumberedPage, Page
 from powerflow.api.records import (
-    Account,
-    Accounts,
     Caller,
     DecisionRecord,
     EventRecord,
@@ -65,6 +64,7 @@ from powerflow.live.commands import (
     StagesChanged,
 )
 from powerflow.live.controller import Controller
+from powerflow.live.ended import ended_jobs
 from powerflow.live.explanation import explain
 from powerflow.live.gpus.wanted import check_gpus
 from powerflow.live.node_watch import OFF
@@ -130,6 +130,23 @@ class ClusterService(ClusterApi):
     ) -> Page[JobRecord]:
         page = self._store.jobs(states, user, project, after, limit)
         return Page([self._records.job(job) for job in page.items], page.next)
+
+    @override
+    def history(
+        self,
+        *,
+        since_s: float,
+        until_s: float,
+        states: Sequence[JobState] = (),
+        user: str | None = None,
+        project: str | None = None,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> Page[EndedJob]:
+        ended = self._store.ended
+        page = ended.page(since_s, until_s, states, user, project, after, limit)
+        emulated = self._controller.power.emulated
+        return Page(ended_jobs(page.items, ended, self._signals.tariff(), emulated=emulated), page.next)
 
     @override
     def job(self, job_id: str) -> JobDetail:
@@ -309,7 +326,8 @@ class ClusterService(ClusterApi):
             items = [*(replace(item, fair_share=shares.of(item.name)) for item in items[:-2]), *items[-2:]]
         if signals := self._signals.signals():
             items, notes = priced(items, self._store.charges.hourly(since_s, until_s, by), signals)
-        return Accounts(since_s, until_s, by, items, notes)
+        tariff = self._signals.tariff()
+        return Accounts(since_s, until_s, by, items, notes, tariff.currency if tariff else "")
 
     @override
     def healthy(self) -> Mapping[str, Any]:

@@ -99,6 +99,7 @@ class GangEvents:
     def stop(self, job: ActiveJob) -> None:
         """End all ranks of a job that has ended according to the store, and remove the job from the job table."""
         self._table.write_down(job)
+        self._governance.save()  # its last decision, so that what has ended is known as a whole
         self._table.withdraw(job)
         self._gangs.kill(job.id)
         self._governance.dropped(job)
@@ -229,6 +230,7 @@ class GangEvents:
         job.progressed(float(event.steps) if event.steps is not None else job.steps)
         self._measurement.settle(now_s)
         self._table.write_down(job)
+        self._governance.save()  # its last decision, so that what has ended is known as a whole
         text = f"completed, but {event.note}" if event.note else "completed"
         self._store.move(job.id, JobState.COMPLETED, now_s, exit=text, reason=text)
         self._store.intents.retire(job.id)
@@ -273,6 +275,7 @@ class GangEvents:
 
     def _give_up(self, event: GangFailed, job: ActiveJob, now_s: float) -> None:
         self._table.write_down(job)
+        self._governance.save()  # its last decision, so that what has ended is known as a whole
         text, lines = event.text, event.last_lines
         self._store.move(job.id, JobState.FAILED, now_s, exit=text, reason=text, last_lines=lines)
         self._store.intents.retire(job.id)

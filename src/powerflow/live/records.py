@@ -41,7 +41,7 @@ class Records:
             eta_s = self._controller.turned_s + max(0.0, total - now.steps) * step_time_s
         return JobRecord(
             id=stored.id,
-            name=stored.spec.name or f"job-{stored.id}",
+            name=stored.name,
             user=stored.user,
             project=stored.spec.project,
             state=stored.state,

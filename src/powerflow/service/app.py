@@ -22,19 +22,18 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from powerflow.api import operations as ops
+from powerflow.api.accounts import Accounts, EndedJob
 from powerflow.api.cluster_api import ClusterApi
 from powerflow.api.governance import NAME, DrainReason
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.operations import PREFIX
 from powerflow.api.pages import Items, NumberedPage, Page
 from powerflow.api.records import (
-    Accounts,
     DecisionRecord,
     EventRecord,
     Explanation,
     JobDetail,
     JobRecord,
-    JobState,
     LogChunk,
     NodeRecord,
     Role,
@@ -49,7 +48,18 @@ from powerflow.service.peers import Network
 from powerflow.service.problem import MEDIA_TYPE, Problem, of_error, of_invalid, problem
 from powerflow.service.refused import RefusedTokens
 from powerflow.service.routes import FromCaller, FromCluster, describe, serves
-from powerflow.service.schemas import AfterNumber, Health, JobId, Limit, NameQuery, NodeName
+from powerflow.service.schemas import (
+    AfterJob,
+    AfterNumber,
+    Health,
+    JobId,
+    Limit,
+    NameQuery,
+    NodeName,
+    Since,
+    States,
+    Until,
+)
 from powerflow.service.tokens import Tokens
 
 OPENAPI = f"{PREFIX}/openapi.json"
@@ -156,18 +166,40 @@ def _jobs() -> APIRouter:
         cluster: FromCluster,
         request: Request,
         response: Response,
-        state: Annotated[list[JobState] | None, Query(description="Job states; all by default.")] = None,
+        state: States = None,
         user: NameQuery = None,
         project: NameQuery = None,
-        after: Annotated[
-            str | None, Query(pattern=r"^[1-9][0-9]{0,8}$", description="Value of `next` in the previous page.")
-        ] = None,
+        after: AfterJob = None,
         limit: Limit = 100,
     ) -> Page[JobRecord]:
         page = cluster.jobs(states=state or (), user=user, project=project, after=after, limit=limit)
-        if page.next is not None:
-            following = request.url.include_query_params(after=page.next)
-            response.headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
+        _link(page, request, response)
+        return page
+
+    @serves(router, ops.HISTORY)
+    def history(
+        cluster: FromCluster,
+        request: Request,
+        response: Response,
+        since_s: Since = 0.0,
+        until_s: Until = None,
+        state: States = None,
+        user: NameQuery = None,
+        project: NameQuery = None,
+        after: AfterJob = None,
+        limit: Limit = 100,
+    ) -> Page[EndedJob]:
+        until = _window(since_s, until_s)
+        page = cluster.history(
+            since_s=since_s,
+            until_s=until,
+            states=state or (),
+            user=user,
+            project=project,
+            after=after,
+            limit=limit,
+        )
+        _link(page, request, response)
         return page
 
     @serves(router, ops.JOB)
@@ -263,16 +295,32 @@ def _cluster() -> APIRouter:
     @serves(router, ops.ACCOUNTS)
     def accounts(
         cluster: FromCluster,
-        since_s: Annotated[float, Query(ge=0, le=1e11, description="Start of the window, in Unix seconds.")] = 0.0,
-        until_s: Annotated[float | None, Query(ge=0, le=1e11, description="End of the window. Default: now.")] = None,
+        since_s: Since = 0.0,
+        until_s: Until = None,
         by: Annotated[str, Query(pattern="^(user|project|job)$")] = "user",
     ) -> Accounts:
-        until = time.time() if until_s is None else until_s
-        if since_s > until:
-            raise InputError("the window ends before it begins", where="query.since_s", fix="give a later until_s")
-        return cluster.accounts(since_s=since_s, until_s=until, by=by)
+        return cluster.accounts(since_s=since_s, until_s=_window(since_s, until_s), by=by)
 
     return router
+
+
+def _window(since_s: float, until_s: float | None) -> float:
+    """Return the end of a time window, which is now if the request does not say it.
+
+    Raises:
+        InputError: The window ends before it begins.
+    """
+    until = time.time() if until_s is None else until_s
+    if since_s > until:
+        raise InputError("the window ends before it begins", where="query.since_s", fix="give a later until_s")
+    return until
+
+
+def _link(page: Page[Any], request: Request, response: Response) -> None:
+    """Name the next page in a header, if there is one."""
+    if page.next is not None:
+        following = request.url.include_query_params(after=page.next)
+        response.headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
 
 
 def _health(cluster: ClusterApi, version: str) -> APIRouter:

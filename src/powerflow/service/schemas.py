@@ -8,6 +8,7 @@ from fastapi import Path, Query
 from pydantic import BaseModel, ConfigDict
 
 from powerflow.api.governance import NAME
+from powerflow.api.records import JobState
 
 JobId = Annotated[str, Path(pattern=r"^[0-9]{1,18}$", description="Number of a job.", examples=["12"])]
 NodeName = Annotated[
@@ -15,6 +16,12 @@ NodeName = Annotated[
 ]
 CapNumber = Annotated[int, Path(ge=1, le=2**31)]
 NameQuery = Annotated[str | None, Query(pattern=NAME)]
+AfterJob = Annotated[
+    str | None, Query(pattern=r"^[1-9][0-9]{0,8}$", description="Value of `next` in the previous page.")
+]
+States = Annotated[list[JobState] | None, Query(description="Job states; all by default.")]
+Since = Annotated[float, Query(ge=0, le=1e11, description="Start of the window, in Unix seconds.")]
+Until = Annotated[float | None, Query(ge=0, le=1e11, description="End of the window. Default: now.")]
 AfterNumber = Annotated[int, Query(ge=0, le=2**62, description="Number of the last item that the caller has.")]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 

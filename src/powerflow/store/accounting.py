@@ -13,12 +13,13 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Update, bindparam, case, func, select, update
+from sqlalchemy import ColumnElement, Connection, Update, bindparam, case, func, select, update
 
-from powerflow.api.records import Account, JobState
-from powerflow.energy.kinds import UNITS
+from powerflow.api.accounts import Account
+from powerflow.api.records import JobState
 from powerflow.energy.signal import Signal
 from powerflow.errors import InputError
+from powerflow.store import mappers
 from powerflow.store.database import Database
 from powerflow.store.mappers import number
 from powerflow.store.models import Charge
@@ -105,7 +106,8 @@ class Charges:
         """Return the accounts of a time window, most joules first, and after them ``idle`` and ``total``.
 
         The window is widened to whole hours. An account's ``jobs`` is the number of jobs with charges in the window.
-        Its ``mean_jct_s`` is the mean completion time of those of them that have completed.
+        Its ``mean_jct_s`` is the mean completion time of those of them that have completed. Accounts of jobs have the
+        jobs' names, users and states.
 
         Args:
             since_s, until_s: The window, in Unix seconds.
@@ -125,9 +127,12 @@ class Charges:
         query = select(name, *sums).join_from(of_job, jobs, of_job.c.job_id == jobs.c.id).group_by(name).order_by(name)
         with self._database.read() as connection:
             rows = connection.execute(query).all()
+            of_jobs = _names(connection, inside) if by == "job" else {}
             idle_row = connection.execute(select(gpu_s, joules).where(inside, charges.c.job_id == _NOBODY)).one()
         named = [
-            Account(str(name), count, used_s, used_j, jct_sum_s / ended if ended else None)
+            Account(
+                str(name), count, used_s, used_j, jct_sum_s / ended if ended else None, **of_jobs.get(str(name), {})
+            )
             for name, count, used_s, used_j, jct_sum_s, ended in rows
         ]
         named.sort(key=lambda account: -account.energy_j)
@@ -168,6 +173,13 @@ def _name(by: str) -> ColumnElement[Any]:
     return jobs.c.id if by == "job" else jobs.c[by]
 
 
+def _names(connection: Connection, inside: ColumnElement[bool]) -> dict[str, dict[str, Any]]:
+    """Return the name, user and state of each job with charges in a window, by job id."""
+    query = select(jobs).where(jobs.c.id.in_(select(charges.c.job_id).where(inside)))
+    found = map(mappers.job_of, connection.execute(query).mappings())
+    return {job.id: {"job_name": job.name, "user": job.user, "state": job.state} for job in found}
+
+
 def _inside(since_s: float, until_s: float) -> ColumnElement[bool]:
     return (charges.c.hour >= int(since_s // HOUR_S)) & (charges.c.hour * HOUR_S < until_s)
 
@@ -197,7 +209,7 @@ def priced(
             what, items = "cost", [replace(item, cost=value) for item, value in zip(items, amounts, strict=True)]
         else:
             what, items = "CO2", [replace(item, co2_g=value) for item, value in zip(items, amounts, strict=True)]
-        fallback = f"{signal.fallback:g} {UNITS[signal.kind]}"
+        fallback = f"{signal.fallback:g} {signal.unit}"
         rest = f"; {share:.1%} of the joules with its fallback, {fallback}" if share else ""
         notes.append(f"{what} by {signal.source}{rest}")
     return items, notes

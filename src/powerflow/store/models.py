@@ -51,6 +51,11 @@ class StoredJob:
     last_lines: tuple[str, ...] = ()
     cost_class: str = ""
 
+    @property
+    def name(self) -> str:
+        """Name of the job: its owner's, or ``job-NUMBER``."""
+        return self.spec.name or f"job-{self.id}"
+
 
 @dataclass(frozen=True, slots=True)
 class JobUpdate:

@@ -22,6 +22,7 @@ from powerflow.store import mappers
 from powerflow.store.accounting import Charges
 from powerflow.store.database import Database
 from powerflow.store.decision_log import Decisions
+from powerflow.store.ended import EndedJobs
 from powerflow.store.high_marks import Marks
 from powerflow.store.intents import Intents
 from powerflow.store.leader_lease import LeaderLease
@@ -52,6 +53,7 @@ class Store:
         lease: The lease, with which only one controller at a time may work on this store.
         intents: Desired state of each job.
         charges: Energy and GPU time that were charged to jobs.
+        ended: Jobs that have ended, and what they had and used.
         decisions: Log of the scheduler's decisions on each job.
         observations: Measured step times and watts of jobs.
 
@@ -66,6 +68,7 @@ class Store:
         self.lease = LeaderLease(self._database)
         self.intents = Intents(self._database)
         self.charges = Charges(self._database)
+        self.ended = EndedJobs(self._database)
         self.decisions = Decisions(self._database)
         self.observations = Observations(self._database)
 

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from powerflow.api import operations as ops
-from powerflow.api.records import Accounts
+from powerflow.api.accounts import Accounts
 from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import Watch, asks
 from powerflow.cli.options import Json
 from powerflow.cli.watch import show
-from powerflow.cli.when import past
-from powerflow.errors import InputError
-from powerflow.units import HOUR_S, NOTHING, percent, significant
+from powerflow.cli.when import window
+from powerflow.units import HOUR_S, NOTHING, elapsed, fixed
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -44,11 +43,7 @@ def acct(
     """Show the energy and GPU time charged to each user, project or job, and the mean completion time of jobs."""
 
     def read() -> tuple[Accounts, bool]:
-        now_s = time.time()
-        since_s = past(since, "--since", now_s)
-        until_s = now_s if until is None else past(until, "--until", now_s)
-        if since_s > until_s:
-            raise InputError("the window ends before it begins", where="--until", fix="give a later time")
+        since_s, until_s = window(since, until, time.time())
         found = controller.ask(ops.ACCOUNTS, since_s=since_s, until_s=until_s, by=by.value)
         return found, controller.ask(ops.TOP).emulated
 
@@ -65,7 +60,7 @@ def _draw(read: tuple[Accounts, bool], width: int) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    from powerflow.cli.cluster.job_table import noted, plain, seconds, side_by_side
+    from powerflow.cli.cluster.job_table import noted, plain, side_by_side, state
 
     found, emulated = read
     total_j = found.items[-1].energy_j if found.items else 0.0
@@ -73,22 +68,26 @@ def _draw(read: tuple[Accounts, bool], width: int) -> RenderableType:
     priced = any(account.cost is not None for account in found.items)
     carbon = any(account.co2_g is not None for account in found.items)
     shared = any(account.fair_share is not None for account in found.items)
-    heads = ["jobs", "GPU-hours", "energy", "share", "mean JCT", *(["cost"] * priced), *(["CO2"] * carbon)]
-    heads += ["fair share"] * shared
-    table = plain(found.by, *heads, left=(found.by,))
+    named = ["name", "user", "state"] if found.by == "job" else []
+    cost = f"cost {found.currency}".rstrip()
+    heads = [*named, *(["jobs"] * (not named)), "GPU-hours", "energy", "share", "JCT" if named else "mean JCT"]
+    heads += [*([cost] * priced), *(["kg CO2"] * carbon), *(["fair share"] * shared)]
+    table = plain(found.by, *heads, left=(found.by, *named))
     used = side_by_side([account.energy_j for account in found.items], emulated)
     last = len(found.items) - 1  # the total; the last but one is idle. By position: a project may have these names
     for at, account in enumerate(found.items):
         style = "bold" if at == last else "dim" if at == last - 1 else ""
+        who: list[str | Text] = [account.job_name or "", account.user or "", state(account.state or "")]
         table.add_row(
             account.name,
-            NOTHING if at == last - 1 else f"{account.jobs:,}",
-            significant(account.gpu_s / HOUR_S) if account.gpu_s else NOTHING,
+            *(who if named else []),
+            *([NOTHING if at == last - 1 else f"{account.jobs:,}"] * (not named)),
+            fixed(account.gpu_s / HOUR_S, 2) if account.gpu_s else NOTHING,
             used[at],
-            percent(account.energy_j / total_j) if total_j else NOTHING,
-            seconds(account.mean_jct_s),
-            *([f"{account.cost or 0.0:,.2f}"] * priced),
-            *([f"{(account.co2_g or 0.0) / 1e3:,.3g} kg"] * carbon),
+            f"{account.energy_j / total_j:.1%}" if total_j else NOTHING,
+            NOTHING if account.mean_jct_s is None else elapsed(account.mean_jct_s),
+            *([fixed(account.cost or 0.0, 2)] * priced),
+            *([fixed((account.co2_g or 0.0) / 1e3, 3)] * carbon),
             *([NOTHING if account.fair_share is None else f"{account.fair_share:g}"] * shared),
             style=style,
         )

@@ -15,18 +15,20 @@ from urllib.parse import quote, urlsplit
 
 from powerflow.api import operations as ops
 from powerflow.api.operations import PREFIX, Operation
-from powerflow.api.pages import NumberedPage
+from powerflow.api.pages import NumberedPage, Page
 from powerflow.api.records import JobRecord, JobState
 from powerflow.errors import InputError
 
 if TYPE_CHECKING:
     from httpx import Client, Response
 
+    from powerflow.api.accounts import EndedJob
     from powerflow.api.governance import AuditRecord
     from powerflow.api.job_spec import JobSpec
     from powerflow.api.records import DecisionRecord
 
 Answer = TypeVar("Answer")
+Item = TypeVar("Item")
 Numbered = TypeVar("Numbered", "AuditRecord", "DecisionRecord")
 
 #: How long a request that is safe to repeat is repeated after its connection was lost: a controller restarts in 5 s.
@@ -72,11 +74,20 @@ class ControllerClient:
         self, *, states: Sequence[JobState] = (), limit: int | None = None, **filters: str | None
     ) -> list[JobRecord]:
         """Return jobs, newest first; all of them if ``limit`` is None."""
-        found: list[JobRecord] = []
+        return self._pages(ops.JOBS, limit, state=[str(state) for state in states], **filters)
+
+    def history(
+        self, *, states: Sequence[JobState] = (), limit: int | None = None, **filters: str | float | None
+    ) -> list[EndedJob]:
+        """Return jobs that have ended, the last one first; all of them if ``limit`` is None."""
+        return self._pages(ops.HISTORY, limit, state=[str(state) for state in states], **filters)
+
+    def _pages(self, operation: Operation[Page[Item]], limit: int | None, **given: Any) -> list[Item]:
+        found: list[Item] = []
         after: str | None = None
         while True:
             size = _PAGE if limit is None else min(_PAGE, limit - len(found))
-            page = self.ask(ops.JOBS, state=[str(state) for state in states], after=after, limit=size, **filters)
+            page = self.ask(operation, after=after, limit=size, **given)
             found += page.items
             after = page.next
             if after is None or len(found) == limit:

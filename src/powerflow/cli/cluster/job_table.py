@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 from rich import box
-from rich.cells import cell_len
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from powerflow.units import NOTHING, duration, energies, energy, power
+from powerflow.cli.columns import Column, fitted_table
+from powerflow.units import NOTHING, duration, duration_column, elapsed, energy, energy_column, power, power_column
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -47,24 +46,6 @@ def plain(*heads: str, left: Collection[str] = (), wraps: Collection[str] = ()) 
     return table
 
 
-@dataclass(frozen=True, slots=True)
-class _Column:
-    """One column of the table of jobs.
-
-    Attributes:
-        cell: Function from a job and the present time (Unix seconds) to the text in this column.
-        spare: Order in which columns are left out on a narrow terminal, the highest number first; a column with 0 is
-            always shown.
-        least: Number of characters to which the text may be shortened; None if it must not be shortened.
-    """
-
-    head: str
-    cell: Callable[[JobRecord, float], str | Text]
-    right: bool = False
-    spare: int = 0
-    least: int | None = None
-
-
 def job_table(jobs: Sequence[JobRecord], width: int, now_s: float) -> RenderableType:
     """Draw one line per job, in the given order.
 
@@ -73,31 +54,8 @@ def job_table(jobs: Sequence[JobRecord], width: int, now_s: float) -> Renderable
         width: Width of the terminal in characters. If it is narrow, less important columns are left out.
         now_s: Present time in Unix seconds, from which the time until a job's end is computed.
     """
-    cells = {column: [_text(column.cell(job, now_s)) for job in jobs] for column in _COLUMNS}
-    widths = {c: max(cell_len(c.head), *(text.cell_len for text in cells[c])) for c in _COLUMNS}
-    shown = _fitting(widths, width)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
-    for column, cut in shown.items():
-        justify: Literal["left", "right"] = "right" if column.right else "left"
-        table.add_column(column.head, justify=justify, no_wrap=True, overflow="ellipsis", width=cut)
-    for i, job in enumerate(jobs):
-        table.add_row(*(cells[column][i] for column in shown), style="dim" if job.state.ended else "")
+    table = fitted_table(jobs, _columns(jobs, now_s), width, style=lambda job: "dim" if job.state.ended else "")
     return noted(table, any(job.emulated and job.power_w is not None for job in jobs))
-
-
-def _fitting(widths: Mapping[_Column, int], width: int) -> Mapping[_Column, int]:
-    """Return the columns that fit side by side, with two blanks between them, and the width of each."""
-    cut = {column: min(full, column.least or full) for column, full in widths.items()}
-    while sum(cut.values()) + 2 * len(cut) - 2 > width:
-        least_needed = max(cut, key=lambda column: column.spare)
-        if least_needed.spare == 0:
-            break
-        del cut[least_needed]
-    left = max(width - sum(cut.values()) - 2 * len(cut) + 2, 0)
-    for column, least in cut.items():
-        cut[column] = min(widths[column], least + left)
-        left -= cut[column] - least
-    return cut
 
 
 def noted(table: RenderableType, emulated: bool) -> RenderableType:
@@ -116,8 +74,8 @@ def joules(value: float, emulated: bool) -> str:
 
 
 def side_by_side(values: Sequence[float], emulated: bool) -> list[str]:
-    """Format several energies in the same unit, so that they can be compared."""
-    return [text + mark(emulated) for text in energies(*values)]
+    """Format several energies in one unit and with one precision, so that they can be compared."""
+    return [text + mark(emulated) for text in energy_column(values)]
 
 
 def mark(emulated: bool) -> str:
@@ -145,36 +103,40 @@ def seconds(value: float | None) -> str:
     return NOTHING if value is None else duration(value)
 
 
-def _text(cell: str | Text) -> Text:
-    return cell if isinstance(cell, Text) else Text(cell)
+def _columns(jobs: Sequence[JobRecord], now_s: float) -> list[Column[JobRecord]]:
+    ids = [job.id for job in jobs]
+    steps = dict(zip(ids, duration_column([job.step_time_s for job in jobs]), strict=True))
+    drawn = dict(zip(ids, power_column([job.power_w for job in jobs]), strict=True))
+    return [
+        Column("id", lambda job: job.id, right=True),
+        Column("name", lambda job: job.name, least=12),
+        Column("user", lambda job: job.user, spare=2, least=8),
+        Column("state", lambda job: job.state.value, lambda job: state(job.state.value)),
+        Column("GPUs", _gpus, right=True),
+        Column("MHz", _clock, right=True, spare=3),
+        Column("power", lambda job: drawn[job.id], lambda job: _marked(drawn[job.id], job), right=True, spare=1),
+        Column("progress", lambda job: job.progress, lambda job: bar(job.progress)),
+        Column("step", lambda job: steps[job.id], right=True, spare=4),
+        Column("ends in", lambda job: _left(job, now_s), right=True),
+        Column("why", lambda job: job.exit or job.reason, spare=5, least=24),
+    ]
 
 
-def _gpus(job: JobRecord, now_s: float) -> str:
+def _marked(text: str, job: JobRecord) -> str:
+    return text if job.power_w is None else text + mark(job.emulated)
+
+
+def _gpus(job: JobRecord) -> str:
     asked = job.gpus_asked.rpartition(":")[2]
     if not job.gpus:
         return job.gpus_asked
     return asked if asked == str(job.gpus) else f"{job.gpus} of {asked}"
 
 
-def _clock(job: JobRecord, now_s: float) -> str:
+def _clock(job: JobRecord) -> str | None:
     read = job.clock_read_mhz or job.clock_mhz
-    return NOTHING if read is None else f"{read:.0f}"
+    return None if read is None else f"{read:.0f}"
 
 
-def _left(job: JobRecord, now_s: float) -> str:
-    return NOTHING if job.eta_s is None or job.state.ended else duration(max(job.eta_s - now_s, 0.0))
-
-
-_COLUMNS = (
-    _Column("id", lambda job, now_s: job.id, right=True),
-    _Column("name", lambda job, now_s: job.name or NOTHING, least=12),
-    _Column("user", lambda job, now_s: job.user, spare=2, least=8),
-    _Column("state", lambda job, now_s: state(str(job.state))),
-    _Column("GPUs", _gpus, right=True),
-    _Column("MHz", _clock, right=True, spare=3),
-    _Column("power", lambda job, now_s: watts(job.power_w, job.emulated), right=True, spare=1),
-    _Column("progress", lambda job, now_s: bar(job.progress)),
-    _Column("step", lambda job, now_s: seconds(job.step_time_s), right=True, spare=4),
-    _Column("ends in", _left, right=True),
-    _Column("why", lambda job, now_s: job.exit or job.reason, spare=5, least=24),
-)
+def _left(job: JobRecord, now_s: float) -> str | None:
+    return None if job.eta_s is None or job.state.ended else elapsed(max(job.eta_s - now_s, 0.0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +18,7 @@ from powerflow.cli.options import Json
 from powerflow.cli.sanitize import line
 from powerflow.cli.watch import show
 from powerflow.cli.when import stamp
-from powerflow.energy.kinds import UNITS, Kind
+from powerflow.energy.kinds import CURRENCY, Kind, unit_of
 from powerflow.errors import InputError
 from powerflow.units import parse_length
 
@@ -50,14 +51,18 @@ def set_signal(
             min=0.0, max=1000.0, help="Weight of this signal in the energy price. With 0, only accounts use the signal."
         ),
     ] = 1.0,
+    currency: Annotated[str, typer.Option(help="Currency of a tariff, such as EUR, for what jobs cost.")] = "",
     json: Json = False,
 ) -> None:
     """Set how much a kWh costs or emits over time. The energy price follows the signal, and accounts use it."""
     if fallback is not None:
         _finite(fallback, "--fallback")
+    if not re.fullmatch(CURRENCY, currency):
+        raise InputError(f"{currency!r} is not a currency", where="--currency", fix="give its three letters, as EUR")
     url, number = source if source.startswith(("http://", "https://")) else None, _number(source)
     text = _text(source) if url is None and number is None else None
-    order = SignalOrder(kind, text, url, number, source, fallback, parse_length(max_age, "--max-age"), weight)
+    max_age_s = parse_length(max_age, "--max-age")
+    order = SignalOrder(kind, text, url, number, source, fallback, max_age_s, weight, currency)
     signal = controller.ask(ops.SET_SIGNAL, order)
     why = f" ({line(signal.fell_back)})" if signal.fell_back else ""
     say("signal", {"signal": signal}, f"{signal.kind}: {_value(signal)} now, from {line(signal.source)}{why}", json)
@@ -117,7 +122,7 @@ def _text(path: str) -> str:
 
 
 def _value(signal: SignalRecord) -> str:
-    return f"{signal.value:.4g} {UNITS[signal.kind]}"
+    return f"{signal.value:.4g} {unit_of(signal.kind, signal.currency)}"
 
 
 def _draw(signals: Sequence[SignalRecord], width: int) -> RenderableType:

@@ -325,6 +325,7 @@ class Sessions:
         else:
             rows = [row for row in answer["ranks"] if RankName.parse(row["name"]) in waiting]
             machine.take(rows, (), whole=False)
+            machine.heard(answer.get("devices"), time.monotonic())
             self._tables.raise_fences(answer["fences"].items())  # set by another engine object of this controller
         for rank in ranks:
             self._tables.specs.pop(rank, None)

@@ -46,13 +46,14 @@ class StoredSignal:
     url: str
     by: str
     set_s: float
+    currency: str = ""
 
     def signal(self) -> Signal:
         """Return the signal as computations need it."""
         if self.max_age_s is None:
-            return constant(self.kind, self.fallback)
+            return constant(self.kind, self.fallback, self.currency)
         times, values = np.array(self.time_s), np.array(self.value)
-        return Signal(self.kind, self.source, times, values, self.fallback, self.max_age_s)
+        return Signal(self.kind, self.source, times, values, self.fallback, self.max_age_s, self.currency)
 
 
 class _Known(NamedTuple):
@@ -122,6 +123,10 @@ class Signals:
     def signals(self) -> Sequence[Signal]:
         """Return all signals as computations need them."""
         return [signal for _, signal in self._all().values()]
+
+    def tariff(self) -> Signal | None:
+        """Return the tariff; None if none is set."""
+        return next((signal for signal in self.signals() if signal.kind == "tariff"), None)
 
     def weighted(self) -> Sequence[tuple[Signal, float]]:
         """Return the signals that change the energy price, with their weights."""
@@ -204,6 +209,7 @@ class Signals:
             until_s=stored.time_s[-1] + stored.max_age_s if stored.max_age_s and stored.time_s else None,
             by=stored.by,
             set_s=stored.set_s,
+            currency=stored.currency,
         )
 
 
@@ -220,9 +226,11 @@ def _read(order: SignalOrder) -> Signal:
     given = [order.csv is not None, order.url is not None, order.constant is not None]
     if sum(given) != 1:
         raise InputError("a signal is a CSV, a URL or a constant", where=order.kind, fix="give one of the three")
+    if order.currency and order.kind != "tariff":
+        raise InputError("only a tariff has a currency", where="currency", fix="leave it out")
     fallback = 0.0 if order.fallback is None else order.fallback
     if order.constant is not None:
-        return constant(order.kind, order.constant)
+        return constant(order.kind, order.constant, order.currency)
     if order.url is not None:
         signal = poll(order.url, order.kind, fallback=fallback, max_age_s=order.max_age_s)
     else:
@@ -246,4 +254,5 @@ def _stored(order: SignalOrder, signal: Signal, caller: Caller, now_s: float) ->
         url=order.url or "",
         by=caller.user,
         set_s=now_s,
+        currency=order.currency,
     )

@@ -1,0 +1,141 @@
+"""Show records as a table that fits the terminal, or as CSV, in the columns that the user names."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+
+from powerflow.cli.options import split
+from powerflow.cli.sanitize import line
+from powerflow.errors import InputError
+from powerflow.units import NOTHING
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.text import Text
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True, slots=True)
+class Column(Generic[Row]):
+    """One column of a table.
+
+    Attributes:
+        name: Head of the column, and its name in options and in CSV.
+        value: Function from a record to its plain value: a text or a number; None if it is not known.
+        cell: Function from a record to the text in the table; None to show the value.
+        right: True to align the column right.
+        spare: Order in which columns are left out on a narrow terminal, the highest number first; a column with 0 is
+            always shown.
+        least: Number of characters to which the text may be shortened; None if it must not be shortened.
+    """
+
+    name: str
+    value: Callable[[Row], str | float | None]
+    cell: Callable[[Row], str | Text] | None = None
+    right: bool = False
+    spare: int = 0
+    least: int | None = None
+
+    def text(self, row: Row) -> Text:
+        """Return the text in the table for one record."""
+        from rich.text import Text
+
+        found = self.value(row) if self.cell is None else self.cell(row)
+        if isinstance(found, Text):
+            return found
+        return Text(NOTHING if found in (None, "") else str(found))
+
+
+def chosen(names: str, columns: Sequence[Column[Row]], where: str) -> list[Column[Row]]:
+    """Return the columns that a list such as ``id,name`` names, in this order; upper and lower case are alike.
+
+    Raises:
+        InputError: There is no column of a name.
+    """
+    known = {column.name.lower(): column for column in columns}
+    for name in split(names, where):
+        if name.lower() not in known:
+            fix = f"choose from {', '.join(column.name for column in columns)}"
+            raise InputError(f"there is no field {name!r}", where=where, fix=fix)
+    return [known[name.lower()] for name in split(names, where)]
+
+
+def sorted_by(rows: Sequence[Row], column: Column[Row], *, descending: bool) -> list[Row]:
+    """Return records in the order of a column's values; those without a value are the last."""
+    known = [row for row in rows if column.value(row) is not None]
+    unknown = [row for row in rows if column.value(row) is None]
+    key: Callable[[Row], object] = column.value
+    return [*sorted(known, key=key, reverse=descending), *unknown]  # type: ignore[arg-type]
+
+
+def print_csv(rows: Sequence[Row], columns: Sequence[Column[Row]], *, header: bool) -> None:
+    """Print records as CSV, one line each. Unknown values are empty; control characters are visible text."""
+    out = csv.writer(sys.stdout, lineterminator="\n")
+    if header:
+        out.writerow([column.name for column in columns])
+    for row in rows:
+        values = [column.value(row) for column in columns]
+        out.writerow(["" if value is None else line(value) if isinstance(value, str) else value for value in values])
+
+
+def fitted_table(
+    rows: Sequence[Row],
+    columns: Sequence[Column[Row]],
+    width: int,
+    *,
+    header: bool = True,
+    style: Callable[[Row], str] = lambda row: "",
+    heads: Mapping[str, str] | None = None,
+) -> RenderableType:
+    """Draw one line per record.
+
+    Args:
+        rows: The records.
+        columns: The columns. Those with a number ``spare`` are left out if the terminal is narrow.
+        width: Width of the terminal in characters.
+        header: False for a table without a head.
+        style: Function from a record to the style of its line.
+        heads: Heads that differ from the columns' names.
+    """
+    from rich import box
+    from rich.cells import cell_len
+    from rich.table import Table
+
+    names = {column.name: (heads or {}).get(column.name, column.name) for column in columns}
+    cells = {column: [column.text(row) for row in rows] for column in columns}
+    head_width = {column: cell_len(names[column.name]) if header else 0 for column in columns}
+    widths = {c: max([head_width[c], *(text.cell_len for text in cells[c])]) for c in columns}
+    shown = _fitting(widths, width)
+    table = Table(
+        box=box.SIMPLE_HEAD if header else None,
+        pad_edge=False,
+        padding=(0, 1, 0, 0) if header else (0, 2, 0, 0),
+        show_edge=False,
+        show_header=header,
+    )
+    for column, cut in shown.items():
+        justify: Literal["left", "right"] = "right" if column.right else "left"
+        table.add_column(names[column.name], justify=justify, no_wrap=True, overflow="ellipsis", width=cut)
+    for i, row in enumerate(rows):
+        table.add_row(*(cells[column][i] for column in shown), style=style(row))
+    return table
+
+
+def _fitting(widths: Mapping[Column[Row], int], width: int) -> Mapping[Column[Row], int]:
+    """Return the columns that fit side by side, with two blanks between them, and the width of each."""
+    cut = {column: min(full, column.least or full) for column, full in widths.items()}
+    while sum(cut.values()) + 2 * len(cut) - 2 > width:
+        least_needed = max(cut, key=lambda column: column.spare)
+        if least_needed.spare == 0:
+            break
+        del cut[least_needed]
+    left = max(width - sum(cut.values()) - 2 * len(cut) + 2, 0)
+    for column, least in cut.items():
+        cut[column] = min(widths[column], least + left)
+        left -= cut[column] - least
+    return cut

@@ -1,0 +1,85 @@
+"""Find jobs that have ended, and what they had and used."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import and_, func, or_, select
+
+from powerflow.api.pages import Page
+from powerflow.api.records import JobState
+from powerflow.store import mappers
+from powerflow.store.database import Database
+from powerflow.store.models import StoredJob
+from powerflow.store.schema import charges, decisions, jobs
+from powerflow.store.statements import checked
+
+
+class EndedJobs:
+    """Jobs that have ended, in one store."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def page(
+        self,
+        since_s: float,
+        until_s: float,
+        states: Sequence[JobState] = (),
+        user: str | None = None,
+        project: str | None = None,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> Page[StoredJob]:
+        """Return one page of jobs that ended in a time window, the one that ended last first.
+
+        Args:
+            since_s, until_s: The window, in Unix seconds.
+            states: Only jobs in these states; empty for jobs in any state.
+            user: Only jobs of this user; None for jobs of all users.
+            project: Only jobs of this project; None for jobs of all projects.
+            after: Value of ``next`` on the previous page; None for the first page.
+            limit: Largest number of jobs on the page.
+
+        Raises:
+            NotFound: ``after`` is not the number of a job.
+        """
+        inside = and_(jobs.c.ended_s >= since_s, jobs.c.ended_s <= until_s)
+        query = select(jobs).where(inside).order_by(jobs.c.ended_s.desc(), jobs.c.id.desc()).limit(checked(limit) + 1)
+        if states:
+            query = query.where(jobs.c.state.in_([state.value for state in states]))
+        if user is not None:
+            query = query.where(jobs.c.user == user)
+        if project is not None:
+            query = query.where(jobs.c.project == project)
+        with self._database.read() as connection:
+            if after is not None:
+                number = mappers.number(after)
+                last_s = select(jobs.c.ended_s).where(jobs.c.id == number).scalar_subquery()
+                query = query.where(or_(jobs.c.ended_s < last_s, and_(jobs.c.ended_s == last_s, jobs.c.id < number)))
+            rows = connection.execute(query).mappings().all()
+        page = [mappers.job_of(row) for row in rows[:limit]]
+        return Page(page, page[-1].id if len(rows) > limit else None)
+
+    def last_gpus(self, job_ids: Sequence[str]) -> Mapping[str, int]:
+        """Return the number of GPUs in the last placement of each job, by job id.
+
+        Jobs that have had no GPU are left out, and those that ended so long ago that their decisions were deleted.
+        """
+        had = decisions.c.job_id.in_(map(mappers.number, job_ids)) & ~decisions.c.would & (decisions.c.gpus > 0)
+        last = select(func.max(decisions.c.number)).where(had).group_by(decisions.c.job_id)
+        query = select(decisions.c.job_id, decisions.c.gpus).where(decisions.c.number.in_(last))
+        with self._database.read() as connection:
+            return {str(number): gpus for number, gpus in connection.execute(query)}
+
+    def hourly(self, job_ids: Sequence[str]) -> Mapping[str, Sequence[tuple[int, float]]]:
+        """Return the energy of each job in each hour: pairs of hour (since 1970) and joules, by job id."""
+        mine = charges.c.job_id.in_(map(mappers.number, job_ids))
+        found: dict[str, list[tuple[int, float]]] = defaultdict(list)
+        with self._database.read() as connection:
+            for number, hour, energy_j in connection.execute(
+                select(charges.c.job_id, charges.c.hour, charges.c.energy_j).where(mine)
+            ):
+                found[str(number)].append((hour, energy_j))
+        return found
