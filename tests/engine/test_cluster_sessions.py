@@ -7,6 +7,7 @@ import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from nacl.public import PrivateKey
@@ -37,7 +38,7 @@ class Agent:
         if self._side.greets(payload):
             return self._side.answer_hello(payload)
         session, number, order = self._side.open(payload)
-        answers = {
+        answers: dict[str, dict[str, Any]] = {
             "describe": {
                 "machine": "m",
                 "nodes": [node_row(EngineNode("m", 1))],

@@ -206,6 +206,35 @@ def test_a_change_by_restart_is_told_and_counted(bench: Bench) -> None:
     assert bench.service.job(job).record.rescales == (had != active.gpus)
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_stop_and_a_start_on_other_gpus_is_told_and_counted(bench: Bench, restarted: bool) -> None:
+    script(bench, lasts=100_000)
+    job = bench.submit(rescale="restart", **MODES["restart"])
+    bench.until_trains(job)
+    had = bench.controller.jobs[job].gpus
+    bench.service.hold(job, ADA)
+    bench.until(lambda: job not in bench.gangs.holding().values())
+    others = [
+        bench.submit(run="sleep 1000", rescale="none", gpus=1) for _ in range(bench.controller.power.gpu_count - 1)
+    ]
+    bench.until(lambda: len(bench.gangs.holding()) == len(others))
+    if restarted:
+        bench.restart()
+    bench.service.release(job, ADA)
+    bench.until(lambda: bench.controller.jobs[job].training)
+    bench.turn()
+    assert had > 1
+    (told,) = [event for event in bench.store.events(job_id=job).items if event.kind == "rescaled"]
+    assert told.text == f"from {had} to 1 GPUs when it started again"
+    assert bench.service.job(job).record.rescales == 1
+    bench.service.hold(job, ADA)
+    bench.until(lambda: job not in bench.gangs.holding().values())
+    bench.service.release(job, ADA)
+    bench.until(lambda: bench.controller.jobs[job].training)
+    bench.turn()
+    assert bench.service.job(job).record.rescales == 1, "on one GPU again"
+
+
 def test_attempts_outlive_the_controller(bench: Bench) -> None:
     script(bench, lasts=1, code=1)
     job = bench.submit(rescale="none", gpus=1, retries=2)

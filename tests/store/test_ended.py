@@ -60,7 +60,7 @@ def test_the_gpus_are_those_of_the_last_placement(past: Store) -> None:
     past.decisions.add(
         [decided("1", 2), decided("1", 8), decided("1", 0), decided("2", 1), decided("2", 4, would=True)]
     )
-    assert past.ended.last_gpus(["1", "2", "3"]) == {"1": 8, "2": 1}
+    assert past.decisions.last_gpus(["1", "2", "3"]) == {"1": 8, "2": 1}
 
 
 def test_what_jobs_used_and_what_that_cost(past: Store) -> None:
@@ -72,7 +72,7 @@ def test_what_jobs_used_and_what_that_cost(past: Store) -> None:
     jobs = past.ended.page(0.0, 1e9).items
 
     def told(tariff: Signal | None) -> dict[str, tuple[object, ...]]:
-        found = ended_jobs(jobs, past.ended, tariff, emulated=False)
+        found = ended_jobs(jobs, past, tariff, emulated=False)
         return {job.id: (job.gpus, job.gpu_s, job.energy_j, job.cost, job.currency) for job in found}
 
     priced = told(constant("tariff", 0.2, "EUR"))
@@ -80,7 +80,7 @@ def test_what_jobs_used_and_what_that_cost(past: Store) -> None:
     assert priced["2"] == (None, 0.0, None, None, "EUR")
     assert priced["6"] == (0, 0.0, 0.0, 0.0, "EUR")
     assert told(None)["1"] == (4, 19.0, 5.4e6, None, "")
-    (first,) = [job for job in ended_jobs(jobs, past.ended, None, emulated=True) if job.id == "4"]
+    (first,) = [job for job in ended_jobs(jobs, past, None, emulated=True) if job.id == "4"]
     assert (first.name, first.user, first.state, first.exit) == ("n4", "bob", JobState.FAILED, "how it ended")
     assert (first.submitted_s, first.started_s, first.ended_s, first.emulated) == (10.0, 20.0, 300.0, True)
 

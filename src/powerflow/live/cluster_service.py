@@ -143,10 +143,9 @@ class ClusterService(ClusterApi):
         after: str | None = None,
         limit: int = 100,
     ) -> Page[EndedJob]:
-        ended = self._store.ended
-        page = ended.page(since_s, until_s, states, user, project, after, limit)
+        page = self._store.ended.page(since_s, until_s, states, user, project, after, limit)
         emulated = self._controller.power.emulated
-        return Page(ended_jobs(page.items, ended, self._signals.tariff(), emulated=emulated), page.next)
+        return Page(ended_jobs(page.items, self._store, self._signals.tariff(), emulated=emulated), page.next)
 
     @override
     def job(self, job_id: str) -> JobDetail:

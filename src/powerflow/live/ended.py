@@ -8,12 +8,11 @@ from powerflow.api.accounts import EndedJob
 from powerflow.energy.signal import Signal
 from powerflow.store.ended import EndedJobs
 from powerflow.store.models import StoredJob
+from powerflow.store.store import Store
 from powerflow.units import HOUR_S, J_PER_KWH
 
 
-def ended_jobs(
-    jobs: Sequence[StoredJob], store: EndedJobs, tariff: Signal | None, *, emulated: bool
-) -> Sequence[EndedJob]:
+def ended_jobs(jobs: Sequence[StoredJob], store: Store, tariff: Signal | None, *, emulated: bool) -> Sequence[EndedJob]:
     """Return the records of jobs that have ended.
 
     Args:
@@ -23,7 +22,7 @@ def ended_jobs(
         emulated: True if the cluster's GPUs are emulated.
     """
     ids = [job.id for job in jobs]
-    gpus, cost = store.last_gpus(ids), _costs(ids, store, tariff)
+    gpus, cost = store.decisions.last_gpus(ids), _costs(ids, store.ended, tariff)
     found = []
     for job in jobs:
         assert job.ended_s is not None

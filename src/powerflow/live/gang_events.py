@@ -117,8 +117,7 @@ class GangEvents:
             case Progressed():
                 self._progressed(event, job, now_s)
             case Started():
-                job.started(now_s)
-                self._table.changed(job)
+                self._started(job, now_s)
             case Rescaled():
                 self._rescaled(event, job, now_s)
             case Continued():
@@ -129,6 +128,7 @@ class GangEvents:
             case Noted():
                 self._store.append(event.kind, event.text, now_s, job.id)
             case Vacated():
+                job.stopped()
                 if event.steps_safe is not None and not job.placement and event.steps_safe < job.steps:
                     job.progressed(float(event.steps_safe))
                     if job.known:
@@ -138,9 +138,16 @@ class GangEvents:
             case GangFailed():
                 self._failed(event, job, now_s)
 
+    def _started(self, job: ActiveJob, now_s: float) -> None:
+        before = job.started(now_s)
+        self._table.changed(job)
+        if before:
+            text = f"from {before} to {job.gpus} GPUs when it started again"
+            self._store.append("rescaled", text, now_s, job.id, gpus=job.gpus)
+
     def _rescaled(self, event: Rescaled, job: ActiveJob, now_s: float) -> None:
         if event.gpus != event.gpus_before:
-            job.rescaled()
+            job.rescaled(event.gpus)
             expected_s = self._learning.paused(job.kind.name, event.pause_s)
             self._store.put(PAUSES, self._learning.pauses_s)
             alike = [other for other in self._table.jobs.values() if other.known and other.kind.name == job.kind.name]
@@ -259,6 +266,7 @@ class GangEvents:
             self._give_up(event, job, now_s)
             return
         attempts = job.attempts + (not excused)
+        job.stopped()
         wait_s = 0.0 if excused else backoff_s(attempts)
         kind = "requeued" if excused else "failed attempt"
         self._store.append(kind, event.text, now_s, job.id, attempt=attempts, wait_s=wait_s)

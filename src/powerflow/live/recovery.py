@@ -50,14 +50,17 @@ def adopt(context: LoopContext, now_s: float) -> None:
     """
     store, table, gangs = context.store, context.table, context.gangs
     intents = {intent.job_id: intent for intent in store.intents.active()}
-    desired = []
-    for stored in store.active():
+    active, desired = store.active(), []
+    ran_gpus = store.decisions.last_gpus([stored.id for stored in active])
+    for stored in active:
         if stored.spec is UNREADABLE:
             store.move(stored.id, JobState.FAILED, now_s, exit="this version of PowerFlow cannot read the job's record")
             continue
         job, intent = table.enter(stored), intents.get(stored.id)
         if intent is not None:
             _resume(context, job, stored, intent, now_s)
+        if not job.placement and job.started_s is not None:
+            job.stopped(ran_gpus.get(job.id, 0))
         if (later := gangs.epoch_of(job.id)) > job.epoch:
             table.supersede(job, later, "starts again: its running ranks do not match the store")
         if intent is not None or job.id in table.pending:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import delete, func, insert, select
 
@@ -13,6 +13,9 @@ from powerflow.store.database import Database
 from powerflow.store.models import DecisionOutcome
 from powerflow.store.schema import decisions, jobs
 from powerflow.store.statements import feed
+
+#: Jobs that one query names; a database takes only so many.
+_AT_ONCE = 1000
 
 
 class Decisions:
@@ -33,6 +36,21 @@ class Decisions:
         with self._database.read() as connection:
             query = select(decisions).where(mine).order_by(decisions.c.number)
             return feed(connection, query, after, limit, mappers.decision_of)
+
+    def last_gpus(self, job_ids: Sequence[str]) -> Mapping[str, int]:
+        """Return the number of GPUs in the last placement of each job, by job id.
+
+        Jobs that have had no GPU are left out, and those that ended so long ago that their decisions were deleted.
+        """
+        found: dict[str, int] = {}
+        with self._database.read() as connection:
+            for first in range(0, len(job_ids), _AT_ONCE):
+                numbers = [mappers.number(job_id) for job_id in job_ids[first : first + _AT_ONCE]]
+                had = decisions.c.job_id.in_(numbers) & ~decisions.c.would & (decisions.c.gpus > 0)
+                last = select(func.max(decisions.c.number)).where(had).group_by(decisions.c.job_id)
+                query = select(decisions.c.job_id, decisions.c.gpus).where(decisions.c.number.in_(last))
+                found |= {str(number): gpus for number, gpus in connection.execute(query)}
+        return found
 
     def forget(self, ended_before_s: float) -> int:
         """Delete the decisions on jobs that ended before a time (Unix seconds).

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import and_, func, or_, select
+from sqlalchemy import and_, or_, select
 
 from powerflow.api.pages import Page
 from powerflow.api.records import JobState
 from powerflow.store import mappers
 from powerflow.store.database import Database
 from powerflow.store.models import StoredJob
-from powerflow.store.schema import charges, decisions, jobs
+from powerflow.store.schema import charges, jobs
 from powerflow.store.statements import checked
 
 
@@ -61,17 +61,6 @@ class EndedJobs:
             rows = connection.execute(query).mappings().all()
         page = [mappers.job_of(row) for row in rows[:limit]]
         return Page(page, page[-1].id if len(rows) > limit else None)
-
-    def last_gpus(self, job_ids: Sequence[str]) -> Mapping[str, int]:
-        """Return the number of GPUs in the last placement of each job, by job id.
-
-        Jobs that have had no GPU are left out, and those that ended so long ago that their decisions were deleted.
-        """
-        had = decisions.c.job_id.in_(map(mappers.number, job_ids)) & ~decisions.c.would & (decisions.c.gpus > 0)
-        last = select(func.max(decisions.c.number)).where(had).group_by(decisions.c.job_id)
-        query = select(decisions.c.job_id, decisions.c.gpus).where(decisions.c.number.in_(last))
-        with self._database.read() as connection:
-            return {str(number): gpus for number, gpus in connection.execute(query)}
 
     def hourly(self, job_ids: Sequence[str]) -> Mapping[str, Sequence[tuple[int, float]]]:
         """Return the energy of each job in each hour: pairs of hour (since 1970) and joules, by job id."""

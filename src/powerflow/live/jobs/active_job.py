@@ -64,6 +64,8 @@ class ActiveJob:
         steps: Completed steps, without steps that were lost.
         step_time_s: Seconds per step, lately; nan while unknown.
         training: True if the job's ranks have trained since they were last changed.
+        ran_gpus: Number of GPUs on which the job trains; 0 if it does not train.
+        left_gpus: Number of GPUs on which it trained before it was stopped; 0 if it has trained since.
         explore_mhz: Clocks still to be tried in this configuration, from the job's first step on.
         explore_since_s: When the first clock of ``explore_mhz`` was set.
         window: Steps that are being timed.
@@ -92,6 +94,8 @@ class ActiveJob:
     steps_total: float | None = None
     step_time_s: float = math.nan
     training: bool = False
+    ran_gpus: int = 0
+    left_gpus: int = 0
     explore_mhz: tuple[float, ...] = ()
     explore_since_s: float = math.inf
     window: StepWindow | None = None
@@ -209,11 +213,25 @@ class ActiveJob:
         """
         self.epoch, self.placement, self.gpu_type = intent.epoch, placement, gpu_type
         self.clock_mhz = intent.clock_mhz if placement else 0.0
+        self.ran_gpus = 0 if self.started_s is None else self.gpus
 
-    def started(self, now_s: float) -> None:
-        """Record that all ranks of the job train."""
+    def started(self, now_s: float) -> int:
+        """Record that all ranks of the job train.
+
+        If the job was stopped before and now has another number of GPUs, count one more rescale, and return the earlier
+        number; otherwise return 0.
+        """
         self.started_s = now_s if self.started_s is None else self.started_s
         self.training = True
+        before, self.left_gpus, self.ran_gpus = self.left_gpus, 0, self.gpus
+        if before in (0, self.gpus):
+            return 0
+        self.rescales += 1
+        return before
+
+    def stopped(self, gpus: int = 0) -> None:
+        """Record that no process of the job runs any more; ``gpus``: on how many it trained, if the store knows it."""
+        self.left_gpus, self.ran_gpus = gpus or self.ran_gpus or self.left_gpus, 0
 
     def progressed(self, steps: float, steps_total: float | None = None) -> None:
         """Set how many steps are completed; the number falls if the job went back to a checkpoint."""
@@ -223,9 +241,10 @@ class ActiveJob:
         """Set the reason that says that the job's script did not continue from its last step."""
         self.reason = reason
 
-    def rescaled(self) -> None:
-        """Count one more change of the job's GPU count."""
+    def rescaled(self, gpus: int) -> None:
+        """Count one more change of the job's GPU count, to ``gpus``."""
         self.rescales += 1
+        self.ran_gpus = gpus
 
     def failed(self, attempts: int, eligible_s: float = -math.inf) -> None:
         """Set how many attempts of the job have failed, and when the next attempt may begin."""
