@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 #: Columns that are shown if the user names none.
 _USUAL = "id,name,user,project,state,reason,started,ended,ran,GPUs,J,kWh,cost"
 _NEWEST = "-ended"
+_STATES = "|".join(state for state in JobState if state.ended)
 #: Width of a table whose fields the user has named, in characters: the terminal breaks its lines.
 _ANY_WIDTH = 2000
 
@@ -38,7 +39,7 @@ def history(
     controller: ControllerClient,
     state: Annotated[
         list[JobState] | None,
-        typer.Option("--state", help="Show only jobs that ended in this state; may be repeated."),
+        typer.Option("--state", metavar=_STATES, help="Show only jobs that ended in this state; may be repeated."),
     ] = None,
     user: Annotated[str | None, typer.Option(help="Show only jobs of this user.")] = None,
     project: Annotated[str | None, typer.Option(help="Show only jobs of this project.")] = None,
@@ -49,7 +50,7 @@ def history(
     limit: Annotated[int | None, typer.Option(help="Show only the first jobs of the sorted list.", min=1)] = None,
     fields: Annotated[
         str | None,
-        typer.Option("--fields", "-o", metavar="FIELD,FIELD", help="Fields to show, in this order; see below."),
+        typer.Option("--fields", "-o", metavar="FIELD,FIELD", help="Fields to show, in this order (listed above)."),
     ] = None,
     sort: Annotated[
         str, typer.Option(metavar="[-]FIELD", help="Sort by this field; with -, the highest or latest value first.")
