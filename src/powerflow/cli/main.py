@@ -63,6 +63,7 @@ COMMANDS = (
     Command("token", "app", "Make, list and revoke tokens for the controller.", group=START),
     Command("completion", "completion", "Make the shell complete commands and job numbers.", group=START),
     Command("submit", "submit", "Submit a job to the controller.", "cluster.submit", JOBS),
+    Command("elastic", "app", "Check whether a script can be rescaled while it runs.", group=JOBS),
     Command("queue", "queue", "List jobs with their GPUs, clocks and progress.", "cluster.queue", JOBS),
     Command("history", "history", "List jobs that have ended, and what they used.", "cluster.history", JOBS),
     Command("describe", "describe", "Show everything that is known about a job.", "cluster.describe", JOBS),

@@ -1,0 +1,439 @@
+"""What the checker says of scripts: exactly the lines that a comment `# <- rule` marks."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from powerflow.cli.main import main
+from powerflow.elastic.check import never_joins
+from powerflow.elastic.check.report import check
+from powerflow.errors import InputError
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "elastic"
+
+#: An elastic script in which nothing is to be found; cases put lines at its places.
+SCRIPT = """\
+import copy, os, random, subprocess, time
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.utils.data import DataLoader, DistributedSampler
+from powerflow import elastic
+{imports}
+def main():
+    run = elastic.init()
+    torch.manual_seed(0)
+    model = nn.Linear(2, 1).to(run.device)
+    optimizer = torch.optim.Adam(model.parameters())
+    kept = run.keep(best=0.0)
+    {before}
+    model = run.wrap(model, optimizer)
+    loader = run.batches(dataset, global_batch=8)
+    {start}
+    for epoch in run.epochs(3):
+        {epoch}
+        for x, y in loader:
+            loss = (model(x) - y).square().mean()
+            run.backward(loss)
+            {step}
+            optimizer.step()
+            optimizer.zero_grad()
+        {after_epoch}
+        accuracy = evaluate(model)
+        kept.best = max(kept.best, accuracy)
+        if run.is_main:
+            torch.save(model.state_dict(), "last.pt")
+    {end}
+
+{functions}
+
+def evaluate(model):
+    return 0.5
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def script(**places: str) -> str:
+    """The script with lines at some of its places, and without the other places."""
+    lines = []
+    for line in SCRIPT.splitlines():
+        if not (place := re.fullmatch(r"( *)\{(\w+)\}", line)):
+            lines.append(line)
+        elif given := places.pop(place[2], ""):
+            lines += [place[1] + part for part in given.splitlines()]
+    assert not places
+    return "\n".join(lines) + "\n"
+
+
+def expected(text: str) -> list[tuple[int, str]]:
+    found = [(n, rule) for n, line in enumerate(text.splitlines(), 1) for rule in re.findall(r"# <- ([\w-]+)", line)]
+    return sorted(found)
+
+
+def found(path: Path) -> list[tuple[int, str]]:
+    return sorted((one.line, one.rule) for one in check(path).findings)
+
+
+def check_script(tmp_path: Path, text: str) -> None:
+    ast.parse(text)
+    path = tmp_path / "train.py"
+    path.write_text(text)
+    assert found(path) == expected(text), text
+
+
+METER = """\
+class Meter:
+    def __init__(self):
+        self.sum = 0
+    def add(self, value):
+        self.sum += value
+"""
+CASES = {
+    "own group": {"before": 'dist.init_process_group("nccl")  # <- own-group'},
+    "ddp": {"before": "model = nn.parallel.DistributedDataParallel(model)  # <- ddp"},
+    "an alias of ddp": {
+        "imports": "from torch.nn.parallel import DistributedDataParallel as D",
+        "before": "model = D(model)  # <- ddp",
+    },
+    "no_sync": {"step": "with model.no_sync(): pass  # <- no-sync"},
+    "spawn": {
+        "imports": "import torch.multiprocessing as mp",
+        "functions": "def start():\n    mp.spawn(main, nprocs=4)  # <- own-launch",
+    },
+    "torchrun": {"end": 'subprocess.run(["torchrun", "train.py"])  # <- own-launch'},
+    "a validation sampler": {
+        "start": "val_loader = DataLoader(val, sampler=DistributedSampler(val))  # <- sampler",
+        "after_epoch": "for x, y in val_loader: pass",
+    },
+    "a sampler of the moment": {"after_epoch": "val_loader = DataLoader(val, sampler=DistributedSampler(val))"},
+    "visible devices": {"before": 'os.environ["CUDA_VISIBLE_DEVICES"] = "0"  # <- visible-devices'},
+    "visible devices, read": {"before": 'print(os.environ["CUDA_VISIBLE_DEVICES"])'},
+    "local rank": {"before": 'torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # <- environment'},
+    "local rank or 0": {"before": 'torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))'},
+    "local rank or -1": {"before": 'local = int(os.getenv("LOCAL_RANK", -1))  # <- environment'},
+    "rank of torchrun": {"epoch": 'print(os.environ.get("RANK", "0"))  # <- environment'},
+    "a collective too early": {"start": "dist.barrier()  # <- early-collective"},
+    "a collective too early, in a function": {
+        "start": "prepare()",
+        "functions": "def prepare():\n    dist.barrier()  # <- early-collective",
+    },
+    "collectives in time": {"after_epoch": "dist.all_reduce(loss)", "end": "dist.barrier()"},
+    "collectives in time, in functions": {
+        "after_epoch": "mean(loss)",
+        "end": "finish()",
+        "functions": "def mean(x):\n    dist.all_reduce(x)\ndef finish():\n    dist.barrier()",
+    },
+    "a lone collective": {"after_epoch": "if run.is_main:\n    dist.barrier()  # <- lone-collective"},
+    "a lone collective behind a return": {
+        "after_epoch": "log(run)",
+        "functions": "def log(run):\n    if run.rank != 0:\n        return\n    dist.barrier()  # <- lone-collective",
+    },
+    "torch's rank too early": {"start": "main_rank = dist.get_rank() == 0  # <- early-collective"},
+    "a rank that is kept": {
+        "start": "is_main = run.rank == 0  # <- kept-rank",
+        "after_epoch": "if is_main: print(epoch)",
+    },
+    "a rank that is used at once": {"start": "if run.is_main: print(run.ranks)"},
+    "a rate by ranks": {"before": "rate = 0.1 * run.ranks  # <- scaled-by-ranks"},
+    "a rate by a kept number": {
+        "before": "world = run.ranks\nrate = 0.1 * world  # <- scaled-by-ranks",
+    },
+    "backward": {"step": "(loss * 0).backward()  # <- backward"},
+    "backward of a scaler": {"step": "scaler.scale(loss).backward()  # <- backward"},
+    "accumulation": {
+        "step": "if epoch % 4 == 0:  # <- accumulation\n    optimizer.step()",
+    },
+    "several backwards of a step": {
+        "step": "for i in range(4):\n"
+        "    model.require_backward_grad_sync = i == 3  # <- no-sync\n"
+        "    run.backward(model(x).mean() / 4)",
+    },
+    "two updates of a discriminator": {
+        "step": "for i in range(2):\n    run.backward(model(x).mean())\n    optimizer.step()",
+    },
+    "a meter of each epoch": {
+        "epoch": "meter = Meter()",
+        "step": "meter.add(loss)",
+        "functions": METER,
+    },
+    "a meter of the whole run": {
+        "before": "meter = Meter()",
+        "step": "meter.add(loss)",
+        "functions": METER.replace("= 0", "= 0  # <- plain-value"),
+    },
+    "a report in every tenth step": {"step": "if run.position.step % 10 == 0:\n    print(loss)"},
+    "a closure": {
+        "step": "optimizer.step(closure)  # <- closure",
+        "functions": "def closure(): return 0",
+    },
+    "a mean over passes": {
+        "epoch": "total = 0.0",
+        "step": "total += loss.item()",
+        "after_epoch": "print(total / len(loader))  # <- pass-mean",
+    },
+    "a length of steps": {"before": "steps = 3 * len(run.batches(dataset, global_batch=8))"},
+    "a decision by the clock": {
+        "start": "began = time.time()",
+        "after_epoch": "if time.time() - began > 60:  # <- clock\n    break",
+    },
+    "a report by the clock": {"start": "began = time.time()", "after_epoch": "print(time.time() - began)"},
+    "a best value": {
+        "start": "best = 0.0  # <- plain-value",
+        "after_epoch": "if epoch > best:\n    best = epoch",
+    },
+    "a counter": {"start": "steps = 0  # <- plain-value", "step": "steps += 1"},
+    "a counter of each epoch": {"start": "steps = 0", "epoch": "steps = 0", "step": "steps += 1"},
+    "a maximum": {"start": "top = 0.0  # <- plain-value", "after_epoch": "top = max(top, epoch)"},
+    "a history": {"start": "history = []  # <- plain-value", "after_epoch": "history.append(epoch)"},
+    "a logger": {
+        "start": "logger = None",
+        "after_epoch": "if run.is_main and logger is None:\n    logger = open('log')",
+    },
+    "a constant": {"start": "weight = 0.5", "step": "print(weight)"},
+    "a global": {
+        "imports": "seen = 0  # <- plain-value",
+        "after_epoch": "count()",
+        "functions": "def count():\n    global seen\n    seen += 1",
+    },
+    "a schedule that is not given": {
+        "before": "schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1)  # <- unregistered",
+    },
+    "a scaler that is not given": {"before": 'scaler = torch.amp.GradScaler("cuda")  # <- unregistered'},
+    "an average that is not given": {"before": "ema = torch.optim.swa_utils.AveragedModel(model)  # <- unregistered"},
+    "a copy that is updated": {
+        "before": "ema = copy.deepcopy(model)  # <- unregistered",
+        "step": "for p, q in zip(ema.parameters(), model.parameters()): p.lerp_(q, 0.1)",
+    },
+    "a copy that is not": {"before": "teacher = copy.deepcopy(model)", "step": "print(teacher(x))"},
+    "a second model": {
+        "before": "critic = nn.Linear(2, 1)\noptimizer = torch.optim.SGD(critic.parameters())  # <- unregistered",
+    },
+    "random states": {"before": "state = torch.get_rng_state()  # <- random-state"},
+    "random states of others": {"before": "random.setstate(np.random.get_state())  # <- random-state"},
+    "a generator": {
+        "before": "generator = torch.Generator().manual_seed(1)  # <- generator",
+        "step": "torch.rand(1, generator=generator)",
+    },
+    "a generator of each step": {"step": "generator = torch.Generator().manual_seed(run.position.step)"},
+    "a generator for the data": {"before": "dataset = torch.rand(9, generator=torch.Generator())"},
+    "all save": {"after_epoch": 'torch.save(model, "x.pt")  # <- all-save'},
+    "one saves, in a function": {
+        "after_epoch": "if run.rank == 0:\n    save(model)",
+        "functions": 'def save(model):\n    torch.save(model, "x.pt")',
+    },
+    "accelerate": {
+        "imports": "from accelerate import Accelerator\naccelerator = Accelerator()",
+        "before": "model = accelerator.prepare(model)  # <- accelerate",
+    },
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_what_is_found(tmp_path: Path, case: dict[str, str]) -> None:
+    check_script(tmp_path, script(**case))
+
+
+def test_nothing_is_found_in_an_elastic_script(tmp_path: Path) -> None:
+    check_script(tmp_path, script())
+    assert found(EXAMPLES / "train.py") == found(EXAMPLES / "classify.py") == []
+
+
+def test_objects_that_are_given_in_another_form(tmp_path: Path) -> None:
+    text = script(
+        before="critic = nn.Linear(2, 1)\n"
+        "critic_optimizer = torch.optim.SGD(critic.parameters())\n"
+        "warm = torch.optim.lr_scheduler.LinearLR(optimizer)\n"
+        "schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [warm], [])\n"
+        "both = nn.ModuleDict({'model': model, 'critic': critic})"
+    ).replace("run.wrap(model, optimizer)", "run.wrap(both, optimizer, critic_optimizer, schedule)")
+    check_script(tmp_path, text)
+
+
+#: As scripts for language models are written: no epochs, and batches by a function.
+STEPS = """\
+import torch  # <- never-joins
+best = 9.0  # <- plain-value
+model = make()
+optimizer = torch.optim.AdamW(model.parameters())
+i = 0  # <- plain-value
+while True:  # <- epochs # <- batches
+    for micro in range(4):  # <- accumulation
+        x, y = get_batch()
+        loss = model(x, y) / 4
+        loss.backward()  # <- backward
+    optimizer.step()
+    optimizer.zero_grad()
+    i += 1
+    if loss < best:
+        best = loss
+    if i > 100:
+        break
+"""
+
+
+def test_a_loop_over_steps(tmp_path: Path) -> None:
+    check_script(tmp_path, STEPS)
+
+
+ORDINARY = """\
+import os  # <- never-joins
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel as DDP
+from torch.utils.data import DataLoader, DistributedSampler
+from tqdm import tqdm
+
+def loaders():
+    sampler = DistributedSampler(train)  # <- sampler
+    return DataLoader(train, sampler=sampler), DataLoader(val)
+
+class Trainer:
+    def __init__(self, lr):
+        self.rank = int(os.environ["RANK"])  # <- environment
+        self.world_size = dist.get_world_size()  # <- early-collective
+        self.best = 0.0  # <- plain-value
+        self.model = DDP(make_model())  # <- ddp
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=lr * self.world_size)  # <- scaled-by-ranks
+        self.train_loader, self.val_loader = loaders()
+        self.steps = 10 * len(self.train_loader)  # <- length
+
+    def train_epoch(self, epoch, loader):
+        for i, (x, y) in enumerate(tqdm(loader)):
+            rate(self.optimizer, epoch * len(loader) + i)  # <- pass-counter
+            loss = self.model(x).mean()
+            self.optimizer.zero_grad()
+            loss.backward()  # <- backward
+            self.optimizer.step()
+
+    def fit(self):
+        for epoch in range(10):  # <- epochs
+            self.train_epoch(epoch, self.train_loader)
+            accuracy = self.evaluate()
+            if accuracy > self.best:
+                self.best = accuracy
+            if self.rank == 0:
+                torch.save(self.model.state_dict(), "last.pt")
+
+    def evaluate(self):
+        return 0.5
+
+def main():
+    dist.init_process_group("nccl")  # <- own-group
+    Trainer(0.1).fit()
+    dist.barrier()
+    dist.destroy_process_group()
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_an_ordinary_script_is_told_each_line(tmp_path: Path) -> None:
+    check_script(tmp_path, ORDINARY)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("from transformers import Trainer\nTrainer(model).train()\n", "resume_from_checkpoint"),
+        ("import transformers\nclass T(transformers.Trainer): pass\nT(model).train()\n", "resume_from_checkpoint"),
+        ("import lightning as L\nL.Trainer().fit(model)\n", "ckpt_path"),
+        ("import pytorch_lightning as pl\npl.Trainer().fit(model)\n", "ckpt_path"),
+        ("from torch.distributed.fsdp import fully_shard\nfully_shard(model)\n", "rescale: restart"),
+        ("import deepspeed\ndeepspeed.initialize(model=model)\n", "rescale: restart"),
+    ],
+)
+def test_what_belongs_to_another_mode_is_all_that_is_said(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "train.py"
+    path.write_text(text)
+    (one,) = check(path).findings
+    assert one.line == text.count("\n")
+    assert "cannot be rescaled in place" in one.what
+    assert words in one.fix
+
+
+def test_files_beside_the_script_are_read(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("import mine.loop\nimport strange_package\nfrom mine import data\n")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "__init__.py").write_text("")
+    (tmp_path / "mine" / "loop.py").write_text("from . import helper\nfrom powerflow import elastic\n")
+    (tmp_path / "mine" / "helper.py").write_text("import torch\nimport train\ntorch.get_rng_state()\n")
+    (tmp_path / "mine" / "data.py").write_text("")
+    report = check(tmp_path / "train.py")
+    assert [Path(name).name for name in report.files] == ["train.py", "__init__.py", "loop.py", "data.py", "helper.py"]
+    assert [(Path(one.file).name, one.line) for one in report.findings] == [("helper.py", 3)]
+    assert "code of other packages: strange_package" in report.not_seen
+    assert not never_joins(tmp_path / "train.py")
+
+
+@pytest.mark.parametrize(
+    ("text", "never"),
+    [
+        ("import torch\n", True),
+        ("from powerflow import elastic\n", False),
+        ("import powerflow.elastic as pe\n", False),
+        ("import powerflow\nrun = powerflow.elastic.init()\n", False),
+        ("from powerflow.elastic import init\n", False),
+        ("import powerflow\nprint(powerflow.__version__)\n", True),
+        ("import importlib\nimportlib.import_module('powerflow.elastic')\n", False),
+        ("# powerflow.elastic\nimport elastic\n", True),
+        ("this is no Python\n", False),
+    ],
+)
+def test_whether_a_script_never_joins(tmp_path: Path, text: str, never: bool) -> None:
+    path = tmp_path / "train.py"
+    path.write_text(text)
+    assert never_joins(path) is never
+
+
+def test_a_script_that_is_not_there_is_not_known() -> None:
+    assert not never_joins(Path("/nowhere/train.py"))
+
+
+def test_what_is_no_python_is_said_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "train.py"
+    path.write_text("x = 1\nfor for\n")
+    with pytest.raises(InputError, match=r"train\.py:2: no Python \(invalid syntax\)"):
+        check(path)
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "train.py"
+    path.write_text(script())
+    assert main(["elastic", "check", str(path)]) == 0
+    assert "nothing found. Not seen by this check:\n    values at run time" in capsys.readouterr().out
+    path.write_text(script(step="loss.backward()"))
+    assert main(["elastic", "check", str(path)]) == 1
+    shown = capsys.readouterr().out
+    line = script(step="loss.backward()").splitlines().index("            loss.backward()") + 1
+    assert f"{path}:{line}: gradients of this backward" in shown
+    assert "better: run.backward(loss)" in shown
+    assert main(["elastic", "check", str(path), "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert document["kind"] == "elastic_check"
+    assert document["joins"] is True
+    (one,) = document["findings"]
+    assert (one["line"], one["rule"], one["fix"]) == (line, "backward", "run.backward(loss)")
+    assert main(["elastic", "check", str(tmp_path / "none.py")]) == 3
+    assert "none.py: no such file" in capsys.readouterr().err
+
+
+def test_the_check_runs_nothing_and_needs_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from powerflow.elastic.check.report import check;"
+        "check(Path(sys.argv[1])); sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    )
+    path = tmp_path / "train.py"
+    path.write_text("raise SystemExit(3)\n")
+    import subprocess
+
+    assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == 0
