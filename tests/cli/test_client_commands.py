@@ -252,7 +252,7 @@ def test_node(busy: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     assert busy("node", "list").count("A100") == 8
     assert "needs the role operator" in busy("node", "drain", "n1", code=4)
     monkeypatch.setenv("POWERFLOW_TOKEN", "pf_operator")
-    assert busy("node", "drain", "n1", "--reason", "fan") == "n1 is drained\n"
+    assert busy("node", "drain", "n1", "--reason", "fan", "--yes") == "n1 is drained\n"
     assert busy.json("node", "resume", "n1")["state"] == "up"
     assert busy("node", "declare-off", "n1", "--reason", "fire") == "n1 is declared off\n"
     assert "node n2 answers, so it is not off" in busy("node", "declare-off", "n2", code=4)

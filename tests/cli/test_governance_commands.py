@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from powerflow.cli.main import main
 from tests.cli.shell import Shell
 
 # --- power caps and the audit ---
@@ -44,6 +46,27 @@ def test_a_cap_is_set_shown_recorded_lifted_and_audited(operator: Shell) -> None
 )
 def test_what_cannot_be_capped_is_said_in_a_line(operator: Shell, argv: Sequence[str], code: int, said: str) -> None:
     assert said in operator(*argv, code=code)
+
+
+def test_audit_and_events_are_filtered_and_cut_to_the_newest(operator: Shell) -> None:
+    for watts in ("60kW", "50kW", "40kW"):
+        operator("cap", "set", watts)
+    assert [line.split()[3:5] for line in operator("audit", "-n", "2").splitlines()] == [["cap", "set"], ["cap", "set"]]
+    assert operator("audit", "-n", "1").endswith("cap on cluster set by ops: 40 kW, from 127.0.0.1\n")
+    assert operator.json("audit", "-n", "2")["audit"][-1]["fields"]["watts"] == 40_000.0
+    assert len(operator.json("audit", "-n", "0")["audit"]) == 3
+    assert operator("audit", "--action", "budget set") == "there are no such changes\n"
+    assert operator("audit", "--user", "nobody") == "there are no such changes\n"
+    assert "no job 9" in operator("audit", "--job", "9", code=3)
+    assert "--since: 'teatime' is not a time" in operator("events", "--since", "teatime", code=2)
+    assert "--until: ends before --since begins" in operator("events", "--since", "1h", "--until", "2h", code=2)
+    for _ in range(3):
+        operator("submit", "--run", "python train.py")
+    operator.cluster.run("2")
+    assert [line.split()[2:4] for line in operator("events", "-n", "2").splitlines()] == [["job", "3"], ["job", "2"]]
+    assert operator("events", "--kind", "started").count("\n") == 1
+    assert operator("events", "--job", "3").count("\n") == 1
+    assert operator("events", "--since", "2001-01-01", "--until", "2001-01-02") == ""
 
 
 def test_a_user_may_neither_cap_nor_audit(shell: Shell) -> None:
@@ -200,3 +223,46 @@ def test_history_tells_a_jobs_story(shell: Shell, tmp_path: Path) -> None:
     assert "1.5 min" in told
     assert [row["would"] for row in shell.json("explain", "1", "--history")["decisions"]] == [False, True]
     assert "there is no job 9" in shell("explain", "9", "--history", code=3)
+
+
+# --- what would stop jobs -----------------------------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    """Somebody who types this."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def at_work(operator: Shell) -> Shell:
+    """A node on which a job runs, so that the fake cluster asks before it drains it."""
+    operator("submit", "--run", "python train.py")
+    operator.cluster.run("1", node="n1")
+    return operator
+
+
+def drained(shell: Shell) -> bool:
+    return ("n1", "drained") in [(node["name"], node["state"]) for node in shell.json("node", "list")["nodes"]]
+
+
+def test_what_stops_jobs_needs_yes(at_work: Shell) -> None:
+    said = at_work("node", "drain", "n1", code=4)
+    assert said == "powerflow: job 1 would be paused; nothing was changed; --yes makes the change\n"
+    assert not drained(at_work)
+    assert at_work("node", "drain", "n1", "--yes") == "n1 is drained\n"
+    assert drained(at_work)
+
+
+@pytest.mark.parametrize(
+    ("typed", "done"), [("y\n", True), ("YES\n", True), ("n\n", False), ("\n", False), ("", False)]
+)
+def test_a_terminal_is_asked(at_work: Shell, monkeypatch: pytest.MonkeyPatch, typed: str, done: bool) -> None:
+    monkeypatch.setattr("sys.stdin", Terminal(typed))
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    assert main(["node", "drain", "n1"]) == (0 if done else 4)
+    _, err = at_work.capsys.readouterr()
+    assert err.startswith("powerflow: job 1 would be paused\nDo it anyway? [y/N] ")
+    assert err.endswith("nothing was changed\n") is not done
+    assert drained(at_work) is done

@@ -17,6 +17,7 @@ from powerflow.agent.devices import NodeDevices
 from powerflow.agent.metered_engine import MeteredEngine
 from powerflow.api.governance import Stage
 from powerflow.api.job_spec import JobSpec
+from powerflow.api.pages import RecordFilter
 from powerflow.api.records import Caller, JobState, Role
 from powerflow.cluster.spec import parse_cluster
 from powerflow.cost.catalogue import gpu_type
@@ -250,7 +251,11 @@ class Bench:
     def ends(self, job_id: str) -> list[str]:
         """Ends that were told of a job."""
         ends = {state.value for state in JobState if state.ended}
-        return [event.kind for event in self.store.events(job_id=job_id, limit=1000).items if event.kind in ends]
+        return [
+            event.kind
+            for event in self.store.events(limit=1000, only=RecordFilter(job_id=job_id)).items
+            if event.kind in ends
+        ]
 
 
 def _swallow(logger: Any, method: str, event: Mapping[str, Any]) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from powerflow.api.pages import RecordFilter
 from powerflow.api.records import JobState
 from powerflow.cluster.occupancy import NodeShare
 from powerflow.cost.clock_choice import three_clocks
@@ -97,7 +98,7 @@ def test_a_rank_that_crashes_is_replaced(bench: Bench) -> None:
     bench.engine.play = lambda spec: bench.engine.fake_rank(spec, bench.steps_total, next(habits, None))
     job = bench.submit(gpus=2)
     bench.until_state(job, JobState.COMPLETED)
-    kinds = [event.kind for event in bench.store.events(job_id=job, limit=1000).items]
+    kinds = [event.kind for event in bench.store.events(limit=1000, only=RecordFilter(job_id=job)).items]
     assert "rank lost" in kinds
     assert bench.job(job).attempts == 0
 

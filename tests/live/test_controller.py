@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from powerflow.api.governance import DrainOrder
+from powerflow.api.pages import RecordFilter
 from powerflow.api.records import JobState, NotFound, Refused
 from powerflow.engine.protocol import RankSpec
 from powerflow.gangs.types import Rescaled
@@ -188,7 +190,7 @@ def test_a_script_that_never_joins_ends_once_and_is_told_why(bench: Bench, gpus:
     job = bench.submit(gpus=gpus, batch={"global": 64}, retries=3)
     bench.until_state(job, end)
     assert len(names(bench.engine, job)) == gpus
-    (told,) = [event for event in bench.store.events(job_id=job).items if event.kind == end.value]
+    (told,) = [event for event in bench.store.events(only=RecordFilter(job_id=job)).items if event.kind == end.value]
     for text in (bench.job(job).exit, told.text):
         assert "its script does not use powerflow.elastic; use it (docs/elastic.md)" in str(text)
 
@@ -199,9 +201,11 @@ def test_a_change_by_restart_is_told_and_counted(bench: Bench) -> None:
     bench.until_trains(job)
     active = bench.controller.jobs[job]
     had = active.gpus
-    bench.service.drain(active.placement[0][0], ROOT, "")
-    bench.until(lambda: any(event.kind == "rescaled" for event in bench.store.events(job_id=job).items))
-    (told,) = [event for event in bench.store.events(job_id=job).items if event.kind == "rescaled"]
+    bench.service.drain(active.placement[0][0], DrainOrder("", sure=True), ROOT)
+    bench.until(
+        lambda: any(event.kind == "rescaled" for event in bench.store.events(only=RecordFilter(job_id=job)).items)
+    )
+    (told,) = [event for event in bench.store.events(only=RecordFilter(job_id=job)).items if event.kind == "rescaled"]
     assert told.text.startswith(f"from {had} to {active.gpus} GPUs in ")
     assert bench.service.job(job).record.rescales == (had != active.gpus)
 
@@ -224,7 +228,7 @@ def test_a_stop_and_a_start_on_other_gpus_is_told_and_counted(bench: Bench, rest
     bench.until(lambda: bench.controller.jobs[job].training)
     bench.turn()
     assert had > 1
-    (told,) = [event for event in bench.store.events(job_id=job).items if event.kind == "rescaled"]
+    (told,) = [event for event in bench.store.events(only=RecordFilter(job_id=job)).items if event.kind == "rescaled"]
     assert told.text == f"from {had} to 1 GPUs when it started again"
     assert bench.service.job(job).record.rescales == 1
     bench.service.hold(job, ADA)

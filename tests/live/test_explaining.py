@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import pytest
 
 from powerflow.api.records import JobState
+from powerflow.live.context import LoopContext
 from tests.live.controller_bench import ADA, Bench
 
 
@@ -62,6 +64,11 @@ def test_top_says_when_what_fell_free_will_be_used(bench: Bench) -> None:
     assert start_s is None or start_s >= due_s
 
 
+def known(job_id: str) -> Callable[[LoopContext, float], bool]:
+    """Whether the scheduler knows a job."""
+    return lambda context, now_s: job_id in context.scheduler.ledger.slot_of
+
+
 def test_explain_waits_for_the_loop_but_not_for_ever(bench: Bench) -> None:
     job = bench.submit(gpus="1", batch={"global": 64})
     bench.until_trains(job)
@@ -69,14 +76,14 @@ def test_explain_waits_for_the_loop_but_not_for_ever(bench: Bench) -> None:
     loop = threading.Thread(target=bench.controller.run, args=(stop,))
     loop.start()
     try:
-        assert bench.controller.inquire(job, 20.0) is not None
-        assert bench.controller.inquire("99", 20.0) is None
+        assert bench.controller.inquire(known(job), 20.0) is True
+        assert bench.controller.inquire(known("99"), 20.0) is False
     finally:
         stop.set()
         bench.controller.ring()
         loop.join()
     bench.controller._running = True  # as if it turned, and hung
-    assert bench.controller.inquire(job, 0.05) is None
+    assert bench.controller.inquire(known(job), 0.05) is None
 
 
 def test_a_question_that_fails_ends_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +92,7 @@ def test_a_question_that_fails_ends_nothing(bench: Bench, monkeypatch: pytest.Mo
 
     job = bench.submit(gpus="1", batch={"global": 64})
     bench.until_trains(job)
-    monkeypatch.setattr("powerflow.live.explain_requests.what_if", fails)
+    monkeypatch.setattr("powerflow.live.explanation.what_if", fails)
     assert bench.service.explain(job).binds == ""
     bench.turn(2)
     assert bench.service.explain(job).options, "the rest is said all the same"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from powerflow.api.pages import RecordFilter
 from powerflow.api.records import JobState, Refused
 from powerflow.engine.protocol import RankName
 from powerflow.gangs.types import GangFailed, Limits, Started
@@ -42,7 +43,11 @@ def test_a_boot_costs_no_attempt(bench: Bench, rescale: str, code: int | None) -
         bench.turn(5)
     assert bench.job(job).state is JobState.RUNNING
     assert bench.job(job).attempts == 0
-    said = [event.text for event in bench.store.events(job_id=job, limit=1000).items if event.kind == "requeued"]
+    said = [
+        event.text
+        for event in bench.store.events(limit=1000, only=RecordFilter(job_id=job)).items
+        if event.kind == "requeued"
+    ]
     assert said == ["the machine was restarted"] * 3
 
 

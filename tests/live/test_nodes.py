@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from powerflow.api.governance import DrainOrder
 from powerflow.api.records import JobState, NotFound, Refused
 from tests.live.controller_bench import ROOT, Bench
 from tests.live.kinds import MODES, Q, R, script
@@ -183,7 +184,7 @@ def test_a_job_that_has_not_started_on_a_silent_node_starts_elsewhere(bench: Ben
 def test_a_drained_node_stays_so_when_it_fails_and_comes_back(bench: Bench) -> None:
     bench.steps_total = 10_000
     first, second = bench.engine.gpus
-    bench.service.drain(first, ROOT, "a fan")
+    bench.service.drain(first, DrainOrder("a fan", sure=True), ROOT)
     bench.turn()
     bench.engine.lose(first)
     bench.turn(3)
@@ -204,7 +205,7 @@ def test_what_runs_on_a_drained_node_moves(bench: Bench) -> None:
     job = bench.submit(gpus=2)
     bench.until_trains(job)
     (node,) = {bench.engine.statuses[name].node for name in bench.engine.running()}
-    bench.service.drain(node, ROOT, "")
+    bench.service.drain(node, DrainOrder("", sure=True), ROOT)
 
     def has_moved() -> bool:
         nodes = [bench.engine.statuses[name].node for name in bench.engine.running()]
@@ -221,7 +222,7 @@ def test_what_runs_beside_idle_gpus_of_a_faster_type_moves_there(tmp_path: Path,
     if mode == "restart":
         script(bench, lasts=10_000)
     fast, slow = bench.engine.gpus
-    bench.service.drain(fast, ROOT, "")
+    bench.service.drain(fast, DrainOrder("", sure=True), ROOT)
     bench.turn()
     job = bench.submit(rescale=mode, **MODES[mode])
     bench.until_trains(job)

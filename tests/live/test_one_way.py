@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 
 import powerflow.live
+from powerflow.api.governance import DrainOrder
 from powerflow.live.commands import ApiCommand, JobEnded, JobHeld, JobReleased, JobSubmitted
 from powerflow.live.jobs.active_job import ActiveJob, StepWindow
 from powerflow.live.jobs.job_table import JobTable
@@ -73,7 +74,7 @@ def test_in_a_whole_life_a_job_is_written_by_its_own_room_alone(bench: Bench, mo
     bench.restart()
     bench.service.release(job, ADA)
     bench.until(lambda: bool(bench.controller.jobs[job].training))
-    bench.service.drain(bench.controller.jobs[job].placement[0][0], ROOT, "")
+    bench.service.drain(bench.controller.jobs[job].placement[0][0], DrainOrder("", sure=True), ROOT)
     bench.until(lambda: not bench.controller.jobs)
     assert {name for name in writers if not name.startswith("powerflow.live.jobs.")} <= {"copy"}
     assert "powerflow.live.jobs.active_job" in writers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from powerflow.api.pages import RecordFilter
 from powerflow.api.records import JobState
 from powerflow.engine.protocol import RankSpec
 from tests.gangs.fake_engine import Player, Script
@@ -153,7 +154,7 @@ def test_a_script_resumes_only_if_its_steps_go_on(bench: Bench, first: int, said
     bench.service.release(job, ADA)
     bench.until(lambda: bench.controller.jobs[job].steps < before)
     bench.turn(3)
-    events = [event.text for event in bench.service.events(job_id=job).items]
+    events = [event.text for event in bench.service.events(only=RecordFilter(job_id=job)).items]
     assert any(text.startswith(said) for text in events), events
     reasons = [row.reason for row in bench.service.decisions(job).items]
     assert any(reason.startswith("started again on 1 GPU") for reason in reasons)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from powerflow.api.accounts import Account, Accounts, EndedJob
+from powerflow.api.acts import said
 from powerflow.api.governance import (
     AuditRecord,
     BudgetOrder,
     BudgetRecord,
     CapOrder,
     CapRecord,
+    DrainOrder,
     Outlook,
     SavingsRecord,
     ShareOrder,
@@ -23,9 +26,10 @@ from powerflow.api.governance import (
     Stage,
     StageOrder,
     StageRecord,
+    audited,
 )
 from powerflow.api.job_spec import JobSpec
-from powerflow.api.pages import NumberedPage, Page
+from powerflow.api.pages import EVERYTHING, NumberedPage, Page, RecordFilter
 from powerflow.api.records import (
     Caller,
     DecisionRecord,
@@ -40,6 +44,7 @@ from powerflow.api.records import (
     LogChunk,
     NodeRecord,
     NotFound,
+    NotSure,
     Refused,
     Role,
     Top,
@@ -251,19 +256,32 @@ class FakeCluster:
             end = begin + len(part)
             return LogChunk(first, part.decode(errors="replace"), end, record.state.ended and end == len(content))
 
-    def events(self, *, after: int = 0, job_id: str | None = None, limit: int = 100) -> NumberedPage[EventRecord]:
+    def events(
+        self, *, after: int = 0, limit: int = 100, only: RecordFilter = EVERYTHING, latest: bool = False
+    ) -> NumberedPage[EventRecord]:
         with self._open():
-            if job_id is not None:
-                self._known(job_id)
-            found = [event for event in self._events[after:] if job_id in (None, event.job_id)]
-            return _feed(found, after, limit)
+            if only.job_id is not None:
+                self._known(only.job_id)
+            found = [
+                event
+                for event in self._events[after:]
+                if only.job_id in (None, event.job_id)
+                and only.user in (None, event.user)
+                and only.node in (None, event.node)
+                and (not only.kinds or event.kind in only.kinds)
+                and (only.since_s or 0.0) <= event.time_s <= (only.until_s or math.inf)
+            ]
+            return _feed(found[-limit:] if latest else found, after, limit)
 
     def nodes(self) -> Sequence[NodeRecord]:
         with self._open():
             return [self._node(name) for name in self._nodes]
 
-    def drain(self, node: str, caller: Caller, reason: str) -> NodeRecord:
-        return self._turn(node, caller, "drained", reason)
+    def drain(self, node: str, order: DrainOrder, caller: Caller) -> NodeRecord:
+        running = [job.id for job in self._jobs.values() if node in job.nodes]
+        if running and not order.sure:
+            raise NotSure(f"job {running[0]} would be paused")
+        return self._turn(node, caller, "drained", order.reason)
 
     def declare_off(self, node: str, caller: Caller, reason: str) -> NodeRecord:
         if node == "n2":
@@ -320,12 +338,9 @@ class FakeCluster:
             number, times = len(self._caps) + 1, (start_s, order.end_s, order.deadline_s, order.ramp_w_per_s)
             cap = CapRecord(number, order.scope, watts, "in force", *times, caller.user, self.now_s, 400.0)
             self._caps.append(cap)
-            fields = {"watts": watts}
-            self._audit.append(
-                AuditRecord(
-                    len(self._audit) + 1, self.now_s, caller.user, caller.address, "cap set", order.scope, fields
-                )
-            )
+            what = audited(caller, self.now_s, "cap set", order.scope, {"watts": watts})
+            text = said(what.action, what.target, what.user, what.fields)
+            self._audit.append(replace(what, number=len(self._audit) + 1, text=text))
             return cap
 
     def lift_cap(self, scope: str, caller: Caller) -> Sequence[CapRecord]:
@@ -427,9 +442,27 @@ class FakeCluster:
                 raise NotFound(f"there is no {kind} signal")
             return self._signals.pop(kind)
 
-    def audit(self, *, after: int = 0, limit: int = 100) -> NumberedPage[AuditRecord]:
+    def audit(
+        self,
+        *,
+        after: int = 0,
+        limit: int = 100,
+        only: RecordFilter = EVERYTHING,
+        clocks: bool = False,
+        latest: bool = False,
+    ) -> NumberedPage[AuditRecord]:
         with self._open():
-            return _feed([entry for entry in self._audit if entry.number > after], after, limit)
+            if only.job_id is not None:
+                self._known(only.job_id)
+            found = [
+                entry
+                for entry in self._audit
+                if entry.number > after
+                and only.user in (None, entry.user)
+                and (not only.kinds or entry.action in only.kinds)
+                and (clocks or not entry.action.startswith("clock "))
+            ]
+            return _feed(found[-limit:] if latest else found, after, limit)
 
     def accounts(self, *, since_s: float, until_s: float, by: str) -> Accounts:
         with self._open():

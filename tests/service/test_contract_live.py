@@ -67,7 +67,7 @@ def _busy(bench: Bench) -> Bench:
     bench.service.hold(held, ADA)
     for number in range(7):
         bench.submit(gpus=1 + number % 2, project="vision" if number % 2 else "")
-    bench.service.set_budget(BudgetOrder(1e9, "day", "UTC", ""), ROOT)
+    bench.service.set_budget(BudgetOrder(1e9, "day", "UTC", "", sure=True), ROOT)
     bench.service.set_cap(CapOrder(watts=60e3), ROOT)
     bench.service.set_signal(SignalOrder("tariff", constant=0.3), ROOT)
     bench.turn(20)

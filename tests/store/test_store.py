@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from powerflow.api.governance import AuditRecord
-from powerflow.api.pages import NumberedPage
+from powerflow.api.pages import NumberedPage, RecordFilter
 from powerflow.api.records import JobState, NotFound, Refused
 from powerflow.cost.observation import Observation
 from powerflow.errors import InputError
@@ -171,7 +171,7 @@ def test_a_life_is_noted(store: Store) -> None:
         "four GPUs pay best",
         ("Traceback", "boom"),
     )
-    events = store.events(job_id=job).items
+    events = store.events(only=RecordFilter(job_id=job)).items
     assert [(event.kind, event.time_s) for event in events] == [
         ("submitted", 1.0),
         ("running", 10.0),
@@ -258,8 +258,8 @@ def test_the_state_follows_an_intent_at_once(store: Store) -> None:
     assert (store.job(runs).state, store.job(runs).started_s, store.job(queued).state) == (Q, 2.0, Q)
     store.intents.add([Intent(held, 1, "A100", (), 0.0), Intent(gone, 1, "A100", (), 0.0)], 4.0)
     assert (store.job(held).state, store.job(gone).state) == (JobState.HELD, JobState.CANCELLED)
-    told = [(event.kind, event.text) for event in store.events(job_id=runs).items]
-    assert told == [("submitted", "submitted by ada"), ("running", "pays"), ("queued", "gave way")]
+    told = [(event.kind, event.text) for event in store.events(only=RecordFilter(job_id=runs)).items]
+    assert told == [("submitted", "submitted by ada: 1 GPU"), ("running", "pays"), ("queued", "gave way")]
 
 
 def test_what_jobs_are_charged_is_the_sum_of_their_charges(store: Store) -> None:
@@ -315,7 +315,11 @@ def test_nodes_are_remembered(store: Store) -> None:
         "n0": NodeState("n0", "up", "", 3.0, "ops"),
         "n1": NodeState("n1", "failed", "", 2.0, ""),
     }
-    assert [event.text for event in store.events().items] == ["n0 is drained: new fans", "n1 is failed", "n0 is up"]
+    assert [event.text for event in store.events().items] == [
+        "n0 drained by ops: new fans",
+        "n1 failed",
+        "n0 put back into use by ops",
+    ]
 
 
 def test_events_rise_and_are_read_in_pages(store: Store) -> None:
@@ -329,7 +333,12 @@ def test_events_rise_and_are_read_in_pages(store: Store) -> None:
     assert [event.number for event in rest.items] == numbers[4:]
     assert rest.after == numbers[-1]
     assert store.events(after=rest.after, limit=4) == NumberedPage([], rest.after)
-    assert [event.fields for event in store.events(job_id=job).items] == [{"user": "ada"}, {"i": 1}, {"i": 3}, {"i": 5}]
+    assert [event.fields for event in store.events(only=RecordFilter(job_id=job)).items] == [
+        {"user": "ada"},
+        {"i": 1},
+        {"i": 3},
+        {"i": 5},
+    ]
     with pytest.raises(InputError):
         store.events(limit=0)
 
@@ -355,7 +364,7 @@ def test_any_text_a_log_can_hold_is_kept_or_cleaned(store: Store, odd: str) -> N
     moved = store.move(job, JobState.FAILED, 2.0, exit=odd, reason=odd, last_lines=[odd, odd], text=odd)
     assert moved.last_lines == (odd, odd)
     assert moved.exit == odd.replace("\0", "\ufffd").replace("\ud800", "?")
-    assert {"odd": odd} in [event.fields for event in store.events(job_id=job).items]
+    assert {"odd": odd} in [event.fields for event in store.events(only=RecordFilter(job_id=job)).items]
 
 
 def test_threads_get_numbers_of_their_own_in_order(store: Store) -> None:

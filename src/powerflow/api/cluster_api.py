@@ -12,6 +12,7 @@ from powerflow.api.governance import (
     BudgetRecord,
     CapOrder,
     CapRecord,
+    DrainOrder,
     SavingsRecord,
     ShareOrder,
     ShareRecord,
@@ -21,7 +22,7 @@ from powerflow.api.governance import (
     StageRecord,
 )
 from powerflow.api.job_spec import JobSpec
-from powerflow.api.pages import NumberedPage, Page
+from powerflow.api.pages import EVERYTHING, NumberedPage, Page, RecordFilter
 from powerflow.api.records import (
     Caller,
     DecisionRecord,
@@ -104,14 +105,23 @@ class ClusterApi(Protocol):
     def decisions(self, job_id: str, *, after: int = 0, limit: int = 100) -> NumberedPage[DecisionRecord]:
         """List the decisions about a job, oldest first, each with the predicted completion time and energy."""
 
-    def events(self, *, after: int = 0, job_id: str | None = None, limit: int = 100) -> NumberedPage[EventRecord]:
-        """List events of the cluster, oldest first. To get later events, send the `after` of this answer."""
+    def events(
+        self, *, after: int = 0, limit: int = 100, only: RecordFilter = EVERYTHING, latest: bool = False
+    ) -> NumberedPage[EventRecord]:
+        """List events of the cluster, oldest first. To get later events, send the `after` of this answer.
+
+        With `latest`, the answer has the last `limit` events, not the first.
+        """
 
     def nodes(self) -> Sequence[NodeRecord]:
         """List nodes and their GPUs."""
 
-    def drain(self, node: str, caller: Caller, reason: str) -> NodeRecord:
-        """Stop giving a node new jobs, and move the jobs that run on it to other nodes."""
+    def drain(self, node: str, order: DrainOrder, caller: Caller) -> NodeRecord:
+        """Stop giving a node new jobs, and move the jobs that run on it to other nodes.
+
+        Raises:
+            NotSure: Jobs would pause, restart or begin anew, and the order is not ``sure``.
+        """
 
     def resume(self, node: str, caller: Caller) -> NodeRecord:
         """Use a drained or failed node again."""
@@ -141,13 +151,22 @@ class ClusterApi(Protocol):
         """Show the latest simulation of this cluster's past days (a replay); null if there is none yet."""
 
     def set_stage(self, order: StageOrder, caller: Caller) -> Sequence[StageRecord]:
-        """Set the rollout stage of some projects, or of all projects if none is named. Return all stages."""
+        """Set the rollout stage of some projects, or of all projects if none is named. Return all stages.
+
+        Raises:
+            NotSure: Caps or budgets would not be kept any more, or jobs would pause or restart, and the order is not
+                ``sure``.
+        """
 
     def budgets(self) -> Sequence[BudgetRecord]:
         """List energy budgets and how much of each is used: first the cluster's budget, then budgets of projects."""
 
     def set_budget(self, order: BudgetOrder, caller: Caller) -> BudgetRecord:
-        """Set an energy budget of the cluster or a project, in joules per day or month. Replace the previous budget."""
+        """Set an energy budget of the cluster or a project, in joules per day or month. Replace the previous budget.
+
+        Raises:
+            NotSure: The budget cannot be kept or would pause jobs, and the order is not ``sure``.
+        """
 
     def drop_budget(self, project: str, caller: Caller) -> BudgetRecord:
         """Remove the energy budget of a project. With the project "", remove the cluster's budget."""
@@ -177,15 +196,27 @@ class ClusterApi(Protocol):
         """Set a power cap for a part of the cluster, in `watts` or as a `share` of the part's present power.
 
         The cap replaces an earlier cap of the same part with the same start time.
+
+        Raises:
+            NotSure: The cap cannot be kept or would pause jobs, and the order is not ``sure``.
         """
 
     def lift_cap(self, scope: str, caller: Caller) -> Sequence[CapRecord]:
         """End the present power caps of a part of the cluster (`scope`), and remove the part's future caps."""
 
-    def audit(self, *, after: int = 0, limit: int = 100) -> NumberedPage[AuditRecord]:
+    def audit(
+        self,
+        *,
+        after: int = 0,
+        limit: int = 100,
+        only: RecordFilter = EVERYTHING,
+        clocks: bool = False,
+        latest: bool = False,
+    ) -> NumberedPage[AuditRecord]:
         """List the changes that users have made: who changed what, when and from which address, oldest first.
 
-        No entry is ever removed.
+        With `latest`, the answer has the last `limit` entries, not the first. Entries about GPU clocks are left out,
+        unless `clocks` is true. No entry is ever removed.
         """
 
     def healthy(self) -> Mapping[str, Any]:

@@ -27,6 +27,8 @@ Project = Annotated[str, Field(pattern=f"^$|{NAME}")]
 Value = Annotated[float, Field(ge=-MOST_VALUE, le=MOST_VALUE, allow_inf_nan=False)]
 UnixTime = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
 Scope = Annotated[str, Field(max_length=4096)]
+Sure = Annotated[bool, Field(strict=True)]
+ReasonText = Annotated[str, Field(max_length=512, examples=["fan is loud"])]
 
 #: Least and largest share of a project.
 LEAST_SHARE, MOST_SHARE = 0.001, 1000.0
@@ -38,7 +40,8 @@ _NOTHING_ELSE = ConfigDict(extra="forbid")
 class AuditRecord:
     """One audit entry: who changed what, when, and from which address.
 
-    Later entries have a higher ``number``. ``fields`` are the values that were set, as plain JSON.
+    Later entries have a higher ``number``. ``fields`` are the values that were set, as plain JSON. ``text`` says it in
+    one sentence; the event for the same act has the same text.
     """
 
     number: int
@@ -48,12 +51,13 @@ class AuditRecord:
     action: str
     target: str
     fields: Mapping[str, Any] = field(default_factory=dict)
+    text: str = ""
 
 
 def audited(
     caller: Caller, now_s: float, action: str, target: str, fields: Mapping[str, Any] | None = None
 ) -> AuditRecord:
-    """Return an audit entry for an action of a caller. Its number is 0; the store sets the real number."""
+    """Return an audit entry for an action of a caller, without number and text, which the store sets."""
     return AuditRecord(0, now_s, caller.user, caller.address, action, target, fields or {})
 
 
@@ -111,6 +115,7 @@ class CapOrder:
         deadline_s: When power must be below the cap; None means at the start. From the start to the deadline, power
             goes down.
         ramp_w_per_s: How fast power may change, in watts per second; None for no limit.
+        sure: True to set the cap even if it cannot be kept or would pause jobs.
     """
 
     __pydantic_config__ = _NOTHING_ELSE
@@ -122,6 +127,7 @@ class CapOrder:
     end_s: UnixTime | None = None
     deadline_s: UnixTime | None = None
     ramp_w_per_s: Annotated[float, Field(ge=0.001, le=1e10, allow_inf_nan=False)] | None = None
+    sure: Sure = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +140,22 @@ class CapScope:
 
 
 @dataclass(frozen=True, slots=True)
-class DrainReason:
-    """Request to drain a node or to declare it off, with the reason."""
+class DrainOrder:
+    """Request to drain a node. ``sure`` is True to drain it even if this would pause, restart or end jobs."""
 
     __pydantic_config__ = _NOTHING_ELSE
 
-    reason: Annotated[str, Field(max_length=512, examples=["fan is loud"])] = ""
+    reason: ReasonText = ""
+    sure: Sure = False
+
+
+@dataclass(frozen=True, slots=True)
+class OffReason:
+    """Request to declare a node off, with the reason."""
+
+    __pydantic_config__ = _NOTHING_ELSE
+
+    reason: ReasonText = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +171,7 @@ class BudgetOrder:
     """Request to set an energy budget: joules per ``day`` or ``month``.
 
     ``project`` is "" for a budget of the cluster. Days and months begin at midnight in the IANA time zone ``zone``.
+    ``sure`` is True to set the budget even if it cannot be kept or would pause jobs.
     """
 
     __pydantic_config__ = _NOTHING_ELSE
@@ -163,6 +180,7 @@ class BudgetOrder:
     period: Period
     zone: Annotated[str, Field(max_length=64, examples=["Europe/Berlin"])] = "UTC"
     project: Project = ""
+    sure: Sure = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,7 +346,10 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StageOrder:
-    """Request to set the rollout stage of some projects; of all projects if ``projects`` is None."""
+    """Request to set the rollout stage of some projects; of all projects if ``projects`` is None.
+
+    ``sure`` is True to set it even if caps or budgets would not be kept any more, or jobs would pause or restart.
+    """
 
     __pydantic_config__ = _NOTHING_ELSE
 
@@ -336,6 +357,7 @@ class StageOrder:
     projects: Annotated[Sequence[Annotated[str, Field(pattern=NAME)]], Field(min_length=1, max_length=1000)] | None = (
         None
     )
+    sure: Sure = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,3 +30,27 @@ class NumberedPage(Generic[Item]):
 
     items: Sequence[Item]
     after: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordFilter:
+    """Which events, or entries of the audit, to list. None and an empty sequence select all.
+
+    Attributes:
+        job_id: The job that they are about.
+        user: Who caused them; of events also the owner of the job.
+        node: The node that they are about.
+        kinds: Kinds of events, or actions of the audit: a whole name (``cap set``), or its first words (``cap``).
+        since_s, until_s: First and last time, in Unix seconds.
+    """
+
+    job_id: str | None = None
+    user: str | None = None
+    node: str | None = None
+    kinds: Sequence[str] = ()
+    since_s: float | None = None
+    until_s: float | None = None
+
+
+#: Selects all events and entries.
+EVERYTHING = RecordFilter()

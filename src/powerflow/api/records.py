@@ -71,6 +71,13 @@ class Forbidden(Refused):
     """This caller may not make this request, although another caller may."""
 
 
+class NotSure(Refused):
+    """The change would stop jobs or cannot be kept, and its user has not said that this is meant (``sure``)."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what, fix="to make the change all the same, repeat the request with sure: true")
+
+
 class Unavailable(InputError):
     """The request failed and changed nothing, but may succeed later: the store is locked, or the disk is full."""
 
@@ -251,7 +258,10 @@ class DecisionRecord(Forecast):
 
 @dataclass(frozen=True, slots=True)
 class EventRecord:
-    """One event of the cluster. Later events have a higher ``number``. ``fields`` are plain JSON."""
+    """One event of the cluster. Later events have a higher ``number``. ``fields`` are plain JSON.
+
+    ``node`` is the node that the event is about, ``user`` the user who caused it; None if there is none.
+    """
 
     number: int
     time_s: float
@@ -259,6 +269,8 @@ class EventRecord:
     job_id: str | None
     text: str
     fields: Mapping[str, Any] = field(default_factory=dict)
+    node: str | None = None
+    user: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from typing_extensions import override
@@ -21,6 +22,7 @@ from powerflow.api.governance import (
     BudgetRecord,
     CapOrder,
     CapRecord,
+    DrainOrder,
     SavingsRecord,
     ShareOrder,
     ShareRecord,
@@ -31,7 +33,7 @@ from powerflow.api.governance import (
     audited,
 )
 from powerflow.api.job_spec import USUAL_GRACE_S, JobSpec
-from powerflow.api.pages import NumberedPage, Page
+from powerflow.api.pages import EVERYTHING, NumberedPage, Page, RecordFilter
 from powerflow.api.records import (
     Caller,
     DecisionRecord,
@@ -63,6 +65,7 @@ from powerflow.live.commands import (
     SharesChanged,
     StagesChanged,
 )
+from powerflow.live.consequences import Consequences, sure_of
 from powerflow.live.controller import Controller
 from powerflow.live.ended import ended_jobs
 from powerflow.live.explanation import explain
@@ -104,7 +107,7 @@ class ClusterService(ClusterApi):
         self._keeps_checkpoints = keeps_checkpoints
         self._controller, self._store, self._may_run = controller, controller.store, may_run
         self._governance, self._signals = controller.governance, controller.governance.signals
-        self._records = Records(controller, left_out)
+        self._records, self._consequences = Records(controller, left_out), Consequences(controller)
 
     # -- jobs -----------------------------------------------------------------------------------------------------
 
@@ -198,18 +201,22 @@ class ClusterService(ClusterApi):
     # -- the cluster ----------------------------------------------------------------------------------------------
 
     @override
-    def events(self, *, after: int = 0, job_id: str | None = None, limit: int = 100) -> NumberedPage[EventRecord]:
-        if job_id is not None:
-            self._store.job(job_id)
-        return self._store.events(after, job_id, limit)
+    def events(
+        self, *, after: int = 0, limit: int = 100, only: RecordFilter = EVERYTHING, latest: bool = False
+    ) -> NumberedPage[EventRecord]:
+        if only.job_id is not None:
+            self._store.job(only.job_id)
+        return self._store.events(after, limit, only=only, latest=latest)
 
     @override
     def nodes(self) -> Sequence[NodeRecord]:
         return [self._records.node(name) for name in self._controller.power.node_names()]
 
     @override
-    def drain(self, node: str, caller: Caller, reason: str) -> NodeRecord:
-        return self._set_node(node, caller, "drained", reason)
+    def drain(self, node: str, order: DrainOrder, caller: Caller) -> NodeRecord:
+        self._check_node(node)
+        sure_of(order.sure, partial(self._consequences.of_drain, node))
+        return self._set_node(node, caller, "drained", order.reason)
 
     @override
     def resume(self, node: str, caller: Caller) -> NodeRecord:
@@ -223,8 +230,6 @@ class ClusterService(ClusterApi):
         now_s = self._controller.clock()
         off = dict(self._store.get(OFF) or {}) | {node: now_s}
         self._store.govern(OFF, off, [audited(caller, now_s, "node declare-off", node, {"reason": reason})])
-        text = f"{node} was declared off" + (f": {reason}" if reason else "")
-        self._store.append("node", text, now_s, node=node, state="off", by=caller.user)
         self._controller.tell(NodeDeclaredOff(node))
         return self._records.node(node)
 
@@ -245,6 +250,7 @@ class ClusterService(ClusterApi):
         if not self._governance.stages.anybody():
             what = "no jobs are managed, so a power cap could not be kept"
             raise Refused(what, fix="first run powerflow mode enforce")
+        sure_of(order.sure, partial(self._consequences.of_cap, order))
         record = self._governance.caps.set(order, caller, self._controller.clock())
         self._controller.tell(CapsChanged())
         return record
@@ -265,6 +271,7 @@ class ClusterService(ClusterApi):
 
     @override
     def set_stage(self, order: StageOrder, caller: Caller) -> Sequence[StageRecord]:
+        sure_of(order.sure, partial(self._consequences.of_stage, order))
         self._governance.stages.set(order, caller, self._controller.clock())
         self._controller.tell(StagesChanged())  # before anything else can go wrong
         return self.stages()
@@ -280,6 +287,7 @@ class ClusterService(ClusterApi):
 
     @override
     def set_budget(self, order: BudgetOrder, caller: Caller) -> BudgetRecord:
+        sure_of(order.sure, partial(self._consequences.of_budget, order))
         record = self._governance.budgets.set(order, caller, self._controller.clock())
         self._controller.ring()
         return record
@@ -313,8 +321,18 @@ class ClusterService(ClusterApi):
         return self._signals.drop(kind, caller, self._controller.clock())
 
     @override
-    def audit(self, *, after: int = 0, limit: int = 100) -> NumberedPage[AuditRecord]:
-        return self._store.audit(after, limit)
+    def audit(
+        self,
+        *,
+        after: int = 0,
+        limit: int = 100,
+        only: RecordFilter = EVERYTHING,
+        clocks: bool = False,
+        latest: bool = False,
+    ) -> NumberedPage[AuditRecord]:
+        if only.job_id is not None:
+            self._store.job(only.job_id)
+        return self._store.audit(after, limit, only=only, clocks=clocks, latest=latest)
 
     @override
     def accounts(self, *, since_s: float, until_s: float, by: str) -> Accounts:
@@ -369,7 +387,7 @@ class ClusterService(ClusterApi):
         by, now_s = f"{reason} by {caller.user}", self._controller.clock()
         exit = by if to.ended else ""
         asked = audited(caller, now_s, f"job {reason}", f"job {job_id}", {"owner": owner})
-        job = self._store.move(job_id, to, now_s, reason=by, exit=exit, text=by, asked=asked)
+        job = self._store.move(job_id, to, now_s, reason=by, exit=exit, asked=asked)
         self._controller.tell(command)
         return self._records.job(job)
 

@@ -18,7 +18,7 @@ import math
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from powerflow.api.records import Refused
 from powerflow.device.protocol import DeviceError
@@ -27,7 +27,6 @@ from powerflow.gangs.manager import Gangs
 from powerflow.live.commands import ApiCommand, ApiCommands
 from powerflow.live.context import LoopContext
 from powerflow.live.event_logger import EventLogger
-from powerflow.live.explain_requests import ExplainRequests
 from powerflow.live.gang_events import GangEvents
 from powerflow.live.governance.step import GovernanceParts, GovernanceStep
 from powerflow.live.gpu_service import GpuService
@@ -36,6 +35,7 @@ from powerflow.live.jobs.active_job import ActiveJob
 from powerflow.live.jobs.cost_learning import CostLearning
 from powerflow.live.jobs.job_table import JobTable
 from powerflow.live.jobs.step_timing import STEPS
+from powerflow.live.loop_questions import LoopQuestions
 from powerflow.live.measurement import Measurement
 from powerflow.live.node_watch import NodeWatch
 from powerflow.live.notices import Notices
@@ -43,9 +43,10 @@ from powerflow.live.plan_executor import PlanExecutor
 from powerflow.live.recovery import LOGS_KEPT, adopt, recall
 from powerflow.live.wall_clock import SchedulerTime, WallClock, moved
 from powerflow.scheduler.scheduler import Scheduler
-from powerflow.scheduler.what_if import Insight
 from powerflow.store.database import LostClaim, StoreError
 from powerflow.store.store import Store
+
+Answer = TypeVar("Answer")
 
 #: Jobs whose troubles are shown among the notices.
 TROUBLES_SHOWN = 10
@@ -126,7 +127,7 @@ class Controller:
         self._gang_events = GangEvents(context, *below, settings.explore_steps)
         self._commands = ApiCommands(context, *below, self._gang_events)
         self._executor = PlanExecutor(context, self.governance_step, settings.explore_steps)
-        self._explain_requests = ExplainRequests(context)
+        self._questions = LoopQuestions(context)
         self._event_logger = EventLogger(context)
         self._running = self._draining = False
         self._saved_s = self._renewed_s = -math.inf
@@ -144,20 +145,22 @@ class Controller:
         self._commands.put(command)
         self._bell.set()
 
-    def inquire(self, job_id: str, wait_s: float = 2.0) -> Insight | None:
-        """Ask the scheduler why a job has its GPUs, and what else it could have.
+    def inquire(self, ask: Callable[[LoopContext, float], Answer], wait_s: float = 2.0) -> Answer | None:
+        """Let the loop answer a question, because no other thread may use the scheduler.
 
-        The loop asks the scheduler, because no other thread may use it.
+        Args:
+            ask: Returns the answer from the objects of the loop and the present (Unix seconds). It changes nothing.
+            wait_s: Most seconds to wait for the loop.
 
         Returns:
-            None if the scheduler does not know the job, or the loop does not answer in ``wait_s`` seconds.
+            The answer; None if the question failed, or the loop does not answer in ``wait_s`` seconds.
         """
-        request = self._explain_requests.ask(job_id)
+        question = self._questions.put(ask)
         if not self._running:  # no other thread turns the loop
-            self._explain_requests.answer(self.clock())
+            self._questions.answer(self.clock())
         self.ring()
-        request.answered.wait(wait_s)
-        return request.answer
+        question.answered.wait(wait_s)
+        return question.answer
 
     def ring(self) -> None:
         """Wake the loop, so that its next turn begins now."""
@@ -281,7 +284,7 @@ class Controller:
         self._guarded("store", self._save, now_s)
         self._guarded("logs", self._forget_logs, now_s)
         self.snapshot, self.turned_s = self._table.copies(), now_s
-        self._explain_requests.answer(now_s)
+        self._questions.answer(now_s)
         return self._rest_s(now_s)
 
     def _now(self) -> float:
@@ -361,7 +364,7 @@ class Controller:
 
     def _rest_s(self, now_s: float) -> float:
         """Return the seconds until something is due; an event may wake the loop earlier."""
-        if self._explain_requests:
+        if self._questions:
             return 0.0
         if self._table.pending or self._gang_events or self._commands:
             return self.settings.busy_s  # something could not be stored: try again soon

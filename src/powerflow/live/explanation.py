@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from powerflow.api.records import Explanation, JobOption
+from powerflow.live.context import LoopContext
 from powerflow.live.controller import Controller
 from powerflow.live.jobs.active_job import ActiveJob
 from powerflow.live.jobs.options import JobPrices, option, options
 from powerflow.scheduler.rules.fair_share import FairShare
 from powerflow.scheduler.rules.wrapper import find_wrapper
+from powerflow.scheduler.what_if import Insight, what_if
 from powerflow.store.models import StoredJob
 
 
@@ -39,13 +42,21 @@ def explain(controller: Controller, stored: StoredJob) -> Explanation:
     if fair := find_wrapper(scheduler.policies[pool.gpu_type], FairShare):
         due_gpus = fair.due_gpus.get(job.spec.project)
         said = replace(said, fair_share=controller.governance.shares.of(job.spec.project), due_gpus=due_gpus)
-    insight = controller.inquire(job.id)
+    insight = controller.inquire(partial(_insight, job.id))
     if insight is not None:
         start_s, due_s = insight.start_s, controller.next_decision_s
         if start_s is not None and math.isfinite(due_s):  # before it, no running job makes room
             start_s = max(start_s, due_s)
         said = replace(said, binds=insight.binds, otherwise=insight.otherwise, start_s=start_s)
     return _with_forecast(said, controller, job, pool.gpu_type, best)
+
+
+def _insight(job_id: str, context: LoopContext, now_s: float) -> Insight | None:
+    """Ask the scheduler what holds a job back; return None if it does not know the job. Only the loop may call this."""
+    if job_id not in context.scheduler.ledger.slot_of:
+        return None
+    found = what_if(context.scheduler, job_id, context.scheduler_time.scheduler(now_s))
+    return replace(found, start_s=None if found.start_s is None else context.scheduler_time.wall(found.start_s))
 
 
 def _with_forecast(

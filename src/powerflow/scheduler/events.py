@@ -299,6 +299,11 @@ class ManagedProjects(SchedulerEvent):
     others: bool = True
     projects: Mapping[str, bool] = field(default_factory=dict)
 
+    @property
+    def anybody(self) -> bool:
+        """True if PowerFlow manages the jobs of at least one project."""
+        return self.others or any(self.projects.values())
+
     def manages(self, project: str) -> bool:
         """Return True if PowerFlow manages the jobs of the project with this name."""
         return self.projects.get(project, self.others)

@@ -24,7 +24,7 @@ from starlette.exceptions import HTTPException
 from powerflow.api import operations as ops
 from powerflow.api.accounts import Accounts, EndedJob
 from powerflow.api.cluster_api import ClusterApi
-from powerflow.api.governance import NAME, DrainReason
+from powerflow.api.governance import NAME, DrainOrder, OffReason
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.operations import PREFIX
 from powerflow.api.pages import Items, NumberedPage, Page
@@ -53,9 +53,11 @@ from powerflow.service.schemas import (
     AfterNumber,
     Health,
     JobId,
+    Latest,
     Limit,
     NameQuery,
     NodeName,
+    Only,
     Since,
     States,
     Until,
@@ -261,9 +263,9 @@ def _cluster() -> APIRouter:
     def nodes(cluster: FromCluster) -> Items[NodeRecord]:
         return Items(cluster.nodes())
 
-    @serves(router, ops.DRAIN, body=True)
-    def drain(cluster: FromCluster, name: NodeName, caller: FromCaller, body: DrainReason | None = None) -> NodeRecord:
-        return cluster.drain(name, caller, body.reason if body else "")
+    @serves(router, ops.DRAIN, body=True, asks_sure=True)
+    def drain(cluster: FromCluster, name: NodeName, caller: FromCaller, body: DrainOrder | None = None) -> NodeRecord:
+        return cluster.drain(name, body or DrainOrder(), caller)
 
     @serves(router, ops.RESUME)
     def resume(cluster: FromCluster, name: NodeName, caller: FromCaller) -> NodeRecord:
@@ -271,7 +273,7 @@ def _cluster() -> APIRouter:
 
     @serves(router, ops.DECLARE_OFF, body=True)
     def declare_off(
-        cluster: FromCluster, name: NodeName, caller: FromCaller, body: DrainReason | None = None
+        cluster: FromCluster, name: NodeName, caller: FromCaller, body: OffReason | None = None
     ) -> NodeRecord:
         return cluster.declare_off(name, caller, body.reason if body else "")
 
@@ -279,14 +281,15 @@ def _cluster() -> APIRouter:
     async def events(
         cluster: FromCluster,
         request: Request,
+        only: Only,
         after: AfterNumber = 0,
-        job: Annotated[str | None, Query(pattern=r"^[0-9]{1,18}$", description="Only events of this job.")] = None,
         limit: Limit = 100,
+        latest: Latest = False,
         wait_s: Annotated[float, Query(ge=0, le=30, description="Seconds to wait if there are no events yet.")] = 0.0,
     ) -> NumberedPage[EventRecord]:
         until = time.monotonic() + wait_s
         while True:
-            page = await run_in_threadpool(cluster.events, after=after, job_id=job, limit=limit)
+            page = await run_in_threadpool(cluster.events, after=after, limit=limit, only=only, latest=latest)
             gone = time.monotonic() >= until or request.app.state.stopping or await request.is_disconnected()
             if page.items or gone:
                 return page

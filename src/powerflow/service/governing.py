@@ -26,7 +26,7 @@ from powerflow.api.governance import (
 )
 from powerflow.api.pages import Items, NumberedPage
 from powerflow.service.routes import FromCaller, FromCluster, serves
-from powerflow.service.schemas import AfterNumber, CapNumber, Limit
+from powerflow.service.schemas import AfterNumber, CapNumber, Clocks, Latest, Limit, Only
 
 
 @cache
@@ -43,7 +43,7 @@ def _add_stages(router: APIRouter) -> None:
     def stages(cluster: FromCluster) -> StageList:
         return StageList(cluster.stages(), cluster.savings())
 
-    @serves(router, ops.SET_STAGE, body=True)
+    @serves(router, ops.SET_STAGE, body=True, asks_sure=True)
     def set_stage(cluster: FromCluster, order: StageOrder, caller: FromCaller) -> StageList:
         return StageList(cluster.set_stage(order, caller), cluster.savings())
 
@@ -53,7 +53,7 @@ def _add_budgets(router: APIRouter) -> None:
     def budgets(cluster: FromCluster) -> Items[BudgetRecord]:
         return Items(cluster.budgets())
 
-    @serves(router, ops.SET_BUDGET, body=True)
+    @serves(router, ops.SET_BUDGET, body=True, asks_sure=True)
     def set_budget(cluster: FromCluster, order: BudgetOrder, caller: FromCaller) -> BudgetRecord:
         return cluster.set_budget(order, caller)
 
@@ -91,7 +91,7 @@ def _add_caps(router: APIRouter) -> None:
     def caps(cluster: FromCluster) -> Items[CapRecord]:
         return Items(cluster.caps())
 
-    @serves(router, ops.SET_CAP, body=True)
+    @serves(router, ops.SET_CAP, body=True, asks_sure=True)
     def set_cap(cluster: FromCluster, order: CapOrder, caller: FromCaller) -> CapRecord:
         return cluster.set_cap(order, caller)
 
@@ -105,6 +105,13 @@ def _add_caps(router: APIRouter) -> None:
 
 
 def _add_audit(router: APIRouter) -> None:
-    @serves(router, ops.AUDIT)
-    def audit(cluster: FromCluster, after: AfterNumber = 0, limit: Limit = 100) -> NumberedPage[AuditRecord]:
-        return cluster.audit(after=after, limit=limit)
+    @serves(router, ops.AUDIT, looks_up=True)
+    def audit(
+        cluster: FromCluster,
+        only: Only,
+        after: AfterNumber = 0,
+        limit: Limit = 100,
+        clocks: Clocks = False,
+        latest: Latest = False,
+    ) -> NumberedPage[AuditRecord]:
+        return cluster.audit(after=after, limit=limit, only=only, clocks=clocks, latest=latest)

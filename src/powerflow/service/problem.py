@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from powerflow.api.governance import NAME
-from powerflow.api.records import Forbidden, NotFound, Refused, Unavailable
+from powerflow.api.records import Forbidden, NotFound, NotSure, Refused, Unavailable
 from powerflow.errors import InputError
 
 MEDIA_TYPE = "application/problem+json"
@@ -30,6 +30,7 @@ KINDS = {
     415: ("unsupported-media-type", "The body is not JSON"),
     421: ("unknown-host", "This service does not answer to this host name"),
     422: ("invalid", "A value cannot be used"),
+    428: ("not-sure", "The change would stop jobs or cannot be kept"),
     429: ("too-many", "This user has too many requests at a time"),
     500: ("internal", "The service failed"),
     503: ("unavailable", "The request cannot be answered now"),
@@ -129,6 +130,8 @@ def _status(error: InputError) -> int:
     match error:
         case Forbidden():
             return 403
+        case NotSure():
+            return 428
         case Refused():
             return 409
         case NotFound():

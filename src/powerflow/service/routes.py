@@ -39,6 +39,7 @@ def serves(
     body: bool = False,
     looks_up: bool = False,
     repeatable: bool = False,
+    asks_sure: bool = False,
 ) -> Callable[[Endpoint], Endpoint]:
     """Return a decorator that makes a function the route of an operation.
 
@@ -52,6 +53,7 @@ def serves(
         looks_up: True if the answer can be 404 because the query or body names a job or project. A route with a name in
             its path can always answer 404.
         repeatable: True if the answer is 200 instead of 201 for a repeated request.
+        asks_sure: True if the answer can be 428 because the change would stop jobs, and the body does not say ``sure``.
     """
 
     def add(endpoint: Endpoint) -> Endpoint:
@@ -64,6 +66,7 @@ def serves(
             409: writes,
             413: body,
             422: bool(takes),
+            428: asks_sure,
             503: writes,
         }
         answers = describe(operation.answer, operation.status, *(status for status, may in errors.items() if may))

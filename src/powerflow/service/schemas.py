@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Path, Query
+from fastapi import Depends, Path, Query
 from pydantic import BaseModel, ConfigDict
 
 from powerflow.api.governance import NAME
+from powerflow.api.pages import RecordFilter
 from powerflow.api.records import JobState
 
 JobId = Annotated[str, Path(pattern=r"^[0-9]{1,18}$", description="Number of a job.", examples=["12"])]
@@ -23,6 +24,28 @@ States = Annotated[list[JobState] | None, Query(description="Job states; all by 
 Since = Annotated[float, Query(ge=0, le=1e11, description="Start of the window, in Unix seconds.")]
 Until = Annotated[float | None, Query(ge=0, le=1e11, description="End of the window. Default: now.")]
 AfterNumber = Annotated[int, Query(ge=0, le=2**62, description="Number of the last item that the caller has.")]
+Latest = Annotated[bool, Query(description="True for the last items, not the first.")]
+Clocks = Annotated[bool, Query(description="True for entries about GPU clocks, too.")]
+_Moment = Annotated[float | None, Query(ge=0, le=1e11)]
+_Kinds = Annotated[
+    list[Annotated[str, Query(max_length=64)]] | None,
+    Query(max_length=100, description="Kinds of events, or actions of the audit: whole names or first words."),
+]
+
+
+def selects(
+    job: Annotated[str | None, Query(pattern=r"^[0-9]{1,18}$", description="Only of this job.")] = None,
+    user: Annotated[str | None, Query(pattern=NAME, description="Only of this user.")] = None,
+    node: Annotated[str | None, Query(max_length=128, description="Only of this node.")] = None,
+    kind: _Kinds = None,
+    since_s: _Moment = None,
+    until_s: _Moment = None,
+) -> RecordFilter:
+    """Read from a query which events, or entries of the audit, to list. Times are Unix seconds."""
+    return RecordFilter(job_id=job, user=user, node=node, kinds=kind or (), since_s=since_s, until_s=until_s)
+
+
+Only = Annotated[RecordFilter, Depends(selects)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 

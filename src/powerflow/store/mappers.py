@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import RowMapping
 
+from powerflow.api.acts import said
 from powerflow.api.governance import AuditRecord
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.records import DecisionRecord, EventRecord, JobState, NotFound
@@ -151,13 +152,21 @@ def seen_row(seen: Seen) -> dict[str, Any]:
 def event_of(row: RowMapping) -> EventRecord:
     """Make an event from its row in the table ``events``."""
     job_id = None if row["job_id"] is None else str(row["job_id"])
-    return EventRecord(row["number"], row["time_s"], row["kind"], job_id, row["text"], json.loads(row["fields"]))
+    fields, node, user = json.loads(row["fields"]), row["node"], row["user"]
+    return EventRecord(row["number"], row["time_s"], row["kind"], job_id, row["text"], fields, node, user)
 
 
 def event_row(kind: str, text: str, now_s: float, job_id: str | None, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the row in the table ``events`` for an event."""
-    job = None if job_id is None else number(job_id)
-    return {"time_s": now_s, "kind": kind, "job_id": job, "text": plain(text), "fields": to_json(dict(fields))}
+    """Return the row in the table ``events`` for an event. Its fields ``node``, and ``user`` or ``by``, are indexed."""
+    return {
+        "time_s": now_s,
+        "kind": kind,
+        "job_id": None if job_id is None else number(job_id),
+        "text": plain(text),
+        "fields": to_json(dict(fields)),
+        "node": fields.get("node"),
+        "user": fields.get("user", fields.get("by")),
+    }
 
 
 def decision_of(row: RowMapping) -> DecisionRecord:
@@ -174,7 +183,9 @@ def decision_row(what: DecisionRecord) -> dict[str, Any]:
 
 def audit_of(row: RowMapping) -> AuditRecord:
     """Make an audit entry from its row in the table ``audit``."""
-    return AuditRecord(**{**row, "fields": json.loads(row["fields"])})
+    fields = json.loads(row["fields"])
+    text = said(row["action"], row["target"], row["user"], fields)
+    return AuditRecord(**{**row, "fields": fields, "text": text})
 
 
 def audit_row(what: AuditRecord) -> dict[str, Any]:

@@ -6,14 +6,17 @@ every character that a log line can contain, such as NUL or half a surrogate pai
 
 from __future__ import annotations
 
-from sqlalchemy import Boolean, CheckConstraint, Column, Double, ForeignKey, Index, Integer, MetaData, Table, Text
+from sqlalchemy import Boolean, CheckConstraint, Column, Double, ForeignKey, Index, Integer, MetaData, Table, Text, text
 
 #: Revision of the tables below; the newest of ``migrations/versions``.
-VERSION = "0005"
+VERSION = "0006"
 #: Table that holds the revision of the database.
 VERSION_TABLE = "powerflow_version"
 
 metadata = MetaData()
+
+#: Selects entries of the audit that are not about GPU clocks. Literally so, or SQLite would not use the index.
+NO_CLOCKS = text("action NOT LIKE 'clock %'")
 
 jobs = Table(
     "jobs",
@@ -130,7 +133,13 @@ events = Table(
     Column("job_id", Integer, ForeignKey("jobs.id")),
     Column("text", Text, nullable=False),
     Column("fields", Text, nullable=False),
+    Column("node", Text),
+    Column("user", Text),
     Index("events_by_job", "job_id", "number"),
+    Index("events_by_kind", "kind", "number"),
+    Index("events_by_node", "node", "number"),
+    Index("events_by_user", "user", "number"),
+    Index("events_by_time", "time_s"),
     sqlite_autoincrement=True,
 )
 
@@ -145,6 +154,12 @@ audit = Table(
     Column("action", Text, nullable=False),
     Column("target", Text, nullable=False),
     Column("fields", Text, nullable=False),
+    Index("audit_by_user", "user", "number"),
+    Index("audit_by_action", "action", "number"),
+    Index("audit_by_target", "target", "number"),
+    Index("audit_by_time", "time_s"),
+    # by far most entries are about clocks: without this index, who leaves them out would wait for all to be read
+    Index("audit_without_clocks", "number", sqlite_where=NO_CLOCKS, postgresql_where=NO_CLOCKS),
     sqlite_autoincrement=True,
 )
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, RowMapping, Select, insert, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, insert, select
 
+from powerflow.api.acts import said
 from powerflow.api.governance import AuditRecord
 from powerflow.api.pages import NumberedPage
 from powerflow.api.records import DecisionRecord, EventRecord, JobState, NotFound
@@ -14,6 +15,9 @@ from powerflow.errors import InputError
 from powerflow.store import mappers
 from powerflow.store.database import Database
 from powerflow.store.schema import audit, events, jobs, settings
+
+#: User of entries of the audit about what PowerFlow itself has done.
+OWN = "powerflow"
 
 Numbered = TypeVar("Numbered", AuditRecord, DecisionRecord, EventRecord)
 
@@ -46,6 +50,16 @@ def add_audit(connection: Connection, rows: Sequence[AuditRecord]) -> None:
         connection.execute(insert(audit), [mappers.audit_row(row) for row in rows])
 
 
+def add_acts(connection: Connection, rows: Sequence[AuditRecord]) -> None:
+    """Add what users have done to the audit, and to the events. What PowerFlow does has events of its own."""
+    add_audit(connection, rows)
+    for row in rows:
+        if row.user != OWN:
+            about = {"node": row.target} if row.action.startswith("node ") else {"target": row.target}
+            text = said(row.action, row.target, row.user, row.fields)
+            add_event(connection, row.action, text, row.time_s, None, {**about, "by": row.user})
+
+
 def put_setting(database: Database, connection: Connection, key: str, value: Any) -> None:
     """Store a setting: replace the value of a key, or add the key."""
     statement = database.upsert(settings, ("key",), ("value",))
@@ -58,13 +72,21 @@ def feed(
     after: int,
     limit: int,
     record_of: Callable[[RowMapping], Numbered],
+    latest: ColumnElement[int] | None = None,
 ) -> NumberedPage[Numbered]:
-    """Return the first ``limit`` rows of a query as a page of records.
+    """Return the first ``limit`` rows of a query as a page of records, oldest first.
 
     The page's ``after`` is the number of its last record; for an empty page it is the argument ``after``.
+
+    Args:
+        connection, query, after, limit: The query, sorted by number, and what it was asked for.
+        record_of: Makes a record of a row.
+        latest: The column with the number, to return the last ``limit`` rows instead of the first.
     """
+    if latest is not None:
+        query = query.order_by(None).order_by(latest.desc())
     rows = connection.execute(query.limit(checked(limit))).mappings()
-    items = [record_of(row) for row in rows]
+    items = [record_of(row) for row in rows][:: 1 if latest is None else -1]
     return NumberedPage(items, items[-1].number if items else after)
 
 

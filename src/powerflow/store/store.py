@@ -13,9 +13,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, Update, bindparam, case, func, insert, select, text, update
 
+from powerflow.api.acts import said
 from powerflow.api.governance import AuditRecord
 from powerflow.api.job_spec import JobSpec
-from powerflow.api.pages import NumberedPage, Page
+from powerflow.api.pages import EVERYTHING, NumberedPage, Page, RecordFilter
 from powerflow.api.records import EventRecord, JobState, NotFound, Refused
 from powerflow.errors import InputError
 from powerflow.store import mappers
@@ -28,8 +29,9 @@ from powerflow.store.intents import Intents
 from powerflow.store.leader_lease import LeaderLease
 from powerflow.store.models import JobUpdate, NodeState, StoredJob
 from powerflow.store.observations import Observations
-from powerflow.store.schema import audit, events, jobs, keys, nodes, settings
-from powerflow.store.statements import add_audit, add_event, checked, feed, put_setting, states_of
+from powerflow.store.schema import events, jobs, keys, nodes, settings
+from powerflow.store.statements import add_acts, add_audit, add_event, checked, put_setting, states_of
+from powerflow.store.story import page_of_audit, page_of_events
 
 #: States to which a job may go from its present state. Any job that has not ended may also end.
 _MOVES = {
@@ -108,10 +110,11 @@ class Store:
                 self._marks.set(number=number or 0)
             if key is not None:
                 connection.execute(insert(keys).values(user=user, key=key, job_id=number))
-            add_event(connection, "submitted", f"submitted by {user}", now_s, str(number), {"user": user})
-            if address is not None:
-                fields = {"name": spec.name, "gpus": str(spec.gpus), "project": spec.project}
-                add_audit(connection, [AuditRecord(0, now_s, user, address, "job submitted", f"job {number}", fields)])
+            fields = {"name": spec.name, "gpus": str(spec.gpus), "project": spec.project}
+            what = AuditRecord(0, now_s, user, address or "", "job submitted", f"job {number}", fields)
+            words = said(what.action, what.target, user, fields)
+            add_event(connection, "submitted", words, now_s, str(number), {"user": user})
+            add_audit(connection, [] if address is None else [what])
             return _job(connection, str(number)), True
 
     def knows_key(self, user: str, key: str) -> bool:
@@ -210,8 +213,8 @@ class Store:
             exit: How the job ended, in plain words.
             reason: Why the job has its present GPUs; None keeps the stored reason.
             last_lines: The last lines of the job's log.
-            text: Text of the event.
-            asked: Audit entry about the request for this change.
+            text: Text of the event, if nobody asked for the change.
+            asked: Audit entry about the request for this change; the event has its text.
 
         Raises:
             NotFound: There is no job with this id.
@@ -236,8 +239,11 @@ class Store:
                 values["last_lines"] = mappers.to_json(list(last_lines))
             connection.execute(update(jobs).where(jobs.c.id == int(job_id)).values(values))
             fields = {"from": job.state.value, "to": to.value} | ({"exit": exit} if exit else {})
-            add_event(connection, to.value, text or exit or f"now {to.value}", now_s, job_id, fields)
-            add_audit(connection, [] if asked is None else [asked])
+            fields |= {"by": asked.user} if asked else {}
+            kind = asked.action.removeprefix("job ") if asked else to.value
+            words = said(asked.action, asked.target, asked.user, asked.fields) if asked else text or exit
+            add_event(connection, kind, words or f"now {to.value}", now_s, job_id, fields)
+            add_audit(connection, [asked] if asked else [])
             return _job(connection, job_id)
 
     def update(self, rows: Sequence[JobUpdate]) -> None:
@@ -290,14 +296,11 @@ class Store:
     # --- nodes, events, settings ---
 
     def set_node(self, name: str, state: str, reason: str, now_s: float, by: str, address: str = "") -> None:
-        """Store the state of a node, and add an event (kind ``node``) and an audit entry for the change."""
+        """Store the state of a node, and add an event and an audit entry for the change."""
         row = {"name": name, "state": state, "reason": mappers.plain(reason), "since_s": now_s, "by": by}
-        what = AuditRecord(0, now_s, by, address, f"node {state}", name, {"reason": reason})
         with self._database.write_claimed() as connection:
             connection.execute(self._database.upsert(nodes, ("name",), ("state", "reason", "since_s", "by")), row)
-            text = f"{name} is {state}" + (f": {reason}" if reason else "")
-            add_event(connection, "node", text, now_s, None, {"node": name, "state": state, "by": by})
-            add_audit(connection, [what])
+            add_acts(connection, [AuditRecord(0, now_s, by, address, f"node {state}", name, {"reason": reason})])
 
     def node_states(self) -> dict[str, NodeState]:
         """Return the stored state of each node, as a dictionary by the node's name."""
@@ -313,16 +316,12 @@ class Store:
         with self._database.write_claimed() as connection:
             return add_event(connection, kind, text, now_s, job_id, fields)
 
-    def events(self, after: int = 0, job_id: str | None = None, limit: int = 100) -> NumberedPage[EventRecord]:
-        """Return at most ``limit`` events, oldest first, beginning after event number ``after``.
-
-        With ``job_id``, return only events of this job.
-        """
-        query = select(events).where(events.c.number > after).order_by(events.c.number)
-        if job_id is not None:
-            query = query.where(events.c.job_id == mappers.number(job_id))
+    def events(
+        self, after: int = 0, limit: int = 100, *, only: RecordFilter = EVERYTHING, latest: bool = False
+    ) -> NumberedPage[EventRecord]:
+        """Return the first (or the last) ``limit`` events after event number ``after``, oldest first."""
         with self._database.read() as connection:
-            return feed(connection, query, after, limit, mappers.event_of)
+            return page_of_events(connection, after, limit, only, latest=latest)
 
     def last_event(self) -> int:
         """Return the number of the newest event; 0 if there is no event."""
@@ -341,21 +340,31 @@ class Store:
             put_setting(self._database, connection, key, value)
 
     def govern(self, key: str, value: Any, whats: Sequence[AuditRecord]) -> None:
-        """Store a setting, and audit entries that say who changed it, in one transaction."""
+        """Store a setting, and audit entries and events that say who changed it, in one transaction."""
         with self._database.write_claimed() as connection:
             put_setting(self._database, connection, key, value)
-            add_audit(connection, whats)
+            add_acts(connection, whats)
 
     def note(self, rows: Sequence[AuditRecord]) -> None:
         """Add entries to the audit. The database numbers them."""
         with self._database.write_claimed() as connection:
             add_audit(connection, rows)
 
-    def audit(self, after: int = 0, limit: int = 100) -> NumberedPage[AuditRecord]:
-        """Return at most ``limit`` audit entries, oldest first, beginning after entry number ``after``."""
-        query = select(audit).where(audit.c.number > after).order_by(audit.c.number)
+    def audit(
+        self,
+        after: int = 0,
+        limit: int = 100,
+        *,
+        only: RecordFilter = EVERYTHING,
+        clocks: bool = False,
+        latest: bool = False,
+    ) -> NumberedPage[AuditRecord]:
+        """Return the first (or the last) ``limit`` audit entries after entry number ``after``, oldest first.
+
+        Entries about GPU clocks are left out, unless ``clocks`` is True.
+        """
         with self._database.read() as connection:
-            return feed(connection, query, after, limit, mappers.audit_of)
+            return page_of_audit(connection, after, limit, only, clocks=clocks, latest=latest)
 
     def _all(self, query: Select[Any]) -> list[StoredJob]:
         with self._database.read() as connection:

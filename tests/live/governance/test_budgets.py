@@ -24,7 +24,7 @@ KWH = 3.6e6
 
 def day(bench: Bench, kwh: float, project: str = "") -> None:
     """A budget for each day."""
-    bench.service.set_budget(BudgetOrder(kwh * KWH, "day", "UTC", project), ROOT)
+    bench.service.set_budget(BudgetOrder(kwh * KWH, "day", "UTC", project, sure=True), ROOT)
 
 
 def replay(
@@ -318,7 +318,7 @@ def test_no_limit_binds_where_nobody_is_acted_on(bench: Bench) -> None:
     day(bench, 0.5)
     run_for(bench, 20.0)
     assert bench.service.budgets()[0].limited
-    bench.service.set_stage(StageOrder(Stage.OBSERVE), ROOT)
+    bench.service.set_stage(StageOrder(Stage.OBSERVE, sure=True), ROOT)
     run_for(bench, 5.0)
     assert not bench.service.budgets()[0].limited
 

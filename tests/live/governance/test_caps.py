@@ -7,7 +7,8 @@ import math
 
 import pytest
 
-from powerflow.api.governance import CapOrder
+from powerflow.api.governance import CapOrder, DrainOrder
+from powerflow.api.pages import RecordFilter
 from powerflow.api.records import NotFound, Refused
 from powerflow.cluster.spec import ClusterSpec
 from powerflow.device.emulated.gpu import own_identity
@@ -194,7 +195,7 @@ def test_every_change_is_in_the_audit(bench: Bench) -> None:
     bench.service.set_cap(CapOrder(watts=5000.0, scope="rack:rack-0"), ROOT)
     bench.service.lift_cap("rack:rack-0", ROOT)
     node = bench.spec.nodes[0].name
-    bench.service.drain(node, ROOT, "loud")
+    bench.service.drain(node, DrainOrder("loud", sure=True), ROOT)
     said = [(entry.user, entry.action, entry.target) for entry in bench.service.audit().items]
     assert said == [
         ("root", "cap set", "rack:rack-0"),
@@ -209,13 +210,14 @@ def test_every_clock_that_is_set_or_given_back_is_in_the_audit(bench: Bench) -> 
     go(bench, 20)
     set_mhz = dict(bench.clocks.set_mhz)
     assert set_mhz
-    entries = [entry for entry in bench.service.audit(limit=1000).items if entry.action.startswith("clock")]
+    only = RecordFilter(kinds=["clock"])
+    entries = bench.service.audit(limit=1000, only=only, clocks=True).items
     last = {entry.target: entry.fields.get("clock_mhz") for entry in entries}
     assert last == {f"{g.node}/{g.index}": set_mhz[g.uuid] for g in bench.gpus if g.uuid in set_mhz}
     assert {entry.user for entry in entries} == {"powerflow"}
     bench.service.cancel(job, ROOT)
     go(bench, 20)
-    back = [entry.target for entry in bench.service.audit(limit=1000).items if entry.action == "clock back"]
+    back = [entry.target for entry in bench.service.audit(clocks=True).items if entry.action == "clock back"]
     assert sorted(back) == sorted(last)
 
 

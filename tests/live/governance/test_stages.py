@@ -25,7 +25,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 
 def mode(bench: Bench, stage: str, *projects: str) -> None:
-    bench.service.set_stage(StageOrder(Stage(stage), projects or None), ROOT)
+    bench.service.set_stage(StageOrder(Stage(stage), projects or None, sure=True), ROOT)
 
 
 def test_one_command_forward_and_back_audited(bench: Bench) -> None:
@@ -193,7 +193,7 @@ def test_a_cap_needs_somebody_to_act_on(bench: Bench) -> None:
     with pytest.raises(Refused, match="no jobs are managed"):
         bench.service.set_cap(CapOrder(watts=500.0), ROOT)
     mode(bench, "enforce")
-    bench.service.set_cap(CapOrder(watts=500.0), ROOT)
+    bench.service.set_cap(CapOrder(watts=1000.0), ROOT)
 
 
 def saved(*_: object) -> tuple[float, float, float, float]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from powerflow.api import operations as ops
 from powerflow.cli.cluster.client import ControllerClient
-from powerflow.cli.cluster.controller_command import asks
+from powerflow.cli.cluster.controller_command import asks, job_numbers
+from powerflow.cli.cluster.story import SHOWN, Limit, Node, Since, Until, User, moments, story_line
 from powerflow.cli.options import Json
 from powerflow.cli.output import print_json
-from powerflow.cli.sanitize import line
-from powerflow.cli.when import stamp
 
 if TYPE_CHECKING:
     from powerflow.api.governance import AuditRecord
@@ -21,21 +20,35 @@ if TYPE_CHECKING:
 @asks
 def audit(
     controller: ControllerClient,
-    after: Annotated[int, typer.Option(help="Show only entries after the entry with this number.", min=0)] = 0,
+    user: User = None,
+    job: Annotated[
+        str | None, typer.Option("--job", "-j", help="Show only this job.", autocompletion=job_numbers)
+    ] = None,
+    node: Node = None,
+    action: Annotated[
+        list[str] | None,
+        typer.Option("--action", "-a", help="Show only this action, such as 'cap set' or cap; may be repeated."),
+    ] = None,
+    since: Since = None,
+    until: Until = None,
+    limit: Limit = None,
+    after: Annotated[int, typer.Option(help="Show all entries after the entry with this number.", min=0)] = 0,
+    clocks: Annotated[bool, typer.Option("--clocks", help="Show changes of GPU clocks, too.")] = False,
     json: Json = False,
 ) -> None:
-    """List all changes by users, oldest first: who changed what, when, and from which address."""
-    found = controller.every(ops.AUDIT, after)
+    """List who changed what, newest last, with the address of each request."""
+    only: dict[str, Any] = {"user": user, "job": job, "node": node, "kind": action or None, **moments(since, until)}
+    only["clocks"] = clocks or None
+    found = controller.newest(ops.AUDIT, after, SHOWN if limit is None and not after else limit or 0, **only)
     if json:
         print_json("audit", {"audit": found, "after": found[-1].number if found else after})
         return
     if not found:
-        print(f"there are no changes{' since then' if after else ' yet'}")
+        print("there are no such changes" if after or any(only.values()) else "there are no changes yet")
     for entry in found:
         print(_line(entry))
 
 
 def _line(entry: AuditRecord) -> str:
-    fields = " ".join(f"{key}={value}" for key, value in entry.fields.items() if value not in (None, ""))
-    who = f"{line(entry.user) or '-':<10}  {line(entry.address) or '-':<15}"
-    return f"{stamp(entry.time_s)}  {who}  {line(entry.action):<12}  {line(entry.target)}  {line(fields)}".rstrip()
+    text = entry.text + (f", from {entry.address}" if entry.address else "")
+    return story_line(entry.time_s, entry.target, entry.action.removeprefix("job "), text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ import typer
 from powerflow.api import operations as ops
 from powerflow.api.governance import BudgetOrder, BudgetRecord, BudgetScope
 from powerflow.cli.cluster.client import ControllerClient
-from powerflow.cli.cluster.controller_command import Watch, asks, note_unheard, say
+from powerflow.cli.cluster.controller_command import Watch, Yes, asks, confirmed, note_unheard, say
 from powerflow.cli.options import Json
 from powerflow.cli.watch import show
 from powerflow.cli.when import stamp
@@ -37,13 +38,15 @@ def set_budget(
         str | None, typer.Option(help="Time zone, such as Europe/Berlin. Default: the zone of this machine.")
     ] = None,
     project: Project = None,
+    yes: Yes = False,
     json: Json = False,
 ) -> None:
     """Set an energy budget and replace the previous one. PowerFlow then slows or delays jobs to keep the budget."""
     joules = parse_joules(amount, "AMOUNT")
     if not LEAST_J <= joules <= MOST_J:
         raise InputError(f"{amount} is not a valid budget", where="AMOUNT", fix="give an amount from 1 Wh to 1000 GWh")
-    budget = controller.ask(ops.SET_BUDGET, BudgetOrder(joules, per, zone or own_zone(), _scope(project)))
+    order = BudgetOrder(joules, per, zone or own_zone(), _scope(project))
+    budget = confirmed(lambda sure: controller.ask(ops.SET_BUDGET, replace(order, sure=sure)), yes)
     note_unheard(controller, [budget.project])
     words = f"{_whose(budget)} may use {kwh(budget.amount_j)} per {budget.period} ({budget.zone}): {_stands(budget)}"
     say("budget", {"budget": budget}, words, json)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,7 @@ from powerflow import units
 from powerflow.api import operations as ops
 from powerflow.api.governance import CapOrder, CapRecord, CapScope
 from powerflow.cli.cluster.client import ControllerClient
-from powerflow.cli.cluster.controller_command import Watch, asks, say
+from powerflow.cli.cluster.controller_command import Watch, Yes, asks, confirmed, say
 from powerflow.cli.options import Json
 from powerflow.cli.output import print_json
 from powerflow.cli.watch import show
@@ -63,6 +64,7 @@ def set_cap(
     ramp: Annotated[
         str | None, typer.Option(help="How fast power may change, such as 500W/s or 6kW/min. Default: at once.")
     ] = None,
+    yes: Yes = False,
     json: Json = False,
 ) -> None:
     """Set a power cap. To keep it, PowerFlow slows or stops jobs."""
@@ -83,7 +85,7 @@ def set_cap(
         deadline_s=None if by is None else coming(by, "--by", now_s),
         ramp_w_per_s=None if ramp is None else parse_ramp(ramp, "--ramp"),
     )
-    cap = controller.ask(ops.SET_CAP, order)
+    cap = confirmed(lambda sure: controller.ask(ops.SET_CAP, replace(order, sure=sure)), yes)
     say("cap", {"cap": cap}, f"cap {cap.number}: {_said(cap)}", json)
 
 

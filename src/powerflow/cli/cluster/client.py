@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 from powerflow.api import operations as ops
 from powerflow.api.operations import PREFIX, Operation
 from powerflow.api.pages import NumberedPage, Page
-from powerflow.api.records import JobRecord, JobState
+from powerflow.api.records import JobRecord, JobState, NotSure
 from powerflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from powerflow.api.accounts import EndedJob
     from powerflow.api.governance import AuditRecord
     from powerflow.api.job_spec import JobSpec
-    from powerflow.api.records import DecisionRecord
+    from powerflow.api.records import DecisionRecord, EventRecord
 
 Answer = TypeVar("Answer")
 Item = TypeVar("Item")
-Numbered = TypeVar("Numbered", "AuditRecord", "DecisionRecord")
+Numbered = TypeVar("Numbered", "AuditRecord", "DecisionRecord", "EventRecord")
 
 #: How long a request that is safe to repeat is repeated after its connection was lost: a controller restarts in 5 s.
 PATIENCE_S = 30.0
 _AGAIN_S = 0.2
 _PAGE = 1000
-_EXIT_CODES = {400: 2, 401: 4, 403: 4, 404: 3, 409: 4, 413: 2, 422: 2, 429: 5, 503: 5}
+_EXIT_CODES = {400: 2, 401: 4, 403: 4, 404: 3, 409: 4, 413: 2, 422: 2, 428: 4, 429: 5, 503: 5}
 
 
 class ControllerClient:
@@ -102,6 +102,14 @@ class ControllerClient:
             after = page.after
             if len(page.items) < _PAGE:
                 return found
+
+    def newest(
+        self, operation: Operation[NumberedPage[Numbered]], after: int, limit: int, **given: Any
+    ) -> list[Numbered]:
+        """Return the last ``limit`` items with a number above ``after``, oldest first; all of them if it is 0."""
+        if not limit:
+            return self.every(operation, after, **given)
+        return list(self.ask(operation, after=after, limit=limit, latest=True, **given).items)
 
     def ask(self, operation: Operation[Answer], body: Any = None, *, key: str | None = None, **given: Any) -> Answer:
         """Send one request and return its answer.
@@ -176,6 +184,8 @@ def _read(kind: type[Answer], answer: Response, url: str) -> Answer:
         raise _stranger(url)
     said = answer.json()
     code = _EXIT_CODES.get(answer.status_code, 1)
+    if answer.status_code == 428:
+        raise NotSure(str(said.get("detail", "")))
     where = str(said.get("where") or "").removeprefix("body.").removeprefix("query.").removeprefix("path.")
     fix = str(said.get("fix") or "")
     if answer.status_code == 401:

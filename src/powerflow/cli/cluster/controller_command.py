@@ -7,15 +7,18 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from json import load
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
+from powerflow.api.records import NotSure
 from powerflow.cli import settings
 from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.output import print_json
 from powerflow.cli.sanitize import line
 from powerflow.errors import InputError
+
+Answer = TypeVar("Answer")
 
 _OPTIONS = {
     "url": Annotated[str | None, typer.Option("--url", help="URL of the controller.")],
@@ -56,6 +59,27 @@ def say(kind: str, payload: Mapping[str, Any] | object, words: str, json: bool) 
         print(words)
 
 
+def confirmed(request: Callable[[bool], Answer], yes: bool) -> Answer:
+    """Send a request that may stop jobs, and return its answer. On a terminal, ask the user before it stops any.
+
+    Args:
+        request: Sends the request; its argument is True if the user is sure.
+        yes: True if the user has said so already (``--yes``).
+
+    Raises:
+        InputError: The change would stop jobs or cannot be kept, and the user is not sure. Nothing was changed.
+    """
+    try:
+        return request(yes)
+    except NotSure as error:
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise InputError(error.what, fix="nothing was changed; --yes makes the change", exit_code=4) from None
+        print(f"powerflow: {line(error.what)}\nDo it anyway? [y/N] ", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            raise InputError("nothing was changed", exit_code=4) from None
+        return request(True)
+
+
 def note_unheard(controller: ControllerClient, projects: Iterable[str]) -> None:
     """Print a note for each project that has no job yet, because the name may be misspelt."""
     for project in projects:
@@ -84,6 +108,9 @@ def job_numbers(incomplete: str) -> list[tuple[str, str]]:
 
 Job = Annotated[str, typer.Argument(metavar="JOB", help="Number of a job.", autocompletion=job_numbers)]
 Jobs = Annotated[list[str], typer.Argument(metavar="JOB…", help="Numbers of jobs.", autocompletion=job_numbers)]
+Yes = Annotated[
+    bool, typer.Option("--yes", "-y", help="Make the change even if it stops jobs or cannot be kept; do not ask.")
+]
 Watch = Annotated[
     float | None,
     typer.Option("--watch", metavar="[SECONDS]", min=0.1, help="Repeat the output, by default every 2 seconds."),

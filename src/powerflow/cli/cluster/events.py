@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
 
@@ -11,10 +12,9 @@ from powerflow.api import operations as ops
 from powerflow.api.records import EventRecord
 from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import asks, job_numbers
+from powerflow.cli.cluster.story import PAGE, SHOWN, Limit, Node, Since, Until, User, moments, story_line
 from powerflow.cli.options import Json
 from powerflow.cli.output import json_line, print_json
-from powerflow.cli.sanitize import line
-from powerflow.cli.when import stamp
 
 #: Seconds for which one request waits for an event.
 _WAIT_S = 20.0
@@ -23,29 +23,42 @@ _WAIT_S = 20.0
 @asks
 def events(
     controller: ControllerClient,
-    job: Annotated[str | None, typer.Option(help="Show only events of this job.", autocompletion=job_numbers)] = None,
-    after: Annotated[int, typer.Option(help="Show only events after the event with this number.", min=0)] = 0,
+    user: User = None,
+    job: Annotated[
+        str | None, typer.Option("--job", "-j", help="Show only this job.", autocompletion=job_numbers)
+    ] = None,
+    node: Node = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option("--kind", "-k", help="Show only this kind, such as 'rank lost' or rank; may be repeated."),
+    ] = None,
+    since: Since = None,
+    until: Until = None,
+    limit: Limit = None,
+    after: Annotated[int, typer.Option(help="Show all events after the event with this number.", min=0)] = 0,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue to print events as they happen.")] = False,
     json: Json = False,
 ) -> None:
-    """List what happened in the cluster, oldest first. With --follow and --json, print one event per line."""
-    every: list[EventRecord] = []
-    while True:
-        page = controller.ask(ops.EVENTS, after=after, job=job, limit=1000, wait_s=_WAIT_S if follow else 0.0)
-        for event in page.items:
-            if not json:
-                print(_line(event))
-            elif follow:
-                print(json_line("event", event))
-        sys.stdout.flush()
-        every += page.items if json and not follow else ()
+    """List what happened in the cluster, newest last. With --follow and --json, print one event per line."""
+    only: dict[str, Any] = {"user": user, "job": job, "node": node, "kind": kind or None, **moments(since, until)}
+    found = controller.newest(ops.EVENTS, after, SHOWN if limit is None and not after else limit or 0, **only)
+    after = found[-1].number if found else after
+    if json and not follow:
+        print_json("events", {"events": found, "after": after})
+        return
+    _print(found, json)
+    while follow:
+        page = controller.ask(ops.EVENTS, after=after, limit=PAGE, wait_s=_WAIT_S, **only)
+        _print(page.items, json)
         after = page.after
-        if not (page.items or follow):
-            break
-    if json:
-        print_json("events", {"events": every, "after": after})
+
+
+def _print(found: Sequence[EventRecord], json: bool) -> None:
+    for event in found:
+        print(json_line("event", event) if json else _line(event))
+    sys.stdout.flush()
 
 
 def _line(event: EventRecord) -> str:
-    of = f"job {event.job_id}" if event.job_id else ""
-    return f"{stamp(event.time_s)}  {line(of):<9}  {line(event.kind):<10}  {line(event.text)}"
+    about = f"job {event.job_id}" if event.job_id else event.node or str(event.fields.get("target", ""))
+    return story_line(event.time_s, about, event.kind, event.text)

@@ -9,7 +9,7 @@ import typer
 from powerflow.api import operations as ops
 from powerflow.api.governance import Stage, StageOrder
 from powerflow.cli.cluster.client import ControllerClient
-from powerflow.cli.cluster.controller_command import Watch, asks, note_unheard
+from powerflow.cli.cluster.controller_command import Watch, Yes, asks, confirmed, note_unheard
 from powerflow.cli.options import Json
 from powerflow.cli.watch import show
 from powerflow.cli.when import stamp
@@ -36,6 +36,7 @@ def mode(
         str | None,
         typer.Option(metavar="P,P", help="Names of projects. Default: all projects, also those with their own stage."),
     ] = None,
+    yes: Yes = False,
     json: Json = False,
     watch: Watch = None,
 ) -> None:
@@ -44,7 +45,7 @@ def mode(
         names = None if projects is None else [name.strip() for name in projects.split(",") if name.strip()]
         if names is not None and not names:  # an empty variable in a script must not mean all projects
             raise InputError("no project is named", where="--projects", fix="name projects, or remove --projects")
-        controller.ask(ops.SET_STAGE, StageOrder(stage, names))
+        confirmed(lambda sure: controller.ask(ops.SET_STAGE, StageOrder(stage, names, sure)), yes)
         note_unheard(controller, names or ())
     elif projects is not None:
         raise InputError("no stage is given", where="STAGE", fix="give observe, replay, shadow, canary or enforce")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from powerflow.api import operations as ops
-from powerflow.api.governance import DrainReason
+from powerflow.api.governance import DrainOrder, OffReason
 from powerflow.cli.cluster.client import ControllerClient
-from powerflow.cli.cluster.controller_command import Watch, asks, say
+from powerflow.cli.cluster.controller_command import Watch, Yes, asks, confirmed, say
 from powerflow.cli.options import Json
 from powerflow.cli.watch import show
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 app = typer.Typer(rich_markup_mode=None)
 
 Name = Annotated[str, typer.Argument(metavar="NODE", help="Name of a node.")]
+Reason = Annotated[str, typer.Option(help="Reason, which is written to the audit.")]
 
 
 @asks
@@ -34,11 +35,12 @@ def list_nodes(controller: ControllerClient, json: Json = False, watch: Watch = 
 def drain(
     controller: ControllerClient,
     node: Name,
-    reason: Annotated[str, typer.Option(help="Reason, which is written to the audit.")] = "",
+    reason: Reason = "",
+    yes: Yes = False,
     json: Json = False,
 ) -> None:
     """Stop giving a node new jobs, and move its running jobs to other nodes."""
-    _say(controller.ask(ops.DRAIN, DrainReason(reason), name=node), json)
+    _say(confirmed(lambda sure: controller.ask(ops.DRAIN, DrainOrder(reason, sure), name=node), yes), json)
 
 
 @asks
@@ -51,14 +53,14 @@ def resume(controller: ControllerClient, node: Name, json: Json = False) -> None
 def declare_off(
     controller: ControllerClient,
     node: Name,
-    reason: Annotated[str, typer.Option(help="Reason, which is written to the audit.")] = "",
+    reason: Reason = "",
     json: Json = False,
 ) -> None:
     """Declare that a node which does not answer is off, so that its jobs can start elsewhere.
 
     Check this first: a job whose ranks run there after all would run twice until the node answers.
     """
-    found = controller.ask(ops.DECLARE_OFF, DrainReason(reason), name=node)
+    found = controller.ask(ops.DECLARE_OFF, OffReason(reason), name=node)
     say("node", found, f"{found.name} is declared off", json)
 
 

@@ -11,14 +11,14 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
-from powerflow.api.governance import AuditRecord, BudgetOrder, BudgetRecord, Outlook, audited
+from powerflow.api.governance import AuditRecord, BudgetOrder, BudgetRecord, audited
 from powerflow.api.records import Caller, NotFound
 from powerflow.cluster.spec import ClusterSpec
 from powerflow.cost.catalogue import gpu_type
 from powerflow.cost.table import Axes
-from powerflow.energy.budget import Budget, Period, Warned, window_at
+from powerflow.energy.budget import Warned, window_at
 from powerflow.energy.budgets import Budgets
 from powerflow.energy.governor import Governor
 from powerflow.energy.price import REPLAYED, natural_price_of
@@ -27,6 +27,7 @@ from powerflow.errors import InputError
 from powerflow.live.governance.past_days import past_days
 from powerflow.live.governance.replay_process import ReplayProcess, Respond
 from powerflow.live.governance.signals import Signals
+from powerflow.live.governance.stored_budget import StoredBudget
 from powerflow.live.jobs.cost_learning import CostLearning
 from powerflow.live.jobs.job_table import JobTable
 from powerflow.scheduler import events as scheduler_events
@@ -43,22 +44,6 @@ TICK_S = 60.0
 KNOWN_DAYS = 14
 #: Wait after a replay that failed, seconds.
 RETRY_S = HOUR_S
-
-
-@dataclass(frozen=True, slots=True)
-class StoredBudget:
-    """A budget, as the store keeps it."""
-
-    project: str
-    amount_j: float
-    period: Period
-    zone: str
-    by: str
-    set_s: float
-
-    def budget(self) -> Budget:
-        """Return the budget as its governor needs it."""
-        return Budget(self.amount_j, self.period, self.zone, self.project)
 
 
 class LiveBudgets:
@@ -125,16 +110,10 @@ class LiveBudgets:
         Raises:
             InputError: The order is not a valid budget.
         """
-        new = StoredBudget(order.project, order.amount_j, order.period, order.zone, caller.user, now_s)
-        budget = new.budget()
+        new = StoredBudget.of(order, caller.user, now_s)
         fields = {"amount_j": new.amount_j, "period": new.period, "zone": new.zone}
-        used_j = self._used_j(new.project, window_at(budget, now_s).start_s, now_s)
         with self._lock:
-            before = self._governors.get(new.project)
-            governor = Governor(budget, self.prices, idle_w=0.0 if new.project else self.idle_w)
-            if before is not None:
-                governor.restore(before.state())
-            governor.begin(now_s, self._meter(new.project) - used_j)
+            governor = self._governor(new, now_s)
             self._keep(
                 self._stored | {new.project: new},
                 audited(caller, now_s, "budget set", new.project or "cluster", fields),
@@ -144,6 +123,20 @@ class LiveBudgets:
             self._warned += governor.observe(now_s, self._meter(new.project))
             self._due_s = -math.inf
             return self._show(new, now_s)
+
+    def trial(self, order: BudgetOrder, now_s: float) -> tuple[BudgetRecord, scheduler_events.Event]:
+        """Return a budget as it would be, and the event that would tell the scheduler of it. Nothing is changed.
+
+        Raises:
+            InputError: The order is not a valid budget.
+        """
+        new = StoredBudget.of(order, "", now_s)
+        with self._lock:
+            governor = self._governor(new, now_s)
+            governor.observe(now_s, self._meter(new.project))
+            budgets = Budgets(self._governors | {new.project: governor}, self._signals.weighted(), self._price)
+            record = new.record(governor, now_s, limited=False, emulated=self._emulated)
+            return record, budgets.terms(now_s, self.idle_w)
 
     def drop(self, project: str, caller: Caller, now_s: float) -> BudgetRecord:
         """Delete the energy budget of a project, or of the cluster if ``project`` is "", and return it.
@@ -353,6 +346,16 @@ class LiveBudgets:
         with self._lock:
             self._due_s = self._retry_s = -math.inf
 
+    def _governor(self, stored: StoredBudget, now_s: float) -> Governor:
+        """Return the governor of a new budget. It knows what that of the earlier budget of this project knows."""
+        budget = stored.budget()
+        governor = Governor(budget, self.prices, idle_w=0.0 if stored.project else self.idle_w)
+        if (before := self._governors.get(stored.project)) is not None:
+            governor.restore(before.state())
+        used_j = self._used_j(stored.project, window_at(budget, now_s).start_s, now_s)
+        governor.begin(now_s, self._meter(stored.project) - used_j)
+        return governor
+
     def _meter(self, scope: str) -> float:
         return self._project_j.get(scope, 0.0) if scope else self._meter_j()
 
@@ -368,30 +371,5 @@ class LiveBudgets:
         self._stored = stored
 
     def _show(self, stored: StoredBudget, now_s: float) -> BudgetRecord:
-        governor = self._governors[stored.project]
-        standing = governor.standing(now_s)
-        outlook = [
-            Outlook(price, joules, joules <= stored.amount_j)
-            for price, joules in zip(self.prices, governor.outlook(now_s), strict=False)
-        ]
-        return BudgetRecord(
-            project=stored.project,
-            amount_j=stored.amount_j,
-            period=stored.period,
-            zone=stored.zone,
-            window=standing.window.name,
-            start_s=standing.window.start_s,
-            end_s=standing.window.end_s,
-            spent_j=standing.spent_j,
-            share=standing.share,
-            forecast_j=standing.forecast_j,
-            price=governor.price,
-            limit_w=governor.limit_w(now_s),
-            limited=stored.project in self._limited,
-            knows_days=governor.knows_days,
-            bias=governor.bias,
-            outlook=outlook,
-            by=stored.by,
-            set_s=stored.set_s,
-            emulated=self._emulated,
-        )
+        limited = stored.project in self._limited
+        return stored.record(self._governors[stored.project], now_s, limited=limited, emulated=self._emulated)

@@ -92,29 +92,25 @@ class Caps:
             InputError: A value is impossible.
             Refused: The cap ends before now.
         """
-        scope = parse_scope(order.scope, self._nodes(), "scope").name
-        if order.end_s is not None and order.end_s <= now_s:
-            raise Refused("the end of the cap is in the past", fix="give an end in the future")
         with self._lock:
             last, stored = self._stored()
-            new = StoredCap(
-                number=last + 1,
-                scope=scope,
-                watts=self._limit_w(order, scope),
-                start_s=now_s if order.start_s is None else order.start_s,
-                end_s=order.end_s,
-                deadline_s=order.deadline_s,
-                ramp_w_per_s=order.ramp_w_per_s,
-                set_s=now_s,
-                by=caller.user,
-            )
-            new.cap(self._nodes())  # raises if it is no cap
+            new = self._made(order, last + 1, caller.user, now_s)
             out = [cap for cap in stored if cap.place == new.place or _over(cap, now_s, KEPT_S)]
             kept = [cap for cap in stored if cap not in out]
             self._keep(new.number, [*kept, new], _audit("cap set", new, caller, now_s))
             for cap in out:
                 self._records.forget(cap.number)
         return self._show(new, now_s)
+
+    def trial(self, order: CapOrder, now_s: float) -> PowerCap:
+        """Return the power cap that an order asks for, as if it had to be met now and for ever. Nothing is changed.
+
+        Raises:
+            InputError: A value is impossible.
+            Refused: The cap ends before now.
+        """
+        cap = self._made(order, 0, "", now_s).cap(self._nodes())
+        return PowerCap(cap.watts, cap.scope)
 
     def lift(self, scope: str, caller: Caller, now_s: float) -> Sequence[CapRecord]:
         """Lift the power caps on one part of the cluster, and return the lifted caps.
@@ -193,6 +189,29 @@ class Caps:
             if now_s >= cap.start_s - WITHIN_S and not _over(cap, now_s, WITHIN_S):
                 scope = named_scope(cap.scope, present)
                 self._records.note(cap.number, now_s, self._drawn_w(scope), allowed_w(scope))
+
+    def ahead(self, now_s: float) -> Sequence[StoredCap]:
+        """Return the power caps that are in force or announced."""
+        return [cap for cap in self._stored()[1] if not _over(cap, now_s, 0.0)]
+
+    def _made(self, order: CapOrder, number: int, by: str, now_s: float) -> StoredCap:
+        """Return the power cap that an order asks for, after checking it."""
+        scope = parse_scope(order.scope, self._nodes(), "scope").name
+        if order.end_s is not None and order.end_s <= now_s:
+            raise Refused("the end of the cap is in the past", fix="give an end in the future")
+        made = StoredCap(
+            number=number,
+            scope=scope,
+            watts=self._limit_w(order, scope),
+            start_s=now_s if order.start_s is None else order.start_s,
+            end_s=order.end_s,
+            deadline_s=order.deadline_s,
+            ramp_w_per_s=order.ramp_w_per_s,
+            set_s=now_s,
+            by=by,
+        )
+        made.cap(self._nodes())  # raises if it is no cap
+        return made
 
     def _stored(self) -> tuple[int, list[StoredCap]]:
         """Return the highest number of a cap so far, and all caps, oldest first. No number is used twice."""

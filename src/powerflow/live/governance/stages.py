@@ -69,18 +69,31 @@ class Stages:
         Raises:
             InputError: The list of projects is empty.
         """
-        if order.projects is not None and not order.projects:
+        usual = {what: usually(known.residuals) for what, known in self._outcomes().items()}
+        new = StoredStage(order.stage, caller.user, now_s, usual=usual if order.stage is Stage.CANARY else {})
+        with self._lock:
+            self._keep(*self._changed(order, new), new, caller.address)
+
+    def trial(self, order: StageOrder) -> ManagedProjects:
+        """Return the projects that would be managed after a change of stages. Nothing is changed.
+
+        Raises:
+            InputError: The list of projects is empty.
+        """
+        known, _ = self._changed(order, StoredStage(order.stage, "", 0.0))
+        return _managed(self._completed(known))
+
+    def _changed(self, order: StageOrder, new: StoredStage) -> tuple[dict[str, StoredStage], Sequence[str]]:
+        """Return all stages as an order changes them, and the names of the projects that it changes."""
+        if order.projects is None:
+            return {OTHERS: new}, [OTHERS]
+        if not order.projects:
             raise InputError(
                 "no project is named",
                 where="projects",
                 fix="name projects, or leave out the list for all projects",
             )
-        usual = {what: usually(known.residuals) for what, known in self._outcomes().items()}
-        new = StoredStage(order.stage, caller.user, now_s, usual=usual if order.stage is Stage.CANARY else {})
-        names = [OTHERS] if order.projects is None else order.projects
-        with self._lock:
-            known = {} if order.projects is None else self._stored()
-            self._keep(known | dict.fromkeys(names, new), names, new, caller.address)
+        return self._stored() | dict.fromkeys(order.projects, new), order.projects
 
     def show(self, now_s: float) -> Sequence[StageRecord]:
         """Return all stages: first the stage for all projects, then the stages of projects that have their own."""
@@ -109,9 +122,7 @@ class Stages:
 
     def acting(self) -> ManagedProjects:
         """Return the projects that are managed, as an event for the scheduler."""
-        known = self._all()
-        by_name = {name: stored.stage.acts for name, stored in known.items() if name != OTHERS}
-        return ManagedProjects(known[OTHERS].stage.acts, by_name)
+        return _managed(self._all())
 
     def has(self, stage: Stage) -> bool:
         """Return True if at least one project is in this stage."""
@@ -207,6 +218,11 @@ class Stages:
             why=stored.why,
             **_came(outcomes),
         )
+
+
+def _managed(known: Mapping[str, StoredStage]) -> ManagedProjects:
+    by_name = {name: stored.stage.acts for name, stored in known.items() if name != OTHERS}
+    return ManagedProjects(known[OTHERS].stage.acts, by_name)
 
 
 def _came(outcomes: Sequence[DecisionOutcome]) -> dict[str, Any]:
