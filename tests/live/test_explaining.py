@@ -9,6 +9,8 @@ import pytest
 
 from powerflow.api.records import JobState
 from powerflow.live.context import LoopContext
+from powerflow.scheduler.plan import Otherwise
+from powerflow.scheduler.what_if import Insight
 from tests.live.controller_bench import ADA, Bench
 
 
@@ -93,6 +95,31 @@ def test_a_question_that_fails_ends_nothing(bench: Bench, monkeypatch: pytest.Mo
     job = bench.submit(gpus="1", batch={"global": 64})
     bench.until_trains(job)
     monkeypatch.setattr("powerflow.live.explanation.what_if", fails)
-    assert bench.service.explain(job).binds == ""
+    said = bench.service.explain(job)
+    assert (said.binds, said.limits_known) == ("", False)
     bench.turn(2)
     assert bench.service.explain(job).options, "the rest is said all the same"
+
+
+@pytest.mark.parametrize(
+    ("binds", "sentence"),
+    [
+        ("budget", "waits for budget"),
+        ("next decision", "waits for the next decision"),
+        ("GPUs", "waits for GPUs: 2 more"),
+    ],
+)
+def test_the_sentence_names_the_limit_that_binds(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, binds: str, sentence: str
+) -> None:
+    bench.steps_total = 1_000_000
+    first = [bench.submit(gpus="4", batch={"global": 64}, work={"iterations": 5000}) for _ in range(2)]
+    for job in first:
+        bench.until_trains(job)
+    waits = bench.submit(gpus="2", batch={"global": 64}, work={"iterations": 5_000_000})
+    bench.turn(5)
+    found = Insight(binds, (Otherwise(binds, "if it were so", 2, 1410.0),), None)
+    monkeypatch.setattr("powerflow.live.explanation.what_if", lambda *_: found)
+    said = bench.service.explain(waits)
+    assert said.sentence.startswith(sentence)
+    assert said.limits_known

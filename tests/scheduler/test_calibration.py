@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from powerflow.scheduler.calibration import KEPT, Calibration
 from powerflow.scheduler.canary import SAMPLE, CanaryWatch, Usual, usually
@@ -20,6 +22,28 @@ def test_by_hand() -> None:
     calibration.add(10.0, 20.0)
     assert calibration.interval(100.0) == pytest.approx((80.0, 200.0)), "the lowest and the highest of nine"
     assert calibration.interval(100.0, 0.5) == pytest.approx((90.0, 120.0))
+
+
+@given(
+    errors=st.lists(st.floats(-20.0, 20.0), max_size=60),
+    predicted=st.floats(1e-6, 1e9),
+    level=st.floats(0.01, 0.99),
+)
+def test_what_is_expected_lies_inside_its_own_interval(errors: list[float], predicted: float, level: float) -> None:
+    calibration = Calibration(errors)
+    expected, interval = calibration.expected(predicted), calibration.interval(predicted, level)
+    if calibration.interval(predicted) is None:
+        assert expected == predicted
+    elif interval is not None:
+        assert interval[0] <= expected * (1 + 1e-12)
+        assert expected <= interval[1] * (1 + 1e-12)
+
+
+def test_a_prediction_is_corrected_by_the_median_of_earlier_errors() -> None:
+    calibration = Calibration([math.log(2.0)] * 8)
+    assert calibration.expected(10.0) == 10.0, "too few outcomes"
+    calibration.add(1.0, 8.0)
+    assert calibration.expected(10.0) == pytest.approx(20.0)
 
 
 def test_what_says_nothing_is_left_out_and_old_ones_are_forgotten() -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from powerflow.cluster.spec import parse_cluster
 from powerflow.cost.catalogue import axes_for, family_model, gpu_type
@@ -14,10 +16,10 @@ from powerflow.energy.terms import EnergyTerms
 from powerflow.job import Job
 from powerflow.policy.registry import load
 from powerflow.scheduler.cap import PowerCap, parse_scope
-from powerflow.scheduler.events import CostLearned, Event, ManagedProjects, PowerCapSet, Progress, Submitted
+from powerflow.scheduler.events import Cancelled, CostLearned, Event, ManagedProjects, PowerCapSet, Progress, Submitted
 from powerflow.scheduler.rules.compose import with_rules
 from powerflow.scheduler.scheduler import Scheduler
-from powerflow.scheduler.what_if import Insight, what_if
+from powerflow.scheduler.what_if import LIMITS, Insight, what_if
 
 
 class SchedulerDriver:
@@ -149,3 +151,58 @@ def test_looking_leaves_no_trace() -> None:
 def test_nobody_knows_it() -> None:
     with pytest.raises(KeyError):
         SchedulerDriver().look("x")
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    jobs=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=5),
+    price=st.sampled_from([0.0, 0.0005, 0.01]),
+    limit_w=st.one_of(st.none(), st.floats(0.0, 1500.0)),
+    cap_w=st.one_of(st.none(), st.floats(250.0, 1500.0)),
+    decided=st.booleans(),
+)
+def test_what_is_said_never_contradicts_itself(
+    jobs: list[tuple[int, int]], price: float, limit_w: float | None, cap_w: float | None, decided: bool
+) -> None:
+    driver = SchedulerDriver(interval_s=60.0)
+    for i, (gpus, least) in enumerate(jobs):
+        driver.submit(f"job-{i}", gpus, least=min(gpus, least))
+    if cap_w is not None:
+        driver.step(60.0, PowerCapSet(PowerCap(cap_w)))
+    driver.step(61.0, EnergyTerms(price, limit_w={} if limit_w is None else {"": limit_w}))
+    scheduler = driver.scheduler
+    plan = scheduler.step(200.0, ())
+    reasons = plan.reasons() if plan.decided else {}
+    for i in range(len(jobs)):
+        name = f"job-{i}"
+        why = reasons[name].why if name in reasons else ""
+        found = what_if(scheduler, name, 200.0 if decided else 230.0, why)
+        slot = scheduler.slot(name)
+        gpus, clock = int(scheduler.ledger.rows["gpus"][slot]), int(scheduler.ledger.rows["clock"][slot])
+        has = (gpus, scheduler.pools["A100"].clocks_mhz[clock] if gpus else 0.0)
+        others = [each for each in found.otherwise if each.limit != "topology"]
+        following = next(((each.gpus, each.clock_mhz) for each in others if each.limit == "next decision"), has)
+        known = {following} if following < has else {following, has}
+        told = [(each.gpus, each.clock_mhz) for each in others if each.limit != "next decision"]
+        assert not known.intersection(told), "it has that already, or will have it anyway"
+        more = {each.limit for each in others if (each.gpus, each.clock_mhz) > min(has, following)}
+        assert found.binds in more if more else found.binds in ("", "topology")
+        if LIMITS.get(why) in more:
+            assert found.binds == LIMITS[why]
+        if "cap" in more:
+            assert found.binds in ("cap", "next decision")
+            assert not more - {"cap", "next decision"}, "answers of a policy that knows no caps"
+
+
+def test_a_job_that_the_next_decision_starts_waits_for_it() -> None:
+    driver = SchedulerDriver(interval_s=60.0)
+    driver.submit("a", 4)
+    driver.submit("b", 4)
+    driver.step(10.0, Cancelled("a"))
+    assert not driver.scheduler.ledger.rows["gpus"][driver.scheduler.slot("b")]
+    found = driver.look("b")
+    assert (found.binds, found.otherwise[0].words, found.otherwise[0].gpus) == (
+        "next decision",
+        "at the next decision",
+        4,
+    )

@@ -186,8 +186,9 @@ class Explanation:
         now: The job's present configuration; None while it waits.
         options: Other configurations of the job, best first.
         binds: The limit that keeps the job from having more: GPUs, budget, cap, priority, protection, topology, minimum
-            run time, rescale cost, slowdown; "" if there is none or it is not known.
+            run time, rescale cost, slowdown, next decision; "" if there is none or it is not known.
         otherwise: Changes of limits or prices that would change the job's GPUs or clock.
+        limits_known: True if the scheduler was asked which limits hold the job back, and has answered.
         start_s: When the job will get GPUs if no other job is submitted; None if it runs, or if this is not known.
         end_s, end_low_s, end_high_s: When the job will end if it keeps its GPUs and clock, and the 80 % interval of
             this time. The interval comes from the errors of earlier predictions.
@@ -206,6 +207,7 @@ class Explanation:
     options: Sequence[JobOption]
     binds: str = ""
     otherwise: Sequence[Otherwise] = ()
+    limits_known: bool = False
     start_s: float | None = None
     end_s: float | None = None
     end_low_s: float | None = None

@@ -12,10 +12,15 @@ from powerflow.live.context import LoopContext
 from powerflow.live.controller import Controller
 from powerflow.live.jobs.active_job import ActiveJob
 from powerflow.live.jobs.options import JobPrices, option, options
+from powerflow.scheduler.plan import Why
 from powerflow.scheduler.rules.fair_share import FairShare
 from powerflow.scheduler.rules.wrapper import find_wrapper
-from powerflow.scheduler.what_if import Insight, what_if
+from powerflow.scheduler.what_if import LIMITS, NEXT, Insight, what_if
 from powerflow.store.models import StoredJob
+
+#: Reasons of jobs that wait, and what a job waits for, by the limit that binds; for GPUs, unless it is listed here.
+WAITS = frozenset({Why.WAITS_GPUS, Why.WAITS_BUDGET, Why.WAITS_CAP})
+WAITED_FOR = {"budget": "budget", "cap": "the power cap to end", NEXT: "the next decision"}
 
 
 def explain(controller: Controller, stored: StoredJob) -> Explanation:
@@ -42,20 +47,22 @@ def explain(controller: Controller, stored: StoredJob) -> Explanation:
     if fair := find_wrapper(scheduler.policies[pool.gpu_type], FairShare):
         due_gpus = fair.due_gpus.get(job.spec.project)
         said = replace(said, fair_share=controller.governance.shares.of(job.spec.project), due_gpus=due_gpus)
-    insight = controller.inquire(partial(_insight, job.id))
+    insight = controller.inquire(partial(_insight, job.id, job.why))
     if insight is not None:
         start_s, due_s = insight.start_s, controller.next_decision_s
         if start_s is not None and math.isfinite(due_s):  # before it, no running job makes room
             start_s = max(start_s, due_s)
-        said = replace(said, binds=insight.binds, otherwise=insight.otherwise, start_s=start_s)
+        said = replace(said, binds=insight.binds, otherwise=insight.otherwise, start_s=start_s, limits_known=True)
+        if insight.binds and job.why in WAITS and LIMITS[job.why] != insight.binds:  # much may have changed since then
+            said = replace(said, sentence=f"waits for {WAITED_FOR.get(insight.binds, 'GPUs')}")
     return _with_forecast(said, controller, job, pool.gpu_type, best)
 
 
-def _insight(job_id: str, context: LoopContext, now_s: float) -> Insight | None:
+def _insight(job_id: str, why: str, context: LoopContext, now_s: float) -> Insight | None:
     """Ask the scheduler what holds a job back; return None if it does not know the job. Only the loop may call this."""
     if job_id not in context.scheduler.ledger.slot_of:
         return None
-    found = what_if(context.scheduler, job_id, context.scheduler_time.scheduler(now_s))
+    found = what_if(context.scheduler, job_id, context.scheduler_time.scheduler(now_s), why)
     return replace(found, start_s=None if found.start_s is None else context.scheduler_time.wall(found.start_s))
 
 

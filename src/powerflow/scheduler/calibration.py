@@ -10,6 +10,7 @@ et al., JASA 2018, theorem 2.2).
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Sequence
 
 #: Number of residuals kept. Models improve, so old errors say little about the present models.
@@ -33,6 +34,15 @@ class Calibration:
         """Record a predicted and an actual value. Pairs with a value that is not positive and finite are ignored."""
         if 0 < predicted < math.inf and 0 < actual < math.inf:
             self.residuals = (*self.residuals, math.log(actual / predicted))[-KEPT:]
+
+    def expected(self, predicted: float) -> float:
+        """Return a prediction corrected by the median error of earlier predictions: it is always inside `interval`.
+
+        If too few outcomes are known for an interval, the prediction is returned as it is.
+        """
+        if self.interval(predicted) is None:
+            return predicted
+        return predicted * math.exp(statistics.median(self.residuals))
 
     def interval(self, predicted: float, level: float = 0.8) -> tuple[float, float] | None:
         """Return the interval around a prediction that contains the outcome with a given probability.

@@ -42,7 +42,7 @@ def dry_run(scheduler: Scheduler, events: Sequence[Event], now_s: float) -> DryR
         PolicyError: The policy's allocation cannot be carried out.
     """
     before = _placements(scheduler)
-    without, after = _placements(_decided(scheduler, (), now_s)), _decided(scheduler, events, now_s)
+    without, after = _placements(on_trial(scheduler, (), now_s)), on_trial(scheduler, events, now_s)
     then = _placements(after)
     return DryRun(
         paused=[job_id for job_id in before if job_id in without and job_id not in then],
@@ -51,7 +51,7 @@ def dry_run(scheduler: Scheduler, events: Sequence[Event], now_s: float) -> DryR
     )
 
 
-def _decided(scheduler: Scheduler, events: Sequence[Event], now_s: float) -> Scheduler:
+def on_trial(scheduler: Scheduler, events: Sequence[Event], now_s: float) -> Scheduler:
     """Return a copy of the scheduler that has taken the events and made the decision that is due after them, if any."""
     trial = copy.deepcopy(scheduler)
     plan = trial.step(now_s, events)

@@ -187,8 +187,8 @@ class Otherwise:
 
     Attributes:
         limit: The thing that is different: GPUs, budget, cap, priority, protection, topology, minimum run time, rescale
-            cost or slowdown.
-        words: The difference in words, beginning with "if".
+            cost, slowdown or next decision.
+        words: The difference in words, beginning with "if" (or "at", for the next decision).
         gpus, clock_mhz: GPU count and clock (MHz) that the job would have with this difference.
     """
 

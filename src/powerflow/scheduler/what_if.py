@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from powerflow.policy.protocol import Policy, View
-from powerflow.scheduler.plan import Otherwise
+from powerflow.scheduler.dry_run import on_trial
+from powerflow.scheduler.plan import Otherwise, Why
 from powerflow.scheduler.pool import Pool
 from powerflow.scheduler.reasons import with_free_energy
 from powerflow.scheduler.scheduler import Scheduler
@@ -26,6 +27,17 @@ MOST_ENDS, MOST_LOOKED_AT = 40, 6000
 LONG_S = 30 * DAY_S
 #: Factor on the priority of the job, as one thing to try.
 MORE = 10.0
+#: The limit of a job that will have more at the next decision: decisions are some time apart.
+NEXT = "next decision"
+#: The limit that a reason names.
+LIMITS: Mapping[str, str] = {
+    Why.WAITS_GPUS: "GPUs",
+    Why.KEPT_COST: "rescale cost",
+    **dict.fromkeys(
+        (Why.WAITS_BUDGET, Why.BUDGET_RECLOCKED, Why.BUDGET_SHRUNK, Why.BUDGET_PAUSED, Why.BUDGET_KEPT), "budget"
+    ),
+    **dict.fromkeys((Why.WAITS_CAP, Why.CAP_RECLOCKED, Why.CAP_SHRUNK, Why.CAP_PAUSED, Why.CAP_KEPT), "cap"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +56,15 @@ class Insight:
     start_s: float | None
 
 
-def what_if(scheduler: Scheduler, job_id: str, now_s: float) -> Insight:
+def what_if(scheduler: Scheduler, job_id: str, now_s: float, why: str = "") -> Insight:
     """Return a detailed explanation of an active job. The scheduler is not changed.
+
+    Args:
+        scheduler: The scheduler; it must know the progress of all jobs.
+        job_id: The job.
+        now_s: The time.
+        why: The kind of reason (`Why`) that the last decision gave. If several limits hold the job back, the one that
+            this reason names is returned, so that the two do not contradict each other.
 
     Raises:
         KeyError: No active job has this id.
@@ -58,25 +77,39 @@ def what_if(scheduler: Scheduler, job_id: str, now_s: float) -> Insight:
     view = scheduler.view(pool, now_s)
     row = pool.active.index(slot)
     has = int(view.jobs["gpus"][row]), int(view.jobs["clock"][row])
-    base = (0, 0) if view.jobs["unmanaged"][row] else _has(policy, view, row)
+    has = has if has[0] else (0, 0)
     found: list[Otherwise] = []
-    binds = ""
-    if scheduler.caps and not view.jobs["unmanaged"][row]:
-        found += _if_different(pool, "cap", "if there were no power cap", base, has)
-        binds = _binding(found, has, pool)
-    # the policy does not know power caps: while one binds, its other answers would not be carried out
-    if not binds and not view.jobs["unmanaged"][row]:
-        for limit, words, world in _worlds(view, row):
-            found += _if_different(pool, limit, words, _has(policy, world, row), base)
-    elif not binds and not has[0]:
-        found += _if_different(pool, "GPUs", *_with_room(policy, view, row), base)
-    binds = binds or _binding(found, base, pool)
+    least = has
+    if view.jobs["unmanaged"][row]:
+        if not has[0]:
+            found += _if_different(pool, "GPUs", *_with_room(policy, view, row), has)
+    else:
+        without_cap = following = _has(policy, view, row)
+        if scheduler.caps:
+            following = _following(scheduler, job_id, now_s)
+        found += _if_different(pool, NEXT, "at the next decision", following, has)
+        least = min(has, following)  # what it has now is news only if it is to lose it
+        without = (following,) if least == following else (following, has)
+        found += _if_different(pool, "cap", "if there were no power cap", without_cap, *without)
+        # the policy does not know power caps: while one binds, its other answers would not be carried out
+        if _binding(found, least, pool, "cap") != "cap":
+            for limit, words, world in _worlds(view, row):
+                found += _if_different(pool, limit, words, _has(policy, world, row), *without)
+    binds = _binding(found, least, pool, LIMITS.get(why, ""))
     if has[0] and not pool.is_packed(slot):
         nodes = len({share.node for share in pool.occupancy.placement(slot)})
         found.append(Otherwise("topology", f"if its GPUs were not on {nodes} nodes", has[0], pool.clocks_mhz[has[1]]))
         binds = binds or "topology"
     start_s = None if has[0] or binds == "cap" else _start_s(policy, view, row)
     return Insight(binds, found, start_s)
+
+
+def _following(scheduler: Scheduler, job_id: str, now_s: float) -> tuple[int, int]:
+    """Return the GPU count and the clock that the next decision gives to a job, under the power caps."""
+    after = on_trial(scheduler, (), now_s)
+    rows, slot = after.ledger.rows, after.slot(job_id)
+    gpus = int(rows["gpus"][slot])
+    return gpus, int(rows["clock"][slot]) if gpus else 0
 
 
 def _worlds(view: View, row: int) -> Iterator[tuple[str, str, View]]:
@@ -135,25 +168,29 @@ def _has(policy: Policy, view: View, row: int) -> tuple[int, int]:
     return gpus, int(answer.clock[row]) if gpus else 0
 
 
-def _if_different(pool: Pool, limit: str, words: str, would: tuple[int, int], has: tuple[int, int]) -> list[Otherwise]:
-    if would == has:
+def _if_different(
+    pool: Pool, limit: str, words: str, would: tuple[int, int], *known: tuple[int, int]
+) -> list[Otherwise]:
+    if would in known:
         return []
     gpus, clock = would
     return [Otherwise(limit, words, gpus, pool.clocks_mhz[clock] if gpus else 0.0)]
 
 
-def _binding(found: Sequence[Otherwise], has: tuple[int, int], pool: Pool) -> str:
+def _binding(found: Sequence[Otherwise], has: tuple[int, int], pool: Pool, said: str) -> str:
     """Return the first limit without which a job would have more GPUs, or equally many GPUs at a higher clock.
 
     The result is "" if there is no such limit.
 
     Args:
         found: What the job would have without each of several limits.
-        has: The GPU count and clock that the job has now.
+        has: The GPU count and clock that the job has now, or will have at the next decision if that is less.
         pool: The pool of the job.
+        said: The limit that the reason of the last decision names; it goes before others.
     """
     now = has[0], pool.clocks_mhz[has[1]] if has[0] else 0.0
-    return next((each.limit for each in found if (each.gpus, each.clock_mhz) > now), "")
+    binding = [each.limit for each in found if (each.gpus, each.clock_mhz) > now]
+    return said if said in binding else next(iter(binding), "")
 
 
 def _start_s(policy: Policy, view: View, row: int) -> float | None:

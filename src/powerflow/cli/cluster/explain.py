@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from powerflow.api.records import DecisionRecord, Explanation, JobOption
+    from powerflow.scheduler.plan import Otherwise
 
 
 @asks
@@ -55,7 +56,9 @@ def _draw(found: Explanation, width: int) -> RenderableType:
         has = (found.now.gpus, found.now.clock_mhz) if found.now else (0, 0.0)
         if found.binds:
             parts.append(Text.assemble("what binds: ", (found.binds, "bold")))
-        parts += [Text(f"  {at.words}: {_would(at.gpus, at.clock_mhz, has)}") for at in found.otherwise]
+        parts += [Text(f"  {at.words}: {_would(at, has)}") for at in found.otherwise]
+    elif not found.limits_known and found.decided_s is not None:
+        parts.append(Text("which limit holds the job back is not known: the controller did not answer in time"))
     elif found.now is not None and found.why != Why.AS_ASKED:
         parts.append(Text("no limit holds the job back: at these prices this is best for all jobs", style="dim"))
     if found.now is None and not found.options:
@@ -107,15 +110,17 @@ def _prices(found: Explanation) -> list[RenderableType]:
     return [Text(", ".join(worth), style="dim")] if worth else []
 
 
-def _would(gpus: int, clock_mhz: float, has: tuple[int, float]) -> str:
+def _would(at: Otherwise, has: tuple[int, float]) -> str:
     """Return in words which GPUs and clock a job would have."""
     from powerflow.scheduler.plan import gpus_said
 
-    if not gpus:
+    if not at.gpus:
         return "it would wait"
-    if (gpus, clock_mhz) == has:
+    if at.limit == "topology":
         return "faster with the same GPUs and clock"
-    return f"{gpus_said(gpus)} at {clock_mhz:.0f} MHz"
+    if (at.gpus, at.clock_mhz) == has:
+        return "it would keep its GPUs and clock"
+    return f"{gpus_said(at.gpus)} at {at.clock_mhz:.0f} MHz"
 
 
 def _tell(decisions: Sequence[DecisionRecord], width: int) -> RenderableType:

@@ -1,7 +1,8 @@
 """Log the decisions about each job with a forecast of its end, and learn how accurate the forecasts were.
 
-A forecast is the model's prediction for the job's configuration, from now to the job's end. How wide the interval
-around the forecast must be is learned from completed jobs (`powerflow.scheduler.calibration`). A job may run in several
+A forecast is the model's prediction for the job's configuration, from now to the job's end, corrected by the median
+error of earlier predictions. How wide the interval around the forecast must be is learned from completed jobs, too
+(`powerflow.scheduler.calibration`). A job may run in several
 configurations, one after the other. At its end, the sum of the predictions for them is compared with its real time and
 energy.
 """
@@ -183,18 +184,21 @@ class DecisionLog:
         left = max(0.0, total - job.steps)
         past_s = now_s - job.submitted_s
         run_s, run_j = left * step.step_time_s, left * step.energy_per_step_j
-        low_s, high_s = self._interval("time", run_s, past_s)
-        low_j, high_j = self._interval("energy", run_j, job.energy_j)
+        jct_s, low_s, high_s = self._spread("time", run_s, past_s)
+        energy_j, low_j, high_j = self._spread("energy", run_j, job.energy_j)
         return Forecast(
-            jct_s=past_s + run_s,
+            jct_s=jct_s,
             jct_low_s=low_s,
             jct_high_s=high_s,
-            energy_j=job.energy_j + run_j,
+            energy_j=energy_j,
             energy_low_j=low_j,
             energy_high_j=high_j,
         )
 
-    def _interval(self, what: str, left: float, past: float) -> tuple[float, float] | tuple[None, None]:
-        """Return the interval of a total: the part that is past, plus the interval of the predicted rest."""
-        found = self.calibrations[what].interval(left) if left > 0 else None
-        return (past + found[0], past + found[1]) if found else (None, None)
+    def _spread(self, what: str, left: float, past: float) -> tuple[float, float | None, float | None]:
+        """Return the expected total and its interval: the part that is past, plus what is predicted of the rest."""
+        known = self.calibrations[what]
+        found = known.interval(left) if left > 0 else None
+        if found is None:
+            return past + left, None, None
+        return past + known.expected(left), past + found[0], past + found[1]
