@@ -74,21 +74,23 @@ def run_file(command: list[str], directory: str, name: str) -> None:
     """Run a script as it stands, with a log of what it trains on and of what it sums over all ranks."""
     os.environ.update({JOB_DIR: directory, RANK_NAME: name})
     stream = os.open(Path(directory) / "log" / name, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    forward, all_reduce = Run.forward, dist.all_reduce
+    forward, backward, all_reduce = Run.forward, Run.backward, dist.all_reduce
 
     def log(run: Run, kind: str, values: list[float]) -> None:
         where = {"generation": run.generation, "epoch": run.position.epoch, "within": run.position.within}
         os.write(stream, (json.dumps({"kind": kind, **where, "values": values}) + "\n").encode())
 
     def logging_forward(self: Run, module: nn.Module, args: Any, kwargs: Any) -> Any:
-        run = self
-        if run._pass is not None and torch.is_grad_enabled():
-            sys.run = run  # type: ignore[attr-defined]
-            while int((Path(directory) / "allowed").read_text() or 0) <= run.position.step:
-                time.sleep(0.002)
-            if run._pass.weight:
-                log(run, "pass", args[0][:, 0].tolist())
-        return forward(run, module, args, kwargs)
+        if self._pass is not None and torch.is_grad_enabled():
+            sys.run = self  # type: ignore[attr-defined]
+            if self._pass.weight:
+                log(self, "pass", args[0][:, 0].tolist())
+        return forward(self, module, args, kwargs)
+
+    def waiting_backward(self: Run, *args: Any, **kwargs: Any) -> None:
+        while int((Path(directory) / "allowed").read_text() or 0) <= self.position.step:
+            time.sleep(0.002)
+        backward(self, *args, **kwargs)
 
     def logging_all_reduce(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
         result = all_reduce(tensor, *args, **kwargs)
@@ -97,6 +99,7 @@ def run_file(command: list[str], directory: str, name: str) -> None:
         return result
 
     Run.forward = logging_forward  # type: ignore[method-assign]
+    Run.backward = waiting_backward  # type: ignore[method-assign]
     dist.all_reduce = logging_all_reduce
     sys.argv = command
     runpy.run_path(command[0], run_name="__main__")
