@@ -19,7 +19,7 @@ def test_a_cap_is_set_shown_recorded_lifted_and_audited(operator: Shell) -> None
     assert operator("cap", "show") == "no power caps\n"
     assert operator("audit") == "there are no changes yet\n"
     said = operator("cap", "set", "60kW", "--from", "+1h", "--for", "3h", "--ramp", "6kW/min")
-    assert said.startswith("cap 1: cluster may draw 60 kW from ")
+    assert said.startswith("cap 1: cluster may draw at most 60 kW from ")
     cap = operator.json("cap", "show")["caps"][0]
     assert cap["end_s"] - cap["start_s"] == pytest.approx(3 * 3600.0)
     assert (cap["watts"], cap["ramp_w_per_s"], cap["by"]) == (60_000.0, 100.0, "ops")

@@ -205,7 +205,10 @@ def test_what_runs_on_a_drained_node_moves(bench: Bench) -> None:
     job = bench.submit(gpus=2)
     bench.until_trains(job)
     (node,) = {bench.engine.statuses[name].node for name in bench.engine.running()}
-    bench.service.drain(node, DrainOrder("", sure=True), ROOT)
+    bench.service.drain(node, DrainOrder("a fan", sure=True), ROOT)
+    told = {at.name: at for at in bench.service.nodes()}
+    assert (told[node].state, told[node].reason, told[node].by) == ("draining", "a fan", "root")
+    assert [at.since_s for at in told.values() if at.name != node] == [None]
 
     def has_moved() -> bool:
         nodes = [bench.engine.statuses[name].node for name in bench.engine.running()]
@@ -213,6 +216,8 @@ def test_what_runs_on_a_drained_node_moves(bench: Bench) -> None:
 
     bench.until(has_moved)
     assert bench.job(job).attempts == 0
+    bench.until(lambda: node not in {at for at, _ in bench.gangs.holding()})
+    assert {at.name: at.state for at in bench.service.nodes()}[node] == "drained"
 
 
 @pytest.mark.parametrize("mode", ["in-place", "restart"])

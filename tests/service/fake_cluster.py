@@ -345,10 +345,10 @@ class FakeCluster:
 
     def lift_cap(self, scope: str, caller: Caller) -> Sequence[CapRecord]:
         with self._open():
-            mine = [cap for cap in self._caps if cap.scope == scope and cap.state != "over"]
+            mine = [cap for cap in self._caps if cap.scope == scope and cap.state != "lifted"]
             if not mine:
                 raise NotFound(f"there is no power cap on {scope}")
-            over = [replace(cap, state="over", end_s=self.now_s) for cap in mine]
+            over = [replace(cap, state="lifted", end_s=self.now_s) for cap in mine]
             self._caps = [next((o for o in over if o.number == cap.number), cap) for cap in self._caps]
             return over
 

@@ -316,7 +316,7 @@ def test_nodes_are_remembered(store: Store) -> None:
         "n1": NodeState("n1", "failed", "", 2.0, ""),
     }
     assert [event.text for event in store.events().items] == [
-        "n0 drained by ops: new fans",
+        "n0 set to drain by ops: new fans",
         "n1 failed",
         "n0 put back into use by ops",
     ]

@@ -32,7 +32,7 @@ _WHAT = {
     "job cancelled": "cancelled",
     "job held": "held",
     "job released": "released",
-    "node drained": "{target} drained",
+    "node drained": "{target} set to drain",
     "node up": "{target} put back into use",
     "node failed": "{target} failed",
     "node declare-off": "{target} declared off",

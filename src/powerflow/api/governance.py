@@ -68,7 +68,7 @@ class CapRecord:
     Attributes:
         scope: The part of the cluster: ``cluster``, ``rack:…``, ``row:…`` or ``nodes:…``.
         watts: Most power that the scope may draw.
-        state: announced, in force or over.
+        state: announced (it need not be kept yet), in force, ended, or lifted (an operator has ended it).
         start_s, end_s, deadline_s, ramp_w_per_s: The cap as an operator set it. Without an end, the cap holds until an
             operator lifts it.
         by, set_s: Who set the cap, and when.

@@ -303,7 +303,9 @@ class NodeRecord:
     """One node and its GPUs.
 
     Attributes:
-        state: up, drained, unreachable (it does not answer; its ranks may run), failed (declared off) or asleep.
+        state: up, draining (it gets no new jobs; ranks still run on it), drained (no rank runs on it any more),
+            unreachable (it does not answer; its ranks may run), failed (declared off) or asleep.
+        reason, by, since_s: Why, by whom and since when it is drained; "", "" and None for a node that is not.
         left_out: One line for each GPU of the node's machine that cannot be used, with the reason. If a machine counts
             as several nodes, only the first node lists these GPUs.
     """
@@ -314,6 +316,9 @@ class NodeRecord:
     gpus: Sequence[GpuRecord]
     emulated: bool
     left_out: Sequence[str] = ()
+    reason: str = ""
+    by: str = ""
+    since_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

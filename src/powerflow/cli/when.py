@@ -62,6 +62,11 @@ def window(since: str, until: str | None, now_s: float) -> tuple[float, float]:
     return since_s, until_s
 
 
+def minute(unix_s: float) -> str:
+    """Format a time to the minute, for tables."""
+    return stamp(unix_s).rpartition(":")[0] or stamp(unix_s)
+
+
 def stamp(unix_s: float) -> str:
     """Format a time to the second; in words if it is after year 9999 (as the end of a job with 10¹⁵ steps may be)."""
     if not abs(unix_s) < _CALENDAR_S:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from powerflow.api.records import GpuRecord, JobRecord, JobState, NodeRecord, Top
 from powerflow.device.protocol import Reading
@@ -76,10 +77,15 @@ class Records:
         stored = self._controller.store.node_states().get(name)
         condition = self._controller.nodes.condition(name)  # not the engine, which may take long to answer
         state = stored.state if stored and condition is NodeCondition.UP else condition.value
+        if state == "drained" and any(node == name for node, _ in self._controller.gangs.holding()):
+            state = "draining"
         gpu_type, emulated = self._power.node_kind(name)
         gpus = [self._gpu(name, gpu, reading) for gpu, reading in self._power.readings(name)]
-        first = name == self._power.node_names()[0]
-        return NodeRecord(name, gpu_type, state, gpus, emulated, self._left_out if first else ())
+        left_out = self._left_out if name == self._power.node_names()[0] else ()
+        record = NodeRecord(name, gpu_type, state, gpus, emulated, left_out)
+        if stored is None or stored.state != "drained":
+            return record
+        return replace(record, reason=stored.reason, by=stored.by, since_s=stored.since_s)
 
     def _gpu(self, node: str, gpu: ClusterGpu, reading: Reading | None) -> GpuRecord:
         place = (node, gpu.index)

@@ -61,7 +61,7 @@ def test_a_cap_is_obeyed_at_once_and_ends_when_it_is_lifted(bench: Bench) -> Non
     for _ in range(60):
         go(bench, 1)
         after_w.append(drawn_w(bench))
-    assert bench.service.caps()[0].state == "over"
+    assert bench.service.caps()[0].state == "lifted"
     assert max(after_w) > 0.7 * before_w
     assert bench.service.top().cap_w is None
 
@@ -133,7 +133,7 @@ def test_after_its_end_a_cap_holds_for_an_hour_at_what_was_drawn_before_unless_i
     while bench.controller.clock() < now_s + 15.0:
         go(bench, 1)
     busy(bench)
-    assert bench.service.caps()[0].state == "over"
+    assert bench.service.caps()[0].state == "ended"
     assert drawn_w(bench) <= 1.1 * idle_w  # the cluster was idle before
     bench.service.lift_cap("cluster", ROOT)
     go(bench, 100)

@@ -120,26 +120,24 @@ def _price(seconds_per_joule: float) -> str:
 def _draw(budgets: Sequence[BudgetRecord], width: int) -> RenderableType:
     from rich.text import Text
 
-    from powerflow.cli.cluster.job_table import mark, noted, plain
+    from powerflow.cli.cluster.job_table import mark, noted
+    from powerflow.cli.columns import Column, fitted_table
 
     if not budgets:
         return Text("no energy budgets")
-    heads = ("budget of", "per", "window", "amount", "used", "share", "expected", "price", "limit", "by")
-    table = plain(*heads, left=("budget of", "per", "window", "by"))
-    for budget in budgets:
-        table.add_row(
-            _whose(budget),
-            budget.period,
-            budget.window,
-            kwh(budget.amount_j),
-            kwh(budget.spent_j) + mark(budget.emulated),
-            f"{budget.share:.1%}",
-            kwh(budget.forecast_j),
-            _price(budget.price) if budget.knows_days else "no day known",
-            f"{power(budget.limit_w)}{' limits jobs' if budget.limited else ''}",
-            budget.by,
-        )
-    return noted(table, any(budget.emulated for budget in budgets))
+    columns: list[Column[BudgetRecord]] = [
+        Column("budget of", _whose, least=14),
+        Column("per", lambda at: at.period, spare=4),
+        Column("window", lambda at: at.window),
+        Column("amount", lambda at: kwh(at.amount_j), right=True),
+        Column("used", lambda at: kwh(at.spent_j) + mark(at.emulated), right=True),
+        Column("share", lambda at: f"{at.share:.1%}", right=True),
+        Column("expected", lambda at: kwh(at.forecast_j), right=True),
+        Column("price", lambda at: _price(at.price) if at.knows_days else "no day known", right=True, spare=1),
+        Column("limit", lambda at: f"{power(at.limit_w)}{' limits jobs' if at.limited else ''}", right=True, spare=2),
+        Column("by", lambda at: at.by, spare=3),
+    ]
+    return noted(fitted_table(budgets, columns, width), any(budget.emulated for budget in budgets))
 
 
 def _draw_forecast(budgets: Sequence[BudgetRecord], width: int) -> RenderableType:

@@ -16,10 +16,11 @@ from powerflow.api import operations as ops
 from powerflow.api.governance import CapOrder, CapRecord, CapScope
 from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import Watch, Yes, asks, confirmed, say
+from powerflow.cli.columns import Column
 from powerflow.cli.options import Json
 from powerflow.cli.output import print_json
 from powerflow.cli.watch import show
-from powerflow.cli.when import coming, stamp
+from powerflow.cli.when import coming, minute, stamp
 from powerflow.errors import InputError
 from powerflow.units import NOTHING, parse_length, parse_power, parse_ramp
 
@@ -132,32 +133,41 @@ app.command("record")(record)
 
 def _said(cap: CapRecord) -> str:
     until = "until it is lifted" if cap.end_s is None else f"until {stamp(cap.end_s)}"
-    may = f"{cap.scope} may draw {units.power(cap.watts)} from {stamp(cap.start_s)} {until}"
-    return f"{may}; it draws {units.power(cap.power_w)} now"
+    most = f"{cap.scope} may draw at most {units.power(cap.watts)} from {stamp(cap.start_s)} {until}"
+    return f"{most}; it draws {units.power(cap.power_w)} now"
 
 
 def _draw(caps: Sequence[CapRecord], width: int) -> RenderableType:
     from rich.text import Text
 
-    from powerflow.cli.cluster.job_table import noted, plain, seconds, watts
+    from powerflow.cli.cluster.job_table import noted
+    from powerflow.cli.columns import fitted_table
 
     if not caps:
         return Text("no power caps")
-    left = ("scope", "state", "from", "until", "by")
-    heads = ("cap", "scope", "state", "allowed", "drawn", "from", "until", "met after", "over", "by")
-    table = plain(*heads, left=left, wraps=heads)
-    for cap in caps:
-        over = NOTHING if cap.over_s is None or not cap.judged_s else f"{cap.over_s / cap.judged_s:.2%} of the time"
-        table.add_row(
-            str(cap.number),
-            cap.scope,
-            cap.state,
-            units.power(cap.watts),
-            watts(cap.power_w, cap.emulated),
-            stamp(cap.start_s),
-            "it is lifted" if cap.end_s is None else stamp(cap.end_s),
-            seconds(cap.under_after_s),
-            over,
-            cap.by,
-        )
+    table = fitted_table(caps, _columns(), width, style=lambda cap: "dim" if cap.state in ("ended", "lifted") else "")
     return noted(table, any(cap.emulated for cap in caps))
+
+
+def _columns() -> list[Column[CapRecord]]:
+    from powerflow.cli.cluster.job_table import seconds, watts
+
+    return [
+        Column("cap", lambda cap: str(cap.number), right=True),
+        Column("scope", lambda cap: cap.scope, least=7),
+        Column("state", lambda cap: cap.state),
+        Column("most", lambda cap: units.power(cap.watts), right=True),
+        Column("draws now", lambda cap: watts(cap.power_w, cap.emulated), right=True, spare=1),
+        Column("from", lambda cap: minute(cap.start_s)),
+        Column("until", lambda cap: "it is lifted" if cap.end_s is None else minute(cap.end_s)),
+        Column("kept after", lambda cap: seconds(cap.under_after_s), right=True, spare=3),
+        Column("exceeded", _exceeded, right=True, spare=2),
+        Column("set by", lambda cap: cap.by, spare=4),
+    ]
+
+
+def _exceeded(cap: CapRecord) -> str:
+    """Return for which share of the time more was drawn than the cap allows."""
+    if cap.over_s is None or not cap.judged_s:
+        return NOTHING
+    return f"{cap.over_s / cap.judged_s:.2%} of the time"

@@ -29,6 +29,7 @@ STYLES = {
     "failed": "red",
     "cancelled": "dim",
     "up": "green",
+    "draining": "yellow",
     "drained": "yellow",
     "asleep": "dim",
 }

@@ -12,13 +12,13 @@ from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import Watch, Yes, asks, confirmed, note_unheard
 from powerflow.cli.options import Json
 from powerflow.cli.watch import show
-from powerflow.cli.when import stamp
+from powerflow.cli.when import minute
 from powerflow.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from powerflow.api.governance import SavingsRecord, StageList
+    from powerflow.api.governance import SavingsRecord, StageList, StageRecord
 
 
 @asks
@@ -60,23 +60,22 @@ def _draw(found: StageList, width: int) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    from powerflow.cli.cluster.job_table import plain
+    from powerflow.cli.columns import Column, fitted_table
 
-    modes, left = found.items, ("projects", "stage", "since", "by")
-    rest = ("jobs ended", "JCT as said", "energy as said", "energy would be", "JCT would be")
-    table = plain(*left, *rest, left=left)
-    for at in modes:
-        table.add_row(
-            at.project or ("all" if len(modes) == 1 else "all others"),
-            at.stage,
-            stamp(at.set_s) if at.set_s else "the first start",
-            at.by,
-            str(at.ended),
-            _share(at.within_time, at.judged),
-            _share(at.within_energy, at.judged),
-            _change(at.energy_change),
-            _change(at.jct_change),
-        )
+    modes = found.items
+    others = "all" if len(modes) == 1 else "all others"
+    columns: list[Column[StageRecord]] = [
+        Column("projects", lambda at: at.project or others, least=10),
+        Column("stage", lambda at: at.stage),
+        Column("since", lambda at: minute(at.set_s) if at.set_s else "the first start"),
+        Column("by", lambda at: at.by, spare=3, least=8),
+        Column("jobs ended", lambda at: at.ended, right=True, spare=4),
+        Column("JCT as said", lambda at: _share(at.within_time, at.judged), right=True, spare=2),
+        Column("energy as said", lambda at: _share(at.within_energy, at.judged), right=True, spare=2),
+        Column("energy would be", lambda at: _change(at.energy_change), right=True, spare=1),
+        Column("JCT would be", lambda at: _change(at.jct_change), right=True, spare=1),
+    ]
+    table = fitted_table(modes, columns, width)
     notes = [Text(f"{at.project or 'all'}: back to {at.stage}: {at.why}", style="yellow") for at in modes if at.why]
     if any(at.judged for at in modes):
         notes.append(

@@ -39,7 +39,10 @@ def drain(
     yes: Yes = False,
     json: Json = False,
 ) -> None:
-    """Stop giving a node new jobs, and move its running jobs to other nodes."""
+    """Stop giving a node new jobs, and move its running jobs to other nodes.
+
+    The node is draining until its last rank has gone; then it is drained.
+    """
     _say(confirmed(lambda sure: controller.ask(ops.DRAIN, DrainOrder(reason, sure), name=node), yes), json)
 
 
@@ -71,7 +74,8 @@ app.command("declare-off")(declare_off)
 
 
 def _say(node: NodeRecord, json: bool) -> None:
-    say("node", node, f"{node.name} is {node.state}", json)
+    waits = " until its last rank has gone" if node.state == "draining" else ""
+    say("node", node, f"{node.name} is {node.state}{waits}", json)
 
 
 def _draw(nodes: Sequence[NodeRecord], width: int) -> RenderableType:
@@ -100,8 +104,17 @@ def _draw(nodes: Sequence[NodeRecord], width: int) -> RenderableType:
     said = [
         f"! GPU {gpu.index} of {node.name} is not used: {gpu.out}" for node in nodes for gpu in node.gpus if gpu.out
     ]
+    said += [f"{node.name} is {node.state}: {_drained(node)}" for node in nodes if node.since_s is not None]
     said += [f"! not used: {words}" for node in nodes for words in node.left_out]
     return Group(shown, *(Text(words, style="yellow") for words in said)) if said else shown
+
+
+def _drained(node: NodeRecord) -> str:
+    """Return why, by whom and since when a node is drained."""
+    from powerflow.cli.when import minute
+
+    since = "" if node.since_s is None else f" since {minute(node.since_s)}"
+    return f"{node.reason or 'no reason given'} (by {node.by}{since})"
 
 
 def _locked(gpu: GpuRecord) -> str:

@@ -243,7 +243,7 @@ class Caps:
             number=stored.number,
             scope=stored.scope,
             watts=stored.watts,
-            state="over" if _over(stored, now_s, 0.0) else "announced" if now_s < cap.due_s else "in force",
+            state=_state(stored, cap.due_s, now_s),
             start_s=stored.start_s,
             end_s=stored.end_s,
             deadline_s=stored.deadline_s,
@@ -267,6 +267,12 @@ class Caps:
             before_w=_finite(kept.before_w),
             after_w=_finite(kept.after_w),
         )
+
+
+def _state(stored: StoredCap, due_s: float, now_s: float) -> str:
+    if _over(stored, now_s, 0.0):
+        return "lifted" if stored.lifted else "ended"
+    return "announced" if now_s < due_s else "in force"
 
 
 def _audit(action: str, cap: StoredCap, caller: Caller, now_s: float) -> AuditRecord:
