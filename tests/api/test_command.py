@@ -37,10 +37,6 @@ def test_shell_syntax_goes_to_the_owners_shell(run: str) -> None:
     assert command(run, PYTHON) == RunCommand(("/bin/sh", "-c", run), False)
 
 
-def test_a_path_of_the_jobs_own_says_which_python() -> None:
-    assert command("python t.py", PYTHON, own_path=True) == RunCommand(("python", "t.py"), False)
-
-
 @settings(max_examples=40, deadline=None)
 @given(words=st.lists(st.text("ab'\" \\-x.", min_size=1, max_size=6), min_size=1, max_size=4))
 def test_without_a_shell_words_are_what_a_shell_would_make_of_them(words: list[str]) -> None:

@@ -23,10 +23,10 @@ TORCHRUN = [PYTHON, "-m", "torch.distributed.run"]
 OURS = "--nnodes 1 --nproc-per-node 2 --node-rank 0 --master-addr 127.0.0.1 --master-port 99"
 
 
-def started(run: str, *gpus: int, node: int = 0, own_path: bool = False) -> list[str]:
+def started(run: str, *gpus: int, node: int = 0) -> list[str]:
     launcher = launcher_of(run)
     assert launcher is not None
-    return list(launcher.command(node=node, gpus=gpus or (2,), port=99, interpreter=PYTHON, own_path=own_path))
+    return list(launcher.command(node=node, gpus=gpus or (2,), port=99, interpreter=PYTHON))
 
 
 @pytest.mark.parametrize(
@@ -85,8 +85,7 @@ def test_a_launcher_in_a_shell_line_is_told_too(run: str, line: str) -> None:
     assert started(run) == ["/bin/sh", "-c", line.format(OURS)]
 
 
-def test_a_launcher_is_that_of_the_jobs_own_path_or_wrapper() -> None:
-    assert started("torchrun t.py", own_path=True)[0] == "torchrun"
+def test_a_launcher_is_that_of_its_own_path_or_wrapper() -> None:
     assert started("/opt/x/torchrun t.py")[0] == "/opt/x/torchrun"
     assert started("timeout 60 torchrun t.py")[:3] == ["timeout", "60", "torchrun"]
     assert started("uv run torchrun t.py")[:3] == ["uv", "run", "torchrun"]

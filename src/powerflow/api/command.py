@@ -1,9 +1,9 @@
 """Turn a job's ``run`` line (its shell command) into the argument vector of a process.
 
 A line with shell syntax is run by ``/bin/sh -c`` as the job's owner, who could have typed it into a shell. Any other
-line is executed directly. A ``python`` or ``python3`` without a path means PowerFlow's own interpreter, unless the job
-sets PATH itself. If the line runs a script with this interpreter and without options such as ``-c`` or ``-m``, the
-script may run in an interpreter that has loaded libraries in advance.
+line is executed directly. A ``python`` or ``python3`` without a path becomes PowerFlow's own interpreter, which the
+machine of the process replaces by the first one in the job's PATH. If the line runs a script with this interpreter and
+without options such as ``-c`` or ``-m``, the script may run in an interpreter that has loaded libraries in advance.
 """
 
 from __future__ import annotations
@@ -31,18 +31,17 @@ class RunCommand(NamedTuple):
     python: bool
 
 
-def command(run: str, interpreter: str, *, own_path: bool = False) -> RunCommand:
+def command(run: str, interpreter: str) -> RunCommand:
     """Return the argument vector of a ``run`` line.
 
     Args:
         run: The line as the owner wrote it.
         interpreter: Path of the program that replaces ``python`` without a path.
-        own_path: True if the job sets PATH itself. Then ``python`` is searched in PATH like any other program.
     """
     if is_shell(run):
         return RunCommand(("/bin/sh", "-c", run), False)
     words = _split(run)
-    if words[0] in ("python", "python3") and not own_path:
+    if words[0] in ("python", "python3"):
         words[0] = interpreter
     script = words[0] == interpreter and len(words) > 1 and not words[1].startswith("-")
     return RunCommand(tuple(words), script)

@@ -107,9 +107,10 @@ def spec_of_text(
     if isinstance(directory, str) and directory and "\0" not in directory:
         values["directory"] = _absolute(directory, folder or Path.cwd())
     checkpoint = values.get("checkpoint")
-    kept = checkpoint.get("dir") if isinstance(checkpoint, dict) else None
-    if isinstance(kept, str) and kept.startswith("~") and "\0" not in kept:
-        values["checkpoint"]["dir"] = _absolute(kept, Path())
+    for part, key in ((checkpoint, "dir"), (values, "output")):
+        kept = part.get(key) if isinstance(part, dict) else None
+        if isinstance(part, dict) and isinstance(kept, str) and kept.startswith("~") and "\0" not in kept:
+            part[key] = _absolute(kept, Path())
     return spec_from({**values, **(over or {})}, where, lines)
 
 

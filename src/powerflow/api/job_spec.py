@@ -15,17 +15,23 @@ r"""Define and check the fields of a job, as ``job.yaml``, API requests and ``po
     work: {iterations: 20000}       # iterations of the whole job, if known
     progress: 'step (?P<step>\d+)'  # finds step numbers in the log, for scripts that do not use powerflow
     limits: {memory: 16GiB, cpus: 4, between_steps: 1h}  # for each process
+    time_limit: 12h                 # how long it may run, without the time in the queue
     directory: /home/ada/run7
+    output: powerflow-%j.out        # file that gets its output, too
     env: {DATA: /data}
     retries: 2
+    array: 0-9%4                    # ten jobs, of which at most four run at once
+    dependency: afterok:12          # start when job 12 has completed
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -38,11 +44,13 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from powerflow.api import dependency as dependencies
+from powerflow.api import job_array, output_path
 from powerflow.api.gpu_counts import MOST_COUNTS, MOST_GPUS, TEXT, TYPE, Counts, NoCounts, read_counts, said
 from powerflow.api.launchers import check_launcher
 from powerflow.api.patterns import check_progress
 from powerflow.errors import InputError, shortened
-from powerflow.units import DURATION, SIZE, bytes_of, seconds_of
+from powerflow.units import DAY_S, DURATION, HOUR_S, SIZE, bytes_of, seconds_of
 
 Priority = Literal["protected", "high", "normal", "low"]
 Rescale = Literal["in-place", "restart", "none"]
@@ -53,6 +61,7 @@ WEIGHTS: dict[Priority, float] = {"protected": 4.0, "high": 2.0, "normal": 1.0, 
 # the human forms; the same patterns stand in the JSON Schema
 _SHARE = r"([0-9]{1,3}(\.[0-9]{1,9})?)\s*%"
 _NUMBER = r"[0-9]{1,15}(\.[0-9]{1,9})?([eE][+]?[0-9]{1,2})?"
+_CLOCK_TIME = r"(([0-9]{1,4})-)?([0-9]{1,4}):([0-5][0-9]):([0-5][0-9])"
 #: Less was meant as GiB.
 _LEAST_BYTES = 1_000_000
 _MOST_BYTES = 1 << 50
@@ -142,6 +151,32 @@ def _seconds(value: Any) -> Any:
     return found_s
 
 
+def _time_limit(value: Any) -> Any:
+    """Read a duration, or a time as ``sbatch --time`` has it. Text without a unit would be minutes there."""
+    if not isinstance(value, str):
+        return value
+    if found := re.fullmatch(_CLOCK_TIME, value.strip(), re.ASCII):
+        days, hours, minutes, seconds = (float(part or 0) for part in found.group(2, 3, 4, 5))
+        return days * DAY_S + hours * HOUR_S + minutes * 60 + seconds
+    found_s = None if value.strip().isdecimal() else seconds_of(value)
+    if found_s is None:
+        raise broken(f"cannot read {shortened(value)} as a time limit", "write 90m, 12h or 1-12:00:00")
+    return found_s
+
+
+def _checked(check: Callable[[str], object], fix: str) -> AfterValidator:
+    """Return a validator for text, whose ``check`` raises a `ValueError` that says what is wrong."""
+
+    def validate(value: str) -> str:
+        try:
+            check(value)
+        except ValueError as error:
+            raise broken(str(error), fix) from None
+        return value
+
+    return AfterValidator(validate)
+
+
 def _share(value: Any) -> Any:
     if isinstance(value, str):
         found = re.fullmatch(_SHARE, value.strip(), re.ASCII)
@@ -205,6 +240,20 @@ Seconds = Annotated[
     Field(ge=0, le=1e9, allow_inf_nan=False),
     _forms(DURATION, ["30s", "10m", 30], _AMOUNT),
 ]
+TimeLimit = Annotated[
+    float,
+    BeforeValidator(_time_limit),
+    Field(ge=1, le=1e9, allow_inf_nan=False),
+    _forms(f"({DURATION}|{_CLOCK_TIME})", ["90m", "12h", "1-12:00:00"], _AMOUNT),
+]
+Array = Annotated[
+    str, _checked(job_array.read_array, "write 0-9, 1,3,8, 0-20:5 or 1-100%4"), Field(pattern=rf"^{job_array.TEXT}$")
+]
+Dependency = Annotated[
+    str,
+    _checked(dependencies.read_dependency, "write afterok:12, after:12:13 or afterok:12,afterany:14"),
+    Field(max_length=16_384, pattern=rf"^{dependencies.TEXT}$"),
+]
 Size = Annotated[
     int,
     BeforeValidator(_bytes),
@@ -225,6 +274,11 @@ Number = Annotated[
 ]
 Name = Annotated[str, Field(max_length=128, pattern=NAME)]
 Path = Annotated[str, Field(min_length=1, max_length=4096, pattern=NO_NUL)]
+Output = Annotated[
+    Path,
+    _checked(output_path.check_pattern, "use %j, %A, %a, %x, %u, %N and %t only; write %% for a percent sign"),
+    Field(pattern=NO_HOME),
+]
 Variable = Annotated[str, Field(max_length=256, pattern=VARIABLE)]
 Value = Annotated[str, Field(max_length=32_768, pattern=NO_NUL)]
 
@@ -273,7 +327,11 @@ class ProcessLimits(_Part):
 
 
 class JobSpec(_Part):
-    """A job as its owner submits it. The docstring of this module has an example."""
+    """A job as its owner submits it. The docstring of this module has an example.
+
+    ``shell_env`` has the environment variables of the shell from which ``powerflow submit`` was called; ``env`` comes
+    before it. The controller keeps it apart from the job, deletes it when the job has ended, and never shows it.
+    """
 
     run: str = Field(min_length=1, max_length=65536, pattern=NO_NUL)
     name: Name = ""
@@ -288,11 +346,18 @@ class JobSpec(_Part):
     work: Work | None = None
     progress: str | None = Field(default=None, min_length=1, max_length=1024, pattern=NO_NUL)
     limits: ProcessLimits = ProcessLimits()
+    time_limit: TimeLimit | None = None
     directory: Annotated[Path, Field(pattern=r"^/[^\x00]*$")] | None = None
     env: dict[Variable, Value] = Field(
         default_factory=dict, max_length=512, json_schema_extra={"additionalProperties": False}
     )
+    shell_env: dict[Variable, Value] = Field(
+        default_factory=dict, max_length=2048, json_schema_extra={"additionalProperties": False}
+    )
+    output: Output | None = None
     retries: int = Field(default=2, ge=0, le=100)
+    array: Array | None = None
+    dependency: Dependency | None = None
 
     @property
     def most_slowdown(self) -> float | None:
@@ -319,7 +384,8 @@ class JobSpec(_Part):
                     check_progress(self.progress)
             except InputError as error:
                 raise broken(error.what, error.fix, "progress") from None
-        for name in self.env:
-            if name.startswith(_RESERVED):
-                raise broken(f"env sets {name}", f"{_RESERVED}… are PowerFlow's own", "env")
+        for field, names in (("env", self.env), ("shell_env", self.shell_env)):
+            for name in names:
+                if name.startswith(_RESERVED):
+                    raise broken(f"{field} sets {name}", f"{_RESERVED}… are PowerFlow's own", field)
         return self

@@ -58,7 +58,6 @@ class Launcher:
         gpus: Sequence[int],
         port: int,
         interpreter: str,
-        own_path: bool = False,
         address: str = "127.0.0.1",
     ) -> tuple[str, ...]:
         """Return the argument vector that starts the launcher on one node of the job.
@@ -69,7 +68,6 @@ class Launcher:
             port: Port on node 0 at which all ranks meet.
             interpreter: Path of the Python interpreter that replaces ``python`` without a path. A launcher without a
                 path is taken from the same installation.
-            own_path: True if the job sets PATH itself, so that programs are searched there.
             address: Address of node 0.
 
         Raises:
@@ -80,7 +78,7 @@ class Launcher:
         line = " ".join([self.before, *self.program, *words]).strip()
         if is_shell(line):
             return ("/bin/sh", "-c", line)
-        if own_path or self.before:
+        if self.before:
             return tuple(shlex.split(line))
         return (*_of_interpreter(self.program, interpreter), *shlex.split(" ".join(words)))
 

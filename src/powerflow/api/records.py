@@ -104,6 +104,10 @@ class JobRecord:
         attempts: How often the job has failed.
         model_error: |predicted ÷ measured − 1| of the step time in the job's present configuration.
         emulated: True if the job's GPUs are emulated, so that its joules are computed, not measured.
+        array_id, array_task: Id of the first job of the job's array, and the job's task number in it.
+        run_s, time_limit_s: Seconds for which the job has run, and for which it may run.
+        output: File that gets the job's output, too; "" if there is none. `%N` and `%t` stand for node and rank.
+        notes: What will not work as its owner may hope; only in the answer to a submission or a change.
     """
 
     id: str
@@ -135,6 +139,12 @@ class JobRecord:
     model_error: float | None = None
     exit: str = ""
     emulated: bool = False
+    array_id: str | None = None
+    array_task: int | None = None
+    run_s: float = 0.0
+    time_limit_s: float | None = None
+    output: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,7 @@ def job_of(row: RowMapping) -> StoredJob:
     """Make a stored job from its row in the table ``jobs``."""
     values = {name: row[name] for name in _JOB}
     values["id"] = str(row["id"])
+    values["array_id"] = None if row["array_id"] is None else str(row["array_id"])
     values["spec"] = _spec(row["spec"])
     values["state"] = JobState(row["state"])
     values["last_lines"] = () if row["last_lines"] == "[]" else tuple(json.loads(row["last_lines"]))
@@ -80,7 +81,7 @@ def _spec(text: str) -> JobSpec:
 def new_job(spec: JobSpec, user: str, now_s: float) -> dict[str, Any]:
     """Return the row in the table ``jobs`` for a job that is submitted now."""
     return {
-        "spec": to_json(spec.model_dump(mode="json", by_alias=True)),
+        "spec": to_json(spec.model_dump(mode="json", by_alias=True, exclude={"shell_env"})),
         "user": user,
         "project": spec.project,
         "state": JobState.QUEUED.value,
@@ -96,6 +97,7 @@ def new_job(spec: JobSpec, user: str, now_s: float) -> dict[str, Any]:
         "exit": "",
         "last_lines": "[]",
         "cost_class": "",
+        "run_s": 0.0,
     }
 
 

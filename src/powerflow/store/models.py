@@ -29,6 +29,8 @@ class StoredJob:
         exit: How the job ended, in plain words; "" if it has not ended.
         last_lines: The last lines of the job's log, if it failed.
         cost_class: Name of the job's class. All jobs of a class are assumed to cost the same per step.
+        array_id, array_task: The job's array (id of its first job), and its task number in it; None without an array.
+        run_s: Seconds for which the job has run.
     """
 
     id: str
@@ -50,6 +52,9 @@ class StoredJob:
     exit: str = ""
     last_lines: tuple[str, ...] = ()
     cost_class: str = ""
+    array_id: str | None = None
+    array_task: int | None = None
+    run_s: float = 0.0
 
     @property
     def name(self) -> str:
@@ -72,6 +77,7 @@ class JobUpdate:
     reason: str | None = None
     started_s: float | None = None
     cost_class: str | None = None
+    run_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, insert, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, Update, bindparam, func, insert, select, update
 
 from powerflow.api.acts import said
 from powerflow.api.governance import AuditRecord
@@ -99,3 +100,12 @@ def checked(limit: int) -> int:
     if limit < 1:
         raise InputError(f"limit is {limit}", fix="give at least 1")
     return limit
+
+
+@cache  # to build it takes longer than to run it, and the controller runs it every second
+def changes_of_jobs() -> Update:
+    """Return the statement that stores `mappers.changes` of jobs; a value of None leaves the column as it is."""
+    values = {
+        name: func.coalesce(bindparam(f"new_{name}", type_=jobs.c[name].type), jobs.c[name]) for name in mappers.CHANGES
+    }
+    return update(jobs).where(jobs.c.id == bindparam("number")).values(values)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Select, Update, bindparam, case, func, insert, select, text, update
+from sqlalchemy import Connection, Select, case, func, insert, select, text, update
 
 from powerflow.api.acts import said
 from powerflow.api.governance import AuditRecord
@@ -24,14 +23,16 @@ from powerflow.store.accounting import Charges
 from powerflow.store.database import Database
 from powerflow.store.decision_log import Decisions
 from powerflow.store.ended import EndedJobs
+from powerflow.store.environments import Environments, forget
 from powerflow.store.high_marks import Marks
 from powerflow.store.intents import Intents
 from powerflow.store.leader_lease import LeaderLease
 from powerflow.store.models import JobUpdate, NodeState, StoredJob
 from powerflow.store.observations import Observations
 from powerflow.store.schema import events, jobs, keys, nodes, settings
-from powerflow.store.statements import add_acts, add_audit, add_event, checked, put_setting, states_of
+from powerflow.store.statements import add_acts, add_audit, add_event, changes_of_jobs, checked, put_setting, states_of
 from powerflow.store.story import page_of_audit, page_of_events
+from powerflow.store.submission import insert_jobs, tell_submission, with_key
 
 #: States to which a job may go from its present state. Any job that has not ended may also end.
 _MOVES = {
@@ -57,6 +58,7 @@ class Store:
         charges: Energy and GPU time that were charged to jobs.
         ended: Jobs that have ended, and what they had and used.
         decisions: Log of the scheduler's decisions on each job.
+        environments: Environment variables with which active jobs were submitted.
         observations: Measured step times and watts of jobs.
 
     Raises:
@@ -72,6 +74,7 @@ class Store:
         self.charges = Charges(self._database)
         self.ended = EndedJobs(self._database)
         self.decisions = Decisions(self._database)
+        self.environments = Environments(self._database)
         self.observations = Observations(self._database)
 
     def close(self) -> None:
@@ -83,7 +86,7 @@ class Store:
     def submit(
         self, spec: JobSpec, user: str, now_s: float, key: str | None = None, address: str | None = None
     ) -> tuple[StoredJob, bool]:
-        """Store a new job.
+        """Store a new job, or all jobs of a new array.
 
         Args:
             spec: The definition of the job.
@@ -94,33 +97,29 @@ class Store:
             address: Network address of the request, for the audit; None to write no audit entry.
 
         Returns:
-            The job, and True if it is new.
+            The job (the first one of an array), and True if it is new.
 
         Raises:
             Refused: The user has used the key for a different spec.
         """
         with self._database.write_claimed() as connection:
-            if key is not None and (number := connection.scalar(_with_key(user, key))) is not None:
+            if key is not None and (number := connection.scalar(with_key(user, key))) is not None:
                 job = _job(connection, str(number))
-                if job.spec != spec:
+                if job.spec != spec.model_copy(update={"shell_env": {}}):
                     raise Refused(f"key {key!r} was used for another job ({job.id})", fix="use a new key")
                 return job, False
-            number = connection.scalar(insert(jobs).values(mappers.new_job(spec, user, now_s)).returning(jobs.c.id))
+            numbers = insert_jobs(connection, spec, user, now_s)
             if self._marks is not None:  # first: a number that gets lost does no harm, but a number given twice does
-                self._marks.set(number=number or 0)
+                self._marks.set(number=numbers[-1])
             if key is not None:
-                connection.execute(insert(keys).values(user=user, key=key, job_id=number))
-            fields = {"name": spec.name, "gpus": str(spec.gpus), "project": spec.project}
-            what = AuditRecord(0, now_s, user, address or "", "job submitted", f"job {number}", fields)
-            words = said(what.action, what.target, user, fields)
-            add_event(connection, "submitted", words, now_s, str(number), {"user": user})
-            add_audit(connection, [] if address is None else [what])
-            return _job(connection, str(number)), True
+                connection.execute(insert(keys).values(user=user, key=key, job_id=numbers[0]))
+            tell_submission(connection, spec, numbers, user, now_s, address)
+            return _job(connection, str(numbers[0])), True
 
     def knows_key(self, user: str, key: str) -> bool:
         """Return True if a user has submitted a job with this key (see `submit`)."""
         with self._database.read() as connection:
-            return connection.scalar(_with_key(user, key)) is not None
+            return connection.scalar(with_key(user, key)) is not None
 
     def job(self, job_id: str) -> StoredJob:
         """Return the job with this id.
@@ -130,6 +129,12 @@ class Store:
         """
         with self._database.read() as connection:
             return _job(connection, job_id)
+
+    def array(self, array_id: str) -> list[str]:
+        """Return the ids of all jobs of an array, in the order of their tasks; none if there is no such array."""
+        query = select(jobs.c.id).where(jobs.c.array_id == mappers.number(array_id)).order_by(jobs.c.id)
+        with self._database.read() as connection:
+            return [str(number) for number in connection.scalars(query)]
 
     def jobs(
         self,
@@ -238,6 +243,8 @@ class Store:
             if last_lines is not None:
                 values["last_lines"] = mappers.to_json(list(last_lines))
             connection.execute(update(jobs).where(jobs.c.id == int(job_id)).values(values))
+            if to.ended:
+                forget(connection, job_id)
             fields = {"from": job.state.value, "to": to.value} | ({"exit": exit} if exit else {})
             fields |= {"by": asked.user} if asked else {}
             kind = asked.action.removeprefix("job ") if asked else to.value
@@ -256,7 +263,7 @@ class Store:
             return
         with self._database.write_claimed() as connection:
             states_of(connection, (row.job_id for row in rows))
-            connection.execute(_changes_of_jobs(), [mappers.changes(row) for row in rows])
+            connection.execute(changes_of_jobs(), [mappers.changes(row) for row in rows])
 
     # --- job numbers, each given once even if the database is restored from a backup ---
 
@@ -369,19 +376,6 @@ class Store:
     def _all(self, query: Select[Any]) -> list[StoredJob]:
         with self._database.read() as connection:
             return [mappers.job_of(row) for row in connection.execute(query).mappings()]
-
-
-@cache  # to build it takes longer than to run it, and the controller runs it every second
-def _changes_of_jobs() -> Update:
-    """Return the statement that stores `mappers.changes` of jobs; a value of None leaves the column as it is."""
-    values = {
-        name: func.coalesce(bindparam(f"new_{name}", type_=jobs.c[name].type), jobs.c[name]) for name in mappers.CHANGES
-    }
-    return update(jobs).where(jobs.c.id == bindparam("number")).values(values)
-
-
-def _with_key(user: str, key: str) -> Select[Any]:
-    return select(keys.c.job_id).where(keys.c.user == user, keys.c.key == key)
 
 
 def _job(connection: Connection, job_id: str) -> StoredJob:
