@@ -21,6 +21,7 @@ from typing import Any
 from powerflow.agent.devices import NodeDevices
 from powerflow.agent.logins import login_environment
 from powerflow.agent.mailboxes import Mailboxes
+from powerflow.agent.pythons import python_in
 from powerflow.agent.ranks import RankChanges
 from powerflow.elastic.mailbox import CHECKPOINT_DIR, JOB_DIR
 from powerflow.engine.cluster.mail import Letter
@@ -194,7 +195,12 @@ class NodeAgent:
         return answer | ({"devices": self._devices.report()} if ended else {})
 
     def _made_own(self, spec: RankSpec, interpreter: str) -> RankSpec:
-        """Return a spec with the paths of this machine: mailbox folder, and Python interpreter."""
+        """Return a spec with the paths of this machine: mailbox folder, and Python interpreter.
+
+        Args:
+            spec: The spec, as the controller has sent it.
+            interpreter: What the controller writes into a command for the first Python in the rank's PATH.
+        """
         env, command = dict(spec.env), list(spec.command)
         folder = str(self._mailboxes.folder(spec.name.gang))
         theirs = env.get(JOB_DIR) or folder
@@ -204,14 +210,14 @@ class NodeAgent:
         directory = folder if spec.directory in ("", theirs) else spec.directory
         if spec.user:
             env = login_environment(spec.user) | env
-        if interpreter and interpreter != sys.executable:
-            if command and command[0] == interpreter:
-                command[0] = sys.executable
-            bin_folder = str(Path(interpreter).parent)
-            own_bin = str(Path(sys.executable).parent)
+        python = spec.python
+        if interpreter and command and command[0] == interpreter:
+            bin_folder, own_bin = str(Path(interpreter).parent), str(Path(sys.executable).parent)
             if (paths := env.get("PATH", "").split(":"))[0] == bin_folder:
                 env["PATH"] = ":".join([own_bin, *paths[1:]])
-        return replace(spec, env=env, command=tuple(command), directory=directory)
+            command[0] = python_in(env.get("PATH", ""))
+            python = python and command[0] == sys.executable
+        return replace(spec, env=env, command=tuple(command), directory=directory, python=python)
 
     def _make_mailbox(self, spec: RankSpec) -> EngineError | None:
         """Make the folder of a rank's job; return why this is impossible."""

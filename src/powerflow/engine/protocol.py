@@ -75,6 +75,8 @@ class RankSpec:
         python: True if ``command`` is ``[python, script, …]`` and the engine may run it in an interpreter that has
             already imported modules.
         gpus: Numbers of the node's GPUs that the rank computes on.
+        output: File that gets the rank's output, too, in addition to its log; the rank's user appends to it. A relative
+            path starts at ``directory``. "" for no file. If it cannot be opened, the log says so, and the rank runs.
     """
 
     name: RankName
@@ -87,6 +89,7 @@ class RankSpec:
     cpus: float = 0.0
     python: bool = False
     gpus: tuple[int, ...] = ()
+    output: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from powerflow.api.command import RunCommand, command
 from powerflow.api.job_spec import JobSpec
+from powerflow.api.output_path import output_path
 from powerflow.device.protocol import Place
 from powerflow.elastic.mailbox import CHECKPOINT_DIR, JOB_DIR, RANK_NAME, Mailbox
 from powerflow.engine.protocol import Engine, EngineError, EngineNode, RankName, RankSpec, RankStatus
@@ -24,6 +25,10 @@ from powerflow.gangs.types import DesiredState, Limits
 
 #: (job id, spec, node, GPUs that a rank may see, name of the rank) → environment of the rank, with the spec's ``env``.
 Environment = Callable[[str, JobSpec, str, tuple[int, ...], RankName], Mapping[str, str]]
+
+#: Variables of each rank that say which job it belongs to; those of an array are set only for its tasks.
+JOB_ID, JOB_NAME, JOB_USER = "POWERFLOW_JOB_ID", "POWERFLOW_JOB_NAME", "POWERFLOW_JOB_USER"
+ARRAY_ID, ARRAY_TASK = "POWERFLOW_ARRAY_JOB_ID", "POWERFLOW_ARRAY_TASK_ID"
 
 #: Variable with the numbers, on its node, of the GPUs that a process computes on.
 GPUS = "POWERFLOW_GPUS"
@@ -176,14 +181,12 @@ class GangContext:
 
     def _spec(self, desired: DesiredState, plan: StartPlan, entry: RankEntry, address: str) -> RankSpec:
         name, spec = RankName.parse(plan.name), desired.spec
-        if plan.command:
-            line = RunCommand(plan.command, False)
-        else:
-            line = command(spec.run, self.interpreter, own_path="PATH" in spec.env)
+        told = self._environment(desired.job_id, spec, entry.node, plan.seen, name)
+        line = RunCommand(plan.command, False) if plan.command else command(spec.run, self.interpreter)
         env = {
             "MASTER_ADDR": address,
             **self._sockets(entry.node),
-            **self._environment(desired.job_id, spec, entry.node, plan.seen, name),
+            **told,
             JOB_DIR: str(self.mailbox(desired.job_id).directory.absolute()),
             RANK_NAME: str(name),
             CHECKPOINT_DIR: str(self.checkpoint_dir(desired)),
@@ -203,11 +206,30 @@ class GangContext:
             memory_bytes=spec.limits.memory or 0,
             cpus=spec.limits.cpus or 0.0,
             python=line.python,
+            output=_output(spec, name, entry.node, told),
         )
 
     def _sockets(self, node: str) -> dict[str, str]:
         """Return the variables that tell gloo and NCCL a node's interface; the job may set them otherwise."""
         return {} if self.is_local(node) else dict.fromkeys(_SOCKETS, self.nodes[node].interface)
+
+
+def _output(spec: JobSpec, rank: RankName, node: str, told: Mapping[str, str]) -> str:
+    """Return the path of the file that gets a rank's output; "" if the job names none."""
+    if spec.output is None:
+        return ""
+    return output_path(spec.output, {**job_values(rank.gang, told), "N": node, "t": str(rank.number)})
+
+
+def job_values(job_id: str, told: Mapping[str, str]) -> dict[str, str]:
+    """Return what the codes of an output path stand for, except node and rank, given the environment of the job."""
+    return {
+        "j": job_id,
+        "A": told.get(ARRAY_ID, job_id),
+        "a": told.get(ARRAY_TASK, "0"),
+        "x": told.get(JOB_NAME, ""),
+        "u": told.get(JOB_USER, ""),
+    }
 
 
 def prepare(mailbox: Mailbox, user: str) -> None:

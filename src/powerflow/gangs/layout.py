@@ -106,15 +106,12 @@ def lay_out(
         by_node.setdefault(node, []).append((name, gpus))
     if launcher is not None:
         counts = [sum(len(gpus) for _, gpus in own) for own in by_node.values()]
-        own_path = "PATH" in spec.env
         return [
             StartPlan(
                 name,
                 gpus,
                 shared,
-                launcher.command(
-                    node=number, gpus=counts, port=port, interpreter=interpreter, own_path=own_path, address=address
-                ),
+                launcher.command(node=number, gpus=counts, port=port, interpreter=interpreter, address=address),
             )
             for number, ((name, gpus),) in enumerate(by_node.values())
         ]

@@ -20,6 +20,7 @@ import pwd
 import resource
 import select
 import signal
+import socket
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from typing import NoReturn
 from powerflow.engine.local import process
 from powerflow.engine.local.cgroups import Cgroups, kill, leave
 from powerflow.engine.local.interpreter import HEEDED
-from powerflow.engine.local.logs import LogWriter
+from powerflow.engine.local.output_file import CopiedLog, Handed, hand_over, open_output, receive
 from powerflow.engine.protocol import RankSpec
 from powerflow.osutil.files import replace_json, try_lock
 from powerflow.osutil.processes import boot_id, start_ticks
@@ -85,10 +86,11 @@ def run(launch: Launch) -> None:
         _keep(launch, *started)
 
 
-def _start(launch: Launch) -> tuple[int, int, list[str], float] | None:
-    """Start the rank; return its pid, the pipe of its output, its control groups, and the time of the boot.
+def _start(launch: Launch) -> tuple[int, int, list[str], float, Handed] | None:
+    """Start the rank; return its pid, the pipe of its output, its control groups, the time of the boot, its file.
 
-    That is the time of day at the start less the seconds since the boot: it stays as it is if the clock is set.
+    The time of the boot is the time of day at the start less the seconds since the boot: it stays as it is if the clock
+    is set.
 
     In the rank's process, return None.
     """
@@ -106,16 +108,19 @@ def _start(launch: Launch) -> tuple[int, int, list[str], float] | None:
     go, go_w = os.pipe()
     failure, failure_w = os.pipe()
     output, output_w = os.pipe()
+    copy, copy_w = socket.socketpair()
     shim, started_s = os.getpid(), time.time()
     booted_s = started_s - time.clock_gettime(time.CLOCK_BOOTTIME)
     rank = os.fork()
     if rank == 0:
         for descriptor in (go_w, failure, output, lock, launch.reply):
             os.close(descriptor)
-        _become_rank(launch, shim, go, failure_w, output_w)
+        copy.close()
+        _become_rank(launch, shim, go, failure_w, output_w, copy_w)
         return None
     for descriptor in (go, failure_w, output_w, launch.environment):
         os.close(descriptor)
+    copy_w.close()
     spec = launch.spec
     try:
         groups = launch.cgroups.enter(str(spec.name), rank, memory_bytes=spec.memory_bytes, cpus=spec.cpus)
@@ -137,12 +142,12 @@ def _start(launch: Launch) -> tuple[int, int, list[str], float] | None:
         leave(groups)
         _give_up(launch, f"cannot start {spec.name}: {why}", retry=False)
     _reply(launch, {})
-    return rank, output, groups, booted_s
+    return rank, output, groups, booted_s, receive(copy)
 
 
-def _keep(launch: Launch, rank: int, output: int, groups: Sequence[str], booted_s: float) -> NoReturn:
+def _keep(launch: Launch, rank: int, output: int, groups: Sequence[str], booted_s: float, handed: Handed) -> NoReturn:
     """Wait until a rank has ended, kill all processes that it started, write its status, and end this process."""
-    log = LogWriter(launch.directory)
+    log = CopiedLog(launch.directory, handed)
     code = _watch(rank, output, log)
     kill(groups)
     process.end_children()
@@ -153,7 +158,7 @@ def _keep(launch: Launch, rank: int, output: int, groups: Sequence[str], booted_
     os._exit(0)
 
 
-def _become_rank(launch: Launch, shim: int, go: int, failure: int, output: int) -> None:
+def _become_rank(launch: Launch, shim: int, go: int, failure: int, output: int, copy: socket.socket) -> None:
     """Turn this process into the rank, by running the rank's command.
 
     If this interpreter shall run the rank's script, the function returns, and the caller runs the script.
@@ -178,6 +183,9 @@ def _become_rank(launch: Launch, shim: int, go: int, failure: int, output: int) 
             switch_user(spec.user)
         process.die_with_parent(shim)
         os.chdir(spec.directory)
+        if spec.output:
+            hand_over(copy, *open_output(spec.output))
+        copy.close()
         if not here:
             os.execvpe(spec.command[0], spec.command, env)
         _close_all_but({*launch.keep, failure})
@@ -215,10 +223,12 @@ def read_environment(file: int) -> dict[str, str]:
 def runs_here(spec: RankSpec, env: Mapping[str, str]) -> bool:
     """Return True if a rank can run in the preloaded interpreter.
 
-    The rank must be a Python script, and have no environment variable that takes effect only when a process starts.
+    The rank must be a Python script, and have no environment variable that takes effect only when a process starts,
+    unless this process was started with the same value.
     """
-    late = (key.startswith("LD_") or (key.startswith("PYTHON") and key not in HEEDED) for key in env)
-    return spec.python and len(spec.command) > 1 and not spec.command[1].startswith("-") and not any(late)
+    late = {key for key in env if key.startswith("LD_") or (key.startswith("PYTHON") and key not in HEEDED)}
+    heeded = all(os.environ.get(key) == env[key] for key in late)
+    return spec.python and len(spec.command) > 1 and not spec.command[1].startswith("-") and heeded
 
 
 def _in_words(error: Exception, spec: RankSpec) -> str:
@@ -265,7 +275,7 @@ def switch_user(user: str) -> None:
     process.be_dumpable()  # so that /proc/self belongs to the user, as usual
 
 
-def _watch(rank: int, output: int, log: LogWriter) -> int:
+def _watch(rank: int, output: int, log: CopiedLog) -> int:
     """Copy the rank's output to its log until the rank ends; return the rank's exit code.
 
     Orphans of the rank that end in the meantime are reaped (their exit codes are read), so that no zombies remain.
@@ -294,7 +304,7 @@ def _watch(rank: int, output: int, log: LogWriter) -> int:
                 poll.unregister(output)  # closed, but the rank may still run
 
 
-def _copy(output: int, log: LogWriter) -> bool:
+def _copy(output: int, log: CopiedLog) -> bool:
     """Copy the bytes that the pipe of the rank's output holds to the log; return False if the pipe is closed."""
     try:
         data = os.read(output, _CHUNK_BYTES)
@@ -304,7 +314,7 @@ def _copy(output: int, log: LogWriter) -> bool:
     return bool(data)
 
 
-def _drain(output: int, log: LogWriter) -> None:
+def _drain(output: int, log: CopiedLog) -> None:
     """Copy the bytes that the pipe of the rank's output still holds to the log.
 
     The function does not wait for the end of the pipe, because another process may keep the pipe open.
