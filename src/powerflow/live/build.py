@@ -6,24 +6,19 @@ import contextlib
 import os
 import platform
 import pwd
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from powerflow.agent.devices import SEEN
-from powerflow.agent.logins import login_environment
 from powerflow.api.governance import Stage
-from powerflow.api.job_spec import JobSpec
 from powerflow.cluster.spec import ClusterSpec, Node
 from powerflow.cost.catalogue import axes_for, declared, gpu_type
 from powerflow.cost.costs_file import Costs
 from powerflow.cost.guess import in_words
 from powerflow.cost.table import Axes
 from powerflow.engine.kind import EngineKind
-from powerflow.engine.local.environment import PATH
 from powerflow.engine.local.why_not import is_missing
 from powerflow.engine.protocol import Engine, EngineError, RankName, RankSpec
 from powerflow.errors import InputError
@@ -47,10 +42,10 @@ from powerflow.live.gpus.hosts import nodes_of, rack_of
 from powerflow.live.gpus.machines import gpus_of
 from powerflow.live.jobs.cost_learning import CostLearning
 from powerflow.live.jobs.decision_log import DecisionLog
+from powerflow.live.rank_environment import rank_environment
 from powerflow.policy import registry
 from powerflow.scheduler.rules.compose import with_rules
 from powerflow.scheduler.scheduler import Scheduler
-from powerflow.store.database import StoreError
 from powerflow.store.leader_lease import own_name
 from powerflow.store.pairing import pair
 from powerflow.store.store import Store
@@ -185,7 +180,7 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
         gangs = Gangs(
             engine,
             state,
-            _environment(power, Emulation(settings.seed, settings.time_scale), store, as_user),
+            rank_environment(power, Emulation(settings.seed, settings.time_scale), store, as_user),
             limits=Limits(grace_s=settings.max_grace_s),
             shared=settings.shared,
             on_defect=lambda job_id, error: log.error("a defect ended a job", job=job_id, exc_info=error),
@@ -290,33 +285,3 @@ def _may_run_on(engine: Engine) -> Callable[[str, str | None], str]:
         return f"{why} on {node}" if why else ""
 
     return why_not
-
-
-def _environment(
-    power: ClusterGpus, emulation: Emulation, store: Store, as_user: bool
-) -> Callable[[str, JobSpec, str, tuple[int, ...], RankName], Mapping[str, str]]:
-    """Return the function that makes the environment of a rank. Its machine adds the variables of its GPUs.
-
-    Args:
-        power: Knows the GPUs of each node.
-        emulation: True costs of jobs on emulated GPUs.
-        store: Knows the user of each job.
-        as_user: True if ranks run as the users of their jobs.
-    """
-
-    def environment(job_id: str, spec: JobSpec, node: str, numbers: tuple[int, ...], name: RankName) -> dict[str, str]:
-        try:
-            user = store.job(job_id).user
-        except StoreError as error:
-            raise EngineError(str(error), retry=error.retry) from error
-        base = {"PATH": f"{Path(sys.executable).parent}:{PATH}", "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
-        if not as_user:  # otherwise the rank's machine says what its user finds there
-            with contextlib.suppress(KeyError):
-                base |= login_environment(pwd.getpwuid(os.geteuid()).pw_name)
-        base |= spec.env
-        kind, emulated = power.node_kind(node)
-        if emulated:
-            base |= emulation.environment(user, spec, kind)
-        return {**base, SEEN: ",".join(map(str, numbers))}
-
-    return environment

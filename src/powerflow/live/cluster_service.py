@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from powerflow.api.accounts import Account, Accounts, EndedJob
 from powerflow.api.cluster_api import ClusterApi
+from powerflow.api.dependency import read_dependency
 from powerflow.api.governance import (
     AuditRecord,
     BudgetOrder,
@@ -32,6 +33,7 @@ from powerflow.api.governance import (
     StageRecord,
     audited,
 )
+from powerflow.api.job_array import read_array
 from powerflow.api.job_spec import USUAL_GRACE_S, JobSpec
 from powerflow.api.pages import EVERYTHING, NumberedPage, Page, RecordFilter
 from powerflow.api.records import (
@@ -72,6 +74,7 @@ from powerflow.live.explanation import explain
 from powerflow.live.gpus.wanted import check_gpus
 from powerflow.live.node_watch import OFF
 from powerflow.live.records import Records
+from powerflow.live.submission_notes import notes
 from powerflow.store.accounting import priced
 from powerflow.store.models import StoredJob
 
@@ -115,11 +118,12 @@ class ClusterService(ClusterApi):
     def submit(self, spec: JobSpec, caller: Caller, key: str | None = None) -> tuple[JobRecord, bool]:
         self._check(spec, caller)
         if key is None or not self._store.knows_key(caller.user, key):
-            self._check_crowd(caller.user)
+            self._check_crowd(caller.user, len(read_array(spec.array).tasks) if spec.array else 1)
         job, created = self._store.submit(spec, caller.user, self._controller.clock(), key, caller.address)
         if created:
-            self._controller.tell(JobSubmitted(job.id))
-        return self._records.job(job), created
+            for job_id in self._store.array(job.id) or [job.id]:
+                self._controller.tell(JobSubmitted(job_id))
+        return replace(self._records.job(job), notes=notes(spec, self._controller.scheduler.pools)), created
 
     @override
     def jobs(
@@ -369,12 +373,20 @@ class ClusterService(ClusterApi):
                 fix=f"give at most {most_s:g}s; an administrator can raise this limit with powerflow serve --max-grace",
             )
         check_gpus(spec, self._controller.scheduler.pools, self._controller.power.types)
+        for need in read_dependency(spec.dependency) if spec.dependency else ():
+            try:
+                self._store.job(need.job_id)
+            except NotFound:
+                raise Refused(f"dependency: there is no job {need.job_id}") from None
 
-    def _check_crowd(self, user: str) -> None:
-        """Refuse a job of a user who has very many jobs: each job takes time in every turn and every decision."""
+    def _check_crowd(self, user: str, more: int) -> None:
+        """Refuse jobs of a user who has very many jobs: each job takes time in every turn and every decision."""
         active = sum(job.user == user for job in self._controller.snapshot.values())
-        if active >= MOST_ACTIVE:
-            raise Refused(f"{user} has {active} jobs that have not ended", fix="cancel jobs, or wait until jobs end")
+        if active + more > MOST_ACTIVE:
+            over = f"; {more} more would be over {MOST_ACTIVE}" if more > 1 else ""
+            raise Refused(
+                f"{user} has {active} jobs that have not ended{over}", fix="cancel jobs, or wait until jobs end"
+            )
 
     def _own(self, job_id: str, caller: Caller) -> StoredJob:
         job = self._store.job(job_id)

@@ -128,7 +128,7 @@ class ApiCommands:
         match command:
             case JobSubmitted(job_id):
                 if job_id not in jobs and not (stored := self._store.job(job_id)).state.ended:
-                    self._table.introduce(self._table.enter(stored))
+                    self._table.enter(stored)
             case JobEnded(job_id):
                 if job := jobs.get(job_id):
                     self._gang_events.stop(job)

@@ -24,6 +24,7 @@ from powerflow.api.records import Refused
 from powerflow.device.protocol import DeviceError
 from powerflow.engine.protocol import Engine, EngineError
 from powerflow.gangs.manager import Gangs
+from powerflow.live.admission import Admission
 from powerflow.live.commands import ApiCommand, ApiCommands
 from powerflow.live.context import LoopContext
 from powerflow.live.event_logger import EventLogger
@@ -126,6 +127,7 @@ class Controller:
         below = self.nodes, self._gpu_service, self.governance_step, self._measurement
         self._gang_events = GangEvents(context, *below, settings.explore_steps)
         self._commands = ApiCommands(context, *below, self._gang_events)
+        self._admission = Admission(context, self._gang_events)
         self._executor = PlanExecutor(context, self.governance_step, settings.explore_steps)
         self._questions = LoopQuestions(context)
         self._event_logger = EventLogger(context)
@@ -273,8 +275,9 @@ class Controller:
         self._guarded("gangs", self._poll, now_s)
         self._guarded("gang events", self._gang_events.take_all, now_s)
         self._table.let_go(frozenset(self.gangs.holding().values()))
-        self._table.retry(now_s)
+        self._guarded("starts", self._admission.admit, now_s)
         self._guarded("meters", self._measurement.measure, now_s)
+        self._guarded("time limits", self._admission.expire, now_s)
         if self._table.has_events or now_s >= self._executor.wake_s:
             self._decide(now_s)
         for step in self.governance_step.steps:  # after the scheduler has heard of every job

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 
+from powerflow.api.output_path import output_path
 from powerflow.api.records import GpuRecord, JobRecord, JobState, NodeRecord, Top
 from powerflow.device.protocol import Reading
+from powerflow.gangs.context import job_values
 from powerflow.live.controller import Controller
 from powerflow.live.gpus.machines import ClusterGpu
 from powerflow.live.node_watch import NodeCondition
+from powerflow.live.rank_environment import job_variables
 from powerflow.store.models import StoredJob
 
 #: Jobs that `Records.top` lists.
@@ -70,6 +74,11 @@ class Records:
             exit=stored.exit,
             model_error=known(job.model_error) if job else None,
             emulated=self._power.emulated,
+            array_id=stored.array_id,
+            array_task=stored.array_task,
+            run_s=now.run_s,
+            time_limit_s=stored.spec.time_limit,
+            output=_output(stored),
         )
 
     def node(self, name: str) -> NodeRecord:
@@ -147,6 +156,14 @@ class Records:
             *controller.governance.budgets.notices(now_s),
             *([trouble] if trouble else []),
         }
+
+
+def _output(job: StoredJob) -> str:
+    """Return the path of a job's output file; the codes for node and rank stay as they are."""
+    if job.spec.output is None:
+        return ""
+    path = output_path(job.spec.output, {**job_values(job.id, job_variables(job)), "N": "%N", "t": "%t"})
+    return os.path.join(job.spec.directory or "", path)
 
 
 def known(value: float | None) -> float | None:

@@ -45,7 +45,7 @@ def adopt(context: LoopContext, now_s: float) -> None:
 
     1. Each job gets the stored decision (intent) of the last controller, if its GPUs are still in the cluster.
     2. If a gang has a later epoch than the store, the store was restored from a backup. Then the ranks of the gang end.
-    3. The scheduler gets an event for each job, with the GPUs on which the job runs.
+    3. The scheduler gets an event for each running job, with its GPUs. It hears of other jobs when they may start.
     4. Decisions that differ from the stored ones are stored. Then the gangs take over their ranks, and end all others.
     """
     store, table, gangs = context.store, context.table, context.gangs
@@ -67,11 +67,10 @@ def adopt(context: LoopContext, now_s: float) -> None:
             desired.append(job.desired(context.runs_as(job.user)))
         if stored.state is JobState.HELD:
             table.held(job)
-        elif job.eligible_s <= now_s:
+        elif job.placement:
             table.introduce(job)
-            if job.placement:
-                shares = tuple(NodeShare(node, gpus) for node, gpus in job.placement)
-                table.emit(Adopted(job.id, job.gpu_type, shares, job.clock_mhz))
+            shares = tuple(NodeShare(node, gpus) for node, gpus in job.placement)
+            table.emit(Adopted(job.id, job.gpu_type, shares, job.clock_mhz))
     store.intents.add([table.jobs[job_id].intent() for job_id in table.pending], now_s)
     table.carried_out()
     gangs.adopt(desired)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from powerflow.api.dependency import Need, read_dependency
 from powerflow.api.job_spec import WEIGHTS, JobSpec
 from powerflow.device.meter import MeanPower
 from powerflow.gangs.report_bounds import steps_or
@@ -56,6 +57,8 @@ class ActiveJob:
         kind: The job's class: jobs that cost the same per step.
         held: True while the owner or an operator keeps the job from running.
         known: True while the scheduler plans for the job.
+        array_id, needs: The job's array, and what other jobs must have done before it starts.
+        waiting: True while ``reason`` says what the job waits for before the scheduler may hear of it.
         eligible_s: After a failure: the job must not run again before this time.
         epoch, gpu_type, placement, clock_mhz: The last decision: number of the placement, GPU type, GPUs, clock. The
             placement is empty while the job waits.
@@ -71,6 +74,8 @@ class ActiveJob:
         window: Steps that are being timed.
         power_w: Watts of the job's GPUs at the last reading.
         energy_j, gpu_s: Joules and GPU-seconds charged so far.
+        run_s: Seconds for which the job has run so far.
+        last_gpus: Number of GPUs of the last placement that was not empty.
         model_error: |predicted ÷ measured − 1| of the last measured step time; nan while no step time was measured.
     """
 
@@ -81,6 +86,9 @@ class ActiveJob:
     submitted_s: float
     held: bool = False
     known: bool = False
+    array_id: str | None = None
+    needs: tuple[Need, ...] = ()
+    waiting: bool = False
     eligible_s: float = -math.inf
     epoch: int = 0
     gpu_type: str = ""
@@ -102,6 +110,8 @@ class ActiveJob:
     power_w: float = 0.0
     energy_j: float = 0.0
     gpu_s: float = 0.0
+    run_s: float = 0.0
+    last_gpus: int = 0
     rescales: int = 0
     attempts: int = 0
     model_error: float = math.nan
@@ -121,6 +131,9 @@ class ActiveJob:
             step_time_s=math.nan if job.step_time_s is None else job.step_time_s,
             energy_j=job.energy_j,
             gpu_s=job.gpu_s,
+            run_s=job.run_s,
+            array_id=job.array_id,
+            needs=read_dependency(job.spec.dependency) if job.spec.dependency else (),
             rescales=job.rescales,
             attempts=job.attempts,
             reason=job.reason,
@@ -161,6 +174,7 @@ class ActiveJob:
             reason=self.reason,
             started_s=self.started_s,
             cost_class=self.kind.name,
+            run_s=self.run_s,
         )
 
     def job(self, iterations: float) -> Job:
@@ -192,6 +206,7 @@ class ActiveJob:
     def placed(self, placement: Placement, gpu_type: str, clock_mhz: float) -> None:
         """Record the GPUs and clock that the job gets by a decision; an empty placement takes its GPUs away."""
         self.placement, self.gpu_type, self.clock_mhz = placement, gpu_type, clock_mhz
+        self.last_gpus = self.gpus or self.last_gpus
         self.epoch += 1
         self.training, self.window, self.explore_mhz = False, None, ()
 
@@ -212,6 +227,7 @@ class ActiveJob:
             gpu_type: The present type of these GPUs.
         """
         self.epoch, self.placement, self.gpu_type = intent.epoch, placement, gpu_type
+        self.last_gpus = self.gpus
         self.clock_mhz = intent.clock_mhz if placement else 0.0
         self.ran_gpus = 0 if self.started_s is None else self.gpus
 
@@ -251,9 +267,10 @@ class ActiveJob:
         self.attempts, self.eligible_s = attempts, eligible_s
 
     def charged(self, energy_j: float, gpu_s: float) -> None:
-        """Add joules and GPU-seconds to the job's charges."""
+        """Add joules and GPU-seconds to the job's charges, and the time that these GPU-seconds lasted."""
         self.energy_j += energy_j
         self.gpu_s += gpu_s
+        self.run_s += gpu_s / max(1, self.last_gpus)
 
     def metered(self, power: MeanPower, disturbed: bool, now_s: float) -> None:
         """Record a power reading of the job's GPUs. End a clock's trial that has lasted for `EXPLORE_S`.

@@ -82,17 +82,17 @@ class JobTable:
     # -- jobs come and go -------------------------------------------------------------------------------------------
 
     def enter(self, stored: StoredJob) -> ActiveJob:
-        """Add a job from the store to the table, and return it. Call `introduce` to tell the scheduler."""
+        """Add a job from the store to the table, and return it. The scheduler does not know it before `introduce`."""
         job = self._jobs[stored.id] = ActiveJob.from_store(stored, class_of(stored.spec, stored.user))
+        self.emit(*self._learning.expect(job.kind))  # its ranks may report before the scheduler knows it
         if stored.cost_class != job.kind.name:
             self.changed(job)
         return job
 
     def introduce(self, job: ActiveJob) -> None:
-        """Tell the scheduler about a job, its believed costs, and the steps that it has done."""
+        """Tell the scheduler about a job, and the steps that it has done."""
         if job.id in self._leaving:  # its old processes are ending
             self._gone(job.id)
-        self.emit(*self._learning.expect(job.kind))
         believed = job.steps_total or self._learning.believed_steps(job.spec, job.kind.name)
         pause_s = self._learning.pauses_s.get(job.kind.name, self._pause_s[job.spec.rescale])
         submitted = job.job(believed)
@@ -103,7 +103,8 @@ class JobTable:
         if job.steps > 0:
             self.emit(scheduler_events.Failed(job.id, retry=True, done=job.steps))
         job.known = True
-        job.reason = job.reason or "waits for the next decision"
+        if job.waiting or not job.reason:
+            job.reason, job.waiting = "waits for the next decision", False
 
     def withdraw(self, job: ActiveJob) -> None:
         """Tell the scheduler to plan without a job. The job's GPUs stay taken while its processes are on them."""
@@ -136,15 +137,14 @@ class JobTable:
         job.held = True
 
     def release(self, job: ActiveJob) -> None:
-        """Let a held job run again, and tell the scheduler about it."""
+        """Let a held job run again."""
         job.held = False
-        self.introduce(job)
 
-    def retry(self, now_s: float) -> None:
-        """Tell the scheduler again about failed jobs whose waiting time before the next attempt is over."""
-        for job in self._jobs.values():
-            if not job.known and not job.held and job.eligible_s <= now_s:
-                self.introduce(job)
+    def wait(self, job: ActiveJob, reason: str) -> None:
+        """Set what a job waits for before the scheduler may hear of it."""
+        if job.reason != reason:
+            job.reason, job.waiting = reason, True
+            self.changed(job)
 
     def drop(self, job: ActiveJob) -> None:
         """Remove a job that has ended from the table; its log is kept for a while."""
