@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -167,7 +168,7 @@ def _invoke(argv: Sequence[str]) -> int:
         return complete(build_app)
     command = typer.main.get_command(build_app(argv))
     try:
-        with command.make_context("powerflow", _with_seconds(argv)) as context:
+        with command.make_context("powerflow", _with_run(_with_seconds(argv))) as context:
             command.invoke(context)
     except typer.Exit as ending:
         return ending.exit_code
@@ -191,6 +192,17 @@ def _with_seconds(argv: Sequence[str]) -> list[str]:
         if word == "--watch" and not following.replace(".", "", 1).isdecimal():
             words[i] = "--watch=2"
     return words
+
+
+def _with_run(argv: Sequence[str]) -> list[str]:
+    """Replace ``submit … -- COMMAND`` by ``submit … --run COMMAND``, because the parser does not tell of the dashes."""
+    words = list(argv)
+    if words[:1] != ["submit"] or "--" not in words:
+        return words
+    at = words.index("--")
+    if any(word.partition("=")[0] == "--run" for word in words[:at]):
+        raise InputError("the command is given twice", where="submit", fix="give --run or --, not both")
+    return [*words[:at], *(["--run", shlex.join(words[at + 1 :])] if words[at + 1 :] else [])]
 
 
 def _load(command: Command) -> Any:

@@ -1,7 +1,7 @@
 """Find the controller's URL and token. Flags come first, then the environment, the user's file and the system's file.
 
-The files have the keys ``url``, ``token``, ``token_file`` and ``state_dir``. Without a URL, commands use the controller
-on this machine. ``powerflow serve`` writes its address to ``<state dir>/server.json``.
+The files have the keys ``url``, ``token``, ``token_file``, ``state_dir`` and ``secret_env``. Without a URL, commands
+use the controller on this machine. ``powerflow serve`` writes its address to ``<state dir>/server.json``.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ KEYS = {
     "token": "POWERFLOW_TOKEN",
     "token_file": "POWERFLOW_TOKEN_FILE",
     "state_dir": "POWERFLOW_STATE",
+    "secret_env": "POWERFLOW_SECRET_ENV",
 }
 SYSTEM_FILE = Path("/etc/powerflow/config.yaml")
 SERVER_FILE = "server.json"
@@ -47,8 +48,7 @@ def load(*, url: str | None = None, token_file: str | None = None, state_dir: st
     layers = [
         {key: value for key, value in flags.items() if value},
         {key: os.environ[name] for key, name in KEYS.items() if os.environ.get(name)},
-        _file(_user_file()),
-        _file(SYSTEM_FILE),
+        *map(_file, _files()),
     ]
     state = Path(_first(layers, "state_dir") or _default_state())
     chosen = _first(layers, "url")
@@ -60,6 +60,16 @@ def load(*, url: str | None = None, token_file: str | None = None, state_dir: st
             f"{chosen!r} is not the URL of a controller", where="url", fix="give a URL such as http://127.0.0.1:7733"
         )
     return ClientSettings(chosen.rstrip("/") if chosen else None, _token(layers), state)
+
+
+def secret_env() -> list[str]:
+    """Return the names of environment variables that no job gets, from all sources; ``*`` stands for any characters.
+
+    Raises:
+        InputError: A file has an unknown key, or cannot be read.
+    """
+    told = [os.environ.get(KEYS["secret_env"], ""), *(_file(path).get("secret_env", "") for path in _files())]
+    return [name.strip() for text in told for name in text.split(",") if name.strip()]
 
 
 def _first(layers: list[Mapping[str, str]], key: str) -> str | None:
@@ -107,8 +117,10 @@ def _default_state() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "powerflow"
 
 
-def _user_file() -> Path:
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "powerflow" / "config.yaml"
+def _files() -> tuple[Path, Path]:
+    """Return the paths of the user's file and the system's file."""
+    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    return home / "powerflow" / "config.yaml", SYSTEM_FILE
 
 
 def _server(path: Path) -> Mapping[str, str]:

@@ -10,9 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from powerflow.api import operations as ops
+from powerflow.api.job_array import read_array
+from powerflow.api.output_path import USUAL, USUAL_TASK
 from powerflow.api.records import JobState
+from powerflow.cli import settings
 from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import asks, say
+from powerflow.cli.cluster.job_flags import merged, takes_job_flags, variables
+from powerflow.cli.cluster.shell_environment import of_shell
 from powerflow.cli.options import Json
 from powerflow.cli.sanitize import line
 from powerflow.errors import InputError
@@ -26,25 +31,18 @@ _WAIT_S = 20.0
 
 
 @asks
+@takes_job_flags
 def submit(
     controller: ControllerClient,
     file: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[JOB.YAML]",
-            help="File that describes the job (docs/job.md); - reads standard input. Or give --run.",
+            metavar="[JOB.YAML] [-- COMMAND…]",
+            help="File that describes the job (docs/job.md); - reads standard input. Or give a command after --.",
         ),
     ] = None,
-    run: Annotated[str | None, typer.Option(help="Command to run, such as 'python train.py'.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the job.")] = None,
-    gpus: Annotated[
-        str | None, typer.Option(help="GPU counts that the job can use: 4, 1..8, 1,2,4,8, '2..16 by 2' or H100:1..8.")
-    ] = None,
-    project: Annotated[str | None, typer.Option(help="Project to charge.")] = None,
-    priority: Annotated[str | None, typer.Option(help="Priority: protected, high, normal or low.")] = None,
-    rescale: Annotated[
-        str | None, typer.Option(help="How the GPU count may change: in-place, restart or none (docs/job.md).")
-    ] = None,
+    *,
+    flags: dict[str, Any],
     directory: Annotated[
         str | None, typer.Option(help="Working directory of the job. Default: that of the file, or the present folder.")
     ] = None,
@@ -52,53 +50,91 @@ def submit(
         list[str] | None,
         typer.Option("--env", metavar="NAME=VALUE", help="Environment variable of the job; may be repeated."),
     ] = None,
+    no_env: Annotated[
+        bool,
+        typer.Option("--no-env", help="Pass no variables of this shell, only those of --env and the file."),
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the job ends; exit with 1 if it fails.")] = False,
     json: Json = False,
 ) -> None:
-    """Submit a job. Flags replace values of the file. Even after a lost connection, the job is submitted only once."""
-    flags = {"run": run, "name": name, "gpus": gpus, "project": project, "priority": priority, "rescale": rescale}
-    record = controller.submit(_spec(file, {key: value for key, value in flags.items() if value}, directory, env or []))
+    """Submit a job. It runs as the command would run here: with this folder and this shell's variables.
+
+    Options replace values of the file. Even after a lost connection, the job is submitted only once.
+    """
+    spec = _spec(file, flags, directory, variables(env or []))
+    spec = spec if no_env else _with_shell(spec)
+    record = controller.submit(spec)
+    for note in record.notes:
+        print(f"powerflow: note: {line(note)}", file=sys.stderr)
+    jobs = _numbers(record, spec)
     if not (wait and json):
-        say("job", {"job": record}, f"job {record.id} is {record.state}", json)
+        say("job", {"job": record}, _accepted(record, jobs), json)
     if not wait:
         return
     sys.stdout.flush()
-    record = _await(controller, record)
-    say("job", {"job": record}, f"job {record.id} {line(record.exit or record.state)}", json)
-    if record.state is not JobState.COMPLETED:
+    ended = [_await(controller, job) for job in jobs]
+    for done in ended:
+        say("job", {"job": done}, f"job {done.id} {line(done.exit or done.state)}", json)
+    if any(done.state is not JobState.COMPLETED for done in ended):
         raise typer.Exit(1)
 
 
-def _spec(file: Path | None, flags: dict[str, Any], directory: str | None, env: list[str]) -> JobSpec:
+def _spec(file: Path | None, flags: dict[str, Any], directory: str | None, env: dict[str, str]) -> JobSpec:
     """Return the job that a file and flags describe together."""
     from powerflow.api.job_file import read_spec, spec_from, spec_of_text
 
     if file is None:
         if "run" not in flags:
-            raise InputError("nothing to run", fix="give a job.yaml, or --run COMMAND")
-        values: dict[str, Any] = {"directory": os.getcwd()}
+            raise InputError("nothing to run", fix="give a job.yaml, or a command: powerflow submit -- python train.py")
+        values: dict[str, Any] = {}
+    elif str(file) == "-":
+        values = spec_of_text(sys.stdin.buffer.read()).model_dump(by_alias=True, exclude_unset=True)
+    elif file.suffix in (".py", ".sh"):
+        raise InputError("is a script, not the description of a job", where=str(file), fix=_instead(file))
     else:
-        read = spec_of_text(sys.stdin.buffer.read()) if str(file) == "-" else read_spec(file)
-        values = read.model_dump(by_alias=True, exclude_unset=True)
-        values.setdefault("directory", os.getcwd())
+        values = read_spec(file).model_dump(by_alias=True, exclude_unset=True)
+    values.setdefault("directory", os.getcwd())
+    values = merged(values, flags)
     if directory is not None:
         values["directory"] = os.path.abspath(Path(directory).expanduser())
     if env:
-        values["env"] = {**values.get("env", {}), **dict(_variable(text) for text in env)}
-    return spec_from({**values, **flags}, "submit" if file is None else os.fspath(file))
+        values["env"] = {**values.get("env", {}), **env}
+    values.setdefault("output", USUAL_TASK if values.get("array") else USUAL)
+    values["output"] = None if values["output"] == "none" else values["output"]
+    return spec_from(values, "submit" if file is None else os.fspath(file))
 
 
-def _variable(text: str) -> tuple[str, str]:
-    name, given, value = text.partition("=")
-    if not (name and given):
-        raise InputError(f"{text!r} is not NAME=VALUE", where="--env")
-    return name, value
+def _instead(script: Path) -> str:
+    program = "python" if script.suffix == ".py" else "bash"
+    return f"write powerflow submit -- {program} {script}"
 
 
-def _await(controller: ControllerClient, record: JobRecord) -> JobRecord:
+def _with_shell(spec: JobSpec) -> JobSpec:
+    """Return a job with the variables of this shell that it gets."""
+    kept, impossible = of_shell(os.environ, settings.secret_env())
+    for name in impossible:
+        print(f"powerflow: note: {name} is not passed to the job: it is too long, or not UTF-8", file=sys.stderr)
+    return spec.model_copy(update={"shell_env": kept})
+
+
+def _numbers(record: JobRecord, spec: JobSpec) -> list[str]:
+    """Return the numbers of all jobs of a submission: those of an array follow one another."""
+    count = len(read_array(spec.array).tasks) if spec.array else 1
+    return [str(int(record.id) + more) for more in range(count)]
+
+
+def _accepted(record: JobRecord, jobs: list[str]) -> str:
+    if len(jobs) > 1:
+        return f"jobs {jobs[0]} to {jobs[-1]} are {record.state}: array {jobs[0]}"
+    output = f"; its output goes to {line(record.output)}" if record.output else ""
+    return f"job {record.id} is {record.state}{output}"
+
+
+def _await(controller: ControllerClient, job_id: str) -> JobRecord:
     """Wait until a job has ended, and return its record."""
     after = 0
+    record = controller.ask(ops.JOB, job_id=job_id).record
     while not record.state.ended:
-        after = controller.ask(ops.EVENTS, after=after, job=record.id, wait_s=_WAIT_S).after
-        record = controller.ask(ops.JOB, job_id=record.id).record
+        after = controller.ask(ops.EVENTS, after=after, job=job_id, wait_s=_WAIT_S).after
+        record = controller.ask(ops.JOB, job_id=job_id).record
     return record

@@ -1,0 +1,129 @@
+"""Define the options of commands that describe a job: one for each key of ``job.yaml``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Annotated, Any, NamedTuple
+
+import typer
+
+from powerflow.errors import InputError
+
+
+class Flag(NamedTuple):
+    """An option, the path of its key in ``job.yaml``, its type, and its help text."""
+
+    names: tuple[str, ...]
+    key: tuple[str, ...]
+    kind: type
+    help: str
+
+    @property
+    def parameter(self) -> str:
+        """Name of the function parameter that gets the option's value."""
+        return "_".join(self.key).replace("global", "global_batch")
+
+
+FLAGS = (
+    Flag(("--run",), ("run",), str, "Command to run, such as 'python train.py'; or write it after --."),
+    Flag(("--name", "-J"), ("name",), str, "Name of the job."),
+    Flag(
+        ("--gpus", "-G"),
+        ("gpus",),
+        str,
+        "GPU counts that the job can use: 4, 1..8, 1,2,4,8, '2..16 by 2' or H100:1..8.",
+    ),
+    Flag(("--rescale",), ("rescale",), str, "How the GPU count may change: in-place, restart or none (docs/job.md)."),
+    Flag(("--batch",), ("batch", "global"), int, "Samples of one step over all GPUs."),
+    Flag(("--local-max",), ("batch", "local_max"), int, "Most samples that one GPU can compute at once."),
+    Flag(("--priority",), ("priority",), str, "Priority: protected, high, normal or low."),
+    Flag(("--max-slowdown",), ("energy", "max_slowdown"), str, "How much slower it may become to save energy: 10%."),
+    Flag(("--project", "-A"), ("project",), str, "Project to charge."),
+    Flag(("--model",), ("model",), str, "Family of models, such as resnet50, for a first estimate of the costs."),
+    Flag(("--iterations",), ("work", "iterations"), str, "Steps of the whole job, if known."),
+    Flag(("--progress",), ("progress",), str, "Regular expression that finds the step in the log (docs/job.md)."),
+    Flag(("--time", "-t"), ("time_limit",), str, "Longest run time: 90m, 12h or 1-12:00:00."),
+    Flag(("--memory",), ("limits", "memory"), str, "Most memory of each process: 16GiB."),
+    Flag(("--cpus",), ("limits", "cpus"), float, "Most CPUs of each process."),
+    Flag(("--between-steps",), ("limits", "between_steps"), str, "Longest time without a step: 1h."),
+    Flag(("--checkpoint-dir",), ("checkpoint", "dir"), str, "Folder in which the job saves its state."),
+    Flag(("--checkpoint-every",), ("checkpoint", "every"), str, "Time between checkpoints of an in-place job: 10m."),
+    Flag(("--grace",), ("checkpoint", "grace"), str, "Time between SIGTERM and SIGKILL: 30s."),
+    Flag(
+        ("--output", "-o"),
+        ("output",),
+        str,
+        "File that gets the output, too, such as logs/%x-%j.out; none for no file. Default: powerflow-%j.out.",
+    ),
+    Flag(("--retries",), ("retries",), int, "How often the job is started again after a failure."),
+    Flag(("--array", "-a"), ("array",), str, "Submit a job for each number: 0-9, 1,3,8 or 0-99%4 (at most 4 at once)."),
+    Flag(
+        ("--dependency", "-d"), ("dependency",), str, "Start when other jobs have ended: afterok:12:13 (docs/job.md)."
+    ),
+)
+
+
+def takes_job_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Decorate a command: pass it the options of `FLAGS` as ``flags``, by key, with inner dictionaries for parts."""
+    flags = {flag.parameter: flag for flag in FLAGS}
+
+    @wraps(command)
+    def taking(*args: Any, **given: Any) -> None:
+        values = {name: given.pop(name) for name in flags}
+        command(*args, flags=_nested({flags[name].key: value for name, value in values.items()}), **given)
+
+    own = [
+        parameter
+        for parameter in inspect.signature(command, eval_str=True).parameters.values()
+        if parameter.name != "flags"
+    ]
+    first = [parameter for parameter in own if parameter.kind is not inspect.Parameter.KEYWORD_ONLY]
+    added = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[flag.kind | None, typer.Option(*flag.names, help=flag.help)],
+        )
+        for name, flag in flags.items()
+    ]
+    rest = [parameter for parameter in own if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+    taking.__signature__ = inspect.Signature([*first, *added, *rest])  # type: ignore[attr-defined]
+    return taking
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a job with others over them. A part such as ``batch`` keeps keys that are not replaced."""
+    found = dict(below)
+    for key, value in above.items():
+        old = found.get(key)
+        found[key] = merged(old, value) if isinstance(value, dict) and isinstance(old, dict) else value
+    return found
+
+
+def variables(texts: list[str]) -> dict[str, str]:
+    """Return environment variables, given as ``NAME=VALUE``.
+
+    Raises:
+        InputError: A text has another form.
+    """
+    found = {}
+    for text in texts:
+        name, given, value = text.partition("=")
+        if not (name and given):
+            raise InputError(f"{text!r} is not NAME=VALUE", where="--env")
+        found[name] = value
+    return found
+
+
+def _nested(values: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for (*parts, last), value in values.items():
+        if value is not None:
+            inner = found
+            for part in parts:
+                inner = inner.setdefault(part, {})
+            inner[last] = value
+    return found
