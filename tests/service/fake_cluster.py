@@ -28,6 +28,7 @@ from powerflow.api.governance import (
     StageRecord,
     audited,
 )
+from powerflow.api.job_detail import JobDetail
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.pages import EVERYTHING, NumberedPage, Page, RecordFilter
 from powerflow.api.records import (
@@ -37,7 +38,6 @@ from powerflow.api.records import (
     Explanation,
     Forbidden,
     GpuRecord,
-    JobDetail,
     JobOption,
     JobRecord,
     JobState,

@@ -21,6 +21,7 @@ from powerflow.api.governance import (
     StageOrder,
     StageRecord,
 )
+from powerflow.api.job_detail import JobDetail
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.pages import EVERYTHING, NumberedPage, Page, RecordFilter
 from powerflow.api.records import (
@@ -28,7 +29,6 @@ from powerflow.api.records import (
     DecisionRecord,
     EventRecord,
     Explanation,
-    JobDetail,
     JobRecord,
     JobState,
     LogChunk,

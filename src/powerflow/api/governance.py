@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import ConfigDict, Field
-
+from powerflow.api.field import Field
 from powerflow.energy.budget import LEAST_J, MOST_J, Period
 from powerflow.energy.kinds import CURRENCY, MAX_AGE_S, MOST_VALUE, Kind
 
 if TYPE_CHECKING:
+    from pydantic import ConfigDict
+
     from powerflow.api.records import Caller
 
 
@@ -33,7 +34,8 @@ ReasonText = Annotated[str, Field(max_length=512, examples=["fan is loud"])]
 #: Least and largest share of a project.
 LEAST_SHARE, MOST_SHARE = 0.001, 1000.0
 
-_NOTHING_ELSE = ConfigDict(extra="forbid")
+#: pydantic refuses unknown fields of a request.
+_NOTHING_ELSE: ConfigDict = {"extra": "forbid"}
 
 
 @dataclass(frozen=True, slots=True)

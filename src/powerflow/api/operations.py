@@ -7,30 +7,33 @@ roles. The cluster itself checks that users change only their own jobs.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 from powerflow.api.accounts import Accounts, EndedJob
-from powerflow.api.governance import (
-    AuditRecord,
-    BudgetRecord,
-    CapCsv,
-    CapRecord,
-    ShareRecord,
-    SignalRecord,
-    StageList,
-)
 from powerflow.api.pages import Items, NumberedPage, Page
 from powerflow.api.records import (
     DecisionRecord,
     EventRecord,
     Explanation,
-    JobDetail,
     JobRecord,
     LogChunk,
     NodeRecord,
     Role,
     Top,
 )
+
+if TYPE_CHECKING:
+    from powerflow.api.governance import (
+        AuditRecord,
+        BudgetRecord,
+        CapCsv,
+        CapRecord,
+        ShareRecord,
+        SignalRecord,
+        StageList,
+    )
+    from powerflow.api.job_detail import JobDetail
 
 #: All paths of the API begin with this.
 PREFIX = "/api/v1"
@@ -45,7 +48,8 @@ class Operation(Generic[Answer]):
     Attributes:
         name: The ``operationId`` in the OpenAPI document.
         method, path: HTTP method and path; the path is relative to `PREFIX`.
-        answer: Type of the answer.
+        kind: Type of the answer, or of each item of a list; "module:name" is imported only when it is needed.
+        pages: Type of the list, if the answer is a list of items of a type that is imported later.
         least: The lowest role that may use the operation.
         status: HTTP status of a successful answer.
     """
@@ -53,15 +57,25 @@ class Operation(Generic[Answer]):
     name: str
     method: Literal["GET", "POST"]
     path: str
-    answer: type[Answer]
+    kind: type[Answer] | str
     least: Role = Role.VIEWER
     status: int = 200
+    pages: type | None = None
+
+    @property
+    def answer(self) -> type[Answer]:
+        """Type of the answer."""
+        if not isinstance(self.kind, str):
+            return self.kind
+        module, _, name = self.kind.partition(":")
+        item: Any = getattr(import_module(f"powerflow.api.{module}"), name)
+        return cast("type[Answer]", item if self.pages is None else self.pages[item])  # type: ignore[index]
 
 
 SUBMIT = Operation("submit", "POST", "/jobs", JobRecord, Role.USER, 201)
 JOBS = Operation("jobs", "GET", "/jobs", Page[JobRecord])
 HISTORY = Operation("history", "GET", "/history", Page[EndedJob])
-JOB = Operation("job", "GET", "/jobs/{job_id}", JobDetail)
+JOB: Operation[JobDetail] = Operation("job", "GET", "/jobs/{job_id}", "job_detail:JobDetail")
 CANCEL = Operation("cancel", "POST", "/jobs/{job_id}/cancel", JobRecord, Role.USER)
 HOLD = Operation("hold", "POST", "/jobs/{job_id}/hold", JobRecord, Role.USER)
 RELEASE = Operation("release", "POST", "/jobs/{job_id}/release", JobRecord, Role.USER)
@@ -77,18 +91,36 @@ DECLARE_OFF = Operation("declare_off", "POST", "/nodes/{name}/declare-off", Node
 EVENTS = Operation("events", "GET", "/events", NumberedPage[EventRecord])
 ACCOUNTS = Operation("accounts", "GET", "/accounts", Accounts)
 
-STAGES = Operation("modes", "GET", "/modes", StageList)
-SET_STAGE = Operation("set_mode", "POST", "/modes", StageList, Role.OPERATOR)
-BUDGETS = Operation("budgets", "GET", "/budgets", Items[BudgetRecord])
-SET_BUDGET = Operation("set_budget", "POST", "/budgets", BudgetRecord, Role.OPERATOR, 201)
-DROP_BUDGET = Operation("drop_budget", "POST", "/budgets/drop", BudgetRecord, Role.OPERATOR)
-SHARES = Operation("shares", "GET", "/shares", Items[ShareRecord])
-SET_SHARE = Operation("set_share", "POST", "/shares", ShareRecord, Role.OPERATOR, 201)
-SIGNALS = Operation("signals", "GET", "/signals", Items[SignalRecord])
-SET_SIGNAL = Operation("set_signal", "POST", "/signals", SignalRecord, Role.OPERATOR, 201)
-DROP_SIGNAL = Operation("drop_signal", "POST", "/signals/drop", SignalRecord, Role.OPERATOR)
-CAPS = Operation("caps", "GET", "/caps", Items[CapRecord])
-SET_CAP = Operation("set_cap", "POST", "/caps", CapRecord, Role.OPERATOR, 201)
-LIFT_CAP = Operation("lift_cap", "POST", "/caps/lift", Items[CapRecord], Role.OPERATOR)
-CAP_RECORD = Operation("cap_record", "GET", "/caps/{number}/record", CapCsv)
-AUDIT = Operation("audit", "GET", "/audit", NumberedPage[AuditRecord], Role.OPERATOR)
+STAGES: Operation[StageList] = Operation("modes", "GET", "/modes", "governance:StageList")
+SET_STAGE: Operation[StageList] = Operation("set_mode", "POST", "/modes", "governance:StageList", Role.OPERATOR)
+BUDGETS: Operation[Items[BudgetRecord]] = Operation(
+    "budgets", "GET", "/budgets", "governance:BudgetRecord", pages=Items
+)
+SET_BUDGET: Operation[BudgetRecord] = Operation(
+    "set_budget", "POST", "/budgets", "governance:BudgetRecord", Role.OPERATOR, 201
+)
+DROP_BUDGET: Operation[BudgetRecord] = Operation(
+    "drop_budget", "POST", "/budgets/drop", "governance:BudgetRecord", Role.OPERATOR
+)
+SHARES: Operation[Items[ShareRecord]] = Operation("shares", "GET", "/shares", "governance:ShareRecord", pages=Items)
+SET_SHARE: Operation[ShareRecord] = Operation(
+    "set_share", "POST", "/shares", "governance:ShareRecord", Role.OPERATOR, 201
+)
+SIGNALS: Operation[Items[SignalRecord]] = Operation(
+    "signals", "GET", "/signals", "governance:SignalRecord", pages=Items
+)
+SET_SIGNAL: Operation[SignalRecord] = Operation(
+    "set_signal", "POST", "/signals", "governance:SignalRecord", Role.OPERATOR, 201
+)
+DROP_SIGNAL: Operation[SignalRecord] = Operation(
+    "drop_signal", "POST", "/signals/drop", "governance:SignalRecord", Role.OPERATOR
+)
+CAPS: Operation[Items[CapRecord]] = Operation("caps", "GET", "/caps", "governance:CapRecord", pages=Items)
+SET_CAP: Operation[CapRecord] = Operation("set_cap", "POST", "/caps", "governance:CapRecord", Role.OPERATOR, 201)
+LIFT_CAP: Operation[Items[CapRecord]] = Operation(
+    "lift_cap", "POST", "/caps/lift", "governance:CapRecord", Role.OPERATOR, pages=Items
+)
+CAP_RECORD: Operation[CapCsv] = Operation("cap_record", "GET", "/caps/{number}/record", "governance:CapCsv")
+AUDIT: Operation[NumberedPage[AuditRecord]] = Operation(
+    "audit", "GET", "/audit", "governance:AuditRecord", Role.OPERATOR, pages=NumberedPage
+)

@@ -10,7 +10,6 @@ import importlib
 import os
 import shlex
 import sys
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import TextIOWrapper
@@ -121,6 +120,8 @@ def main(argv: Sequence[str]) -> int:
         return _complain("ran out of memory", FAILED)
     except Exception as error:
         if os.environ.get("POWERFLOW_DEBUG"):
+            import traceback
+
             traceback.print_exc()
         what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         return _complain(f"this is a bug in PowerFlow ({what}); POWERFLOW_DEBUG=1 shows where", FAILED)

@@ -49,7 +49,7 @@ def json_line(kind: str, payload: Mapping[str, Any] | object) -> str:
 
 
 def _document(kind: str, payload: Mapping[str, Any] | object) -> dict[str, Any]:
-    body = _plain(payload)
+    body = plain(payload)
     if not isinstance(body, dict):
         raise TypeError(f"a JSON payload is a mapping or a dataclass, not {type(payload).__name__}")
     return {"version": JSON_VERSION, "kind": kind, **body}
@@ -60,26 +60,26 @@ def print_json(kind: str, payload: Mapping[str, Any] | object) -> None:
     sys.stdout.write(to_json(kind, payload) + "\n")
 
 
-def _plain(value: Any) -> Any:
-    """Convert a value to types that JSON has."""
+def plain(value: Any) -> Any:
+    """Return a value in types that JSON has."""
     if isinstance(value, enum.Enum):
-        return _plain(value.value)
+        return plain(value.value)
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(_plain(key)): _plain(item) for key, item in value.items()}
+        return {str(plain(key)): plain(item) for key, item in value.items()}
     if isinstance(value, set | frozenset):
-        return sorted((_plain(item) for item in value), key=str)
+        return sorted((plain(item) for item in value), key=str)
     if hasattr(value, "tolist"):  # numpy arrays and scalars, without importing numpy
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, list | tuple) or hasattr(value, "__iter__"):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 

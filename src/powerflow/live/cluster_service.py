@@ -34,6 +34,7 @@ from powerflow.api.governance import (
     audited,
 )
 from powerflow.api.job_array import read_array
+from powerflow.api.job_detail import JobDetail
 from powerflow.api.job_spec import USUAL_GRACE_S, JobSpec
 from powerflow.api.pages import EVERYTHING, NumberedPage, Page, RecordFilter
 from powerflow.api.records import (
@@ -42,7 +43,6 @@ from powerflow.api.records import (
     EventRecord,
     Explanation,
     Forbidden,
-    JobDetail,
     JobRecord,
     JobState,
     LogChunk,

@@ -25,6 +25,7 @@ from powerflow.api import operations as ops
 from powerflow.api.accounts import Accounts, EndedJob
 from powerflow.api.cluster_api import ClusterApi
 from powerflow.api.governance import NAME, DrainOrder, OffReason
+from powerflow.api.job_detail import JobDetail
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.operations import PREFIX
 from powerflow.api.pages import Items, NumberedPage, Page
@@ -32,7 +33,6 @@ from powerflow.api.records import (
     DecisionRecord,
     EventRecord,
     Explanation,
-    JobDetail,
     JobRecord,
     LogChunk,
     NodeRecord,

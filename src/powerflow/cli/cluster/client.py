@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import ipaddress
+import json
 import secrets
-import ssl
-import sys
 import time
 from collections.abc import Sequence
-from functools import cache
-from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from powerflow.api import operations as ops
+from powerflow.api.decode import decode
 from powerflow.api.operations import PREFIX, Operation
 from powerflow.api.pages import NumberedPage, Page
 from powerflow.api.records import JobRecord, JobState, NotSure
+from powerflow.cli.cluster.http import HttpSender, Lost, NotConnected, Reply
+from powerflow.cli.output import plain
 from powerflow.errors import InputError
 
 if TYPE_CHECKING:
-    from httpx import Client, Response
-
     from powerflow.api.accounts import EndedJob
     from powerflow.api.governance import AuditRecord
     from powerflow.api.job_spec import JobSpec
@@ -45,26 +42,8 @@ class ControllerClient:
     """
 
     def __init__(self, url: str, token: str | None) -> None:
-        httpx = _httpx()
-        here = _on_loopback(url)
-        # without TLS and without a proxy no certificate is ever checked: reading the trusted ones would take 30 ms
-        checks: ssl.SSLContext | bool = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if here and _is_plain(url) else True
         self.url = url
-        self._http: Client = httpx.Client(
-            base_url=f"{url}{PREFIX}",
-            headers={"Authorization": f"Bearer {token}"} if token else {},
-            timeout=httpx.Timeout(10.0, read=60.0),
-            trust_env=not here,  # a proxy does not reach this machine's loopback
-            verify=checks,
-        )
-
-    def __enter__(self) -> ControllerClient:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._http.close()
+        self._http = HttpSender(f"{url}{PREFIX}", {"Authorization": f"Bearer {token}"} if token else {})
 
     def submit(self, spec: JobSpec) -> JobRecord:
         """Submit a job exactly once. If the connection is lost, the request is repeated with the same key."""
@@ -122,32 +101,42 @@ class ControllerClient:
             key: Text by which the controller recognises a repeated request.
             given: Values for the parameters in the path and the query. Parameters with the value None are left out.
         """
-        httpx = _httpx()
+        return self.ask_as(operation.answer, operation, body, key=key, **given)
+
+    def ask_as(
+        self,
+        kind: type[Answer],
+        operation: Operation[Any],
+        body: Any = None,
+        /,
+        *,
+        key: str | None = None,
+        **given: Any,
+    ) -> Answer:
+        """Send one request as `ask` does, and read its answer as another type."""
         path = operation.path.format(**{name: _segment(name, value) for name, value in given.items()})
         query = {
             name: value for name, value in given.items() if value is not None and f"{{{name}}}" not in operation.path
         }
-        kind: Any = type(body)
-        content = None if body is None else _adapter(kind).dump_python(body, mode="json", by_alias=True)
         headers = {} if key is None else {"Idempotency-Key": key}
         repeat = operation.method == "GET" or key is not None
         until = time.monotonic() + PATIENCE_S
         lost = False
         while True:
             try:
-                answer = self._http.request(operation.method, path, params=query, json=content, headers=headers)
+                answer = self._http.send(operation.method, path, query, _encoded(body), headers)
                 # with 429 nothing was done, so any request may be repeated
-                again = answer.status_code == 429 or (answer.status_code == 503 and repeat)
+                again = answer.status == 429 or (answer.status == 503 and repeat)
                 if not again or time.monotonic() > until:
-                    return _read(operation.answer, answer, self.url)
-            except httpx.ConnectError:  # no controller, unless one was there a moment ago
+                    return _decoded(kind, _read(answer, self.url), self.url)
+            except NotConnected:  # no controller, unless one was there a moment ago
                 if not lost or time.monotonic() > until:
                     what = f"no controller at {self.url}"
                     raise InputError(what, fix="start one with powerflow serve", exit_code=5) from None
-            except httpx.TransportError as error:
+            except Lost as error:
                 lost = True
                 if not repeat or time.monotonic() > until:
-                    what = f"lost the controller at {self.url} ({type(error).__name__})"
+                    what = f"lost the controller at {self.url} ({error})"
                     raise InputError(
                         what, fix="the request may have been carried out: check this before you repeat it", exit_code=5
                     ) from None
@@ -174,21 +163,41 @@ def _segment(name: str, value: Any) -> str:
     return quote(str(value), safe="")
 
 
-def _read(kind: type[Answer], answer: Response, url: str) -> Answer:
-    if answer.is_success:
-        try:
-            return _adapter(kind).validate_json(answer.content)  # type: ignore[no-any-return, arg-type]
-        except ValueError:
-            raise _stranger(url) from None
-    if not answer.headers.get("content-type", "").startswith("application/problem+json"):
+def _encoded(body: Any) -> Any:
+    """Return a request's body as JSON data: a job, a dataclass of `powerflow.api.governance`, or None."""
+    if body is None:
+        return None
+    return body.model_dump(mode="json", by_alias=True) if hasattr(body, "model_dump") else plain(body)
+
+
+def _decoded(kind: type[Answer], found: Any, url: str) -> Answer:
+    try:
+        return decode(kind, found)
+    except ValueError:
+        raise _stranger(url) from None
+
+
+def _read(answer: Reply, url: str) -> Any:
+    """Return the JSON data of an answer.
+
+    Raises:
+        InputError: The answer is an error, or not JSON data.
+    """
+    good = 200 <= answer.status < 300
+    if not (good or answer.media_type.startswith("application/problem+json")):
         raise _stranger(url)
-    said = answer.json()
-    code = _EXIT_CODES.get(answer.status_code, 1)
-    if answer.status_code == 428:
+    try:
+        said = json.loads(answer.content)
+    except ValueError:
+        raise _stranger(url) from None
+    if good:
+        return said
+    code = _EXIT_CODES.get(answer.status, 1)
+    if answer.status == 428:
         raise NotSure(str(said.get("detail", "")))
     where = str(said.get("where") or "").removeprefix("body.").removeprefix("query.").removeprefix("path.")
     fix = str(said.get("fix") or "")
-    if answer.status_code == 401:
+    if answer.status == 401:
         fix = "give a token with --token-file or POWERFLOW_TOKEN"
     raise InputError(str(said.get("detail", "")), where=where, fix=fix, exit_code=code)
 
@@ -196,36 +205,3 @@ def _read(kind: type[Answer], answer: Response, url: str) -> Answer:
 def _stranger(url: str) -> InputError:
     what = f"{url} does not answer like a PowerFlow controller of this version"
     return InputError(what, fix="check the URL, and the versions of both programs", exit_code=5)
-
-
-@cache
-def _adapter(kind: Any) -> Any:
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(kind)
-
-
-def _httpx() -> ModuleType:
-    """Import httpx without its own command line, which would load rich, pygments and click: half of the time."""
-    own = "httpx._main"
-    left_out = "httpx" not in sys.modules and own not in sys.modules
-    if left_out:
-        sys.modules[own] = None  # type: ignore[assignment]  # its import fails, as where click is not installed
-    try:
-        import httpx
-    finally:
-        if left_out:
-            del sys.modules[own]
-    return httpx
-
-
-def _is_plain(url: str) -> bool:
-    return urlsplit(url).scheme == "http"
-
-
-def _on_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

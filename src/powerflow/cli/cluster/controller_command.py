@@ -38,8 +38,7 @@ def asks(command: Callable[..., None]) -> Callable[..., None]:
         if found.url is None:
             what = f"no controller has written its address to {found.state_dir}"
             raise InputError(what, fix="start a controller with powerflow serve, or give --url", exit_code=5)
-        with ControllerClient(found.url, found.token) as controller:
-            command(controller, **given)
+        command(ControllerClient(found.url, found.token), **given)
 
     own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
     added = [

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from powerflow.api import operations as ops
+from powerflow.api.records import JobRecord
 from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import Job, Watch, asks
 from powerflow.cli.options import Json
@@ -15,27 +18,35 @@ from powerflow.cli.when import stamp
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from powerflow.api.records import JobDetail, JobRecord
-
 
 @asks
 def describe(controller: ControllerClient, job: Job, json: Json = False, watch: Watch = None) -> None:
     """Show everything that is known about a job: its GPUs and clock, its progress, and its definition."""
-    show("job", lambda: controller.ask(ops.JOB, job_id=job), _draw, document, json=json, every_s=watch)
+    show("job", lambda: controller.ask_as(_Detail, ops.JOB, job_id=job), _draw, _document, json=json, every_s=watch)
 
 
-def document(detail: JobDetail) -> dict[str, Any]:
-    """Return a job as the content of a JSON document."""
+@dataclass(frozen=True, slots=True)
+class _Detail:
+    """A `JobDetail` whose spec is JSON data: to import the definition of jobs takes longer than all of this command."""
+
+    record: JobRecord
+    spec: Mapping[str, Any]
+    gpus_held: Mapping[str, Sequence[int]]
+    ranks: Sequence[Mapping[str, Any]]
+    last_lines: Sequence[str]
+
+
+def _document(detail: _Detail) -> dict[str, Any]:
     return {
         "job": detail.record,
-        "spec": detail.spec.model_dump(mode="json", by_alias=True),
+        "spec": detail.spec,
         "gpus_held": detail.gpus_held,
         "ranks": detail.ranks,
         "last_lines": detail.last_lines,
     }
 
 
-def _draw(detail: JobDetail, width: int) -> RenderableType:
+def _draw(detail: _Detail, width: int) -> RenderableType:
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -45,11 +56,11 @@ def _draw(detail: JobDetail, width: int) -> RenderableType:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in (*_facts(detail.record), *_asked(detail)):
+    for name, value in (*_facts(detail.record), *_asked(detail.spec)):
         table.add_row(name, value)
     parts: list[RenderableType] = [table]
     if detail.ranks:
-        parts += [Text("\nranks", style="bold"), _ranks(detail)]
+        parts += [Text("\nranks", style="bold"), _ranks(detail.ranks)]
     if detail.last_lines:
         parts += [Text("\nlast lines of the job's log", style="bold"), *(Text(line) for line in detail.last_lines)]
     if detail.record.emulated:
@@ -82,7 +93,8 @@ def _facts(job: JobRecord) -> list[tuple[str, Any]]:
             clock += f" (they say {read:.0f})"
         facts.append(("has", f"{job.gpus} × {job.gpu_type or 'GPU'}{clock} on {', '.join(job.nodes)}"))
         facts.append(("power", watts(job.power_w, job.emulated)))
-    facts.append(("energy", joules(job.energy_j, job.emulated)))
+    unknown = job.ended_s is not None and job.started_s is not None and not job.energy_j
+    facts.append(("energy", "unknown" if unknown else joules(job.energy_j, job.emulated)))
     total = "" if job.steps_total is None else f" of {job.steps_total:,.0f}"
     facts.append(("steps", f"{job.steps:,.0f}{total}"))
     facts.append(("progress", bar(job.progress, 20)))
@@ -101,26 +113,30 @@ def _failures(count: int) -> str:
     return f" · failed {'once' if count == 1 else f'{count} times'}" if count else ""
 
 
-def _asked(detail: JobDetail) -> list[tuple[str, str]]:
-    spec = detail.spec
-    gpus = "GPUs" if spec.gpus.most > 1 else "GPU"
-    asked = [
-        ("asked for", f"{spec.gpus} {gpus} · {spec.priority} priority · rescale {spec.rescale}"),
-        ("command", spec.run),
+def _asked(spec: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what the job's owner asked for, one fact per line; ``spec`` is a `JobSpec` as JSON data."""
+    from powerflow.api.gpu_counts import Counts, said
+
+    asked = spec["gpus"]
+    counts = Counts(asked["least"], asked["most"], asked["gpu_type"], asked.get("counts"))
+    gpus = "GPUs" if counts.most > 1 else "GPU"
+    facts = [
+        ("asked for", f"{said(counts)} {gpus} · {spec['priority']} priority · rescale {spec['rescale']}"),
+        ("command", spec["run"]),
     ]
-    if spec.directory:
-        asked.append(("directory", spec.directory))
-    if spec.env:
-        asked.append(("environment", " ".join(f"{key}={value}" for key, value in spec.env.items())))
-    return asked
+    if spec["directory"]:
+        facts.append(("directory", spec["directory"]))
+    if spec["env"]:
+        facts.append(("environment", " ".join(f"{key}={value}" for key, value in spec["env"].items())))
+    return facts
 
 
-def _ranks(detail: JobDetail) -> RenderableType:
+def _ranks(ranks: Sequence[Mapping[str, Any]]) -> RenderableType:
     from powerflow.cli.cluster.job_table import plain
     from powerflow.units import NOTHING
 
-    heads = list(dict.fromkeys(key for rank in detail.ranks for key in rank))
+    heads = list(dict.fromkeys(key for rank in ranks for key in rank))
     table = plain(*heads, left=heads, wraps=heads)
-    for rank in detail.ranks:
+    for rank in ranks:
         table.add_row(*(NOTHING if rank.get(head) is None else str(rank[head]) for head in heads))
     return table
