@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from powerflow.api import job_spec
 from powerflow.api.job_file import spec_from
 from powerflow.api.job_schema import job_schema, schema_text
-from powerflow.api.job_spec import JobSpec
+from powerflow.api.job_spec import JOB_NAME, JobSpec
 from powerflow.errors import InputError
 
 SHIPPED = Path(job_spec.__file__).parent / "job.schema.json"
@@ -194,7 +195,8 @@ def test_no_work(written: object) -> None:
         ({"directory": "/a\0b"}, "directory"),
         ({"directory": ""}, "directory"),
         ({"checkpoint": {"dir": "a\0"}}, "checkpoint.dir"),
-        ({"name": "../../etc"}, "name is .*letters"),
+        ({"project": "../../etc"}, "project is .*letters"),
+        ({"name": "a\u202eb"}, "name is .*direction of text"),
         ({"name": "a\nb"}, "name"),
         ({"name": "x" * 129}, "name"),
         ({"project": "a/b"}, "project"),
@@ -222,7 +224,7 @@ def test_a_slow_progress_pattern_is_taken_for_its_matcher_bears_it() -> None:
 SPECS = st.fixed_dictionaries(
     {"run": st.text(min_size=1, max_size=40).filter(lambda text: text.strip() and "\0" not in text)},
     optional={
-        "name": st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,20}\Z"),
+        "name": st.text(max_size=20).filter(lambda name: re.match(JOB_NAME, name) and name == name.strip()),
         "gpus": st.one_of(st.integers(1, 999), st.builds("{}..{}".format, st.integers(1, 9), st.integers(9, 99))),
         "batch": st.fixed_dictionaries(
             {"global": st.integers(999, 10**6)}, optional={"local_max": st.integers(1, 512)}
@@ -278,7 +280,8 @@ def test_the_shipped_schema_is_that_of_the_model() -> None:
         {"run": "x", "priority": "urgent"},
         {"run": "x", "env": {"A=B": "x"}},
         {"run": "x", "env": {"A": 1}},
-        {"run": "x", "name": "../x"},
+        {"run": "x", "project": "../x"},
+        {"run": "x", "name": "a\nb"},
         {"run": "a\0b"},
         {"run": "x", "nmae": "y"},
         {"run": "x", "limits": {"memory": "16"}},

@@ -359,7 +359,7 @@ def test_what_can_be_changed_is_and_the_rest_is_said(busy: Shell) -> None:
 
 
 def test_nothing_is_changed_where_a_number_is_none(busy: Shell) -> None:
-    assert "'x' is not the number of a job" in busy("cancel", "1", "x", code=2)
+    assert "no job has the number or the name 'x'" in busy("cancel", "1", "x", code=3)
     assert busy.cluster.job("1").record.state is JobState.RUNNING
 
 
@@ -371,7 +371,9 @@ def test_another_s_job_is_refused(busy: Shell, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("verb", ["describe", "explain", "logs", "cancel", "hold", "release"])
 def test_a_job_that_is_not_there_is_3(shell: Shell, verb: str) -> None:
     assert shell(verb, "99", code=3) == "powerflow: there is no job 99\n"
-    for word in ("../1", "1 2", "", "²", "1" * 19):
+    for word in ("../1", "1 2", "²"):
+        assert f"no job has the number or the name '{word}'" in shell(verb, word, code=3)
+    for word in ("", "1" * 19):
         assert "is not the number of a job" in shell(verb, word, code=2)
 
 

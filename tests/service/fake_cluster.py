@@ -159,6 +159,7 @@ class FakeCluster:
         states: Sequence[JobState] = (),
         user: str | None = None,
         project: str | None = None,
+        name: str | None = None,
         after: str | None = None,
         limit: int = 100,
     ) -> Page[JobRecord]:
@@ -171,6 +172,7 @@ class FakeCluster:
                 if (not states or job.state in states)
                 and (user is None or job.user == user)
                 and (project is None or job.project == project)
+                and (name is None or job.name == name)
                 and (after is None or int(job.id) < int(after))
             ]
             return Page(found[:limit], found[limit - 1].id if len(found) > limit else None)

@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from powerflow.api.governance import AuditRecord
+from powerflow.api.job_spec import JobSpec
 from powerflow.api.pages import NumberedPage, RecordFilter
 from powerflow.api.records import JobState, NotFound, Refused
 from powerflow.cost.observation import Observation
@@ -436,3 +437,18 @@ def test_the_front_is_by_state_then_age_and_counts_all(store: Store) -> None:
     assert [job.id for job in first] == [ids[3], ids[4], ids[1]]
     assert counts == {JobState.RUNNING: 2, JobState.QUEUED: 2, JobState.HELD: 1}
     assert [job.id for job in store.front(order, 99)[0]] == [ids[i] for i in (3, 4, 1, 2, 0)]
+
+
+def test_jobs_of_a_name_are_those_to_which_their_owners_gave_it(store: Store) -> None:
+    trap = JobSpec(run='echo \'"name":"ジョブ","gpus":{\'', env={"name": "ジョブ", "gpus": "{"})
+    for spec in (
+        JobSpec(run="true", name="ジョブ"),
+        trap,
+        JobSpec(run="true", name="ジョブ-2"),
+        JobSpec(run="true", name="A_b%"),
+    ):
+        store.submit(spec, "ada", 1.0)
+    assert [job.id for job in store.jobs(name="ジョブ").items] == ["1"]
+    assert [job.id for job in store.jobs(name="A_b%").items] == ["4"]
+    assert store.jobs(name="a_b%").items == []
+    assert store.jobs(name='say "x"').items == []

@@ -63,6 +63,7 @@ class ClusterApi(Protocol):
         states: Sequence[JobState] = (),
         user: str | None = None,
         project: str | None = None,
+        name: str | None = None,
         after: str | None = None,
         limit: int = 100,
     ) -> Page[JobRecord]:

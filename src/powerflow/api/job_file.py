@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from powerflow.api.job_spec import (
+    JOB_NAME,
     NAME,
     NO_HOME,
     NO_NUL,
@@ -46,6 +47,7 @@ _PARTS: dict[str, type[BaseModel]] = {
     "limits": ProcessLimits,
 }
 _FIXES = {
+    JOB_NAME: "remove line breaks, control characters and marks that change the direction of text",
     NAME: "use letters, digits, '.', '_' and '-'; begin with a letter or digit",
     NO_NUL: "remove the NUL character",
     NO_HOME: "give an absolute path, or a path relative to the job's directory",

@@ -73,6 +73,8 @@ USUAL_GRACE_S = 30.0
 
 #: A name that is safe in a file path, a URL and a metric's label.
 NAME = r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$"
+#: Name of a job: any text of one line, without control characters and marks that change the direction of text.
+JOB_NAME = r"^[^\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]*$"
 #: No operating system takes a NUL in an argument, a path or a variable.
 NO_NUL = r"^[^\x00]*$"
 #: A path from the root, or from where the job runs; whose home ``~`` is only the reader of a file can tell.
@@ -273,6 +275,7 @@ Number = Annotated[
     _forms(_NUMBER, [20000], {"type": "number", "exclusiveMinimum": 0, "maximum": 1e15}),
 ]
 Name = Annotated[str, Field(max_length=128, pattern=NAME)]
+JobName = Annotated[str, Field(max_length=128, pattern=JOB_NAME)]
 Path = Annotated[str, Field(min_length=1, max_length=4096, pattern=NO_NUL)]
 Output = Annotated[
     Path,
@@ -334,7 +337,7 @@ class JobSpec(_Part):
     """
 
     run: str = Field(min_length=1, max_length=65536, pattern=NO_NUL)
-    name: Name = ""
+    name: JobName = ""
     gpus: GpuRange = Gpus(least=1, most=1)
     batch: Batch | None = None
     priority: Priority = "normal"

@@ -132,10 +132,11 @@ class ClusterService(ClusterApi):
         states: Sequence[JobState] = (),
         user: str | None = None,
         project: str | None = None,
+        name: str | None = None,
         after: str | None = None,
         limit: int = 100,
     ) -> Page[JobRecord]:
-        page = self._store.jobs(states, user, project, after, limit)
+        page = self._store.jobs(states, user, project, name, after, limit)
         return Page([self._records.job(job) for job in page.items], page.next)
 
     @override

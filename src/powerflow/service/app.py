@@ -53,6 +53,7 @@ from powerflow.service.schemas import (
     AfterNumber,
     Health,
     JobId,
+    JobNameQuery,
     Latest,
     Limit,
     NameQuery,
@@ -171,10 +172,11 @@ def _jobs() -> APIRouter:
         state: States = None,
         user: NameQuery = None,
         project: NameQuery = None,
+        name: JobNameQuery = None,
         after: AfterJob = None,
         limit: Limit = 100,
     ) -> Page[JobRecord]:
-        page = cluster.jobs(states=state or (), user=user, project=project, after=after, limit=limit)
+        page = cluster.jobs(states=state or (), user=user, project=project, name=name, after=after, limit=limit)
         _link(page, request, response)
         return page
 

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from powerflow.api.governance import NAME
+from powerflow.api.job_spec import JOB_NAME
 from powerflow.api.records import Forbidden, NotFound, NotSure, Refused, Unavailable
 from powerflow.errors import InputError
 
@@ -17,6 +18,12 @@ BUG = "this is a bug in PowerFlow; the controller's log says where"
 _LONGEST = 500
 #: How to correct a request whose body was not sent as JSON.
 JSON = "send Content-Type: application/json"
+
+#: How to correct a name, by the pattern that it must match.
+_NAMES = {
+    NAME: "use letters, digits and ._@-; begin with a letter, digit or _",
+    JOB_NAME: "remove line breaks, control characters and marks that change the direction of text",
+}
 
 #: Kind of problem and its title, by status.
 KINDS = {
@@ -94,11 +101,9 @@ def of_invalid(errors: Any, instance: str) -> Problem:
     if first["loc"] == ("body",) and isinstance(first.get("input"), bytes):  # not even looked at: not sent as JSON
         return problem(422, "the body was not sent as JSON", instance, where="body", fix=JSON)
     said = first.get("ctx", {})  # our own rules say what, fix and field apart (`powerflow.api.job_spec.broken`)
-    if NAME in said.get("pattern", ""):
-        said = {
-            "what": f"{first['input']!r} is no name",
-            "fix": "use letters, digits and ._@-; begin with a letter, digit or _",
-        }
+    for pattern, fix in _NAMES.items():
+        if pattern in said.get("pattern", ""):
+            said = {"what": f"{first['input']!r} is no name", "fix": fix}
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     where = ".".join(str(part) for part in (*first["loc"], said.get("field")) if part)
     return problem(

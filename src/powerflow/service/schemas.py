@@ -8,6 +8,7 @@ from fastapi import Depends, Path, Query
 from pydantic import BaseModel, ConfigDict
 
 from powerflow.api.governance import NAME
+from powerflow.api.job_spec import JOB_NAME
 from powerflow.api.pages import RecordFilter
 from powerflow.api.records import JobState
 
@@ -16,6 +17,9 @@ NodeName = Annotated[
     str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", description="Name of a node.", examples=["n1"])
 ]
 CapNumber = Annotated[int, Path(ge=1, le=2**31)]
+JobNameQuery = Annotated[
+    str | None, Query(pattern=JOB_NAME, max_length=128, description="Only jobs to which their owners gave this name.")
+]
 NameQuery = Annotated[str | None, Query(pattern=NAME)]
 AfterJob = Annotated[
     str | None, Query(pattern=r"^[1-9][0-9]{0,8}$", description="Value of `next` in the previous page.")

@@ -54,6 +54,14 @@ def plain(text: str) -> str:
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
+def named(name: str) -> str:
+    """Return the part of a stored spec that only jobs of this name have.
+
+    Inside of a text the quotes would be escaped, and variables called name and gpus would have texts as values.
+    """
+    return f'"name":{to_json(name)},"gpus":{{'
+
+
 def job_of(row: RowMapping) -> StoredJob:
     """Make a stored job from its row in the table ``jobs``."""
     values = {name: row[name] for name in _JOB}

@@ -141,6 +141,7 @@ class Store:
         states: Sequence[JobState] = (),
         user: str | None = None,
         project: str | None = None,
+        name: str | None = None,
         after: str | None = None,
         limit: int = 100,
     ) -> Page[StoredJob]:
@@ -150,6 +151,7 @@ class Store:
             states: Only jobs in these states; empty for jobs in any state.
             user: Only jobs of this user; None for jobs of all users.
             project: Only jobs of this project; None for jobs of all projects.
+            name: Only jobs whose owners gave them this name; None for jobs of any name.
             after: Value of ``next`` on the previous page; None for the first page.
             limit: Largest number of jobs on the page.
         """
@@ -160,6 +162,9 @@ class Store:
             query = query.where(jobs.c.user == user)
         if project is not None:
             query = query.where(jobs.c.project == project)
+        if name is not None:
+            position = func.instr if self._database.is_sqlite else func.strpos
+            query = query.where(position(jobs.c.spec, mappers.named(name)) > 0)
         if after is not None:
             query = query.where(jobs.c.id < _page_mark(after))
         with self._database.read() as connection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import time
 from collections.abc import Sequence
@@ -32,6 +33,10 @@ Numbered = TypeVar("Numbered", "AuditRecord", "DecisionRecord", "EventRecord")
 PATIENCE_S = 30.0
 _AGAIN_S = 0.2
 _PAGE = 1000
+#: Jobs that are named when several have the same name.
+_NAMED = 8
+#: What tables show as the name of a job without one.
+_UNNAMED = re.compile(r"job-([0-9]+)")
 _EXIT_CODES = {400: 2, 401: 4, 403: 4, 404: 3, 409: 4, 413: 2, 422: 2, 428: 4, 429: 5, 503: 5}
 
 
@@ -54,6 +59,29 @@ class ControllerClient:
     ) -> list[JobRecord]:
         """Return jobs, newest first; all of them if ``limit`` is None."""
         return self._pages(ops.JOBS, limit, state=[str(state) for state in states], **filters)
+
+    def number_of(self, job: str) -> str:
+        """Return the number of a job, from a number or from the job's name.
+
+        A number is always taken as a number. A name is that of the one active job with this name; if there is none, of
+        the one job that has ended.
+
+        Raises:
+            InputError: No job has this name, or several have it.
+        """
+        if not job or (job.isascii() and job.isdigit()):
+            return job_number(job)
+        found = self.jobs(name=job)
+        alike = [each for each in found if not each.state.ended] or found
+        if not alike and (unnamed := _UNNAMED.fullmatch(job)):
+            return job_number(unnamed[1])
+        if not alike:
+            what = f"no job has the number or the name {job!r}"
+            raise InputError(what, fix="powerflow queue lists the jobs", exit_code=3)
+        if len(alike) > 1:
+            some = ", ".join(each.id for each in alike[:_NAMED]) + (" and others" if len(alike) > _NAMED else "")
+            raise InputError(f"{len(alike)} jobs have the name {job!r}", fix=f"give the number of one: {some}")
+        return alike[0].id
 
     def history(
         self, *, states: Sequence[JobState] = (), limit: int | None = None, **filters: str | float | None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from json import load
@@ -26,9 +28,15 @@ _OPTIONS = {
     "state_dir": Annotated[str | None, typer.Option("--state-dir", help="State directory of the controller.")],
 }
 
+#: Name that a shell takes as one word, and that is no option.
+_PLAIN = re.compile(r"(?!\d+$)[\w.,+@%][\w.,+@%/-]*")
+
 
 def asks(command: Callable[..., None]) -> Callable[..., None]:
-    """Decorate a command: pass it a `ControllerClient`, and add the options that select the controller."""
+    """Decorate a command: pass it a `ControllerClient`, and add the options that select the controller.
+
+    The parameters ``job`` and ``jobs`` of the command get numbers of jobs, also where the user has written names.
+    """
 
     @wraps(command)
     def asking(
@@ -38,7 +46,12 @@ def asks(command: Callable[..., None]) -> Callable[..., None]:
         if found.url is None:
             what = f"no controller has written its address to {found.state_dir}"
             raise InputError(what, fix="start a controller with powerflow serve, or give --url", exit_code=5)
-        command(ControllerClient(found.url, found.token), **given)
+        controller = ControllerClient(found.url, found.token)
+        if given.get("job") is not None:
+            given["job"] = controller.number_of(given["job"])
+        if "jobs" in given:  # all of them before the first is changed
+            given["jobs"] = [controller.number_of(job) for job in given["jobs"]]
+        command(controller, **given)
 
     own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
     added = [
@@ -87,7 +100,10 @@ def note_unheard(controller: ControllerClient, projects: Iterable[str]) -> None:
 
 
 def job_numbers(incomplete: str) -> list[tuple[str, str]]:
-    """Return the numbers of active jobs, for the shell's completion; none if no controller answers quickly."""
+    """Return numbers and names of active jobs, for the shell's completion; none if no controller answers quickly.
+
+    Names are those that only one of the jobs has, and that the shell takes as they are.
+    """
     from urllib.request import ProxyHandler, Request, build_opener
 
     try:
@@ -96,17 +112,25 @@ def job_numbers(incomplete: str) -> list[tuple[str, str]]:
         request = Request(f"{found.url}/api/v1/jobs?{query}", headers={"Authorization": f"Bearer {found.token}"})
         with build_opener(ProxyHandler({})).open(request, timeout=0.5) as answer:
             jobs = load(answer)["items"]
-        return [
-            (job["id"], line(f"{job['name'] or 'job'} of {job['user']}, {job['state']}"))
+        said = {job["id"]: line(f"{job['name'] or 'job'} of {job['user']}, {job['state']}") for job in jobs}
+        numbers = [(number, text) for number, text in said.items() if number.startswith(incomplete)]
+        times = Counter(job["name"] for job in jobs)
+        names = [
+            (job["name"], f"job {job['id']} of {line(job['user'])}, {job['state']}")
             for job in jobs
-            if job["id"].startswith(incomplete)
+            if incomplete and times[job["name"]] == 1 and _PLAIN.fullmatch(job["name"])
         ]
+        return numbers + [(name, text) for name, text in names if name.startswith(incomplete)]
     except (OSError, ValueError, KeyError, TypeError):
         return []
 
 
-Job = Annotated[str, typer.Argument(metavar="JOB", help="Number of a job.", autocompletion=job_numbers)]
-Jobs = Annotated[list[str], typer.Argument(metavar="JOB…", help="Numbers of jobs.", autocompletion=job_numbers)]
+Job = Annotated[
+    str, typer.Argument(metavar="JOB", help="Number of a job, or a name that only it has.", autocompletion=job_numbers)
+]
+Jobs = Annotated[
+    list[str], typer.Argument(metavar="JOB…", help="Numbers or names of jobs.", autocompletion=job_numbers)
+]
 Yes = Annotated[
     bool, typer.Option("--yes", "-y", help="Make the change even if it stops jobs or cannot be kept; do not ask.")
 ]

@@ -7,7 +7,7 @@ import sys
 from powerflow.api import operations as ops
 from powerflow.api.operations import Operation
 from powerflow.api.records import JobRecord
-from powerflow.cli.cluster.client import ControllerClient, job_number
+from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import Jobs, asks
 from powerflow.cli.options import Json
 from powerflow.cli.output import print_json
@@ -35,8 +35,6 @@ def release(controller: ControllerClient, jobs: Jobs, json: Json = False) -> Non
 
 def _change(controller: ControllerClient, jobs: list[str], operation: Operation[JobRecord], json: bool) -> None:
     """Change the state of every job that can be changed; then raise the last error, if there was one."""
-    for job in jobs:
-        job_number(job)  # no job is changed if one of the numbers is not a number
     done: list[JobRecord] = []
     failed: list[InputError] = []
     for job in jobs:

@@ -73,7 +73,7 @@ def class_of(spec: JobSpec, user: str) -> JobClass:
     """
     owner = spec.project or user
     program = f"{owner}/{_program(spec.run)}"
-    stem = re.sub(r"[-_.]?\d+$", "", spec.name)
+    stem = re.sub(r"[-_. ]?\d+$", "", spec.name)
     batch = spec.batch.global_batch if spec.batch else spec.gpus.most
     local_max = (spec.batch.local_max if spec.batch else None) or batch
     key = "\0".join((program, stem, spec.model or "", str(local_max), spec.rescale))
