@@ -52,6 +52,11 @@ def be_patient(seconds: float) -> None:
     _Later.patience_s = seconds
 
 
+def is_compiled() -> bool:
+    """Return True if kernels are compiled from now on, and not plain Python any more."""
+    return "numba" in sys.modules
+
+
 class _Later:
     """Kernel that is compiled when a compiled version is needed for the first time.
 

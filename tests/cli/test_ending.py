@@ -20,7 +20,7 @@ import pytest
 
 from powerflow.cli.ending import LIMIT_S, Ending, ending
 from powerflow.cli.main import main
-from powerflow.cli.serve import announce, withdraw
+from powerflow.cli.running import announce, withdraw
 from tests.cli.serving import SERVE
 from tests.cli.test_serve import processes_of
 

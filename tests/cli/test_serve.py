@@ -47,8 +47,15 @@ def test_the_log_tells_in_json_lines_what_happened_to_jobs(tmp_path: Path) -> No
             process.wait(120.0)
             for pid in processes_of(state):
                 os.kill(pid, signal.SIGKILL)
-    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
-    told = [line["event"] for line in lines if line["event"] != "request"]
+    said = (tmp_path / "log").read_text().splitlines()
+    assert [line for line in said if line.startswith("powerflow: ") and not line.endswith(" s")] == [
+        "powerflow: opens the store",
+        "powerflow: starts the agent of this machine",
+        "powerflow: takes over the jobs that run",
+    ]
+    lines = [json.loads(line) for line in said if not line.startswith("powerflow: ")]
+    told = [line["event"] for line in lines]
+    assert "request" not in told, "only with --access-log"
     for what in ("started", "submitted", "decided", "running", "failed", "draining", "stopped"):
         assert told.count(what) == 1, (what, told)
     failed = next(line for line in lines if line["event"] == "failed")

@@ -6,6 +6,7 @@ from typing import Any
 
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.records import DecisionRecord, JobState
+from powerflow.live.plan_executor import long_said
 from powerflow.store.store import Store
 from tests.store.specs import submit
 
@@ -53,3 +54,9 @@ def test_outcomes_are_the_first_word_on_each_completed_job(store: Store) -> None
     assert (found[other].predicted, found[other].would) == (None, None)
     assert [outcome.job_id for outcome in store.decisions.outcomes(0.0, ["vision"])] == [done]
     assert store.decisions.outcomes(101.0) == []
+
+
+def test_a_decision_that_takes_long_is_said_with_its_time() -> None:
+    assert long_said(1.0, compiles=True) == ""
+    assert long_said(4.26, compiles=False) == "4.26 s"
+    assert long_said(22.8, compiles=True) == "22.8 s, most of it to compile: this happens once"

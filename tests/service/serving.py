@@ -31,11 +31,19 @@ def service(
     open_metrics: bool = False,
     log: TextIO | None = None,
     proxies: Sequence[Network] = (),
+    access_log: bool = False,
 ) -> FastAPI:
     tokens = Tokens([TokenEntry(user, role, hash_of(f"pf_{name}")) for name, (user, role) in TOKENS.items()])
     lines = json_lines(log or io.StringIO())
     return build_app(
-        cluster, tokens, version="1.2.3", log=lines, hosts=hosts, open_metrics=open_metrics, proxies=proxies
+        cluster,
+        tokens,
+        version="1.2.3",
+        log=lines,
+        hosts=hosts,
+        open_metrics=open_metrics,
+        access_log=access_log,
+        proxies=proxies,
     )
 
 

@@ -62,7 +62,7 @@ class Api:
 @pytest.fixture
 def api() -> Iterator[Api]:
     cluster, log = FakeCluster(), io.StringIO()
-    app = service(cluster, hosts=LOOPBACK, log=log)
+    app = service(cluster, hosts=LOOPBACK, log=log, access_log=True)
     with ApiServer(app) as server, httpx.Client(base_url=server.url, trust_env=False, timeout=30) as http:
         yield Api(cluster, log, http)
 
@@ -444,6 +444,16 @@ def test_requests_are_logged_without_tokens_and_queries(api: Api) -> None:
     }
     assert line["duration_s"] > 0
     assert "pf_" not in api.log.getvalue()
+
+
+def test_requests_are_logged_only_on_demand_but_failures_always() -> None:
+    log, cluster = io.StringIO(), FakeCluster()
+    with ApiServer(service(cluster, log=log)) as server:
+        httpx.get(f"{server.url}{JOBS}", headers=bearer("user"), trust_env=False)
+        assert log.getvalue() == ""
+        cluster.broken = ZeroDivisionError("a bug")
+        httpx.get(f"{server.url}{JOBS}", headers=bearer("user"), trust_env=False)
+    assert "request failed" in log.getvalue()
 
 
 def test_no_token_is_known_where_there_are_none() -> None:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import getpass
 import os
-import select
-import signal
-import socket
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -21,19 +15,10 @@ from powerflow.api.governance import Stage
 from powerflow.cli.options import CostFiles
 from powerflow.engine.kind import EngineKind
 
-if TYPE_CHECKING:
-    from powerflow.cli.ending import Ending
-    from powerflow.live.build import LiveCluster
-    from powerflow.live.governance.stages import Stages
-    from powerflow.service.peers import Network
-    from powerflow.service.tokens import Tokens
-
 #: Holds the database's URL: an argument can be read by every login of the machine, and a URL may hold a password.
 STORE_URL = "POWERFLOW_STORE_URL"
 #: Default address and port of the API.
 HOST, PORT = "127.0.0.1", 7733
-#: Most seconds for jobs to save their state and end, with --on-exit drain.
-DRAIN_S = 300.0
 #: Seconds of decisions in plain Python, in an hour, before a compiler is loaded for them: it takes 120 MiB.
 PLAIN_S = 10.0
 
@@ -118,6 +103,7 @@ def serve(
         ),
     ] = False,
     costs: CostFiles = None,
+    access_log: Annotated[bool, typer.Option("--access-log", help="Log each request to the API.")] = False,
     open_metrics: Annotated[bool, typer.Option(help="Serve /metrics without a token.")] = False,
     trusted_proxy: Annotated[
         list[str] | None,
@@ -142,7 +128,9 @@ def serve(
     them over. Without --host, the API accepts connections only from this machine.
     """
     from powerflow.cli.ending import ending
+    from powerflow.cli.running import run_controller
     from powerflow.cli.settings import load
+    from powerflow.cli.starting import ends_ranks, phase
     from powerflow.cost.costs_file import read_costs
     from powerflow.engine.local.process import hide_memory
     from powerflow.engine.protocol import EngineError
@@ -190,8 +178,11 @@ def serve(
                 controller=ControllerSettings(explore_steps=explore_steps),
             ),
             log=json_lines(sys.stderr),
+            phase=phase,
         )
         undo.pop_all()
+    if kind is EngineKind.LOCAL and (warning := ends_ranks()):
+        print(f"powerflow: {warning}", file=sys.stderr, flush=True)
     with ending() as watch:
         try:
             run_controller(
@@ -204,6 +195,7 @@ def serve(
                 taken=taken,
                 drain=on_exit is OnExit.DRAIN,
                 open_metrics=open_metrics,
+                access_log=access_log,
                 proxies=proxies,
             )
         except BaseException as error:
@@ -240,151 +232,3 @@ def _engine(
     if kind is EngineKind.AGENTS and agents is None:
         raise InputError("says where agents dial in, and is missing", where="--agents", fix="give HOST:PORT")
     return kind, host_and_port(agents, "--agents") if agents else ("127.0.0.1", 0)
-
-
-def run_controller(
-    live: LiveCluster,
-    state: Path,
-    host: str,
-    port: int,
-    first: Stage,
-    watch: Ending,
-    *,
-    taken: socket.socket,
-    drain: bool = False,
-    open_metrics: bool = False,
-    proxies: Sequence[Network] = (),
-) -> None:
-    """Start the controller, and serve the API until SIGTERM or Ctrl-C.
-
-    ``watch`` limits the time for the end, and ``taken`` is the socket of the API.
-
-    Raises:
-        LostClaim: Another controller has taken over the store.
-    """
-    from powerflow import __version__
-    from powerflow.engine.protocol import EngineError
-    from powerflow.service.app import build_app
-    from powerflow.service.middleware import hosts_of
-    from powerflow.service.refused import RefusedTokens
-    from powerflow.service.server import ApiServer
-    from powerflow.service.token_audit import TokenAudit
-
-    controller = live.controller
-    if live.start():
-        live.log.info("agent renewed", what="an agent of another version was replaced; its ranks continue")
-    tokens, refused = own_tokens(state), RefusedTokens()
-    token_audit = TokenAudit(tokens, refused, live.store.note, controller.clock, controller.notices.show, live.log)
-    app = build_app(
-        live.service,
-        tokens,
-        version=__version__,
-        log=live.log,
-        hosts=hosts_of(host),
-        open_metrics=open_metrics,
-        proxies=proxies,
-        refused=refused,
-    )
-    failures: list[BaseException] = []
-    stop = threading.Event()
-    with ApiServer(app, host, port, taken=taken) as server, waking() as (wait, wake):
-
-        def turn() -> None:
-            try:
-                controller.run(stop)
-            except BaseException as error:  # the main thread ends the process in order and prints the error
-                failures.append(error)
-            wake()
-
-        loop = threading.Thread(target=turn, name="powerflow-loop")
-        announced = announce(state, server.url, controller.owner)
-        loop.start()
-        token_audit.start()
-        try:
-            kind = "emulated " if controller.power.emulated else ""
-            gpus = f"{live.spec.gpus} {kind}GPU{'s' if live.spec.gpus > 1 else ''}"
-            print(f"powerflow serves {gpus} at {server.url}; state in {state}", flush=True)
-            if said := stage_said(live.controller.governance.stages, first):
-                print(f"powerflow: {said}", file=sys.stderr, flush=True)
-            wait()
-        finally:  # also if printing fails, or the loop would go on for ever
-            watch.begin("the controller's loop")
-            server.hang_up()
-            token_audit.stop()
-            stop.set()
-            controller.ring()
-            loop.join()
-        watch.now("requests to the API")
-    withdraw(state, announced)
-    if failures:
-        raise failures[0]
-    if drain:
-        watch.begin("jobs that leave", more_s=DRAIN_S)
-        live.log.info("draining", what="jobs save their state and end, in at most 5 minutes")
-        if not controller.drain(DRAIN_S):
-            live.log.warning("drained in part", what="some jobs did not end in 5 minutes; they continue")
-        watch.begin("the store and the GPUs")
-    watch.now("the store and the GPUs")
-    controller.finish()
-    watch.now("the engine's agent")
-    with suppress(EngineError):  # the agent stays if ranks run; otherwise the next start begins with its own version
-        live.fabric.shutdown()
-
-
-def stage_said(stages: Stages, first: Stage) -> str:
-    """Return a sentence if a stage that was set earlier is used instead of ``first`` (``--mode``); otherwise ""."""
-    now = stages.stored_for_all()
-    if now is None or now.stage is first:
-        return ""
-    return f"the stage is {now.stage} (set by {now.by}), not {first}: powerflow mode {first} sets it"
-
-
-@contextmanager
-def waking() -> Iterator[tuple[Callable[[], object], Callable[[], object]]]:
-    """Yield two functions. One waits for SIGTERM, SIGINT or a wake-up; the other causes a wake-up.
-
-    This must be called in the main thread.
-    """
-    listening, speaking = socket.socketpair()
-    speaking.setblocking(False)
-    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
-    fd = signal.set_wakeup_fd(speaking.fileno(), warn_on_full_buffer=False)
-    try:
-        yield lambda: select.select([listening], [], []), lambda: speaking.send(b"\0")
-    finally:
-        signal.set_wakeup_fd(fd)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        listening.close()
-        speaking.close()
-
-
-def own_tokens(state: Path) -> Tokens:
-    """Load the controller's tokens. At the first start, make an operator's token for the user who starts it."""
-    from powerflow.api.records import Role
-    from powerflow.service.tokens import Tokens, create_token
-
-    path = state / "tokens.json"
-    if not path.exists():
-        token = create_token(path, getpass.getuser(), Role.OPERATOR)
-        mine = state / "token"
-        with os.fdopen(os.open(mine, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(token + "\n")
-    return Tokens.load(path)
-
-
-def announce(state: Path, url: str, owner: str) -> bytes:
-    """Write the API's address to the file ``server.json``, where commands find it; return the file's content."""
-    from powerflow.osutil.files import replace_json
-
-    path = state / "server.json"
-    replace_json(path, {"url": url, "token_file": str(state / "token"), "controller": owner})
-    return path.read_bytes()
-
-
-def withdraw(state: Path, announced: bytes) -> None:
-    """Delete the file ``server.json``, unless another controller has written it since `announce`."""
-    path = state / "server.json"
-    with suppress(OSError):
-        if path.read_bytes() == announced:
-            path.unlink()

@@ -24,6 +24,7 @@ from powerflow.errors import InputError
 from powerflow.gangs.base import Gang
 from powerflow.gangs.context import Environment, GangContext
 from powerflow.gangs.inplace import InPlace
+from powerflow.gangs.machine import ENDED, ENDING, GangState
 from powerflow.gangs.rendezvous import MeetingProbe, look
 from powerflow.gangs.report_reader import ReportReader
 from powerflow.gangs.restart import Scripts
@@ -199,6 +200,11 @@ class Gangs:
         A process on a node that does not answer may be alive.
         """
         return dict(self._context.owners)
+
+    def on_their_way(self) -> list[str]:
+        """Return the jobs that were between two placements at the last `poll`: their gangs need further turns."""
+        done = ENDED | ENDING | {GangState.FINISHING}
+        return [job_id for job_id, gang in self._gangs.items() if gang.state not in done and gang.view().on_its_way]
 
     def standing(self, job_id: str) -> list[dict[str, Any]]:
         """Return the state of each rank of a job, as the engine reports it.

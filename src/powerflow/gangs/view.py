@@ -132,6 +132,20 @@ class GangView:
         return [name for name in self.record.ranks if self.is_far(name)]
 
     @property
+    def on_its_way(self) -> bool:
+        """True if the gang is between two placements: to reach the wanted GPUs, it needs further turns.
+
+        It needs none more when all members on the wanted GPUs are launched and all others have ended. A gang that waits
+        for a node that does not answer is not on its way.
+        """
+        record = self.record
+        if not self.wanted or any(node in self.down for node, _ in self.wanted):
+            return False
+        launched = all(record.ranks[name].launched for name in record.members)
+        arrived = launched and set(self.slots(record.members)) == set(self.wanted)
+        return not arrived or bool(record.leaving)
+
+    @property
     def taken(self) -> list[Place]:
         """GPUs on which a process of this job may be."""
         entries = [*self.record.ranks.items(), *self.record.cut.items()]

@@ -132,12 +132,21 @@ class LiveCluster:
         self.store.close()
 
 
-def build(settings: ClusterSettings, log: Any) -> LiveCluster:
+#: Enclose a part of a long work that may be told to a user, in a few words.
+Phase = Callable[[str], contextlib.AbstractContextManager[None]]
+
+
+def _silent(what: str) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext()
+
+
+def build(settings: ClusterSettings, log: Any, phase: Phase = _silent) -> LiveCluster:
     """Open an existing live cluster, or make a new one.
 
     Args:
         settings: Settings from the administrator.
         log: A structlog logger.
+        phase: Tells a user what is done now.
 
     Raises:
         InputError: There is no GPU, the state directory cannot be used, or a setting is wrong.
@@ -157,10 +166,12 @@ def build(settings: ClusterSettings, log: Any) -> LiveCluster:
     )
     with contextlib.ExitStack() as undo:
         undo.callback(fabric.close)
-        store = Store(settings.store or f"sqlite:///{state / 'powerflow.db'}")
-        undo.callback(store.close)
-        paired = pair(state, store, restored=settings.restored, moves=_is_apart(settings))
-        fabric.open(paired.store)
+        with phase("opens the store"):
+            store = Store(settings.store or f"sqlite:///{state / 'powerflow.db'}")
+            undo.callback(store.close)
+            paired = pair(state, store, restored=settings.restored, moves=_is_apart(settings))
+        with phase("starts the agent of this machine" if kind is EngineKind.LOCAL else "waits for the first machines"):
+            fabric.open(paired.store)
         for words in fabric.left_out:
             log.warning("GPU left out", what=words)
         engine = fabric.engine

@@ -120,15 +120,15 @@ def _of_jobs(trial: DryRun, context: LoopContext) -> Sequence[str]:
     restarted = [job_id for job_id in trial.moved if jobs[job_id].spec.rescale == "restart"]
     found = []
     if paused:
-        found.append(f"{_named(paused)} would be paused")
+        found.append(f"{named(paused)} would be paused")
     if restarted:
-        found.append(f"{_named(restarted)} would be restarted")
+        found.append(f"{named(restarted)} would be restarted")
     if anew:
-        found.append(f"{_named(anew)} cannot resume and would begin anew")
+        found.append(f"{named(anew)} cannot resume and would begin anew")
     return found
 
 
-def _named(job_ids: Sequence[str]) -> str:
+def named(job_ids: Sequence[str]) -> str:
     """Return jobs in words: ``job 12``, ``jobs 12 and 14``, ``jobs 12, 14, 15, 16, 17 and 3 more``."""
     if len(job_ids) == 1:
         return f"job {job_ids[0]}"

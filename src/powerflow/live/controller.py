@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -131,7 +131,7 @@ class Controller:
         self._executor = PlanExecutor(context, self.governance_step, settings.explore_steps)
         self._questions = LoopQuestions(context)
         self._event_logger = EventLogger(context)
-        self._running = self._draining = False
+        self._running = self._draining = False  # while it drains, it decides nothing new
         self._saved_s = self._renewed_s = -math.inf
         self._bell = threading.Event()
 
@@ -226,6 +226,26 @@ class Controller:
             self._bell.clear()
             self._bell.wait(min(self.turn(), 0.2))
         return True
+
+    def settle(self, most_s: float, hurry: threading.Event) -> Sequence[str]:
+        """Carry out the decisions that were made, so that no job stays between two placements. Decide nothing new.
+
+        Args:
+            most_s: Most seconds that this may take.
+            hurry: Set to end at once.
+
+        Returns:
+            The jobs that are still between two placements.
+        """
+        self._draining = True
+        until_s = self.clock() + most_s
+        while (left := self._unsettled()) and self.clock() < until_s and not hurry.is_set():
+            self._bell.clear()
+            self._bell.wait(min(self.turn(), 0.2))
+        return left
+
+    def _unsettled(self) -> Sequence[str]:
+        return sorted({*self.gangs.on_their_way(), *self._table.pending}, key=int)
 
     def finish(self) -> None:
         """Store the state of the loop, and release the lease on the store. The ranks of all jobs continue.

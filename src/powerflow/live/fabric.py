@@ -165,6 +165,8 @@ class OneMachine(Fabric):
     def __init__(self, settings: FabricSettings) -> None:
         # only this user reaches the socket; the agent has the same user
         super().__init__(settings, pins=False, runs_as_users=os.geteuid() == 0)
+        if settings.emulate is not None:  # before anything is started
+            parse_cluster(settings.emulate, "--emulate")
         self._state, self._emulate = settings.state, settings.emulate
         self._socket = settings.state / FOLDER / "agent.sock"
         self._owner = ""

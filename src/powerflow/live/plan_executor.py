@@ -8,7 +8,9 @@
 from __future__ import annotations
 
 import math
+import time
 
+from powerflow.kernel import is_compiled
 from powerflow.live.context import LoopContext
 from powerflow.live.governance.step import GovernanceStep
 from powerflow.live.jobs.active_job import ActiveJob
@@ -16,6 +18,17 @@ from powerflow.live.jobs.step_timing import clocks_to_try
 from powerflow.live.wall_clock import moved
 from powerflow.scheduler.events import Failed
 from powerflow.scheduler.plan import Change, Plan
+from powerflow.units import duration
+
+#: A decision that takes longer is logged, seconds.
+LONG_S = 1.0
+
+
+def long_said(took_s: float, *, compiles: bool) -> str:
+    """Return in words how long a decision took; "" if it was not long."""
+    if took_s <= LONG_S:
+        return ""
+    return f"{duration(took_s)}" + (", most of it to compile: this happens once" if compiles else "")
 
 
 class PlanExecutor:
@@ -44,7 +57,10 @@ class PlanExecutor:
         Return False if the plan decides nothing.
         """
         told = [self._table.progress(self._scheduler), *map(self._time.told, self._table.take_events())]
+        begun_s, compiled = time.perf_counter(), is_compiled()
         plan = self._scheduler.step(self._time.scheduler(now_s), told)
+        if words := long_said(time.perf_counter() - begun_s, compiles=is_compiled() and not compiled):
+            self._context.log.info("a decision took long", what=words)
         self.wake_s = self._time.wall(plan.wake_s)
         for ignored in plan.ignored:
             self._context.log.info("the scheduler ignored events", what=ignored)

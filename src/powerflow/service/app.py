@@ -83,6 +83,7 @@ def build_app(
     log: Any,
     hosts: Collection[str] | None = None,
     open_metrics: bool = False,
+    access_log: bool = False,
     proxies: Sequence[Network] = (),
     refused: RefusedTokens | None = None,
 ) -> FastAPI:
@@ -95,6 +96,7 @@ def build_app(
         log: A structlog logger for requests and failures (`logs.json_lines`).
         hosts: Host names that a request's URL may have (`middleware.hosts_of`); None allows any.
         open_metrics: True if ``/metrics`` needs no token.
+        access_log: True to log each request. Failures of the service are always logged.
         proxies: Proxies whose ``X-Forwarded-For`` header is trusted.
         refused: Counts failed authentications for the audit (`powerflow.service.token_audit`).
     """
@@ -129,6 +131,7 @@ def build_app(
         proxies=proxies,
         refused=refused or RefusedTokens(),
         log=log,
+        logs_all=access_log,
     )
     return app
 

@@ -54,6 +54,7 @@ class RequestGuard:
         proxies: Proxies whose ``X-Forwarded-For`` header is trusted (`powerflow.service.peers`).
         refused: Counts failed authentications.
         log: A structlog logger.
+        logs_all: True to log each request; otherwise only failures of the service are logged.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class RequestGuard:
         proxies: Sequence[Network],
         refused: RefusedTokens,
         log: Any,
+        logs_all: bool,
     ) -> None:
         self._app = app
         self._tokens = tokens
@@ -77,14 +79,14 @@ class RequestGuard:
         self._watched = frozenset(watch_paths)
         self._proxies = proxies
         self._refused = refused
-        self._log = log
+        self._log, self._logs_all = log, logs_all
         self._bodies = Turns(INSIDE * READS, BODIES_EACH)
         self._reads = Turns(READS, READS_EACH)
         self._writes = Turns(WRITES, WRITES_EACH)
         self._inside: Counter[str] = Counter()  # unanswered requests by user; those that wait for events apart
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Check one request, pass it on or refuse it, and log its result."""
+        """Check one request, pass it on or refuse it, and log its result if all results are logged."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -116,15 +118,16 @@ class RequestGuard:
             if status is None:
                 await _refuse(scope, sending, 500, BUG)
         finally:
-            self._log.info(
-                "request",
-                method=scope["method"],
-                path=scope["path"],
-                status=status,
-                user=caller.user if caller else None,
-                address=address,
-                duration_s=round(time.perf_counter() - began, 6),
-            )
+            if self._logs_all:
+                self._log.info(
+                    "request",
+                    method=scope["method"],
+                    path=scope["path"],
+                    status=status,
+                    user=caller.user if caller else None,
+                    address=address,
+                    duration_s=round(time.perf_counter() - began, 6),
+                )
 
     async def _admit(
         self, scope: Scope, receive: Receive, send: Send, caller: Caller | None, headers: Mapping[bytes, str]
