@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 
 from powerflow.elastic.check.finding import Finding, finding
-from powerflow.elastic.check.project import At, Project, stored
+from powerflow.elastic.check.project import CallAt, ForLoop, LoopAt, Project, stored
 from powerflow.elastic.check.source import Source
 
 #: Advice to a script that cannot be rescaled in place.
@@ -38,7 +38,7 @@ def process_groups(project: Project, source: Source) -> Iterator[Finding]:
     for node in source.nodes:
         if any(source.dotted(one).endswith(".require_backward_grad_sync") for one in stored(node)):
             yield finding(source, node, "no-sync", *_SYNC)
-    for call, name in source.calls():
+    for call, name in source.calls:
         last = name.rpartition(".")[2]
         if last == "init_process_group":
             what = "the script opens a process group itself; PowerFlow opens one whenever the ranks change"
@@ -62,11 +62,11 @@ def process_groups(project: Project, source: Source) -> Iterator[Finding]:
 
 def samplers(project: Project, source: Source) -> Iterator[Finding]:
     """Find samplers that divide the data among the ranks of the moment in which they were made."""
-    training = {at.node for loaders in trained_loaders(project).values() for at in loaders}
-    for call, name in source.calls():
+    training = {loader for loaders in trained_loaders(project).values() for _, loader in loaders}
+    for call, name in source.calls:
         if not _is_sampler(name):
             continue
-        loaders = [at.node for at in _loaders_with(project, At(source, call))]
+        loaders = [loader for _, loader in _loaders_with(project, call)]
         if call in project.inside and not any(loader in training for loader in loaders):
             continue  # made anew for each evaluation
         what = "DistributedSampler divides the data among the ranks that there were when it was made"
@@ -98,19 +98,18 @@ def environment(project: Project, source: Source) -> Iterator[Finding]:
 
 def collectives(project: Project, source: Source) -> Iterator[Finding]:
     """Find collectives that not all ranks call, and those before the ranks have a group."""
-    for call, name in source.calls():
+    for call, name in source.calls:
         root, _, last = name.rpartition(".")
         if not root.startswith("torch.distributed") or last not in _ASKS | _COLLECTIVES:
             continue
-        at = At(source, call)
-        if project.is_before(at):
+        if project.is_before(source, call):
             what = f"{last} before the first epoch: the ranks have no group yet, and new ranks come here later"
             if last in _ASKS:
                 fix = "run.rank, run.ranks or run.is_main, where it is needed: they can change"
             else:
                 fix = "remove it, or call it in the loop over run.epochs"
             yield finding(source, call, "early-collective", what, fix)
-        elif last in _COLLECTIVES and project.on_one_rank(at):
+        elif last in _COLLECTIVES and project.on_one_rank(source, call):
             what = f"{last} on some ranks only: they wait for the others for ever"
             yield finding(source, call, "lone-collective", what, "call it on all ranks")
 
@@ -118,55 +117,54 @@ def collectives(project: Project, source: Source) -> Iterator[Finding]:
 def kept_ranks(project: Project, source: Source) -> Iterator[Finding]:
     """Find ranks and numbers of ranks that are read once, although they change."""
     for node in source.nodes:
-        at = At(source, node)
-        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None and project.is_before(at):
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
             asked = _asked(project, source, node.value)
-            if asked and any(_is_read_inside(project, source, target) for target in stored(node)):
+            is_read = asked and any(_is_read_inside(project, source, target) for target in stored(node))
+            if is_read and project.is_before(source, node):
                 names = ", ".join(source.dotted(target) for target in stored(node))
                 what = f"{names} keeps its first value, but {asked} can change between any two steps"
                 yield finding(source, node, "kept-rank", what, f"{_now(asked)} in the loop, where it is needed")
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult | ast.Div | ast.FloorDiv | ast.Mod):
-            sizes = [_size(project, At(source, side)) for side in (node.left, node.right)]
-            if any(sizes) and project.is_before(at):
+        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult | ast.Div | ast.FloorDiv | ast.Mod):
+            by_ranks = any(_size(project, source, side) for side in (node.left, node.right))
+            if by_ranks and project.is_before(source, node):
                 what = "a rate or a batch is computed from the number of ranks, which can change"
                 fix = "leave it out: global_batch stays the same on any number of ranks, and so does the rate"
                 yield finding(source, node, "scaled-by-ranks", what, fix)
 
 
-def trained_loaders(project: Project) -> dict[At, list[At]]:
+def trained_loaders(project: Project) -> dict[LoopAt, list[CallAt]]:
     """Return for each loop that trains on batches the calls that make the DataLoaders over which it may run."""
     found = {}
     for step in project.steps:
-        if isinstance(step.node, ast.For | ast.AsyncFor):
-            values = project.values(At(step.source, step.node.iter))
-            found[step] = [value for value in values if _is_loader(value)]
+        if isinstance(step.node, ForLoop):
+            values = project.values(step.source, step.node.iter)
+            found[step] = [CallAt(at, node) for at, node in values if isinstance(node, ast.Call) and _loads(at, node)]
     return found
 
 
-def _is_loader(at: At) -> bool:
-    is_call = isinstance(at.node, ast.Call)
-    return is_call and at.source.dotted(at.node.func).rpartition(".")[2].endswith("DataLoader")  # type: ignore[attr-defined]
+def _loads(source: Source, call: ast.Call) -> bool:
+    return source.last(call).endswith("DataLoader")
 
 
-def divided(project: Project) -> set[ast.AST]:
-    """Return the DataLoaders that have a DistributedSampler."""
-    samplers = (At(source, call) for source in project.sources for call, name in source.calls() if _is_sampler(name))
-    return {loader.node for sampler in samplers for loader in _loaders_with(project, sampler)}
+def divided(project: Project) -> set[ast.Call]:
+    """Return the calls that make DataLoaders with a DistributedSampler."""
+    samplers = [call for source in project.sources for call, name in source.calls if _is_sampler(name)]
+    return {loader for sampler in samplers for _, loader in _loaders_with(project, sampler)}
 
 
 def _is_sampler(name: str) -> bool:
     return name.rpartition(".")[2] == "DistributedSampler"
 
 
-def _loaders_with(project: Project, sampler: At) -> Iterator[At]:
-    """Yield the DataLoaders that get a sampler."""
+def _loaders_with(project: Project, sampler: ast.Call) -> Iterator[CallAt]:
+    """Yield the calls that make the DataLoaders that get a sampler."""
     for source in project.sources:
-        for call, name in source.calls():
-            if name.rpartition(".")[2].endswith("DataLoader"):
+        for call, _ in source.calls:
+            if _loads(source, call):
                 given = [keyword.value for keyword in call.keywords if keyword.arg in ("sampler", "batch_sampler")]
-                for value in given:
-                    if any(sampler.node in ast.walk(one.node) for one in project.values(At(source, value))):
-                        yield At(source, call)
+                values = [node for value in given for _, node in project.values(source, value)]
+                if any(sampler is inner for value in values for inner in ast.walk(value)):
+                    yield CallAt(source, call)
 
 
 def _variable(source: Source, node: ast.AST) -> tuple[str, object, bool]:
@@ -200,7 +198,7 @@ def _asked(project: Project, source: Source, value: ast.AST) -> str:
         variable, _, _ = _variable(source, node)
         if variable in ("RANK", "WORLD_SIZE"):
             return "the rank" if variable == "RANK" else "the number of ranks"
-        last = source.dotted(node.func if isinstance(node, ast.Call) else node).rpartition(".")[2]
+        last = source.last(node)
         own = isinstance(node, ast.Attribute) and project.is_run(source, node.value)
         if last == "get_rank" or (own and last in ("rank", "is_main")):
             return "the rank"
@@ -213,14 +211,14 @@ def _now(asked: str) -> str:
     return "run.is_main or run.rank" if asked == "the rank" else "run.ranks"
 
 
-def _size(project: Project, at: At) -> bool:
+def _size(project: Project, source: Source, node: ast.expr) -> bool:
     """Return True if an expression is the number of ranks."""
-    if isinstance(at.node, ast.Constant):
+    if isinstance(node, ast.Constant):
         return False
-    if isinstance(at.node, ast.Name) and at.node.id.lower() in ("world_size", "world", "num_gpus", "ngpus", "n_gpus"):
+    if isinstance(node, ast.Name) and node.id.lower() in ("world_size", "world", "num_gpus", "ngpus", "n_gpus"):
         return True
-    given = [value for value in project.values(at) if not isinstance(value.node, ast.BinOp)]
-    return any(_asked(project, *value) == "the number of ranks" for value in given)
+    given = [at for at in project.values(source, node) if not isinstance(at.node, ast.BinOp)]
+    return any(_asked(project, *at) == "the number of ranks" for at in given)
 
 
 def _is_read_inside(project: Project, source: Source, target: ast.expr) -> bool:

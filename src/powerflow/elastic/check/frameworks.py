@@ -15,9 +15,10 @@ _LIGHTNING = ("lightning.", "pytorch_lightning.", "lightning_fabric.")
 
 def trainers(project: Project, source: Source) -> Iterator[Finding]:
     """Find Hugging Face's Trainer, Lightning and accelerate."""
-    for call, name in source.calls():
+    own = {node.name for node in source.nodes if isinstance(node, ast.ClassDef) and _is_trainer(source, node)}
+    for call, name in source.calls:
         last = name.rpartition(".")[2]
-        if (name.startswith(_HF) and last.endswith("Trainer")) or _extends_trainer(source, name):
+        if (name.startswith(_HF) and last.endswith("Trainer")) or name in own:
             what = "the Trainer of transformers owns the training loop, which cannot be rescaled in place"
             fix = "rescale: restart, and trainer.train(resume_from_checkpoint=…)"
             yield finding(source, call, "trainer", what, fix)
@@ -31,8 +32,5 @@ def trainers(project: Project, source: Source) -> Iterator[Finding]:
             yield finding(source, call, "accelerate", what, "run.wrap and run.batches in its place")
 
 
-def _extends_trainer(source: Source, name: str) -> bool:
-    for node in source.nodes:
-        if isinstance(node, ast.ClassDef) and node.name == name:
-            return any(source.dotted(base).startswith(_HF) for base in node.bases)
-    return False
+def _is_trainer(source: Source, kind: ast.ClassDef) -> bool:
+    return any(source.dotted(base).startswith(_HF) and source.last(base).endswith("Trainer") for base in kind.bases)

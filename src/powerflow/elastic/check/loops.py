@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from powerflow.elastic.check.distributed import divided, trained_loaders
 from powerflow.elastic.check.finding import Finding, finding
-from powerflow.elastic.check.project import At, Project, only_accumulates, stored
+from powerflow.elastic.check.project import Project, only_accumulates, stored
 from powerflow.elastic.check.source import Source
 
 _CLOCKS = ("time.time", "time.monotonic", "time.perf_counter", "datetime.datetime.now")
@@ -31,16 +31,17 @@ def loops(project: Project, source: Source) -> Iterator[Finding]:
     for step in project.steps:
         if project.is_over(step, "batches"):
             continue
+        loaders: list[tuple[Source, ast.AST]] = [*by_step.get(step, [])[:1]] or [(step.source, step.node)]
         what = "the samples do not follow the ranks: new ranks would train other samples, or the same ones twice"
         fix = "run.batches(dataset, global_batch=…), with the samples of a step over all GPUs"
-        for loader in by_step.get(step, [])[:1] or [step]:
-            if loader.source is source and loader.node not in already:
-                yield finding(source, loader.node, "batches", what, fix)
+        for at, node in loaders:
+            if at is source and node not in already:
+                yield finding(source, node, "batches", what, fix)
 
 
 def backwards(project: Project, source: Source) -> Iterator[Finding]:
     """Find gradients that PowerFlow does not see."""
-    for call, name in source.calls():
+    for call, name in source.calls:
         root, _, last = name.rpartition(".")
         if last != "backward" or project.calls_run(source, call, "backward") or root in ("self", "super()"):
             continue
@@ -52,19 +53,17 @@ def backwards(project: Project, source: Source) -> Iterator[Finding]:
 
 def updates(project: Project, source: Source) -> Iterator[Finding]:
     """Find accumulation by hand, and closures."""
+    steps_over_batches = {step.node for step in project.steps if project.is_over(step, "batches")}
     for node in source.nodes:
         if isinstance(node, ast.If) and _counts(node.test):
             steps = [name for inner in node.body for call, name in _calls(source, inner) if name.endswith(".step")]
             if any(_is_optimizer(name) for name in steps):
                 yield finding(source, node, "accumulation", *_BY_HAND)
-        in_a_step = any(project.is_over(step, "batches") and step.node in source.above(node) for step in project.steps)
-        if isinstance(node, ast.For) and only_accumulates(At(source, node)) and not in_a_step:
+        if only_accumulates(source, node) and not steps_over_batches & set(source.above(node)):
             yield finding(source, node, "accumulation", *_BY_HAND)
         if isinstance(node, ast.Call) and source.dotted(node.func).endswith(".step"):
             given = [*node.args, *(keyword.value for keyword in node.keywords)]
-            if any(
-                isinstance(one, ast.Lambda) or (isinstance(one, ast.Name) and project.named(one.id)) for one in given
-            ):
+            if any(isinstance(one, ast.Lambda) or project.named(getattr(one, "id", "")) for one in given):
                 what = "a closure computes gradients inside the update, which cannot be undone when a rank is lost"
                 yield finding(source, node, "closure", what, "run.backward(loss) before optimizer.step()")
 
@@ -89,9 +88,10 @@ def counters(project: Project, source: Source) -> Iterator[Finding]:
             for one in stored(inner)
         }
         around = source.function_of(step.node) or source.tree
-        for node in ast.walk(around):
-            is_mean = isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and _is_length(source, node.right)
-            if is_mean and summed & {source.dotted(inner) for inner in ast.walk(node.left)}:  # type: ignore[attr-defined]
+        quotients = [at for at in ast.walk(around) if isinstance(at, ast.BinOp) and isinstance(at.op, ast.Div)]
+        for node in quotients:
+            is_mean = _is_length(source, node.right)
+            if is_mean and summed & {source.dotted(inner) for inner in ast.walk(node.left)}:
                 what = "a sum over passes of this rank is divided by the number of steps of the run"
                 fix = "count in the loop what is summed, and sum both over all ranks with dist.all_reduce"
                 yield finding(source, node, "pass-mean", what, fix)
@@ -99,15 +99,14 @@ def counters(project: Project, source: Source) -> Iterator[Finding]:
 
 def lengths(project: Project, source: Source) -> Iterator[Finding]:
     """Find numbers of steps that depend on the number of ranks."""
-    trained = {loader.node for loaders in trained_loaders(project).values() for loader in loaders}
-    for node in source.nodes:
-        if not _is_length(source, node) or not project.is_before(At(source, node)):
+    trained: set[ast.AST] = {call for loaders in trained_loaders(project).values() for _, call in loaders}
+    for call, _ in source.calls:
+        if not _is_length(source, call) or not project.is_before(source, call):
             continue
-        assert isinstance(node, ast.Call)
-        if any(value.node in trained for value in project.values(At(source, node.args[0]))):
+        if any(node in trained for _, node in project.values(source, call.args[0])):
             what = "the length of this loader is that of one rank's part, so it depends on the number of ranks"
             fix = "with run.batches(…) it is right as it stands: the number of steps on any number of ranks"
-            yield finding(source, node, "length", what, fix)
+            yield finding(source, call, "length", what, fix)
 
 
 def decisions(project: Project, source: Source) -> Iterator[Finding]:
@@ -151,7 +150,7 @@ def _matters(source: Source, index: ast.Name) -> bool:
     for above in source.above(index):
         if isinstance(above, ast.BinOp) and isinstance(above.op, ast.Add | ast.Mult):
             computed |= not isinstance(above.right, ast.Constant)
-        if isinstance(above, ast.Call) and source.dotted(above.func).rpartition(".")[2] in _PRINTS:
+        if isinstance(above, ast.Call) and source.last(above) in _PRINTS:
             return False
         if isinstance(above, ast.If) and index in ast.walk(above.test):
             calls = [name for part in above.body for _, name in _calls(source, part)]

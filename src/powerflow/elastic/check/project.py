@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from powerflow.elastic.check.source import Function, Source
 
-Loop = ast.For | ast.AsyncFor | ast.While
+ForLoop = ast.For | ast.AsyncFor
+Loop = ForLoop | ast.While
 #: Functions that yield the elements of what they are given.
 _AROUND = {"enumerate", "tqdm", "trange", "iter", "zip", "cycle", "islice", "track"}
-#: Longest way that is followed from a call to a call.
-_DEPTH = 6
+#: Most calls of a function that are followed, and longest way from a call to a call.
+_WAY = 8
+_MAIN = {"is_main", "get_rank", "is_main_process", "is_master", "master", "is_rank_zero", "main_process", "is_root"}
 
 
 class At(NamedTuple):
@@ -20,6 +22,20 @@ class At(NamedTuple):
 
     source: Source
     node: ast.AST
+
+
+class LoopAt(NamedTuple):
+    """A loop in a file."""
+
+    source: Source
+    node: Loop
+
+
+class CallAt(NamedTuple):
+    """A call in a file."""
+
+    source: Source
+    node: ast.Call
 
 
 class Project:
@@ -35,237 +51,239 @@ class Project:
 
     def __init__(self, sources: list[Source]) -> None:
         self.sources = sources
-        self._functions: dict[str, list[At]] = {}
-        self._sites: dict[str, list[At]] = {}
+        self._functions: dict[str, list[tuple[Source, Function]]] = {}
+        self._sites: dict[str, list[CallAt]] = {}
+        self._given_to: dict[tuple[Source, str], list[tuple[ast.expr, ast.expr]]] = {}
         for source in sources:
             for node in source.nodes:
                 if isinstance(node, Function):
-                    self._functions.setdefault(_called_as(source, node), []).append(At(source, node))
+                    self._functions.setdefault(_called_as(source, node), []).append((source, node))
                 elif isinstance(node, ast.Call):
-                    self._sites.setdefault(source.dotted(node.func).rpartition(".")[2], []).append(At(source, node))
+                    self._sites.setdefault(source.last(node), []).append(CallAt(source, node))
+                elif isinstance(node, ast.Assign | ast.AnnAssign):
+                    for target, value in pairs(node):
+                        self._given_to.setdefault((source, source.dotted(target)), []).append((target, value))
         self.runs = set(self._find_runs())
-        chains = [self._loops_around(At(source, call)) for source, call in self._backwards()]
+        chains = [self._loops_around(at) for at in self._backwards()]
         self.epochs = self._find_epochs(chains)
         self.steps = self._find_steps(chains)
-        self.inside = self._reached()
+        self.inside = self._reached(part for loop in self.epochs for part in loop.node.body)
         self._begins = self._find_begins()
+        self._before: set[ast.AST] = set()
+        self._before = self._find_before()
 
-    def sites(self, function: At) -> list[At]:
-        """Return the calls of a function."""
-        assert isinstance(function.node, Function)
-        name = _called_as(function.source, function.node)
-        return [at for at in self._sites.get(name, []) if function.node not in at.source.above(at.node)]
+    # -- names -------------------------------------------------------------------------------------------------------
 
-    def constructions(self, source: Source, kind: ast.ClassDef) -> list[At]:
-        """Return the calls that make an object of a class."""
-        return [at for at in self._sites.get(kind.name, []) if kind not in at.source.above(at.node)]
+    def named(self, name: str) -> list[tuple[Source, Function]]:
+        """Return the functions of the script with this name."""
+        return self._functions.get(name, [])
+
+    def calls_of(self, source: Source, made: Function | ast.ClassDef) -> list[CallAt]:
+        """Return the calls of a function or class, but those in itself."""
+        name = _called_as(source, made) if isinstance(made, Function) else made.name
+        return [at for at in self._sites.get(name, []) if made not in at.source.above(at.node)]
 
     def is_run(self, source: Source, node: ast.AST) -> bool:
         """Return True if an expression is what ``elastic.init`` returned."""
         if isinstance(node, ast.Call):
             return source.dotted(node.func) == "powerflow.elastic.init"
-        return isinstance(node, ast.Name | ast.Attribute) and source.dotted(node).rpartition(".")[2] in self.runs
+        return isinstance(node, ast.Name | ast.Attribute) and source.last(node) in self.runs
 
     def calls_run(self, source: Source, node: ast.AST, method: str) -> bool:
         """Return True if an expression is a call of a method of the run, such as ``run.batches(…)``."""
-        is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == method
-        return is_call and self.is_run(source, node.func.value)  # type: ignore[attr-defined]
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            return False
+        return node.func.attr == method and self.is_run(source, node.func.value)
 
-    def run_calls(self, method: str) -> list[At]:
+    def run_calls(self, method: str) -> list[CallAt]:
         """Return all calls of a method of the run."""
-        return [At(s, node) for s in self.sources for node in s.nodes if self.calls_run(s, node, method)]
+        return [at for at in self._sites.get(method, []) if self.calls_run(*at, method)]
 
-    def values(self, at: At, depth: int = _DEPTH) -> Iterator[At]:
+    def values(self, source: Source, node: ast.AST) -> Iterator[At]:
         """Yield the expressions that an expression may stand for.
 
         They are what its name was given, here or by a caller, and what a function of the script returns.
         """
-        source, node = at
-        found: list[At] = []
-        if isinstance(node, ast.Call):
-            around = source.dotted(node.func).rpartition(".")[2] in _AROUND
-            found = [At(source, argument) for argument in node.args] if around else list(self._returned(at))
-        elif isinstance(node, ast.Name | ast.Attribute):
-            found = list(self._given(at))
-        if not found or not depth:
-            yield at
-            return
-        for value in found:
-            yield from self.values(value, depth - 1)
+        seen = set()
+        waiting = [At(source, node)]
+        for at in waiting:  # grows
+            if at.node in seen:
+                continue
+            seen.add(at.node)
+            found = self._stands_for(*at)
+            waiting += found
+            if not found:
+                yield at
 
-    def _returned(self, call: At, part: int | None = None, parts: int = 0) -> Iterator[At]:
+    def _stands_for(self, source: Source, node: ast.AST) -> list[At]:
+        if isinstance(node, ast.Call):
+            if source.last(node) in _AROUND:
+                return [At(source, argument) for argument in node.args]
+            return list(self._returned(source, node))
+        if isinstance(node, ast.Name | ast.Attribute):
+            given = list(self._given(source, node))
+            return given or list(self._given_by_callers(source, node))
+        return []
+
+    def _returned(self, source: Source, call: ast.Call, part: int | None = None, parts: int = 0) -> Iterator[At]:
         """Yield what a function of the script returns, or one part of the tuples that it returns."""
-        for function in self.functions(call):
-            for node in ast.walk(function.node):
+        for home, function in self.named(source.last(call)):
+            for node in ast.walk(function):
                 if isinstance(node, ast.Return) and node.value is not None:
                     if part is None:
-                        yield At(function.source, node.value)
+                        yield At(home, node.value)
                     elif isinstance(node.value, ast.Tuple) and len(node.value.elts) == parts:
-                        yield At(function.source, node.value.elts[part])
+                        yield At(home, node.value.elts[part])
 
-    def _given(self, at: At) -> Iterator[At]:
-        source, node = at
-        name = source.dotted(node)
+    def _given(self, source: Source, node: ast.Name | ast.Attribute) -> Iterator[At]:
         scope = source.function_of(node)
-        for given in source.nodes:
-            if not isinstance(given, ast.Assign | ast.AnnAssign):
+        for target, value in self._given_to.get((source, source.dotted(node)), ()):
+            seen = isinstance(node, ast.Attribute) or source.function_of(target) in (scope, None)
+            if not seen or any(inner is node for inner in ast.walk(value)):
                 continue
-            if isinstance(node, ast.Attribute) or source.function_of(given) in (scope, None):
-                for target, value in pairs(given):
-                    if name == source.dotted(target) and node not in ast.walk(value):
-                        whole = source.parents[target]
-                        several = isinstance(whole, ast.Tuple) and isinstance(value, ast.Call)
-                        part = whole.elts.index(target) if several else 0  # type: ignore[attr-defined]
-                        returned = self._returned(At(source, value), part, len(whole.elts)) if several else ()  # type: ignore[attr-defined]
-                        yield from list(returned) or [At(source, value)]
-        if isinstance(scope, Function) and isinstance(node, ast.Name):
-            names = [argument.arg for argument in (*scope.args.posonlyargs, *scope.args.args)]
-            for site in self.sites(At(source, scope)) if name in names or name in _keywords(scope) else ():
-                assert isinstance(site.node, ast.Call)
-                by_name = [keyword.value for keyword in site.node.keywords if keyword.arg == name]
-                skip = 1 if names[:1] in (["self"], ["cls"]) else 0
-                place = names.index(name) - skip if name in names else len(site.node.args)
-                given_here = by_name or site.node.args[place : place + 1]
-                yield from (At(site.source, value) for value in given_here)
+            whole = source.parents[target]
+            found: list[At] = []
+            if isinstance(whole, ast.Tuple) and isinstance(value, ast.Call):
+                found = list(self._returned(source, value, whole.elts.index(target), len(whole.elts)))
+            yield from found or [At(source, value)]
 
-    def named(self, name: str) -> list[At]:
-        """Return the functions of the script with this name."""
-        return self._functions.get(name, [])
-
-    def functions(self, at: At) -> list[At]:
-        """Return the functions of the script that a call may call."""
-        assert isinstance(at.node, ast.Call)
-        return self.named(at.source.dotted(at.node.func).rpartition(".")[2])
+    def _given_by_callers(self, source: Source, node: ast.Name | ast.Attribute) -> Iterator[At]:
+        function = source.function_of(node)
+        if function is None or not isinstance(node, ast.Name):
+            return
+        given = function.args
+        names = [argument.arg for argument in (*given.posonlyargs, *given.args)]
+        if node.id not in (*names, *(argument.arg for argument in given.kwonlyargs)):
+            return
+        skip = 1 if names[:1] in (["self"], ["cls"]) else 0
+        for home, call in self.calls_of(source, function):
+            by_name = [keyword.value for keyword in call.keywords if keyword.arg == node.id]
+            place = names.index(node.id) - skip if node.id in names else len(call.args)
+            yield from (At(home, value) for value in by_name or call.args[place : place + 1])
 
     # -- the loops that train ----------------------------------------------------------------------------------------
 
     def _find_runs(self) -> Iterator[str]:
         for source in self.sources:
             for node in source.nodes:
-                value = node.value if isinstance(node, ast.Assign | ast.NamedExpr) else None
-                if isinstance(value, ast.Call) and source.dotted(value.func) == "powerflow.elastic.init":
-                    targets = node.targets if isinstance(node, ast.Assign) else [node.target]  # type: ignore[attr-defined]
-                    yield from (source.dotted(target).rpartition(".")[2] for target in targets)
+                if not isinstance(node, ast.Assign | ast.NamedExpr) or not isinstance(node.value, ast.Call):
+                    continue
+                if source.dotted(node.value.func) == "powerflow.elastic.init":
+                    yield from map(source.last, node.targets if isinstance(node, ast.Assign) else [node.target])
 
-    def _backwards(self) -> Iterator[tuple[Source, ast.Call]]:
+    def _backwards(self) -> Iterator[CallAt]:
         for source in self.sources:
-            yield from ((source, call) for call, name in source.calls() if name.endswith(".backward"))
+            yield from (CallAt(source, call) for call, name in source.calls if name.endswith(".backward"))
 
-    def _loops_around(self, at: At, depth: int = _DEPTH) -> list[At]:
-        """Return the loops around a node, also those around the calls of its function, the outermost first."""
-        loops: list[At] = []
+    def _loops_around(self, at: CallAt, seen: frozenset[Function] = frozenset()) -> list[LoopAt]:
+        """Return the loops around a call, also those around the calls of its function, the outermost first."""
+        loops: list[LoopAt] = []
         for above in at.source.above(at.node):
             if isinstance(above, Loop):
-                loops.insert(0, At(at.source, above))
+                loops.insert(0, LoopAt(at.source, above))
             if isinstance(above, Function):
-                sites = self.sites(At(at.source, above)) if depth else []
-                around = [self._loops_around(site, depth - 1) for site in sites]
-                return max(around, key=len, default=[]) + loops
+                if above in seen or len(seen) > _WAY:
+                    return loops
+                sites = self.calls_of(at.source, above)
+                chains = [self._loops_around(site, seen | {above}) for site in sites[:_WAY]]
+                return [*max(chains, key=len, default=[]), *loops]
         return loops
 
-    def is_over(self, loop: At, method: str) -> bool:
+    def is_over(self, loop: LoopAt, method: str) -> bool:
         """Return True if a loop is one over ``run.epochs`` or ``run.batches``."""
-        if not isinstance(loop.node, ast.For | ast.AsyncFor):
+        if not isinstance(loop.node, ForLoop) or not self.runs:
             return False
-        return any(self.calls_run(*value, method) for value in self.values(At(loop.source, loop.node.iter)))
+        return any(self.calls_run(*value, method) for value in self.values(loop.source, loop.node.iter))
 
-    def _find_epochs(self, chains: list[list[At]]) -> list[At]:
-        loops = [At(s, node) for s in self.sources for node in s.nodes if isinstance(node, Loop)]
+    def _find_epochs(self, chains: list[list[LoopAt]]) -> list[LoopAt]:
+        loops = [LoopAt(s, node) for s in self.sources if self.runs for node in s.nodes if isinstance(node, Loop)]
         found = [loop for loop in loops if self.is_over(loop, "epochs")]
         return found or list(dict.fromkeys(chain[0] for chain in chains if chain))
 
-    def _find_steps(self, chains: list[list[At]]) -> list[At]:
+    def _find_steps(self, chains: list[list[LoopAt]]) -> list[LoopAt]:
         found = []
         for chain in chains:
             start = next((i for i, loop in enumerate(chain) if loop in self.epochs), 0)
             over = [loop for loop in chain[start:] if self.is_over(loop, "batches")]
-            trains = [loop for loop in chain[start:] if not only_accumulates(loop)]
+            trains = [loop for loop in chain[start:] if not only_accumulates(*loop)]
             found += over[:1] or trains[1:2] or trains[:1]
         return list(dict.fromkeys(found))
 
-    def _reached(self) -> set[ast.AST]:
-        reached: set[ast.AST] = set()
-        waiting = [At(loop.source, part) for loop in self.epochs for part in loop.node.body]  # type: ignore[attr-defined]
-        while waiting:
-            source, start = waiting.pop()
-            for node in ast.walk(start):
-                if node in reached:
-                    continue
-                reached.add(node)
-                if isinstance(node, ast.Call):
-                    waiting += self.functions(At(source, node))
-        return reached
+    # -- when, and on which ranks ------------------------------------------------------------------------------------
+
+    def is_before(self, source: Source, node: ast.AST) -> bool:
+        """Return True if a node runs before the first training epoch, as far as can be seen."""
+        if node in self.inside:
+            return False
+        around = source.function_of(node)
+        begins = self._begins.get((source, around))
+        if begins is not None:
+            return _end(node) < begins
+        return bool(self.epochs) and (around is None or around in self._before)
 
     def _find_begins(self) -> dict[tuple[Source, Function | None], tuple[int, int]]:
         """Return for each function, and the code of each module, where in it the training begins."""
         begins: dict[tuple[Source, Function | None], tuple[int, int]] = {}
-        waiting = [(loop, _start(loop.node)) for loop in self.epochs]
-        while waiting:
-            at, place = waiting.pop()
-            around = at.source.function_of(at.node)
-            known = begins.get((at.source, around))
-            begins[at.source, around] = place if known is None else min(known, place)
+        waiting: list[tuple[Source, ast.AST, tuple[int, int]]] = [(*loop, start_of(loop.node)) for loop in self.epochs]
+        for source, node, place in waiting:  # grows
+            around = source.function_of(node)
+            known = begins.get((source, around))
+            begins[source, around] = place if known is None else min(known, place)
             if around is not None and known is None:
-                waiting += [(site, _end(site.node)) for site in self.sites(At(at.source, around))]
+                waiting += [(*site, _end(site.node)) for site in self.calls_of(source, around)]
         return begins
 
-    # -- when, and on which ranks ------------------------------------------------------------------------------------
+    def _find_before(self) -> set[ast.AST]:
+        """Return the nodes of functions that are called before the training begins."""
+        calls = [(source, call) for source in self.sources for call, _ in source.calls]
+        early = [(source, call) for source, call in calls if self.is_before(source, call)]
+        called = [at for source, call in early for at in self.named(source.last(call))]
+        return self._reached(function for source, function in called if (source, function) not in self._begins)
 
-    def is_before(self, at: At, depth: int = _DEPTH) -> bool:
-        """Return True if a node runs before the first training epoch, as far as can be seen."""
-        if at.node in self.inside:
-            return False
-        around = at.source.function_of(at.node)
-        begins = self._begins.get((at.source, around))
-        if begins is not None:
-            return _end(at.node) < begins
-        if around is None:
-            return bool(self.epochs)
-        return depth > 0 and any(self.is_before(site, depth - 1) for site in self.sites(At(at.source, around)))
+    def _reached(self, start: Iterable[ast.AST]) -> set[ast.AST]:
+        """Return nodes, those in them, and those in the functions that they call."""
+        reached: set[ast.AST] = set()
+        waiting = list(start)
+        for part in waiting:  # grows
+            for node in ast.walk(part) if part not in reached else ():
+                reached.add(node)
+                if isinstance(node, ast.Call):
+                    waiting += [function for _, function in self.named(_called(node))]
+        return reached
 
-    def on_one_rank(self, at: At, depth: int = _DEPTH) -> bool:
+    def on_one_rank(self, source: Source, node: ast.AST, seen: frozenset[Function] = frozenset()) -> bool:
         """Return True if a node runs only where a condition on the rank's number holds."""
-        child = at.node
-        for above in at.source.above(at.node):
-            is_branch = isinstance(above, ast.If | ast.IfExp) and child is not above.test
-            if is_branch and self.asks_rank(At(at.source, above.test)):  # type: ignore[attr-defined]
+        child = node
+        for above in source.above(node):
+            if isinstance(above, ast.If | ast.IfExp) and child is not above.test and asks_rank(source, above.test):
                 return True
             for body in (getattr(above, name, None) for name in ("body", "orelse", "finalbody")):
-                if isinstance(body, list) and child in body:
-                    before = body[: body.index(child)]
-                    if any(self._turns_away(At(at.source, statement)) for statement in before):
-                        return True
+                before = body[: body.index(child)] if isinstance(body, list) and child in body else []
+                if any(_turns_away(source, statement) for statement in before):
+                    return True
             if isinstance(above, Function):
-                sites = self.sites(At(at.source, above))
-                return bool(depth and sites) and all(self.on_one_rank(site, depth - 1) for site in sites)
+                sites = [] if above in seen else self.calls_of(source, above)
+                return bool(sites) and all(self.on_one_rank(*site, seen | {above}) for site in sites[:_WAY])
             child = above
         return False
 
-    def _turns_away(self, at: At) -> bool:
-        """Return True for ``if run.rank != 0: return``."""
-        node = at.node
-        if not isinstance(node, ast.If) or not self.asks_rank(At(at.source, node.test)):
-            return False
-        return isinstance(node.body[-1], ast.Return | ast.Continue | ast.Break)
 
-    def asks_rank(self, at: At) -> bool:
-        """Return True if an expression depends on the number of the rank."""
-        return any(_of_rank(at.source, node) for node in ast.walk(at.node))
+def asks_rank(source: Source, node: ast.AST) -> bool:
+    """Return True if an expression depends on the number of the rank."""
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.Name | ast.Attribute):
+            last = source.last(inner).lower()
+            if "rank" in last.split("_") or last in _MAIN:
+                return True
+    return False
 
 
-def only_accumulates(loop: At) -> bool:
+def only_accumulates(source: Source, node: ast.AST) -> bool:
     """Return True for ``for i in range(4)`` around a backward, if the update comes after the loop."""
-    node = loop.node
-    over_range = (
-        isinstance(node, ast.For) and isinstance(node.iter, ast.Call) and _last(loop.source, node.iter) == "range"
-    )
-    calls = [inner for inner in ast.walk(node) if isinstance(inner, ast.Call)]
-    names = {_last(loop.source, call) for call in calls}
-    return over_range and "backward" in names and "step" not in names
-
-
-def _last(source: Source, call: ast.Call) -> str:
-    return source.dotted(call.func).rpartition(".")[2]
+    if not isinstance(node, ast.For) or not isinstance(node.iter, ast.Call) or source.last(node.iter) != "range":
+        return False
+    names = {source.last(inner) for inner in ast.walk(node) if isinstance(inner, ast.Call)}
+    return "backward" in names and "step" not in names
 
 
 def line_of(node: ast.AST) -> int:
@@ -273,7 +291,8 @@ def line_of(node: ast.AST) -> int:
     return int(getattr(node, "lineno", 1))
 
 
-def _start(node: ast.AST) -> tuple[int, int]:
+def start_of(node: ast.AST) -> tuple[int, int]:
+    """Return line and column at which a node begins."""
     return line_of(node), int(getattr(node, "col_offset", 0))
 
 
@@ -288,6 +307,18 @@ def stored(node: ast.AST) -> list[ast.expr]:
     return [node.target] if isinstance(node, ast.AugAssign | ast.AnnAssign) else []
 
 
+def pairs(node: ast.AST) -> Iterator[tuple[ast.expr, ast.expr]]:
+    """Yield each target of an assignment with the expression that it gets, or that it gets a part of."""
+    if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
+        return
+    for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+        value = node.value
+        if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
+            yield from zip(target.elts, value.elts, strict=True)
+        else:
+            yield from ((one, value) for one in _flat(target))
+
+
 def _flat(target: ast.expr) -> Iterator[ast.expr]:
     if isinstance(target, ast.Tuple | ast.List):
         for part in target.elts:
@@ -296,20 +327,9 @@ def _flat(target: ast.expr) -> Iterator[ast.expr]:
         yield target
 
 
-def pairs(node: ast.Assign | ast.AnnAssign) -> Iterator[tuple[ast.expr, ast.expr]]:
-    """Yield each target of an assignment with the expression that it gets, or that it gets a part of."""
-    if node.value is None:
-        return
-    for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-        one_by_one = isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple)
-        if one_by_one and len(target.elts) == len(node.value.elts):  # type: ignore[attr-defined]
-            yield from zip(target.elts, node.value.elts, strict=True)  # type: ignore[attr-defined]
-        else:
-            yield from ((one, node.value) for one in _flat(target))
-
-
-def _keywords(function: Function) -> list[str]:
-    return [argument.arg for argument in function.args.kwonlyargs]
+def _called(call: ast.Call) -> str:
+    """Return the name that a call calls, without its object."""
+    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
 
 
 def _called_as(source: Source, function: Function) -> str:
@@ -318,11 +338,8 @@ def _called_as(source: Source, function: Function) -> str:
     return parent.name if function.name == "__init__" and isinstance(parent, ast.ClassDef) else function.name
 
 
-def _of_rank(source: Source, node: ast.AST) -> bool:
-    if not isinstance(node, ast.Name | ast.Attribute):
+def _turns_away(source: Source, node: ast.AST) -> bool:
+    """Return True for ``if run.rank != 0: return``."""
+    if not isinstance(node, ast.If) or not asks_rank(source, node.test):
         return False
-    last = source.dotted(node).rpartition(".")[2].lower()
-    return "rank" in last.split("_") or last in _MAIN
-
-
-_MAIN = {"is_main", "get_rank", "is_main_process", "is_master", "master", "is_rank_zero", "main_process", "is_root"}
+    return isinstance(node.body[-1], ast.Return | ast.Continue | ast.Break)

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from powerflow.elastic.check import distributed, frameworks, loops, state
+from powerflow.elastic.check import distributed, frameworks, loops, plain_values, state
 from powerflow.elastic.check.finding import Check, Finding
 from powerflow.elastic.check.project import Project
-from powerflow.elastic.check.source import read
+from powerflow.elastic.check.source import FILES, read
 
 _CHECKS: tuple[Check, ...] = (
     frameworks.trainers,
@@ -25,7 +25,7 @@ _CHECKS: tuple[Check, ...] = (
     loops.counters,
     loops.lengths,
     loops.decisions,
-    state.plain_values,
+    plain_values.plain_values,
     state.unregistered,
     state.random_numbers,
     state.saving,
@@ -96,12 +96,14 @@ def _not_seen(project: Project, elsewhere: list[str]) -> list[str]:
     packages = [name for name in elsewhere if name not in sys.stdlib_module_names and name not in _KNOWN and name]
     if packages:
         said.append(f"code of other packages: {', '.join(packages)}")
+    if len(project.sources) == FILES:
+        said.append(f"files after the first {FILES}")
     if not project.steps:
         said.append("the loop that trains: no backward is called in a loop of these files")
     for at in project.run_calls("wrap"):
-        if any(isinstance(part, ast.Starred) for part in getattr(at.node, "args", ())):
-            said.append(f"what {at.source.name}:{at.node.lineno} gives to run.wrap")  # type: ignore[attr-defined]
+        if any(isinstance(part, ast.Starred) for part in at.node.args):
+            said.append(f"what {at.source.name}:{at.node.lineno} gives to run.wrap")
     for source in project.sources:
-        hidden = [call.lineno for call, name in source.calls() if name in ("exec", "eval", "importlib.import_module")]
+        hidden = [call.lineno for call, name in source.calls if name in ("exec", "eval", "importlib.import_module")]
         said += [f"what {source.name}:{line} runs" for line in hidden]
     return said
