@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from powerflow.api.records import JobState
 from powerflow.cost.observation import Observation
 from powerflow.elastic.mailbox import Mailbox, Phase, RankReport
-from powerflow.gangs.rank_reports import MOST_BYTES, NOTE_CHARS, Nonsense, read_report
+from powerflow.gangs.rank_reports import MOST_BYTES, NOTE_CHARS, Nonsense, read_report, refusal
 from powerflow.gangs.report_bounds import MOST_BATCH, MOST_COUNT, MOST_S, is_plausible
 from powerflow.gangs.types import GangFailed, Progressed
 from powerflow.live.jobs.active_job import ActiveJob
@@ -53,6 +53,25 @@ def test_what_a_rank_says_is_read(tmp_path: Path) -> None:
     assert said(tmp_path, json.dumps(GOOD | {"of a later version": [1]})) == RankReport(**GOOD)
     assert read_report(tmp_path, "7.1.1") is None
     assert read_report(tmp_path / "nowhere", "7.1.1") is None
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("KeyError: 'LOCAL_RANK'", "reads an environment variable that only torchrun sets: `powerflow elastic check`"),
+        ('    dist.init_process_group("nccl")', "opens a torch.distributed process group itself"),
+        ("ValueError: 'LOCAL_RANK'", ""),
+    ],
+)
+def test_a_script_for_torchrun_is_not_tried_again(line: str, words: str) -> None:
+    failure = refusal(["7.1.0"], {}, lambda _: 1, lambda _: ["Traceback", line])
+    assert (failure is not None) == bool(words)
+    if failure is not None:
+        assert failure.final
+        assert failure.text.startswith(f"7.1.0 exited with code 1: its script {words}")
+    joined = RankReport("7.1.0", 1, 2, Phase.COMPUTING, 1.7e9)
+    assert refusal(["7.1.0"], {"7.1.0": joined}, lambda _: 1, lambda _: [line]) is None
+    assert refusal(["7.1.0"], {}, lambda _: 0, lambda _: [line]) is None
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 300])

@@ -20,7 +20,9 @@ def elastic() -> None:
 
 @app.command("check")
 def check(
-    script: Annotated[Path, typer.Argument(help="Training script. Files beside it that it imports are read, too.")],
+    script: Annotated[
+        Path, typer.Argument(metavar="SCRIPT", help="Training script. Files beside it that it imports are read, too.")
+    ],
     json: Json = False,
 ) -> None:
     """Say, line by line, what in a script breaks or goes wrong when its GPUs change in place.

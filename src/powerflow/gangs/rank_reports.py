@@ -31,12 +31,17 @@ _SHOWN = 40
 
 _BATCHES = frozenset({"generation", "local_batch", "accumulation", "global_batch"})
 
-#: Found in torch's traceback when a script opens a process group without an address.
-_OWN_GROUP = ("init_process_group(", "_env_rendezvous_handler", "/deepspeed/")
-_RESTART = (
-    "its script opens a torch.distributed process group itself (such as for FSDP or DeepSpeed), and does not use"
-    " powerflow.elastic: submit the job with rescale: restart"
-)
+_CHECK = "`powerflow elastic check` names the lines to change, or submit the job with rescale: restart"
+#: Parts of the traceback of a script that torchrun should have started, and what they mean.
+_FOR_TORCHRUN = {
+    ("init_process_group(", "_env_rendezvous_handler", "/deepspeed/"): (
+        "its script opens a torch.distributed process group itself, and has not called elastic.init (for FSDP or"
+        f" DeepSpeed only rescale: restart is possible): {_CHECK}"
+    ),
+    tuple(f"KeyError: '{name}'" for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")): (
+        f"its script reads an environment variable that only torchrun sets: {_CHECK}"
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -86,8 +91,10 @@ def refusal(
             continue
         if report is not None and report.refusal:
             return GangFailure(code(name), f"{name} was refused: {report.refusal}", name, final=True)
-        if report is None and any(sign in line for line in last_lines(name) for sign in _OWN_GROUP):
-            return GangFailure(code(name), f"{name} exited with code {code(name)}: {_RESTART}", name, final=True)
+        lines = list(last_lines(name)) if report is None else []
+        for signs, why in _FOR_TORCHRUN.items():
+            if any(sign in line for line in lines for sign in signs):
+                return GangFailure(code(name), f"{name} exited with code {code(name)}: {why}", name, final=True)
     return None
 
 
