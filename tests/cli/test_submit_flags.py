@@ -10,7 +10,8 @@ import pytest
 from pydantic import BaseModel
 
 from powerflow.api.job_spec import JobSpec
-from powerflow.cli.cluster.job_flags import FLAGS, merged
+from powerflow.api.merge import merged
+from powerflow.cli.cluster.job_flags import FLAGS
 from powerflow.cli.cluster.shell_environment import of_shell
 from tests.cli.shell import Shell
 

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from powerflow.api.job_change import JobChange
 from powerflow.api.job_spec import JobSpec
-from powerflow.api.records import JobState, Refused
+from powerflow.api.pages import RecordFilter
+from powerflow.api.records import Caller, Forbidden, JobState, Refused, Role
 from tests.live.controller_bench import ADA, Bench
 
 Q, R, DONE, FAILED, GONE = (
@@ -21,6 +23,10 @@ Q, R, DONE, FAILED, GONE = (
 
 def reason(bench: Bench, job_id: str) -> str:
     return bench.service.job(job_id).record.reason
+
+
+def change(**keys: Any) -> JobChange:
+    return JobChange.model_validate(keys)
 
 
 def array(bench: Bench, text: str, **keys: Any) -> list[str]:
@@ -131,7 +137,7 @@ def test_a_job_ends_at_its_time_limit_which_counts_only_while_it_runs(bench: Ben
 def test_an_array_counts_with_all_its_tasks_against_the_limit_of_a_user(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("powerflow.live.cluster_service.MOST_ACTIVE", 3)
+    monkeypatch.setattr("powerflow.live.job_checks.MOST_ACTIVE", 3)
     with pytest.raises(Refused, match="4 more would be over 3"):
         bench.service.submit(JobSpec(run="x", array="1-4"), ADA)
 
@@ -146,3 +152,40 @@ def test_what_will_not_work_as_hoped_is_said_at_once(bench: Bench) -> None:
     assert batch.startswith("batch.global is missing")
     assert progress.startswith("progress is missing")
     assert notes(gpus="1..2", rescale="in-place", batch={"global": 64}) == ()
+
+
+def test_a_waiting_job_is_changed_for_the_scheduler_too_and_over_a_restart(bench: Bench) -> None:
+    bench.steps_total = 1_000_000
+    job = bench.submit(gpus=1, batch={"global": 64})
+    bench.service.hold(job, ADA)
+    bench.turn(2)
+    bench.service.update(job, change(gpus=4, priority="high", time_limit="50s"), ADA)
+    bench.restart()
+    bench.service.release(job, ADA)
+    bench.until_trains(job)
+    assert bench.controller.jobs[job].gpus == 4
+    assert bench.service.job(job).record.priority == "high"
+    kinds = [event.kind for event in bench.store.events(only=RecordFilter(job_id=job)).items]
+    assert "updated" in kinds
+    (entry,) = [entry for entry in bench.store.audit().items if entry.action == "job updated"]
+    assert entry.text.endswith("changed by ada: gpus 4, priority high, time limit 50 s")
+
+
+def test_of_a_running_job_only_the_time_limit_changes_and_no_rank_notices(bench: Bench) -> None:
+    bench.steps_total = 1_000_000
+    job = bench.submit(gpus=2)
+    bench.until_trains(job)
+    before = bench.engine.running()
+    with pytest.raises(Refused, match=f"job {job} is running and cannot be changed in this way; hold it first"):
+        bench.service.update(job, change(gpus=1), ADA)
+    bench.service.update(job, change(time_limit="30s"), ADA)
+    bench.turn(5)
+    assert bench.engine.running() == before
+    bench.until_state(job, FAILED)
+    assert bench.job(job).exit == "reached its time limit of 30 s"
+
+
+def test_only_the_owner_changes_a_job(bench: Bench) -> None:
+    job = bench.submit()
+    with pytest.raises(Forbidden, match="belongs to ada"):
+        bench.service.update(job, JobChange(priority="high"), Caller("eve", Role.USER))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from powerflow.api.records import Caller, Forbidden, Refused, Role
-from powerflow.live import cluster_service
 from tests.gangs.bench import spec_of
 from tests.live.controller_bench import Bench
 
@@ -37,7 +36,7 @@ def test_what_people_do_to_jobs_is_audited_once_each(bench: Bench) -> None:
 def test_one_user_cannot_fill_the_queue_and_what_was_taken_is_still_known_by_its_key(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster_service, "MOST_ACTIVE", 2)
+    monkeypatch.setattr("powerflow.live.job_checks.MOST_ACTIVE", 2)
     for key in ("a", "b"):
         bench.service.submit(spec_of(), ADA, key)
     bench.turn()

@@ -28,6 +28,7 @@ from powerflow.api.governance import (
     StageRecord,
     audited,
 )
+from powerflow.api.job_change import JobChange, changed
 from powerflow.api.job_detail import JobDetail
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.pages import EVERYTHING, NumberedPage, Page, RecordFilter
@@ -222,6 +223,16 @@ class FakeCluster:
                 raise Refused(f"job {job_id} has {record.state}")
             self._event("cancelled", job_id, f"{caller.user} cancelled job {job_id}")
             return self._ended(job_id, JobState.CANCELLED, f"cancelled by {caller.user}")
+
+    def update(self, job_id: str, change: JobChange, caller: Caller) -> JobRecord:
+        with self._open():
+            record = self._own(job_id, caller)
+            if record.state.ended or (record.state is JobState.RUNNING and not change.may_run):
+                raise Refused(f"job {job_id} is {record.state} and cannot be changed in this way")
+            spec = self._specs[job_id] = changed(self._specs[job_id], change)
+            self._event("updated", job_id, f"{caller.user} changed job {job_id}")
+            fields = {"name": spec.name, "project": spec.project, "priority": spec.priority}
+            return self.change(job_id, **fields, gpus_asked=str(spec.gpus), time_limit_s=spec.time_limit)
 
     def hold(self, job_id: str, caller: Caller) -> JobRecord:
         with self._open():

@@ -42,6 +42,7 @@ BEYOND = {
     "GET /api/v1/accounts": [positive_data_acceptance],
     "GET /api/v1/history": [positive_data_acceptance],
     "POST /api/v1/jobs": [positive_data_acceptance],
+    "POST /api/v1/jobs/{job_id}/update": [positive_data_acceptance],
     "POST /api/v1/caps": [positive_data_acceptance],
     "POST /api/v1/budgets": [positive_data_acceptance],
     "POST /api/v1/signals": [positive_data_acceptance],

@@ -30,6 +30,7 @@ def said(action: str, target: str, user: str, fields: Mapping[str, Any]) -> str:
 _WHAT = {
     "job submitted": "submitted",
     "job cancelled": "cancelled",
+    "job updated": "changed",
     "job held": "held",
     "job released": "released",
     "node drained": "{target} set to drain",
@@ -60,6 +61,8 @@ def _more(action: str, fields: Mapping[str, Any]) -> str:
             gpus = f"{fields.get('gpus')} GPU{'' if fields.get('gpus') == '1' else 's'}"
             project = f"project {fields['project']}" if fields.get("project") else ""
             return ", ".join(word for word in (fields.get("name"), gpus, project) if word)
+        case "job updated":
+            return ", ".join(f"{_name(key)} {_value(key, value)}" for key, value in fields.items() if key != "owner")
         case "job cancelled" | "job held" | "job released" | "clock set" | "clock asked" | "clock back" | "share set":
             return ""
         case "node drained" | "node up" | "node declare-off":

@@ -21,6 +21,7 @@ from powerflow.api.governance import (
     StageOrder,
     StageRecord,
 )
+from powerflow.api.job_change import JobChange
 from powerflow.api.job_detail import JobDetail
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.pages import EVERYTHING, NumberedPage, Page, RecordFilter
@@ -90,6 +91,13 @@ class ClusterApi(Protocol):
 
     def cancel(self, job_id: str, caller: Caller) -> JobRecord:
         """Cancel a job and end its processes. If the job is cancelled already, nothing changes."""
+
+    def update(self, job_id: str, change: JobChange, caller: Caller) -> JobRecord:
+        """Change keys of a job that is queued or held. Of a running job, only time_limit and retries can be changed.
+
+        Raises:
+            InputError: The job with this change is not valid.
+        """
 
     def hold(self, job_id: str, caller: Caller) -> JobRecord:
         """Keep a job from running. If the job is running, it is stopped first and gives back its GPUs."""

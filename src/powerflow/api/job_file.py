@@ -130,12 +130,16 @@ def spec_from(mapping: Mapping[str, Any], where: str = "", lines: Lines | None =
     try:
         return JobSpec.model_validate(dict(mapping))
     except ValidationError as error:
-        errors = [(_path(details), details) for details in error.errors(include_url=False)]
+        raise message_of(error, where, lines) from None
+
+
+def message_of(error: ValidationError, where: str, lines: Lines | None = None) -> InputError:
+    """Return an error of one line for the first value that is invalid; see `spec_from` for the arguments."""
+    errors = [(_path(details), details) for details in error.errors(include_url=False)]
     known = lines or {}
     path, details = min(errors, key=lambda found: _line(found[0], known))
-    place = f"{where}:{_line(path, known)}" if lines else where
     what, fix = _message(path, details)
-    raise InputError(what, where=place, fix=fix) from None
+    return InputError(what, where=f"{where}:{_line(path, known)}" if lines else where, fix=fix)
 
 
 def _compose(text: str, where: str) -> yaml.Node:

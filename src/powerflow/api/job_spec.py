@@ -91,13 +91,13 @@ def broken(what: str, fix: str, field: str = "") -> PydanticCustomError:
     return PydanticCustomError("rule", "{what}; {fix}", {"what": what, "fix": fix, "field": field})
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
     """Strict: YAML's ``yes`` is no number 1, and a number no text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, str_strip_whitespace=True)
 
 
-class Gpus(_Part):
+class Gpus(Part):
     """GPU counts that a job can use: all from ``least`` to ``most``, or only those in ``counts``."""
 
     least: int = Field(ge=1, le=MOST_GPUS)
@@ -286,20 +286,20 @@ Variable = Annotated[str, Field(max_length=256, pattern=VARIABLE)]
 Value = Annotated[str, Field(max_length=32_768, pattern=NO_NUL)]
 
 
-class Batch(_Part):
+class Batch(Part):
     """Samples per step over all GPUs, and the most samples that one GPU can compute at once (``local_max``)."""
 
     global_batch: int = Field(alias="global", ge=1, le=10**9)
     local_max: int | None = Field(default=None, ge=1, le=10**9)
 
 
-class Energy(_Part):
+class Energy(Part):
     """Largest share by which steps may become slower to save energy, compared with the job as submitted."""
 
     max_slowdown: Share | None = None
 
 
-class Checkpoint(_Part):
+class Checkpoint(Part):
     """Where and how the job saves its state.
 
     ``grace`` is the seconds between SIGTERM and SIGKILL. ``every`` is the seconds between two checkpoints of an
@@ -311,13 +311,13 @@ class Checkpoint(_Part):
     every: Seconds = 600.0
 
 
-class Work(_Part):
+class Work(Part):
     """Work of the whole job in iterations, if its owner knows this before the job runs."""
 
     iterations: Number
 
 
-class ProcessLimits(_Part):
+class ProcessLimits(Part):
     """Limits of each process of the job, including its child processes. None means no limit.
 
     ``between_steps`` is the longest time between two steps, for example to evaluate or save. A process that takes
@@ -329,7 +329,7 @@ class ProcessLimits(_Part):
     between_steps: Annotated[Seconds, Field(ge=1)] | None = None
 
 
-class JobSpec(_Part):
+class JobSpec(Part):
     """A job as its owner submits it. The docstring of this module has an example.
 
     ``shell_env`` has the environment variables of the shell from which ``powerflow submit`` was called; ``env`` comes

@@ -16,6 +16,7 @@ from powerflow.api.records import (
     DecisionRecord,
     EventRecord,
     Explanation,
+    Identity,
     JobRecord,
     LogChunk,
     NodeRecord,
@@ -77,12 +78,14 @@ JOBS = Operation("jobs", "GET", "/jobs", Page[JobRecord])
 HISTORY = Operation("history", "GET", "/history", Page[EndedJob])
 JOB: Operation[JobDetail] = Operation("job", "GET", "/jobs/{job_id}", "job_detail:JobDetail")
 CANCEL = Operation("cancel", "POST", "/jobs/{job_id}/cancel", JobRecord, Role.USER)
+UPDATE = Operation("update", "POST", "/jobs/{job_id}/update", JobRecord, Role.USER)
 HOLD = Operation("hold", "POST", "/jobs/{job_id}/hold", JobRecord, Role.USER)
 RELEASE = Operation("release", "POST", "/jobs/{job_id}/release", JobRecord, Role.USER)
 EXPLAIN = Operation("explain", "GET", "/jobs/{job_id}/explain", Explanation)
 DECISIONS = Operation("decisions", "GET", "/jobs/{job_id}/decisions", NumberedPage[DecisionRecord])
 LOG = Operation("log", "GET", "/jobs/{job_id}/log", LogChunk)
 
+ME = Operation("me", "GET", "/me", Identity)
 TOP = Operation("top", "GET", "/top", Top)
 NODES = Operation("nodes", "GET", "/nodes", Items[NodeRecord])
 DRAIN = Operation("drain", "POST", "/nodes/{name}/drain", NodeRecord, Role.OPERATOR)

@@ -36,6 +36,14 @@ class Caller:
     address: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who the controller takes a caller for: the user of the token, and the role."""
+
+    user: str
+    role: Role
+
+
 class JobState(StrEnum):
     """State of a job. The last three states are final."""
 

@@ -70,6 +70,7 @@ COMMANDS = (
     Command("explain", "explain", "Explain why a job has its GPUs and clock.", "cluster.explain", JOBS),
     Command("logs", "logs", "Print the log of a job.", "cluster.logs", JOBS),
     Command("cancel", "cancel", "Cancel jobs.", "cluster.jobs", JOBS),
+    Command("update", "update", "Change jobs that wait.", "cluster.update", JOBS),
     Command("hold", "hold", "Keep jobs from running.", "cluster.jobs", JOBS),
     Command("release", "release", "Let held jobs run again.", "cluster.jobs", JOBS),
     Command("top", "top", "Show the present state of the cluster.", "cluster.top", STATE),

@@ -16,7 +16,6 @@ from typing_extensions import override
 
 from powerflow.api.accounts import Account, Accounts, EndedJob
 from powerflow.api.cluster_api import ClusterApi
-from powerflow.api.dependency import read_dependency
 from powerflow.api.governance import (
     AuditRecord,
     BudgetOrder,
@@ -33,9 +32,9 @@ from powerflow.api.governance import (
     StageRecord,
     audited,
 )
-from powerflow.api.job_array import read_array
+from powerflow.api.job_change import JobChange, changed, flat
 from powerflow.api.job_detail import JobDetail
-from powerflow.api.job_spec import USUAL_GRACE_S, JobSpec
+from powerflow.api.job_spec import JobSpec
 from powerflow.api.pages import EVERYTHING, NumberedPage, Page, RecordFilter
 from powerflow.api.records import (
     Caller,
@@ -58,6 +57,7 @@ from powerflow.engine.protocol import EngineError
 from powerflow.live.commands import (
     ApiCommand,
     CapsChanged,
+    JobChanged,
     JobEnded,
     JobHeld,
     JobReleased,
@@ -71,15 +71,12 @@ from powerflow.live.consequences import Consequences, sure_of
 from powerflow.live.controller import Controller
 from powerflow.live.ended import ended_jobs
 from powerflow.live.explanation import explain
-from powerflow.live.gpus.wanted import check_gpus
+from powerflow.live.job_checks import JobChecks
 from powerflow.live.node_watch import OFF
 from powerflow.live.records import Records
-from powerflow.live.submission_notes import notes
 from powerflow.store.accounting import priced
 from powerflow.store.models import StoredJob
 
-#: Most jobs of one user that have not ended.
-MOST_ACTIVE = 10_000
 #: Ranks that are named when a request names one that does not exist.
 _NAMED = 8
 
@@ -107,8 +104,8 @@ class ClusterService(ClusterApi):
         *,
         keeps_checkpoints: bool = True,
     ) -> None:
-        self._keeps_checkpoints = keeps_checkpoints
-        self._controller, self._store, self._may_run = controller, controller.store, may_run
+        self._controller, self._store = controller, controller.store
+        self._checks = JobChecks(controller, may_run, keeps_checkpoints=keeps_checkpoints)
         self._governance, self._signals = controller.governance, controller.governance.signals
         self._records, self._consequences = Records(controller, left_out), Consequences(controller)
 
@@ -116,14 +113,25 @@ class ClusterService(ClusterApi):
 
     @override
     def submit(self, spec: JobSpec, caller: Caller, key: str | None = None) -> tuple[JobRecord, bool]:
-        self._check(spec, caller)
+        self._checks.check(spec, caller.user)
         if key is None or not self._store.knows_key(caller.user, key):
-            self._check_crowd(caller.user, len(read_array(spec.array).tasks) if spec.array else 1)
+            self._checks.check_crowd(caller.user, spec)
         job, created = self._store.submit(spec, caller.user, self._controller.clock(), key, caller.address)
         if created:
             for job_id in self._store.array(job.id) or [job.id]:
                 self._controller.tell(JobSubmitted(job_id))
-        return replace(self._records.job(job), notes=notes(spec, self._controller.scheduler.pools)), created
+        return replace(self._records.job(job), notes=self._checks.notes(spec)), created
+
+    @override
+    def update(self, job_id: str, change: JobChange, caller: Caller) -> JobRecord:
+        job, now_s = self._own(job_id, caller), self._controller.clock()
+        spec = changed(job.spec, change)
+        self._checks.check(spec, job.user)
+        asked = audited(caller, now_s, "job updated", f"job {job_id}", {"owner": job.user, **flat(change)})
+        states = (JobState.QUEUED, JobState.HELD, *((JobState.RUNNING,) if change.may_run else ()))
+        job = self._store.respecify(job_id, spec, now_s, states, asked)
+        self._controller.tell(JobChanged(job_id))
+        return replace(self._records.job(job), notes=self._checks.notes(spec))
 
     @override
     def jobs(
@@ -357,37 +365,6 @@ class ClusterService(ClusterApi):
         return {"ok": since_s < self._controller.settings.lease_s / 3, "since_turn_s": since_s}
 
     # -- inside ---------------------------------------------------------------------------------------------------
-
-    def _check(self, spec: JobSpec, caller: Caller) -> None:
-        """Refuse a job that can never run in this cluster."""
-        if why := self._may_run(caller.user, spec.directory):
-            raise Refused(why)
-        if not self._keeps_checkpoints and spec.rescale == "in-place" and spec.checkpoint.dir is None:
-            raise Refused(
-                "checkpoint.dir is missing: this cluster has several machines, and a job that moves would begin again",
-                fix="name a folder that all machines share; or start the controller with --shared-dir",
-            )
-        grace_s, most_s = spec.checkpoint.grace, self._controller.gangs.most_grace_s
-        if grace_s > most_s and grace_s != USUAL_GRACE_S:  # a job that asks for nothing gets the most there is
-            raise Refused(
-                f"checkpoint.grace is {grace_s:g} s, the most here is {most_s:g} s",
-                fix=f"give at most {most_s:g}s; an administrator can raise this limit with powerflow serve --max-grace",
-            )
-        check_gpus(spec, self._controller.scheduler.pools, self._controller.power.types)
-        for need in read_dependency(spec.dependency) if spec.dependency else ():
-            try:
-                self._store.job(need.job_id)
-            except NotFound:
-                raise Refused(f"dependency: there is no job {need.job_id}") from None
-
-    def _check_crowd(self, user: str, more: int) -> None:
-        """Refuse jobs of a user who has very many jobs: each job takes time in every turn and every decision."""
-        active = sum(job.user == user for job in self._controller.snapshot.values())
-        if active + more > MOST_ACTIVE:
-            over = f"; {more} more would be over {MOST_ACTIVE}" if more > 1 else ""
-            raise Refused(
-                f"{user} has {active} jobs that have not ended{over}", fix="cancel jobs, or wait until jobs end"
-            )
 
     def _own(self, job_id: str, caller: Caller) -> StoredJob:
         job = self._store.job(job_id)

@@ -14,6 +14,7 @@ from powerflow.live.context import LoopContext
 from powerflow.live.gang_events import GangEvents
 from powerflow.live.governance.step import GovernanceStep
 from powerflow.live.gpu_service import GpuService
+from powerflow.live.jobs.active_job import ActiveJob
 from powerflow.live.measurement import Measurement
 from powerflow.live.node_watch import NodeWatch
 from powerflow.scheduler.events import NodeDrained, NodeRecovered
@@ -33,6 +34,10 @@ class JobSubmitted(_OfJob):
 
 class JobEnded(_OfJob):
     """Tell the controller's loop that a job was cancelled."""
+
+
+class JobChanged(_OfJob):
+    """Tell the controller's loop that the specification of a job was changed."""
 
 
 class JobHeld(_OfJob):
@@ -76,6 +81,7 @@ class SharesChanged:
 ApiCommand = (
     JobSubmitted
     | JobEnded
+    | JobChanged
     | JobHeld
     | JobReleased
     | NodeChanged
@@ -124,20 +130,13 @@ class ApiCommands:
 
     def carry_out(self, command: ApiCommand, now_s: float) -> None:
         """Carry out one command. A command about a job that is not active any more is ignored."""
-        jobs = self._table.jobs
         match command:
             case JobSubmitted(job_id):
-                if job_id not in jobs and not (stored := self._store.job(job_id)).state.ended:
+                if job_id not in self._table.jobs and not (stored := self._store.job(job_id)).state.ended:
                     self._table.enter(stored)
-            case JobEnded(job_id):
-                if job := jobs.get(job_id):
-                    self._gang_events.stop(job)
-            case JobHeld(job_id):
-                if (job := jobs.get(job_id)) and not job.held:
-                    self._table.hold(job)
-            case JobReleased(job_id):
-                if (job := jobs.get(job_id)) and job.held:
-                    self._table.release(job)
+            case JobEnded() | JobChanged() | JobHeld() | JobReleased():
+                if job := self._table.jobs.get(command.job_id):
+                    self._carry_out_on(job, command)
             case NodeChanged(node, drained):
                 self._change(node, drained)
             case NodeDeclaredOff(node):
@@ -150,6 +149,19 @@ class ApiCommands:
                 self._governance.shares_changed()
             case _:
                 assert_never(command)
+
+    def _carry_out_on(self, job: ActiveJob, command: JobEnded | JobChanged | JobHeld | JobReleased) -> None:
+        match command:
+            case JobEnded():
+                self._gang_events.stop(job)
+            case JobChanged():
+                self._table.change(job, self._store.job(job.id).spec)
+            case JobHeld():
+                if not job.held:
+                    self._table.hold(job)
+            case JobReleased():
+                if job.held:
+                    self._table.release(job)
 
     def _change(self, node: str, drained: bool) -> None:
         if drained:

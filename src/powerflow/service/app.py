@@ -25,6 +25,7 @@ from powerflow.api import operations as ops
 from powerflow.api.accounts import Accounts, EndedJob
 from powerflow.api.cluster_api import ClusterApi
 from powerflow.api.governance import NAME, DrainOrder, OffReason
+from powerflow.api.job_change import JobChange
 from powerflow.api.job_detail import JobDetail
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.operations import PREFIX
@@ -33,6 +34,7 @@ from powerflow.api.records import (
     DecisionRecord,
     EventRecord,
     Explanation,
+    Identity,
     JobRecord,
     LogChunk,
     NodeRecord,
@@ -222,6 +224,10 @@ def _jobs() -> APIRouter:
     def cancel(cluster: FromCluster, job_id: JobId, caller: FromCaller) -> JobRecord:
         return cluster.cancel(job_id, caller)
 
+    @serves(router, ops.UPDATE, body=True)
+    def update(cluster: FromCluster, job_id: JobId, change: JobChange, caller: FromCaller) -> JobRecord:
+        return cluster.update(job_id, change, caller)
+
     @serves(router, ops.HOLD)
     def hold(cluster: FromCluster, job_id: JobId, caller: FromCaller) -> JobRecord:
         return cluster.hold(job_id, caller)
@@ -259,6 +265,11 @@ def _jobs() -> APIRouter:
 @cache
 def _cluster() -> APIRouter:
     router = APIRouter()
+
+    @serves(router, ops.ME)
+    def me(caller: FromCaller) -> Identity:
+        """Return the user of the token, and what this user may do."""
+        return Identity(caller.user, caller.role)
 
     @serves(router, ops.TOP)
     def top(cluster: FromCluster) -> Top:

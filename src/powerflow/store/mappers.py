@@ -86,10 +86,15 @@ def _spec(text: str) -> JobSpec:
         return UNREADABLE
 
 
+def spec_text(spec: JobSpec) -> str:
+    """Return a job's spec as the table ``jobs`` has it: as JSON, without the variables of its shell."""
+    return to_json(spec.model_dump(mode="json", by_alias=True, exclude={"shell_env"}))
+
+
 def new_job(spec: JobSpec, user: str, now_s: float) -> dict[str, Any]:
     """Return the row in the table ``jobs`` for a job that is submitted now."""
     return {
-        "spec": to_json(spec.model_dump(mode="json", by_alias=True, exclude={"shell_env"})),
+        "spec": spec_text(spec),
         "user": user,
         "project": spec.project,
         "state": JobState.QUEUED.value,

@@ -109,3 +109,15 @@ def changes_of_jobs() -> Update:
         name: func.coalesce(bindparam(f"new_{name}", type_=jobs.c[name].type), jobs.c[name]) for name in mappers.CHANGES
     }
     return update(jobs).where(jobs.c.id == bindparam("number")).values(values)
+
+
+def page_mark(after: str) -> int:
+    """Return the job number that a page begins before.
+
+    Raises:
+        InputError: The text is not the ``next`` of a page.
+    """
+    try:
+        return mappers.number(after)
+    except NotFound:
+        raise InputError(f"{after!r} is not a page", fix="give the value of next in the previous page") from None

@@ -17,8 +17,7 @@ from powerflow.api.governance import AuditRecord
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.pages import EVERYTHING, NumberedPage, Page, RecordFilter
 from powerflow.api.records import EventRecord, JobState, NotFound, Refused
-from powerflow.errors import InputError
-from powerflow.store import mappers
+from powerflow.store import mappers, statements
 from powerflow.store.accounting import Charges
 from powerflow.store.database import Database
 from powerflow.store.decision_log import Decisions
@@ -30,9 +29,9 @@ from powerflow.store.leader_lease import LeaderLease
 from powerflow.store.models import JobUpdate, NodeState, StoredJob
 from powerflow.store.observations import Observations
 from powerflow.store.schema import events, jobs, keys, nodes, settings
-from powerflow.store.statements import add_acts, add_audit, add_event, changes_of_jobs, checked, put_setting, states_of
+from powerflow.store.statements import add_acts, add_audit, add_event, checked, put_setting, states_of
 from powerflow.store.story import page_of_audit, page_of_events
-from powerflow.store.submission import insert_jobs, tell_submission, with_key
+from powerflow.store.submission import insert_jobs, respecify, tell_submission, with_key
 
 #: States to which a job may go from its present state. Any job that has not ended may also end.
 _MOVES = {
@@ -166,7 +165,7 @@ class Store:
             position = func.instr if self._database.is_sqlite else func.strpos
             query = query.where(position(jobs.c.spec, mappers.named(name)) > 0)
         if after is not None:
-            query = query.where(jobs.c.id < _page_mark(after))
+            query = query.where(jobs.c.id < statements.page_mark(after))
         with self._database.read() as connection:
             rows = connection.execute(query).mappings().all()
         page = [mappers.job_of(row) for row in rows[:limit]]
@@ -258,6 +257,19 @@ class Store:
             add_audit(connection, [asked] if asked else [])
             return _job(connection, job_id)
 
+    def respecify(
+        self, job_id: str, spec: JobSpec, now_s: float, states: Sequence[JobState], asked: AuditRecord
+    ) -> StoredJob:
+        """Give a job another specification, and add an event and an audit entry.
+
+        Raises:
+            NotFound: There is no job with this id.
+            Refused: The job is in none of the given states.
+        """
+        with self._database.write_claimed() as connection:
+            respecify(connection, _job(connection, job_id), spec, now_s, states, asked)
+            return _job(connection, job_id)
+
     def update(self, rows: Sequence[JobUpdate]) -> None:
         """Store changes of several jobs. If one of the jobs does not exist, no change is stored.
 
@@ -268,7 +280,7 @@ class Store:
             return
         with self._database.write_claimed() as connection:
             states_of(connection, (row.job_id for row in rows))
-            connection.execute(changes_of_jobs(), [mappers.changes(row) for row in rows])
+            connection.execute(statements.changes_of_jobs(), [mappers.changes(row) for row in rows])
 
     # --- job numbers, each given once even if the database is restored from a backup ---
 
@@ -388,10 +400,3 @@ def _job(connection: Connection, job_id: str) -> StoredJob:
     if row is None:
         raise NotFound(f"no job {job_id}")
     return mappers.job_of(row)
-
-
-def _page_mark(after: str) -> int:
-    try:
-        return mappers.number(after)
-    except NotFound:
-        raise InputError(f"{after!r} is not a page", fix="give the value of next in the previous page") from None

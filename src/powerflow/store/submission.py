@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Select, insert, select, update
@@ -11,8 +11,10 @@ from powerflow.api.acts import said
 from powerflow.api.governance import AuditRecord
 from powerflow.api.job_array import read_array
 from powerflow.api.job_spec import JobSpec
+from powerflow.api.records import JobState, Refused
 from powerflow.store import mappers
 from powerflow.store.environments import keep
+from powerflow.store.models import StoredJob
 from powerflow.store.schema import jobs, keys
 from powerflow.store.statements import add_audit, add_event
 
@@ -41,6 +43,31 @@ def tell_submission(
         words = said(what.action, f"job {number}", user, fields)
         add_event(connection, "submitted", words, now_s, str(number), {"user": user})
     add_audit(connection, [] if address is None else [what])
+
+
+def respecify(
+    connection: Connection,
+    job: StoredJob,
+    spec: JobSpec,
+    now_s: float,
+    states: Collection[JobState],
+    asked: AuditRecord,
+) -> None:
+    """Give a job another specification, and add an event and an audit entry.
+
+    Raises:
+        Refused: The job is in none of the given states.
+    """
+    if job.state not in states:
+        fix = "hold it first" if job.state is JobState.RUNNING else ""
+        raise Refused(f"job {job.id} is {job.state.value} and cannot be changed in this way", fix=fix)
+    new: dict[str, Any] = {"spec": mappers.spec_text(spec), "project": spec.project}
+    if spec.work != job.spec.work:
+        new["steps_total"] = spec.work.iterations if spec.work else None
+    connection.execute(update(jobs).where(jobs.c.id == int(job.id)).values(new))
+    words = said(asked.action, asked.target, asked.user, asked.fields)
+    add_event(connection, "updated", words, now_s, job.id, {"by": asked.user})
+    add_audit(connection, [asked])
 
 
 def with_key(user: str, key: str) -> Select[Any]:

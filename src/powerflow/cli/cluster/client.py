@@ -195,7 +195,9 @@ def _encoded(body: Any) -> Any:
     """Return a request's body as JSON data: a job, a dataclass of `powerflow.api.governance`, or None."""
     if body is None:
         return None
-    return body.model_dump(mode="json", by_alias=True) if hasattr(body, "model_dump") else plain(body)
+    if hasattr(body, "model_dump"):  # a key of a change that is not set stays as it is
+        return body.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    return plain(body)
 
 
 def _decoded(kind: type[Answer], found: Any, url: str) -> Answer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Annotated, Any, NamedTuple
 
@@ -64,22 +64,34 @@ FLAGS = (
     ),
 )
 
+#: Keys that `powerflow update` can change (`powerflow.api.job_change.JobChange`).
+CHANGEABLE = frozenset(
+    {"name", "gpus", "priority", "energy", "project", "work", "limits", "time_limit", "output", "retries"}
+    | {"dependency"}
+)
+
 
 def takes_job_flags(command: Callable[..., None]) -> Callable[..., None]:
     """Decorate a command: pass it the options of `FLAGS` as ``flags``, by key, with inner dictionaries for parts."""
-    flags = {flag.parameter: flag for flag in FLAGS}
+    return _taking(command, FLAGS)
+
+
+def takes_changes(command: Callable[..., None]) -> Callable[..., None]:
+    """Decorate a command as `takes_job_flags` does, with the options for keys that can be changed later."""
+    return _taking(command, tuple(flag for flag in FLAGS if flag.key[0] in CHANGEABLE))
+
+
+def _taking(command: Callable[..., None], options: Sequence[Flag]) -> Callable[..., None]:
+    flags = {flag.parameter: flag for flag in options}
 
     @wraps(command)
     def taking(*args: Any, **given: Any) -> None:
         values = {name: given.pop(name) for name in flags}
         command(*args, flags=_nested({flags[name].key: value for name, value in values.items()}), **given)
 
-    own = [
-        parameter
-        for parameter in inspect.signature(command, eval_str=True).parameters.values()
-        if parameter.name != "flags"
-    ]
-    first = [parameter for parameter in own if parameter.kind is not inspect.Parameter.KEYWORD_ONLY]
+    own = [at for at in inspect.signature(command, eval_str=True).parameters.values() if at.name != "flags"]
+    first = [at for at in own if at.kind is not inspect.Parameter.KEYWORD_ONLY]
+    rest = [at for at in own if at.kind is inspect.Parameter.KEYWORD_ONLY]
     added = [
         inspect.Parameter(
             name,
@@ -89,18 +101,8 @@ def takes_job_flags(command: Callable[..., None]) -> Callable[..., None]:
         )
         for name, flag in flags.items()
     ]
-    rest = [parameter for parameter in own if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
     taking.__signature__ = inspect.Signature([*first, *added, *rest])  # type: ignore[attr-defined]
     return taking
-
-
-def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a job with others over them. A part such as ``batch`` keeps keys that are not replaced."""
-    found = dict(below)
-    for key, value in above.items():
-        old = found.get(key)
-        found[key] = merged(old, value) if isinstance(value, dict) and isinstance(old, dict) else value
-    return found
 
 
 def variables(texts: list[str]) -> dict[str, str]:

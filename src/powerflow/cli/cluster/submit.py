@@ -11,12 +11,13 @@ import typer
 
 from powerflow.api import operations as ops
 from powerflow.api.job_array import read_array
+from powerflow.api.merge import merged
 from powerflow.api.output_path import USUAL, USUAL_TASK
 from powerflow.api.records import JobState
 from powerflow.cli import settings
 from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import asks, say
-from powerflow.cli.cluster.job_flags import merged, takes_job_flags, variables
+from powerflow.cli.cluster.job_flags import takes_job_flags, variables
 from powerflow.cli.cluster.shell_environment import of_shell
 from powerflow.cli.options import Json
 from powerflow.cli.sanitize import line

@@ -199,6 +199,13 @@ class ActiveJob:
             return reason.sentence().replace(Why.RESUMED, "started again", 1)
         return reason.sentence()
 
+    def respecified(self, spec: JobSpec, kind: JobClass) -> None:
+        """Set another specification, and the class of jobs that it belongs to."""
+        if spec.work != self.spec.work:
+            self.steps_total = spec.work.iterations if spec.work else None
+        self.spec, self.kind = spec, kind
+        self.needs = read_dependency(spec.dependency) if spec.dependency else ()
+
     def clocked(self, clock_mhz: float) -> None:
         """Set another clock for the GPUs that the job has."""
         self.clock_mhz = clock_mhz

@@ -11,6 +11,8 @@ from types import MappingProxyType
 
 import numpy as np
 
+from powerflow.api.job_change import WHILE_RUNNING
+from powerflow.api.job_spec import JobSpec
 from powerflow.api.records import Refused
 from powerflow.live.gpus.gpus import ClusterGpus
 from powerflow.live.gpus.wanted import type_wanted
@@ -139,6 +141,18 @@ class JobTable:
     def release(self, job: ActiveJob) -> None:
         """Let a held job run again."""
         job.held = False
+
+    def change(self, job: ActiveJob, spec: JobSpec) -> None:
+        """Give a job another specification. It leaves its GPUs, if they depend on what has changed."""
+        before = job.spec
+        job.respecified(spec, class_of(spec, job.user))
+        if before.model_copy(update={key: getattr(spec, key) for key in WHILE_RUNNING}) == spec:
+            return
+        self.emit(*self._learning.expect(job.kind))
+        self.withdraw(job)
+        if job.placement:
+            self.vacate(job, "was changed")
+        self.changed(job)
 
     def wait(self, job: ActiveJob, reason: str) -> None:
         """Set what a job waits for before the scheduler may hear of it."""

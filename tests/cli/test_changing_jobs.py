@@ -1,0 +1,126 @@
+"""``cancel``, ``hold`` and ``release`` by name, user, state and array; ``update``."""
+
+from __future__ import annotations
+
+import pytest
+
+from powerflow.api.job_spec import JobSpec
+from powerflow.api.records import Caller, JobState, Role
+from tests.cli.shell import Shell
+
+GRACE = Caller("grace", Role.USER)
+
+
+def states(shell: Shell) -> dict[str, str]:
+    return {job.id: job.state.value for job in shell.cluster.jobs().items}
+
+
+@pytest.fixture
+def five(shell: Shell) -> Shell:
+    """Jobs a-1, a-2 (held) and b of the caller, a-3 of grace, and c of the caller, which has ended."""
+    for name in ("a-1", "a-2", "b"):
+        shell("submit", "-J", name, "-A", "vision" if name == "b" else "speech", "--", "true")
+    shell.cluster.submit(JobSpec(run="true", name="a-3"), GRACE)
+    shell("submit", "-J", "c", "--", "true")
+    shell.cluster.end("5")
+    shell("hold", "2")
+    return shell
+
+
+@pytest.mark.parametrize(
+    ("argv", "cancelled"),
+    [
+        (["--all"], {"1", "2", "3"}),
+        (["--name", "a-*"], {"1", "2"}),
+        (["--name", "b"], {"3"}),
+        (["--state", "held"], {"2"}),
+        (["--project", "vision"], {"3"}),
+        (["--project", "speech", "-t", "queued", "-t", "running"], {"1"}),
+        (["2", "3"], {"2", "3"}),
+    ],
+)
+def test_jobs_are_chosen_as_by_scancel_and_only_ones_own(five: Shell, argv: list[str], cancelled: set[str]) -> None:
+    said = five("cancel", *argv)
+    assert {line.split()[1] for line in said.splitlines()} == cancelled
+    assert {job for job, state in states(five).items() if state == "cancelled"} == cancelled
+
+
+def test_all_tasks_of_an_array_are_cancelled_together(shell: Shell) -> None:
+    for task in range(3):
+        shell("submit", "--", "true")
+        shell.cluster.change(str(task + 1), array_id="1" if task < 2 else None, array_task=task)
+    shell("cancel", "--array", "1")
+    assert states(shell) == {"1": "cancelled", "2": "cancelled", "3": "queued"}
+
+
+def test_jobs_of_others_need_their_name_and_the_right(five: Shell) -> None:
+    assert "job 4 belongs to grace" in five("cancel", "--user", "grace", code=4)
+    assert states(five)["4"] == "queued"
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ([], "no job is named; give numbers of jobs, --name, --state or --all"),
+        (["1", "--all"], "numbers and filters cannot be combined"),
+        (["--array", "x"], "'x' is not the number of a job"),
+    ],
+)
+def test_a_choice_that_can_be_meant_in_two_ways_changes_nothing(five: Shell, argv: list[str], said: str) -> None:
+    before = states(five)
+    assert said in five("cancel", *argv, code=2)
+    assert states(five) == before
+
+
+def test_nothing_to_cancel_is_said(five: Shell) -> None:
+    assert five("cancel", "--name", "nothing") == "no such jobs\n"
+
+
+def test_update_changes_what_is_named_and_nothing_else(shell: Shell) -> None:
+    flags = (
+        "--rescale",
+        "restart",
+        "--batch",
+        "64",
+        "--memory",
+        "1GiB",
+        "--cpus",
+        "2",
+        "-t",
+        "1h",
+        "--max-slowdown",
+        "5%",
+    )
+    shell("submit", "-J", "x", "-G", "1..4", *flags, "--", "python", "t.py")
+    before = shell.cluster.job("1").spec
+    assert (
+        shell("update", "1", "-G", "2..8", "--priority", "high", "--memory", "2GiB", "-t", "none")
+        == "job 1 is changed\n"
+    )
+    spec = shell.cluster.job("1").spec
+    assert (str(spec.gpus), spec.priority, spec.limits.memory, spec.time_limit) == ("2..8", "high", 2 << 30, None)
+    assert (spec.name, spec.batch, spec.limits.cpus, spec.energy) == ("x", before.batch, 2.0, before.energy)
+    assert shell.json("update", "1", "-J", "y")["jobs"][0]["name"] == "y"
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "said"),
+    [
+        (["1"], 2, "nothing to change"),
+        (["1", "--priority", "urgent"], 2, "priority is 'urgent'; give protected, high, normal or low"),
+        (["1", "--gpus", "1..4"], 2, "rescale is none, so gpus must be one number"),
+        (["9", "--time", "1h"], 3, "no job 9"),
+    ],
+)
+def test_what_cannot_be_changed_is_said_in_a_line(shell: Shell, argv: list[str], code: int, said: str) -> None:
+    shell("submit", "--", "true")
+    assert said in shell("update", *argv, code=code)
+
+
+def test_a_running_job_keeps_what_its_processes_depend_on(shell: Shell) -> None:
+    shell("submit", "--", "true")
+    shell.cluster.run("1")
+    assert "cannot be changed in this way" in shell("update", "1", "--gpus", "2", code=4)
+    shell("update", "1", "--time", "2h")
+    assert shell.cluster.job("1").record.time_limit_s == 7200.0
+    assert shell.cluster.job("1").record.state is JobState.RUNNING
