@@ -391,3 +391,15 @@ def sums_up(rank: Rank) -> None:
 def asks_torch_for_its_rank(rank: Rank) -> None:
     """As plain DDP does, where there is no group yet."""
     rank.log("end", rank=dist.get_rank())
+
+
+def comes_late_to_a_sum(rank: Rank) -> None:
+    """Sums after its first epoch, to which rank 1 does not come."""
+    optimizer = torch.optim.SGD(rank.model.parameters(), lr=0.02)
+    model = rank.run.wrap(rank.model, optimizer)
+    for _ in rank.run.epochs(2):
+        _train(rank, model, optimizer)
+        if rank.run.rank == 1:
+            rank.log("late")
+            time.sleep(1000)
+        dist.all_reduce(torch.ones(()))

@@ -19,7 +19,6 @@ from powerflow.elastic import foreign
 from powerflow.elastic.environment import RankPlace
 from powerflow.elastic.mailbox import JOB_DIR, RANK_NAME
 from powerflow.elastic.placed import RankSampler
-from powerflow.errors import InputError
 from tests.elastic.supervisor import Supervisor
 
 DATA = TensorDataset(torch.arange(10.0))
@@ -90,19 +89,20 @@ def test_no_group_before_the_first_epoch_is_said(act: Callable[[], Any]) -> None
     assert not explained(act, in_place=False)  # torch's own words do
 
 
-def test_a_rank_lost_in_the_scripts_own_collective_is_tried_again() -> None:
-    def act() -> None:
-        space = {"__name__": "torch.distributed"}
-        code = "def all_reduce():\n    raise RuntimeError('[gloo/transport/tcp/pair.cc] Connection closed by peer')"
-        exec(compile(code, "/lib/torch/distributed/distributed_c10d.py", "exec"), space)
-        space["all_reduce"]()  # type: ignore[operator]
-
-    with pytest.raises(RuntimeError) as raised:
-        act()
-    refusal = foreign.explain(raised.value, raised.value.__traceback__, in_place=True)
-    assert isinstance(refusal, InputError)
-    assert refusal.exit_code == 1
-    assert "another rank was lost during a collective that the script calls itself" in str(refusal)
+def test_a_rank_lost_in_the_scripts_own_collective_ends_the_others(tmp_path: Path) -> None:
+    """With one line, and as something that may be tried again."""
+    with Supervisor(tmp_path, script="comes_late_to_a_sum") as job:
+        first, second = job.start(2)
+        job.allow(10**9)
+        job.wait(lambda: bool(job.entries("late")), "the second stays away")
+        os.kill(job.processes[second].pid or 0, signal.SIGKILL)
+        assert job.codes() == {first: 1, second: -signal.SIGKILL}, job.story()
+        (report,) = job.mailbox.reports([first])
+        shown = (tmp_path / "log" / f"{first}.err").read_text()
+    assert report.refusal == ""
+    assert report.note.startswith("small.py:")
+    assert "another rank was lost during a collective that the script calls itself" in report.note
+    assert shown.endswith(f"powerflow: {report.note}\n")
 
 
 def test_too_early_a_question_ends_the_job_with_one_line(tmp_path: Path) -> None:
