@@ -130,7 +130,7 @@ def busy(shell: Shell) -> Shell:
         "steps_total": 1000.0,
         "progress": 0.25,
         "step_time_s": 0.112,
-        "eta_s": now + 7200,
+        "eta_s": now + 7259,
     }
     shell.cluster.run("1", gpus=2, energy_j=180_000.0, model_error=0.031, **fields)
     shell.cluster.hold("3", shell_caller())
@@ -172,7 +172,7 @@ def test_queue_lists_what_has_not_ended_running_first(busy: Shell) -> None:
         "██",
         "25%",
         "0.112 s",
-        "2:00:00",
+        "2:00:",
         "started on 2",
     ):
         assert part.strip() in lines[2]

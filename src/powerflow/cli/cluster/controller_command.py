@@ -50,7 +50,7 @@ def asks(command: Callable[..., None]) -> Callable[..., None]:
         if given.get("job") is not None:
             given["job"] = controller.number_of(given["job"])
         if "jobs" in given:  # all of them before the first is changed
-            given["jobs"] = [controller.number_of(job) for job in given["jobs"]]
+            given["jobs"] = [controller.number_of(job) for job in given["jobs"] or []]
         command(controller, **given)
 
     own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
