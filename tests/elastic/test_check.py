@@ -120,6 +120,9 @@ CASES = {
     "local rank": {"before": 'torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # <- environment'},
     "local rank or 0": {"before": 'torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))'},
     "local rank or -1": {"before": 'local = int(os.getenv("LOCAL_RANK", -1))  # <- environment'},
+    "a gpu by local rank": {"before": "torch.cuda.set_device(run.local_rank)  # <- device"},
+    "a gpu by a kept local rank": {"before": 'gpu = run.local_rank\nmodel.to(f"cuda:{gpu}")  # <- device'},
+    "a local rank that is printed": {"before": 'print(f"rank {run.local_rank}")\nmodel.to(run.device)'},
     "rank of torchrun": {"epoch": 'print(os.environ.get("RANK", "0"))  # <- environment'},
     "a collective too early": {"start": "dist.barrier()  # <- early-collective"},
     "a collective too early, in a function": {
@@ -185,6 +188,7 @@ CASES = {
         "start": "began = time.time()",
         "after_epoch": "if time.time() - began > 60:  # <- clock\n    break",
     },
+    "a timer": {"start": "began = time.time()", "after_epoch": "print(time.time() - began)\nbegan = time.time()"},
     "a report by the clock": {"start": "began = time.time()", "after_epoch": "print(time.time() - began)"},
     "a best value": {
         "start": "best = 0.0  # <- plain-value",
@@ -282,6 +286,38 @@ while True:  # <- epochs # <- batches
 
 def test_a_loop_over_steps(tmp_path: Path) -> None:
     check_script(tmp_path, STEPS)
+
+
+OTHER_NAMES = """\
+from powerflow import elastic
+
+class Trainer:
+    def __init__(self, model, optimizer):
+        self.optimizer = optimizer
+        self.elastic_run = begin()
+        self.model = self.elastic_run.wrap(model, optimizer)
+
+    def fit(self, dataset):
+        for epoch in self.elastic_run.epochs(3):
+            train(self.elastic_run, self.model, self.optimizer, loader(self.elastic_run, dataset))
+
+def begin():
+    return elastic.init()
+
+def loader(r, dataset):
+    return r.batches(dataset, global_batch=8)
+
+def train(r, model, optimizer, loader):
+    for x in loader:
+        r.backward(model(x).mean())
+        optimizer.step()
+
+Trainer(make_model(), make_optimizer()).fit(make_data())
+"""
+
+
+def test_a_run_by_other_names(tmp_path: Path) -> None:
+    check_script(tmp_path, OTHER_NAMES)
 
 
 ORDINARY = """\

@@ -96,6 +96,24 @@ def environment(project: Project, source: Source) -> Iterator[Finding]:
             yield finding(source, node, "environment", what, "run.rank, run.ranks or run.is_main, where it is needed")
 
 
+def devices(project: Project, source: Source) -> Iterator[Finding]:
+    """Find GPUs that are chosen by the number of the rank on its node."""
+    for node in source.nodes:
+        given: list[ast.expr] = []
+        if isinstance(node, ast.Call) and source.last(node) in ("set_device", "device", "cuda", "to"):
+            given = node.args
+        elif isinstance(node, ast.JoinedStr) and _text(node.values[0] if node.values else node).startswith("cuda"):
+            given = [part.value for part in node.values if isinstance(part, ast.FormattedValue)]
+        values = [at for one in given for at in project.values(source, one)]
+        if any(_is_local_rank(project, *at) for at in values):
+            what = "PowerFlow lets each rank see only its own GPU, so this GPU may not be there"
+            yield finding(source, node, "device", what, "run.device")
+
+
+def _is_local_rank(project: Project, source: Source, node: ast.AST) -> bool:
+    return isinstance(node, ast.Attribute) and node.attr == "local_rank" and project.is_run(source, node.value)
+
+
 def collectives(project: Project, source: Source) -> Iterator[Finding]:
     """Find collectives that not all ranks call, and those before the ranks have a group."""
     for call, name in source.calls:

@@ -34,7 +34,11 @@ def _variables(project: Project, loop: LoopAt) -> Iterator[Finding]:
                     first.setdefault(target.id, node)
     declared = {name for node in source.nodes if isinstance(node, ast.Global) for name in node.names}
     for name, node in first.items():
-        if name not in declared and _is_carried(project, loop, name, _given(source, node, name)):
+        if (
+            name not in declared
+            and not _is_time(source, node)
+            and _is_carried(project, loop, name, _given(source, node, name))
+        ):
             yield _not_kept(source, node, name)
 
 
@@ -126,6 +130,11 @@ def _is_plain(value: ast.AST | None) -> bool:
         value = value.operand
     is_float = isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "float"
     return is_float or isinstance(value, ast.Constant | ast.List | ast.Dict | ast.Set)
+
+
+def _is_time(source: Source, node: ast.AST) -> bool:
+    """Return True if an assignment reads a clock: what a rank measures is its own."""
+    return isinstance(node, ast.Assign) and source.dotted(getattr(node.value, "func", node)).startswith("time.")
 
 
 def _not_kept(source: Source, first: ast.AST, name: str) -> Finding:

@@ -10,6 +10,7 @@ from powerflow.elastic.check.source import Function, Source
 
 ForLoop = ast.For | ast.AsyncFor
 Loop = ForLoop | ast.While
+_INIT = "powerflow.elastic.init"
 #: Functions that yield the elements of what they are given.
 _AROUND = {"enumerate", "tqdm", "trange", "iter", "zip", "cycle", "islice", "track"}
 #: Most calls of a function that are followed, and longest way from a call to a call.
@@ -43,7 +44,7 @@ class Project:
 
     Attributes:
         sources: The files, the script first.
-        runs: Names of the variables that hold what ``elastic.init`` returned.
+        begins_run: True if the script calls ``elastic.init``.
         epochs: Loops over training epochs.
         steps: Loops whose body trains on a batch.
         inside: Nodes that run in a loop over training epochs, also through functions that it calls.
@@ -63,7 +64,7 @@ class Project:
                 elif isinstance(node, ast.Assign | ast.AnnAssign):
                     for target, value in pairs(node):
                         self._given_to.setdefault((source, source.dotted(target)), []).append((target, value))
-        self.runs = set(self._find_runs())
+        self.begins_run = any(name == _INIT for source in sources for _, name in source.calls)
         chains = [self._loops_around(at) for at in self._backwards()]
         self.epochs = self._find_epochs(chains)
         self.steps = self._find_steps(chains)
@@ -85,9 +86,9 @@ class Project:
 
     def is_run(self, source: Source, node: ast.AST) -> bool:
         """Return True if an expression is what ``elastic.init`` returned."""
-        if isinstance(node, ast.Call):
-            return source.dotted(node.func) == "powerflow.elastic.init"
-        return isinstance(node, ast.Name | ast.Attribute) and source.last(node) in self.runs
+        if not self.begins_run:
+            return False
+        return any(isinstance(at, ast.Call) and home.dotted(at.func) == _INIT for home, at in self.values(source, node))
 
     def calls_run(self, source: Source, node: ast.AST, method: str) -> bool:
         """Return True if an expression is a call of a method of the run, such as ``run.batches(…)``."""
@@ -163,14 +164,6 @@ class Project:
 
     # -- the loops that train ----------------------------------------------------------------------------------------
 
-    def _find_runs(self) -> Iterator[str]:
-        for source in self.sources:
-            for node in source.nodes:
-                if not isinstance(node, ast.Assign | ast.NamedExpr) or not isinstance(node.value, ast.Call):
-                    continue
-                if source.dotted(node.value.func) == "powerflow.elastic.init":
-                    yield from map(source.last, node.targets if isinstance(node, ast.Assign) else [node.target])
-
     def _backwards(self) -> Iterator[CallAt]:
         for source in self.sources:
             yield from (CallAt(source, call) for call, name in source.calls if name.endswith(".backward"))
@@ -191,12 +184,12 @@ class Project:
 
     def is_over(self, loop: LoopAt, method: str) -> bool:
         """Return True if a loop is one over ``run.epochs`` or ``run.batches``."""
-        if not isinstance(loop.node, ForLoop) or not self.runs:
+        if not isinstance(loop.node, ForLoop) or not self.begins_run:
             return False
         return any(self.calls_run(*value, method) for value in self.values(loop.source, loop.node.iter))
 
     def _find_epochs(self, chains: list[list[LoopAt]]) -> list[LoopAt]:
-        loops = [LoopAt(s, node) for s in self.sources if self.runs for node in s.nodes if isinstance(node, Loop)]
+        loops = [LoopAt(s, node) for s in self.sources if self.begins_run for node in s.nodes if isinstance(node, Loop)]
         found = [loop for loop in loops if self.is_over(loop, "epochs")]
         return found or list(dict.fromkeys(chain[0] for chain in chains if chain))
 

@@ -17,6 +17,7 @@ _CHECKS: tuple[Check, ...] = (
     distributed.process_groups,
     distributed.samplers,
     distributed.environment,
+    distributed.devices,
     distributed.collectives,
     distributed.kept_ranks,
     loops.loops,
@@ -68,7 +69,7 @@ def check(script: Path) -> CheckReport:
         found = other
     elif not joins:
         found.append(_never_joins(sources[0].name))
-    elif missing := [call for call in ("wrap", "epochs") if project.runs and not project.run_calls(call)]:
+    elif missing := [call for call in ("wrap", "epochs") if project.begins_run and not project.run_calls(call)]:
         what = "run." + " and run.".join(missing) + " is never called, so no rank joins the training"
         found.append(Finding(sources[0].name, 1, "incomplete", what, "see docs/elastic.md"))
     order = [source.name for source in sources]
