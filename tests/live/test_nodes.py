@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from powerflow.api.governance import DrainOrder
+from powerflow.api.pages import RecordFilter
 from powerflow.api.records import JobState, NotFound, Refused
 from tests.live.controller_bench import ROOT, Bench
 from tests.live.kinds import MODES, Q, R, script
@@ -206,9 +207,9 @@ def test_what_runs_on_a_drained_node_moves(bench: Bench) -> None:
     bench.until_trains(job)
     (node,) = {bench.engine.statuses[name].node for name in bench.engine.running()}
     bench.service.drain(node, DrainOrder("a fan", sure=True), ROOT)
-    told = {at.name: at for at in bench.service.nodes()}
-    assert (told[node].state, told[node].reason, told[node].by) == ("draining", "a fan", "root")
-    assert [at.since_s for at in told.values() if at.name != node] == [None]
+    shown = {at.name: at for at in bench.service.nodes()}
+    assert (shown[node].state, shown[node].reason, shown[node].by) == ("draining", "a fan", "root")
+    assert [at.since_s for at in shown.values() if at.name != node] == [None]
 
     def has_moved() -> bool:
         nodes = [bench.engine.statuses[name].node for name in bench.engine.running()]
@@ -218,6 +219,15 @@ def test_what_runs_on_a_drained_node_moves(bench: Bench) -> None:
     assert bench.job(job).attempts == 0
     bench.until(lambda: node not in {at for at, _ in bench.gangs.holding()})
     assert {at.name: at.state for at in bench.service.nodes()}[node] == "drained"
+    bench.turn()
+
+    def told() -> list[str]:
+        return [event.kind for event in bench.store.events(only=RecordFilter(node=node)).items]
+
+    assert told() == ["node drained", "node empty"]
+    bench.restart()
+    bench.turn(3)
+    assert told() == ["node drained", "node empty"], "once"
 
 
 @pytest.mark.parametrize("mode", ["in-place", "restart"])

@@ -58,6 +58,7 @@ def test_the_audit_is_selected_and_leaves_out_clocks_unless_asked(store: Store) 
     assert actions(job_id=job) == ["job submitted"]
     assert actions(user="ops") == ["node drained", "cap set"]
     assert actions(node="n1") == ["node drained", "clock set"], "itself and its GPUs; n10 is another node"
+    assert actions(kinds=["clock"], clocks=False) == actions(kinds=["clock set"], clocks=False) == ["clock set"] * 2
     assert actions(kinds=["clock"]) == ["clock set", "clock set"]
     assert actions(since_s=2.0, until_s=3.0, clocks=False) == ["node drained"]
 

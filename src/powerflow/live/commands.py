@@ -17,7 +17,6 @@ from powerflow.live.gpu_service import GpuService
 from powerflow.live.jobs.active_job import ActiveJob
 from powerflow.live.measurement import Measurement
 from powerflow.live.node_watch import NodeWatch
-from powerflow.scheduler.events import NodeDrained, NodeRecovered
 
 #: Commands carried out in one turn; the rest waits for the next, which comes at once.
 COMMANDS_AT_ONCE = 500
@@ -165,8 +164,7 @@ class ApiCommands:
 
     def _change(self, node: str, drained: bool) -> None:
         if drained:
-            self._table.emit(NodeDrained(node))
-            return
-        self._gpu_service.pardon(node)
-        if self._nodes.answers(node):  # else when it answers again
-            self._table.emit(NodeRecovered(node))
+            self._nodes.drain(node)
+        else:
+            self._gpu_service.pardon(node)
+            self._nodes.resume(node)

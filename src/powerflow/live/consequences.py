@@ -17,7 +17,7 @@ from powerflow.live.context import LoopContext
 from powerflow.live.controller import Controller
 from powerflow.scheduler.cap import PowerCap
 from powerflow.scheduler.dry_run import DryRun, dry_run
-from powerflow.scheduler.events import Event, NodeDrained, PowerCapSet
+from powerflow.scheduler.events import Event, ManagedProjects, NodeDrained, PowerCapSet
 from powerflow.units import kwh, power
 
 #: Jobs that are named; of more, the number is given.
@@ -83,7 +83,7 @@ class Consequences:
             if was and not is_kept:
                 whose = f"project {scope}" if scope else "the cluster"
                 found.append(f"the budget of {whose} ({kwh(budget.amount_j)} a {budget.period}) would not be kept")
-        return [*found, *self._ask(partial(_stopped, after))]
+        return [*found, *self._ask(partial(_of_stage, after))]
 
     def of_drain(self, node: str) -> Sequence[str]:
         """Return the consequences of draining a node: jobs that would pause, restart or begin anew."""
@@ -105,6 +105,27 @@ def _of_cap(cap: PowerCap, context: LoopContext, now_s: float) -> Sequence[str]:
         draw = f"jobs that PowerFlow does not manage keep {cap.scope.name} at {power(drawn_w)}"
         found.append(f"{draw}, so it cannot be kept")
     return [*found, *_of_jobs(trial, context)]
+
+
+def _of_stage(after: ManagedProjects, context: LoopContext, now_s: float) -> Sequence[str]:
+    """Return which running jobs would not be managed any more, and which would be stopped. Only the loop may call this.
+
+    Jobs that are not managed run at their GPUs' own clocks, so they may draw more.
+    """
+    left, more_w = 0, 0.0
+    for pool in context.scheduler.pools.values():
+        rows, watts = context.scheduler.ledger.rows, pool.costs.arrays()[1]
+        for slot in pool.active:
+            row = rows[slot]
+            if row["gpus"] and not row["unmanaged"] and not after.manages(context.scheduler.ledger.job(slot).project):
+                left += 1
+                of_job = watts[row["cost"], pool.count_index[row["gpus"]]]
+                more_w += float(of_job[-1] - of_job[row["clock"]])
+    if not left:
+        return _stopped(after, context, now_s)
+    who = "1 running job" if left == 1 else f"{left} running jobs"
+    cost = f", and would draw {power(more_w)} more" if more_w >= 1.0 else ""
+    return [f"{who} would not be managed any more{cost}", *_stopped(after, context, now_s)]
 
 
 def _stopped(event: Event, context: LoopContext, now_s: float) -> Sequence[str]:

@@ -49,6 +49,8 @@ class NodeWatch:
         self._engine, self._gangs, self._log = context.engine, context.gangs, context.log
         self._store, self._table = context.store, context.table
         self._off: set[str] = set()
+        self._draining: set[str] = set()  # drained nodes on which ranks may still run
+        self._looked = False
         self._told: set[str] = set()  # nodes of which the scheduler knows that they do not answer
         self._first_s = self._last_s = math.nan  # first and last change that the scheduler has not heard of
         self.notices: dict[str, str] = {}
@@ -57,6 +59,7 @@ class NodeWatch:
         """Tell the scheduler which nodes are drained according to the store."""
         drained = [node.name for node in self._store.node_states().values() if node.state == "drained"]
         self._table.emit(*map(NodeDrained, drained))
+        self._draining = set(drained)
         self._off = set(self._store.get(OFF) or {})
 
     def answers(self, node: str) -> bool:
@@ -70,6 +73,17 @@ class NodeWatch:
     def declare_off(self, node: str) -> None:
         """Accept an operator's word that a node is off. The request is in the store (`OFF`) already."""
         self._off.add(node)
+
+    def drain(self, node: str) -> None:
+        """Tell the scheduler that a node gets no new jobs, and watch for the end of its last rank."""
+        self._table.emit(NodeDrained(node))
+        self._draining.add(node)
+
+    def resume(self, node: str) -> None:
+        """Tell the scheduler that a node may be used again; if it does not answer now, when it answers."""
+        self._draining.discard(node)
+        if self.answers(node):
+            self._table.emit(NodeRecovered(node))
 
     def look(self, now_s: float) -> None:
         """Ask the engine which nodes there are and which answer, and tell the scheduler what has changed.
@@ -99,6 +113,11 @@ class NodeWatch:
                 self._fail(name)
         if now_s >= min(self._last_s + CALM_S, self._first_s + MOST_S):
             self._tell()
+        for name in sorted(self._draining - held):
+            if self._looked:  # otherwise it was empty when this controller started
+                self._store.append("node empty", f"no rank runs on {name} any more: it is drained", now_s, node=name)
+            self._draining.discard(name)
+        self._looked = True
 
     # -- nodes fall silent and answer -------------------------------------------------------------------------------
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from sqlalchemy import Boolean, CheckConstraint, Column, Double, ForeignKey, Index, Integer, MetaData, Table, Text, text
 
+from powerflow.api.acts import CLOCK
+
 #: Revision of the tables below; the newest of ``migrations/versions``.
 VERSION = "0006"
 #: Table that holds the revision of the database.
@@ -16,7 +18,7 @@ VERSION_TABLE = "powerflow_version"
 metadata = MetaData()
 
 #: Selects entries of the audit that are not about GPU clocks. Literally so, or SQLite would not use the index.
-NO_CLOCKS = text("action NOT LIKE 'clock %'")
+NO_CLOCKS = text(f"action NOT LIKE '{CLOCK} %'")
 
 jobs = Table(
     "jobs",

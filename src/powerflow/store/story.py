@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import Column, Connection, Select, Table, or_, select
 
+from powerflow.api.acts import CLOCK
 from powerflow.api.governance import AuditRecord
 from powerflow.api.pages import NumberedPage, RecordFilter
 from powerflow.api.records import EventRecord
@@ -43,11 +44,11 @@ def page_of_audit(
     Args:
         connection, after, limit: The store, the number of an entry, and the most entries.
         only: Which entries to return.
-        clocks: True for entries about GPU clocks, too.
+        clocks: True for entries about GPU clocks, too; they are also returned if ``only`` names such actions.
         latest: True for the last entries, not the first.
     """
     query, target = _selected(audit, audit.c.action, after, only), audit.c.target
-    if not clocks:
+    if not clocks and not any(name.partition(" ")[0] == CLOCK for name in only.kinds):
         query = query.where(NO_CLOCKS)
     if only.job_id is not None:
         query = query.where(target == f"job {mappers.number(only.job_id)}")

@@ -9,8 +9,9 @@ import pytest
 from powerflow.api.governance import BudgetOrder, CapOrder, DrainOrder, Stage, StageOrder
 from powerflow.api.records import NotSure
 from powerflow.live.consequences import UNKNOWN
+from powerflow.units import power
 from tests.live.controller_bench import ROOT, Bench
-from tests.live.governance.test_caps import JOB, busy
+from tests.live.governance.test_caps import JOB, busy, go
 
 KWH = 3.6e6
 
@@ -94,6 +95,27 @@ def test_a_stage_that_keeps_no_cap_and_no_budget_any_more_is_said(bench: Bench) 
     bench.service.set_stage(StageOrder(Stage.SHADOW, ["speech"]), ROOT)
     bench.service.set_stage(StageOrder(Stage.OBSERVE, sure=True), ROOT)
     bench.service.set_stage(StageOrder(Stage.SHADOW), ROOT)  # nothing is kept now, and nothing less then
+
+
+def test_a_stage_that_lets_running_jobs_go_is_said_with_the_watts(bench: Bench) -> None:
+    bench.steps_total = 1_000_000
+    job = bench.submit(project="vision", gpus="2", batch={"global": 64})
+    bench.until_trains(job)
+    off = StageOrder(Stage.OBSERVE)
+    assert refusal(lambda: bench.service.set_stage(off, ROOT)) == "1 running job would not be managed any more"
+    go(bench, 40)
+    bench.service.set_cap(CapOrder(share=0.85), ROOT)  # it runs slower, and less is drawn
+    go(bench, 10)
+    said = refusal(lambda: bench.service.set_stage(off, ROOT)).partition("; ")[2]
+    watts = bench.controller.learning.table(bench.controller.jobs[job].kind.name, "A100").power_w
+    axes = bench.axes["A100"]
+    count = axes.gpu_counts.tolist().index(2)
+    clock = axes.clocks_mhz.tolist().index(bench.controller.jobs[job].clock_mhz)
+    more_w = watts[count, -1] - watts[count, clock]
+    assert more_w > 10.0
+    assert said == f"1 running job would not be managed any more, and would draw {power(more_w)} more"
+    bench.service.set_stage(StageOrder(Stage.SHADOW, ["speech"]), ROOT)  # it has no job
+    bench.service.set_stage(StageOrder(Stage.CANARY, ["vision"]), ROOT)  # it is managed still
 
 
 def test_a_drain_that_nobody_feels_is_done_and_any_other_is_said(bench: Bench) -> None:

@@ -45,7 +45,7 @@ def audit(
         return
     if not found:
         print("there are no such changes" if after or any(only.values()) else "there are no changes yet")
-    for entry in found:
+    for entry in sorted(found, key=lambda entry: entry.time_s):  # tokens and clocks are noted some time after the act
         print(_line(entry))
 
 
