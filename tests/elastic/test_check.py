@@ -100,6 +100,7 @@ class Meter:
 CASES = {
     "own group": {"before": 'dist.init_process_group("nccl")  # <- own-group'},
     "ddp": {"before": "model = nn.parallel.DistributedDataParallel(model)  # <- ddp"},
+    "data parallel": {"before": "model = nn.DataParallel(model)  # <- ddp"},
     "an alias of ddp": {
         "imports": "from torch.nn.parallel import DistributedDataParallel as D",
         "before": "model = D(model)  # <- ddp",
@@ -136,6 +137,10 @@ CASES = {
         "functions": "def mean(x):\n    dist.all_reduce(x)\ndef finish():\n    dist.barrier()",
     },
     "a lone collective": {"after_epoch": "if run.is_main:\n    dist.barrier()  # <- lone-collective"},
+    "a collective if there are several ranks": {
+        "imports": "RANK = find()",
+        "after_epoch": "if RANK != -1:\n    dist.barrier()",
+    },
     "a lone collective behind a return": {
         "after_epoch": "log(run)",
         "functions": "def log(run):\n    if run.rank != 0:\n        return\n    dist.barrier()  # <- lone-collective",
@@ -172,6 +177,10 @@ CASES = {
         "before": "meter = Meter()",
         "step": "meter.add(loss)",
         "functions": METER.replace("= 0", "= 0  # <- plain-value"),
+    },
+    "accumulation by another count": {
+        "imports": "last = 0",
+        "step": "if run.position.step - last >= 4:  # <- accumulation\n    optimizer.step()",
     },
     "a report in every tenth step": {"step": "if run.position.step % 10 == 0:\n    print(loss)"},
     "a closure": {

@@ -46,10 +46,13 @@ def process_groups(project: Project, source: Source) -> Iterator[Finding]:
         elif last in _SHARDED or name.startswith(("deepspeed.", "fairscale.")):
             what = f"{last} keeps a part of the state on each rank, which cannot be rescaled in place"
             yield finding(source, call, "sharded", what, RESTART)
-        elif last in ("DistributedDataParallel", "DataParallel"):
-            what = f"{last} belongs to one process group, and new ranks get nothing from it"
+        elif last == "DistributedDataParallel":
+            what = "DistributedDataParallel belongs to one process group, and new ranks get nothing from it"
             fix = "model = run.wrap(model, optimizer, scheduler, …) in its place, after these are made"
             yield finding(source, call, "ddp", what, fix)
+        elif last == "DataParallel":
+            what = "DataParallel divides a batch among the GPUs of one process, but each rank has one GPU"
+            yield finding(source, call, "ddp", what, "remove it; run.wrap(model, …) uses all ranks")
         elif name in _SPAWNS or last == "elastic_launch" or (last.startswith("notebook_launch")):
             what = "the script starts its ranks itself; PowerFlow starts one process for each GPU"
             yield finding(source, call, "own-launch", what, "call the training function directly")

@@ -126,7 +126,9 @@ def _calls(source: Source, node: ast.AST) -> Iterator[tuple[ast.Call, str]]:
 
 
 def _counts(test: ast.expr) -> bool:
-    """Return True for a condition such as ``(i + 1) % 4 == 0``."""
+    """Return True for a condition such as ``(i + 1) % 4 == 0`` or ``i - last >= 4``."""
+    if isinstance(test, ast.Compare) and isinstance(test.left, ast.BinOp) and isinstance(test.left.op, ast.Sub):
+        return True
     return any(isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod) for node in ast.walk(test))
 
 

@@ -34,11 +34,7 @@ def _variables(project: Project, loop: LoopAt) -> Iterator[Finding]:
                     first.setdefault(target.id, node)
     declared = {name for node in source.nodes if isinstance(node, ast.Global) for name in node.names}
     for name, node in first.items():
-        if (
-            name not in declared
-            and not _is_time(source, node)
-            and _is_carried(project, loop, name, _given(source, node, name))
-        ):
+        if name not in declared and _is_carried(project, loop, name, _given(source, node, name)):
             yield _not_kept(source, node, name)
 
 
@@ -82,7 +78,7 @@ def _is_carried(project: Project, loop: LoopAt, name: str, value: ast.expr | Non
     ):
         return True
     sets = [at for at in inner if name in map(source.dotted, stored(at)) and not project.on_one_rank(source, at)]
-    if not sets:
+    if not sets or all(_is_same(value, _given(source, at, name)) for at in sets):
         return False
     earliest = min(sets, key=start_of)
     anew = [at for at in sets if not isinstance(at, ast.AugAssign) and source.parents[at] is loop.node]
@@ -118,6 +114,11 @@ def _is_conditional(source: Source, node: ast.AST, until: ast.AST) -> bool:
     return False
 
 
+def _is_same(value: ast.expr | None, other: ast.expr | None) -> bool:
+    """Return True if two expressions read alike: what is computed anew, such as a time, is not carried on."""
+    return value is not None and other is not None and ast.dump(value) == ast.dump(other)
+
+
 def _grows(source: Source, read: ast.AST) -> bool:
     parent = source.parents[read]
     if isinstance(parent, ast.Subscript):
@@ -130,11 +131,6 @@ def _is_plain(value: ast.AST | None) -> bool:
         value = value.operand
     is_float = isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "float"
     return is_float or isinstance(value, ast.Constant | ast.List | ast.Dict | ast.Set)
-
-
-def _is_time(source: Source, node: ast.AST) -> bool:
-    """Return True if an assignment reads a clock: what a rank measures is its own."""
-    return isinstance(node, ast.Assign) and source.dotted(getattr(node.value, "func", node)).startswith("time.")
 
 
 def _not_kept(source: Source, first: ast.AST, name: str) -> Finding:

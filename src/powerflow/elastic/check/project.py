@@ -262,13 +262,26 @@ class Project:
 
 
 def asks_rank(source: Source, node: ast.AST) -> bool:
-    """Return True if an expression depends on the number of the rank."""
+    """Return True if an expression depends on the number of the rank.
+
+    A comparison with -1 does not: scripts use this number if there is only one rank.
+    """
+    whether_alone = [
+        part for part in ast.walk(node) if isinstance(part, ast.Compare) and _is_minus_one(part.comparators)
+    ]
+    left_out = {inner for part in whether_alone for inner in ast.walk(part)}
     for inner in ast.walk(node):
+        if inner in left_out:
+            continue
         if isinstance(inner, ast.Name | ast.Attribute):
             last = source.last(inner).lower()
             if "rank" in last.split("_") or last in _MAIN:
                 return True
     return False
+
+
+def _is_minus_one(values: list[ast.expr]) -> bool:
+    return any(isinstance(value, ast.UnaryOp) and ast.unparse(value) == "-1" for value in values)
 
 
 def only_accumulates(source: Source, node: ast.AST) -> bool:
