@@ -95,7 +95,10 @@ def test_no_number_is_written_with_an_exponent(write: Callable[[float], str], va
 
 
 @given(st.lists(st.one_of(st.none(), OCCURS), max_size=6))
-@pytest.mark.parametrize("write", [units.duration_column, units.energy_column, units.power_column])
+@pytest.mark.parametrize(
+    "write",
+    [units.duration_column, units.energy_column, units.power_column, lambda values: units.number_column(values, "J")],
+)
 def test_a_column_has_one_unit_and_one_precision(
     write: Callable[[Sequence[float | None]], list[str]], values: list[float | None]
 ) -> None:

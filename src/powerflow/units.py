@@ -246,6 +246,11 @@ def power_column(watts: Sequence[float | None]) -> list[str]:
     return _column(watts, _POWERS)
 
 
+def number_column(values: Sequence[float | None], unit: str) -> list[str]:
+    """Format numbers of one unit for a column of a table, with one number of decimals, a dash for None."""
+    return _column(values, ((math.inf, unit, 1.0),))
+
+
 def decimals_for(values: Iterable[float]) -> int:
     """Return how many decimals a column of these values needs, at most `_MOST_DECIMALS`.
 

@@ -26,7 +26,7 @@ from powerflow.cli.options import (
 )
 from powerflow.cli.output import atomic_write, console, print_facts, print_json, progress
 from powerflow.errors import InputError
-from powerflow.units import energy, parse_amount, percent
+from powerflow.units import energy, parse_amount, percent, prose
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,7 +117,7 @@ def _runner(experiment: Experiment, seed: int, quiet: bool) -> Callable[[str, fl
     def run(policy: str, price: float) -> SimulationResult:
         simulation = experiment.simulation(seed, Setting(policy, price, ""))
         jobs = len(simulation.jobs)
-        what = f"{policy} at λ={price:.3g}" if price else policy
+        what = f"{policy} at λ={prose(price)}" if price else policy
         with nullcontext(None) if quiet else progress(what, total=jobs) as step:
             ended, over = 0, False
             while not over:
@@ -133,7 +133,7 @@ def _runner(experiment: Experiment, seed: int, quiet: bool) -> Callable[[str, fl
 def _price_fact(met: TargetRun, asked: str) -> str:
     found = met.found
     return (
-        f"λ = {found.energy_price:.4g} s/J, found in {len(found.tried)} runs for at most {asked}; "
+        f"λ = {prose(found.energy_price, 4)} s/J, found in {len(found.tried)} runs for at most {asked}; "
         f"{found.off:.1%} of this energy is unused"
     )
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from powerflow.cost.catalogue import GpuType, catalogue_types
 from powerflow.cost.type_names import is_of_family
+from powerflow.units import prose
 
 #: Clock step where neither driver nor table gives one; most NVIDIA cards have it.
 ANY_STEP_MHZ = 15.0
@@ -73,7 +74,7 @@ def guessed_type(name: str, limits: CardLimits, told_by: str = "the driver") -> 
         if math.isfinite(value)
     ]
     told = f"{', '.join(known)}: {told_by}" if known else f"{told_by} gives no values"
-    guess = f"a guess: as {like.name}, times {ratio:.3g}, the ratio of the power limits"
+    guess = f"a guess: as {like.name}, times {prose(ratio)}, the ratio of the power limits"
     return GpuType(
         name=name,
         clock_min_mhz=min(low_mhz, top_mhz),

@@ -41,10 +41,10 @@ class Jump(NamedTuple):
     def sentence(self) -> str:
         """Return a sentence about the rejected change, for the operator."""
         if self.counted_j < 0:
-            return f"its energy counter went back by {-self.counted_j:.3g} J: its power readings are counted instead"
+            return f"its energy counter went back by {-self.counted_j:,.1f} J: its power readings are counted instead"
         return (
-            f"its energy counter rose by {self.counted_j:.3g} J in {self.seconds:.1f} s, but the GPU can "
-            f"have drawn {self.most_j:.3g} J at most: its power readings are counted instead"
+            f"its energy counter rose by {self.counted_j:,.1f} J in {self.seconds:.1f} s, but the GPU can "
+            f"have drawn {self.most_j:,.1f} J at most: its power readings are counted instead"
         )
 
 

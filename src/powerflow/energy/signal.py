@@ -18,7 +18,7 @@ import numpy as np
 from powerflow.arrays import BoolArray, FloatArray
 from powerflow.energy.kinds import MAX_AGE_S, MOST_VALUE, Kind, unit_of
 from powerflow.errors import InputError
-from powerflow.units import DAY_S, HOUR_S
+from powerflow.units import DAY_S, HOUR_S, prose
 
 #: Bounds of the factor by which signals multiply λ_E.
 LEAST_FACTOR, MOST_FACTOR = 0.25, 4.0
@@ -54,7 +54,7 @@ class Signal:
         where = f"{self.kind} signal"
         if not math.isfinite(self.fallback):
             raise InputError(
-                f"its fallback {self.fallback:g} is not a finite number", where=where, fix=f"give {self.unit}"
+                f"its fallback {prose(self.fallback, 6)} is not a finite number", where=where, fix=f"give {self.unit}"
             )
         if self.kind == "carbon" and self.fallback < 0:
             raise InputError("its fallback is negative", where=where, fix="give g CO2 per kWh, 0 or more")
@@ -114,9 +114,9 @@ class Signal:
         said = f"{self.kind} signal of {self.source}"
         before = int(np.searchsorted(self.time_s, now_s, side="right"))
         if before == 0:
-            return f"{said} has no value for this time: {self.fallback:g} {self.unit} is used"
+            return f"{said} has no value for this time: {prose(self.fallback, 6)} {self.unit} is used"
         age_h = (now_s - float(self.time_s[before - 1])) / HOUR_S
-        return f"{said} is {age_h:.1f} h old: {self.fallback:g} {self.unit} is used"
+        return f"{said} is {age_h:.1f} h old: {prose(self.fallback, 6)} {self.unit} is used"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ def constant(kind: Kind, value: float, currency: str = "") -> Signal:
     Raises:
         InputError: The value is not finite, or is negative for carbon.
     """
-    source = f"constant {value:g} {unit_of(kind, currency)}"
+    source = f"constant {prose(value, 6)} {unit_of(kind, currency)}"
     return Signal(kind, source, np.array([-np.inf]), np.array([value]), value, math.inf, currency)
 
 

@@ -78,7 +78,7 @@ def _parity(
         figure.add_trace(
             go.Scatter(x=ends, y=ends * factor, mode="lines", line=line, hoverinfo="skip"), row=row, col=column
         )
-    hover = f"%{{text}}<br>measured %{{x:.4g}} {unit}<br>predicted %{{y:.4g}} {unit}<extra></extra>"
+    hover = f"%{{text}}<br>measured %{{x:.4~r}} {unit}<br>predicted %{{y:.4~r}} {unit}<extra></extra>"
     figure.add_trace(
         go.Scatter(x=measured, y=predicted, mode="markers", marker=_POINT, text=labels, hovertemplate=hover),
         row=row,

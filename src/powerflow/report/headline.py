@@ -181,7 +181,7 @@ def how_simulated(result: SimulationResult) -> dict[str, str]:
     price = result.energy_price
     return {
         "Policy": result.policy,
-        "Price of energy λ": f"{price:.4g} seconds of mean completion time per joule"
+        "Price of energy λ": f"{units.prose(price, 4)} seconds of mean completion time per joule"
         if price
         else "0: only speed counts",
         "Seed": str(result.seed),

@@ -114,7 +114,7 @@ def _bound(plane: Plane, unit: str, size: float) -> list[dict[str, Any]]:
         "name": "bound",
         "mode": "lines",
         "line": {"color": "var(--bound)", "width": 1.4},
-        "hovertemplate": "no schedule can be below %{y:.3g} " + unit + " at %{x:.3g} %<extra>bound</extra>",
+        "hovertemplate": "no schedule can be below %{y:.3~r} " + unit + " at %{x:.3~r} %<extra>bound</extra>",
     }
     return [fill, edge]
 
@@ -135,7 +135,7 @@ def _curve(curve: Curve, look: Look, unit: str, size: float) -> list[dict[str, A
             "mode": "lines",
             "line": line | {"width": look.width / 2 if several else look.width},
             "opacity": 0.7 if several else 1.0,
-            "hovertemplate": "%{text}<br>%{y:.3g} " + unit + " at %{x:.3g} %<extra></extra>",
+            "hovertemplate": "%{text}<br>%{y:.3~r} " + unit + " at %{x:.3~r} %<extra></extra>",
         }
         for spots in curve.lines
     ]
@@ -154,7 +154,7 @@ def _curve(curve: Curve, look: Look, unit: str, size: float) -> list[dict[str, A
         "showlegend": False,
         "mode": "markers",
         "marker": marker,
-        "hovertemplate": f"{name}: %{{y:.3g}} {unit} at %{{x:.3g}} %<extra>equal energy</extra>",
+        "hovertemplate": f"{name}: %{{y:.3~r}} {unit} at %{{x:.3~r}} %<extra>equal energy</extra>",
     }
     key = shared | {"x": [None], "y": [None], "mode": "lines+markers", "line": line, "marker": marker}
     return [*lines, marks, key]
@@ -197,7 +197,7 @@ def completion_times(shown: Mapping[str, SimulationResult], strokes: Sequence[Lo
                 "name": html.escape(name),
                 "mode": "lines",
                 "line": {"color": strokes[i].colour, "width": 2.2, "dash": strokes[i].dash, "shape": "hv"},
-                "hovertemplate": "%{y:.0f} % of jobs done within %{x:.3g} " + unit + "<extra>%{fullData.name}</extra>",
+                "hovertemplate": "%{y:.0f} % of jobs done within %{x:.3~r} " + unit + "<extra>%{fullData.name}</extra>",
             }
         )
     layout = _layout(height=400) | {"showlegend": len(shown) > 1}
@@ -251,7 +251,7 @@ def over_time(shown: Mapping[str, SimulationResult], strokes: Sequence[Look], un
                     "showlegend": axis == "y",
                     "mode": "lines",
                     "line": {"color": strokes[i].colour, "width": 1.5, "dash": strokes[i].dash, "shape": "hv"},
-                    "hovertemplate": f"%{{y:.4g}} {what} at %{{x:.3g}} {unit}<extra>%{{fullData.name}}</extra>",
+                    "hovertemplate": f"%{{y:.4~r}} {what} at %{{x:.3~r}} {unit}<extra>%{{fullData.name}}</extra>",
                 }
             )
     layout = _layout(height=560) | {"showlegend": len(shown) > 1}

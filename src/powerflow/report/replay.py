@@ -106,7 +106,7 @@ def _saving(one: Saving, rates: Rates) -> tuple[str, ...]:
     money, co2_kg = rates.money(one.energy_j), rates.co2_kg(one.energy_j)
     return (
         one.name,
-        f"{one.energy_price:.3g}",
+        units.prose(one.energy_price),
         between(times(one.energy_j, 1 / units.J_PER_KWH), rounded),
         between(times(one.energy_share, 100), rounded),
         *([] if money is None else [between(money, rounded)]),
@@ -151,9 +151,10 @@ def advice(replay: Replay, rates: Rates) -> str:
     money, co2_kg = rates.money(chosen.energy_j), rates.co2_kg(chosen.energy_j)
     extra = "" if money is None else f", {between(money, rounded)} in money"
     extra += "" if co2_kg is None else f", {between(co2_kg, rounded)} kg of CO2"
+    price = units.prose(chosen.energy_price)
     hours = between(times(chosen.completion_s, 1 / units.HOUR_S), rounded)
     return (
-        f"{label}Recommended to begin with: {chosen.name} (--lambda {chosen.energy_price:.3g}). It would have saved "
+        f"{label}Recommended to begin with: {chosen.name} (--lambda {price}). It would have saved "
         f"{kwh} kWh of about {rounded(replay.savings.site_j / units.J_PER_KWH)}{extra}, and {hours} hours of mean "
         f"completion time of {rounded(replay.savings.site_completion_s / units.HOUR_S)}. All numbers are modelled."
     )

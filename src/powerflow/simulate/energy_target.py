@@ -11,7 +11,7 @@ from powerflow.simulate.comparison import REFERENCE
 from powerflow.simulate.frontier import natural_price
 from powerflow.simulate.result import SimulationResult
 from powerflow.simulate.workload.workload import Workload
-from powerflow.units import Amount, kwh
+from powerflow.units import Amount, kwh, prose
 
 #: Function that simulates a policy, given by its name with options, at an energy price.
 RunPolicy = Callable[[str, float], SimulationResult]
@@ -77,5 +77,5 @@ def _unmet(policy: str, found: PriceFound, amount: Amount) -> InputError:
     return InputError(
         f"{policy} does not reach {asked}",
         where="--energy",
-        fix=f"the lowest it reached is {lowest}, at λ={found.energy_price:.3g}",
+        fix=f"the lowest it reached is {lowest}, at λ={prose(found.energy_price)}",
     )

@@ -22,6 +22,7 @@ from powerflow.cost.catalogue import gpu_type
 from powerflow.energy.price import natural_price_of
 from powerflow.simulate.comparison import FrontierPoint, Metrics
 from powerflow.simulate.workload.workload import Workload
+from powerflow.units import prose
 
 #: Highest price of energy for `prices` and for the bound, in units of `natural_price`.
 DEAREST = 16.0
@@ -103,7 +104,9 @@ def natural_price(workload: Workload) -> float:
 def _knob(policy: str, workload: Workload) -> _Knob:
     if family(policy) == "prices":
         scale = natural_price(workload)
-        return _Knob(lambda value: Setting(policy, value, f"λ={value:.3g}", value), True, 1e-3 * scale, DEAREST * scale)
+        return _Knob(
+            lambda value: Setting(policy, value, f"λ={prose(value)}", value), True, 1e-3 * scale, DEAREST * scale
+        )
     if policy == "greedy":
         return _Knob(lambda value: Setting(f"greedy:{value:g}", 0.0, f"threshold={value:g}", value), True, 0.05, 16.0)
     return _Knob(lambda value: Setting(f"{policy}+zeus:{value:g}", 0.0, f"η={value:g}", value), False, 0.0, 1.0)

@@ -25,7 +25,7 @@ from powerflow.store.mappers import number
 from powerflow.store.models import Charge
 from powerflow.store.schema import charges, jobs
 from powerflow.store.statements import put_setting, states_of
-from powerflow.units import HOUR_S, J_PER_KWH
+from powerflow.units import HOUR_S, J_PER_KWH, prose
 
 #: Name of an account (None: idle GPUs), hour since 1970, joules.
 Hour = tuple[str | None, int, float]
@@ -209,7 +209,7 @@ def priced(
             what, items = "cost", [replace(item, cost=value) for item, value in zip(items, amounts, strict=True)]
         else:
             what, items = "CO2", [replace(item, co2_g=value) for item, value in zip(items, amounts, strict=True)]
-        fallback = f"{signal.fallback:g} {signal.unit}"
+        fallback = f"{prose(signal.fallback, 6)} {signal.unit}"
         rest = f"; {share:.1%} of the joules with its fallback, {fallback}" if share else ""
         notes.append(f"{what} by {signal.source}{rest}")
     return items, notes

@@ -15,7 +15,7 @@ from powerflow.cli.cluster.controller_command import Watch, asks
 from powerflow.cli.options import Json
 from powerflow.cli.watch import show
 from powerflow.cli.when import window
-from powerflow.units import HOUR_S, NOTHING, elapsed, fixed
+from powerflow.units import HOUR_S, NOTHING, elapsed, fixed, prose
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -88,7 +88,7 @@ def _draw(read: tuple[Accounts, bool], width: int) -> RenderableType:
             NOTHING if account.mean_jct_s is None else elapsed(account.mean_jct_s),
             *([fixed(account.cost or 0.0, 2)] * priced),
             *([fixed((account.co2_g or 0.0) / 1e3, 3)] * carbon),
-            *([NOTHING if account.fair_share is None else f"{account.fair_share:g}"] * shared),
+            *([NOTHING if account.fair_share is None else prose(account.fair_share, 6)] * shared),
             style=style,
         )
     notes = [Text(note, style="dim") for note in found.notes]

@@ -19,7 +19,7 @@ from powerflow.cli.watch import show
 from powerflow.cli.when import stamp
 from powerflow.energy.budget import LEAST_J, MOST_J, Period
 from powerflow.errors import InputError
-from powerflow.units import kwh, parse_joules, power
+from powerflow.units import kwh, parse_joules, power, prose
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -114,7 +114,7 @@ def _stands(budget: BudgetRecord) -> str:
 
 
 def _price(seconds_per_joule: float) -> str:
-    return f"{seconds_per_joule * 1e3:.3g} s/kJ"
+    return f"{prose(seconds_per_joule * 1e3)} s/kJ"
 
 
 def _draw(budgets: Sequence[BudgetRecord], width: int) -> RenderableType:

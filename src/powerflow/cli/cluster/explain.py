@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -22,6 +21,9 @@ if TYPE_CHECKING:
 
     from powerflow.api.records import DecisionRecord, Explanation, JobOption
     from powerflow.scheduler.plan import Otherwise
+
+#: Style of the configuration that a job has.
+_NOW = "bold cyan"
 
 
 @asks
@@ -64,10 +66,11 @@ def _draw(found: Explanation, width: int) -> RenderableType:
     if found.now is None and not found.options:
         return Group(*parts)
     table = plain("", "GPUs", "MHz", "step", "power", "energy a step", "time", "energy", "cost a step")
-    if found.now is not None:
-        table.add_row("now", *_cells(found.now, found.now), style="bold cyan")
-    for option in found.options:
-        table.add_row("", *_cells(option, found.now))
+    options = [*([found.now] if found.now is not None else []), *found.options]
+    for option, cells in zip(options, _rows(options, found.now), strict=True):
+        table.add_row(
+            *(("now", *cells) if option is found.now else ("", *cells)), style=_NOW if option is found.now else ""
+        )
     note = "by the cost model" + ("; time and energy of a step, compared with now" if found.now else "")
     note += "; cost: weighted seconds, at the prices of a GPU and a joule now"
     return Group(*parts, Text(), table, Text(note, style="dim italic"))
@@ -76,7 +79,7 @@ def _draw(found: Explanation, width: int) -> RenderableType:
 def _outlook(found: Explanation) -> list[str]:
     """Return when a job is expected to start and to end, and what its project deserves, one line each."""
     from powerflow.scheduler.plan import gpus_said
-    from powerflow.units import energies
+    from powerflow.units import energies, prose
 
     lines = []
     if found.start_s is not None:
@@ -92,7 +95,7 @@ def _outlook(found: Explanation) -> list[str]:
         used, *ends = energies(found.energy_j, *(end_j for end_j in (low_j, high_j) if end_j is not None))
         lines.append(f"and to have used {used} then" + (f" (80 %: {' to '.join(ends)})" if known else ""))
     if found.due_gpus is not None:
-        share = f" by its share of {found.fair_share:g}"
+        share = f" by its share of {prose(found.fair_share, 6)}"
         lines.append(f"fair share: the job's project deserves {gpus_said(found.due_gpus)}{share}, while jobs wait")
     return lines
 
@@ -128,12 +131,12 @@ def _tell(decisions: Sequence[DecisionRecord], width: int) -> RenderableType:
     from rich.text import Text
 
     from powerflow.cli.cluster.job_table import plain
-    from powerflow.units import NOTHING, duration, energies
+    from powerflow.units import NOTHING, elapsed, energy_column
 
     if not decisions:
         return Text("there is no decision about the job yet")
     spans_j = [[at.energy_j, at.energy_low_j, at.energy_high_j] for at in decisions]
-    said = iter(energies(*(math.nan if value is None else value for span in spans_j for value in span)))
+    said = iter(energy_column([value for span in spans_j for value in span]))
     heads = ("when", "what", "GPUs", "MHz", "JCT expected", "80 %", "energy expected", "80 %")
     table = plain(*heads, left=("when", "what"), wraps=("what",))
     for at in decisions:
@@ -143,10 +146,10 @@ def _tell(decisions: Sequence[DecisionRecord], width: int) -> RenderableType:
             at.reason,
             str(at.gpus) if at.gpus else NOTHING,
             f"{at.clock_mhz:.0f}" if at.gpus else NOTHING,
-            NOTHING if at.jct_s is None else duration(at.jct_s),
+            NOTHING if at.jct_s is None else elapsed(at.jct_s),
             NOTHING
             if at.jct_low_s is None or at.jct_high_s is None
-            else f"{duration(at.jct_low_s)} to {duration(at.jct_high_s)}",
+            else f"{elapsed(at.jct_low_s)} to {elapsed(at.jct_high_s)}",
             used,
             NOTHING if at.energy_low_j is None or at.energy_high_j is None else f"{low} to {high}",
             style="dim" if at.would else "",
@@ -154,22 +157,22 @@ def _tell(decisions: Sequence[DecisionRecord], width: int) -> RenderableType:
     return table
 
 
-def _cells(option: JobOption, now: JobOption | None) -> list[str]:
-    from powerflow.units import NOTHING, duration, power, significant
+def _rows(options: Sequence[JobOption], now: JobOption | None) -> list[list[str]]:
+    """Return the cells of a line for each option."""
+    from powerflow.units import NOTHING, duration_column, number_column, power_column
 
     def against(value: float, base: float) -> str:
         change = value / base - 1.0
         return f"{change:+.0%}" if abs(change) >= 0.005 else "="
 
-    time_change = against(option.step_time_s, now.step_time_s) if now else NOTHING
-    energy_change = against(option.energy_per_step_j, now.energy_per_step_j) if now else NOTHING
-    return [
-        str(option.gpus),
-        f"{option.clock_mhz:.0f}",
-        duration(option.step_time_s),
-        power(option.power_w),
-        f"{significant(option.energy_per_step_j)} J",
-        time_change,
-        energy_change,
-        f"{significant(option.cost_s)} s",
-    ]
+    columns = (
+        [str(option.gpus) for option in options],
+        [f"{option.clock_mhz:.0f}" for option in options],
+        duration_column([option.step_time_s for option in options]),
+        power_column([option.power_w for option in options]),
+        number_column([option.energy_per_step_j for option in options], "J"),
+        [against(option.step_time_s, now.step_time_s) if now else NOTHING for option in options],
+        [against(option.energy_per_step_j, now.energy_per_step_j) if now else NOTHING for option in options],
+        number_column([option.cost_s for option in options], "s"),
+    )
+    return [list(cells) for cells in zip(*columns, strict=True)]

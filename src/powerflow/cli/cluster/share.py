@@ -14,6 +14,7 @@ from powerflow.cli.cluster.controller_command import Watch, asks, note_unheard, 
 from powerflow.cli.options import Json
 from powerflow.cli.watch import show
 from powerflow.errors import InputError
+from powerflow.units import prose
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -40,7 +41,7 @@ def set_share(
         raise InputError(f"{share!r} is not a share", where="SHARE", fix=fix)
     record = controller.ask(ops.SET_SHARE, ShareOrder(project, value))
     note_unheard(controller, [project])
-    say("share", {"share": record}, f"project {record.project} has a share of {record.share:g}", json)
+    say("share", {"share": record}, f"project {record.project} has a share of {prose(record.share, 6)}", json)
 
 
 @asks
@@ -63,5 +64,5 @@ def _draw(shares: Sequence[ShareRecord], width: int) -> RenderableType:
         return Text("all projects have a share of 1")
     table = plain("project", "share", "set", "by", left=("project", "set", "by"))
     for record in shares:
-        table.add_row(record.project, f"{record.share:g}", stamp(record.set_s), record.by)
+        table.add_row(record.project, f"{prose(record.share, 6)}", stamp(record.set_s), record.by)
     return table

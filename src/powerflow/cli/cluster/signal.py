@@ -20,7 +20,7 @@ from powerflow.cli.watch import show
 from powerflow.cli.when import stamp
 from powerflow.energy.kinds import CURRENCY, Kind, unit_of
 from powerflow.errors import InputError
-from powerflow.units import parse_length
+from powerflow.units import parse_length, prose
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -122,7 +122,7 @@ def _text(path: str) -> str:
 
 
 def _value(signal: SignalRecord) -> str:
-    return f"{signal.value:.4g} {unit_of(signal.kind, signal.currency)}"
+    return f"{prose(signal.value, 4)} {unit_of(signal.kind, signal.currency)}"
 
 
 def _draw(signals: Sequence[SignalRecord], width: int) -> RenderableType:
@@ -138,8 +138,8 @@ def _draw(signals: Sequence[SignalRecord], width: int) -> RenderableType:
         table.add_row(
             signal.kind,
             _value(signal),
-            f"{signal.mean:.4g}",
-            f"{signal.weight:g}",
+            prose(signal.mean, 4),
+            prose(signal.weight, 4),
             "always" if signal.until_s is None else stamp(signal.until_s),
             signal.source,
             signal.fell_back,

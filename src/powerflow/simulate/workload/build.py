@@ -27,7 +27,7 @@ from powerflow.simulate.workload.measured_steps import scaled, step_on, step_sca
 from powerflow.simulate.workload.placing import place
 from powerflow.simulate.workload.workload import Kind, Workload, with_logged
 from powerflow.trace.record import Trace, TraceJob
-from powerflow.units import HOUR_S
+from powerflow.units import HOUR_S, prose
 
 ROUGHNESS = 0.03  # standard deviation of the logarithm of the random factors per GPU count
 
@@ -123,7 +123,7 @@ def build_workload(
         "Jobs": f"{len(jobs):,} from {trace.source} ({trace.format})",
         "Cluster": f"{cluster} ({spec.gpus:,} GPUs)",
         "Offered load": f"{offered / scale:.2f}"
-        + ("" if load is None else f" (submissions scaled by {scale:.3g}, from {offered:.2f} in the trace)"),
+        + ("" if load is None else f" (submissions scaled by {prose(scale)}, from {offered:.2f} in the trace)"),
         "Models": placing.fact(seed),
         "Costs": known.fact(
             f"modelled: catalogue models on {', '.join(axes)}, each class varied by {variation:.0%} (seed {seed})"
