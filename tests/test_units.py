@@ -137,6 +137,8 @@ def test_elapsed_time_is_as_in_slurm(seconds: float, text: str) -> None:
 
 def test_a_column_shows_small_values_beside_large_ones() -> None:
     assert units.energy_column([1.24e9, 1.8e3, None, 0.0]) == ["344.4444 kWh", "0.0005 kWh", "–", "0.0000 kWh"]
-    assert units.energy_column([300.0, 2.0]) == ["300.0 J", "2.0 J"]
+    assert units.energy_column([300.0, 2.0]) == ["300 J", "2 J"]
     assert units.duration_column([3600.0, 90.0]) == ["60.0 min", "1.5 min"]
+    assert units.power_column([60e3]) == ["60 kW"]
+    assert units.kwh_column([1.44e9, 5e8]) == ["400.0 kWh", "138.9 kWh"]
     assert units.power_column([402.0, 1206.0]) == ["0.40 kW", "1.21 kW"]

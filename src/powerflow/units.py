@@ -241,6 +241,11 @@ def energy_column(joules: Sequence[float | None]) -> list[str]:
     return _column(joules, _ENERGIES)
 
 
+def kwh_column(joules: Sequence[float | None]) -> list[str]:
+    """Format joules as kilowatt-hours for a column of budgets, with one number of decimals, a dash for None."""
+    return _column(joules, ((math.inf, "kWh", J_PER_KWH),), 4)
+
+
 def power_column(watts: Sequence[float | None]) -> list[str]:
     """Format powers for a column of a table: in one unit and with one number of decimals, a dash for None."""
     return _column(watts, _POWERS)
@@ -251,22 +256,26 @@ def number_column(values: Sequence[float | None], unit: str) -> list[str]:
     return _column(values, ((math.inf, unit, 1.0),))
 
 
-def decimals_for(values: Iterable[float]) -> int:
+def decimals_for(values: Iterable[float], digits: int = 3) -> int:
     """Return how many decimals a column of these values needs, at most `_MOST_DECIMALS`.
 
-    The largest value then has three significant digits, and the smallest that is not 0 has two.
+    The largest value then has ``digits`` significant digits, and the smallest that is not 0 has two. Decimals that
+    would be 0 in all values are left out.
     """
-    sizes = [abs(value) for value in values if value and math.isfinite(value)]
-    if not sizes:
+    known = [value for value in values if value and math.isfinite(value)]
+    if not known:
         return 0
-    needed = max(2 - math.floor(math.log10(max(sizes))), 1 - math.floor(math.log10(min(sizes))))
-    return min(max(needed, 0), _MOST_DECIMALS)
+    sizes = [math.floor(math.log10(abs(value))) for value in known]
+    decimals = min(max(digits - 1 - max(sizes), 1 - min(sizes), 0), _MOST_DECIMALS)
+    while decimals and all(f"{value:.{decimals}f}".endswith("0") and abs(value) >= 10.0**-decimals for value in known):
+        decimals -= 1
+    return decimals
 
 
-def _column(values: Sequence[float | None], scale: _Scale) -> list[str]:
+def _column(values: Sequence[float | None], scale: _Scale, digits: int = 3) -> list[str]:
     known = [value for value in values if value is not None and math.isfinite(value)]
     unit, size = _unit(known, scale)
-    decimals = decimals_for(value / size for value in known)
+    decimals = decimals_for((value / size for value in known), digits)
     return [
         NOTHING if value is None or not math.isfinite(value) else f"{fixed(value / size, decimals)} {unit}"
         for value in values

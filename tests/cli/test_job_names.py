@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,3 +101,15 @@ def test_names_are_completed_if_one_word_says_them(shell: Shell, monkeypatch: py
     assert complete("tw") == []
     assert [word for word, _ in complete("3")] == ["3", "3d"]
     assert [word for word, _ in complete("4")] == ["4"]
+
+
+@pytest.mark.parametrize("verb", ["queue", "history", "describe ジョブ"])
+def test_a_poor_terminal_shows_question_marks_and_a_closed_one_nothing(shell: Shell, verb: str) -> None:
+    shell.cluster.run(submit(shell, "ジョブ")[0])
+    shell.cluster.end(submit(shell, "終")[0])
+    env = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run([sys.executable, "-m", "powerflow", *verb.split()], env=env, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"?" in done.stdout
+    words = f'exec "$0" -m powerflow {verb} >&- 2>&-'
+    assert subprocess.run(["sh", "-c", words, sys.executable], check=False).returncode == 0

@@ -32,6 +32,7 @@ class Column(Generic[Row]):
         spare: Order in which columns are left out on a narrow terminal, the highest number first; a column with 0 is
             always shown.
         least: Number of characters to which the text may be shortened; None if it must not be shortened.
+        alike: Function from all records to their texts, instead of ``cell``: values that are compared have one unit.
     """
 
     name: str
@@ -40,15 +41,18 @@ class Column(Generic[Row]):
     right: bool = False
     spare: int = 0
     least: int | None = None
+    alike: Callable[[Sequence[Row]], Sequence[str]] | None = None
 
-    def text(self, row: Row) -> Text:
-        """Return the text in the table for one record."""
-        from rich.text import Text
+    def texts(self, rows: Sequence[Row]) -> list[Text]:
+        """Return the texts in the table for all records."""
+        found = map(self.cell or self.value, rows) if self.alike is None else self.alike(rows)
+        return [_text(each) for each in found]
 
-        found = self.value(row) if self.cell is None else self.cell(row)
-        if isinstance(found, Text):
-            return found
-        return Text(NOTHING if found in (None, "") else str(found))
+
+def _text(cell: str | float | Text | None) -> Text:
+    from rich.text import Text
+
+    return cell if isinstance(cell, Text) else Text(NOTHING if cell in (None, "") else str(cell))
 
 
 def chosen(names: str, columns: Sequence[Column[Row]], where: str) -> list[Column[Row]]:
@@ -107,7 +111,7 @@ def fitted_table(
     from rich.table import Table
 
     names = {column.name: (heads or {}).get(column.name, column.name) for column in columns}
-    cells = {column: [column.text(row) for row in rows] for column in columns}
+    cells = {column: column.texts(rows) for column in columns}
     head_width = {column: cell_len(names[column.name]) if header else 0 for column in columns}
     widths = {c: max([head_width[c], *(text.cell_len for text in cells[c])]) for c in columns}
     shown = _fitting(widths, width)

@@ -19,7 +19,7 @@ from powerflow.cli.watch import show
 from powerflow.cli.when import stamp
 from powerflow.energy.budget import LEAST_J, MOST_J, Period
 from powerflow.errors import InputError
-from powerflow.units import kwh, parse_joules, power, prose
+from powerflow.units import kwh, kwh_column, number_column, parse_joules, power, prose
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -120,7 +120,7 @@ def _price(seconds_per_joule: float) -> str:
 def _draw(budgets: Sequence[BudgetRecord], width: int) -> RenderableType:
     from rich.text import Text
 
-    from powerflow.cli.cluster.job_table import mark, noted
+    from powerflow.cli.cluster.job_table import noted
     from powerflow.cli.columns import Column, fitted_table
 
     if not budgets:
@@ -129,15 +129,26 @@ def _draw(budgets: Sequence[BudgetRecord], width: int) -> RenderableType:
         Column("budget of", _whose, least=14),
         Column("per", lambda at: at.period, spare=4),
         Column("window", lambda at: at.window),
-        Column("amount", lambda at: kwh(at.amount_j), right=True),
-        Column("used", lambda at: kwh(at.spent_j) + mark(at.emulated), right=True),
+        Column("amount", lambda at: at.amount_j, right=True, alike=_kwh(lambda at: at.amount_j)),
+        Column("used", lambda at: at.spent_j, right=True, alike=_used),
         Column("share", lambda at: f"{at.share:.1%}", right=True),
-        Column("expected", lambda at: kwh(at.forecast_j), right=True),
+        Column("expected", lambda at: at.forecast_j, right=True, alike=_kwh(lambda at: at.forecast_j)),
         Column("price", lambda at: _price(at.price) if at.knows_days else "no day known", right=True, spare=1),
         Column("limit", lambda at: f"{power(at.limit_w)}{' limits jobs' if at.limited else ''}", right=True, spare=2),
         Column("by", lambda at: at.by, spare=3),
     ]
     return noted(fitted_table(budgets, columns, width), any(budget.emulated for budget in budgets))
+
+
+def _kwh(joules: Callable[[BudgetRecord], float]) -> Callable[[Sequence[BudgetRecord]], list[str]]:
+    return lambda budgets: kwh_column([joules(budget) for budget in budgets])
+
+
+def _used(budgets: Sequence[BudgetRecord]) -> list[str]:
+    from powerflow.cli.cluster.job_table import mark
+
+    texts = kwh_column([budget.spent_j for budget in budgets])
+    return [text + mark(budget.emulated) for text, budget in zip(texts, budgets, strict=True)]
 
 
 def _draw_forecast(budgets: Sequence[BudgetRecord], width: int) -> RenderableType:
@@ -155,9 +166,10 @@ def _draw_forecast(budgets: Sequence[BudgetRecord], width: int) -> RenderableTyp
             parts.append(Text("no day has been replayed yet, so the energy of future jobs is not known"))
             continue
         table = plain("if the energy price were", "energy used at the end", "of the budget", "", left=("",))
-        for at in budget.outlook:
-            share = at.expected_j / budget.amount_j
-            table.add_row(_price(at.price), kwh(at.expected_j), f"{share:.1%}", "" if at.fits else "too much")
+        prices = number_column([at.price * 1e3 for at in budget.outlook], "s/kJ")
+        used = kwh_column([at.expected_j for at in budget.outlook])
+        for at, price, text in zip(budget.outlook, prices, used, strict=True):
+            table.add_row(price, text, f"{at.expected_j / budget.amount_j:.1%}", "" if at.fits else "too much")
         parts += [
             table,
             Text(f"now {_price(budget.price)}; meter over forecast {budget.bias:.2f}; above idle, more work may wait"),

@@ -150,20 +150,30 @@ def _draw(caps: Sequence[CapRecord], width: int) -> RenderableType:
 
 
 def _columns() -> list[Column[CapRecord]]:
-    from powerflow.cli.cluster.job_table import seconds, watts
+    from powerflow.cli.cluster.job_table import seconds
 
     return [
         Column("cap", lambda cap: str(cap.number), right=True),
         Column("scope", lambda cap: cap.scope, least=7),
         Column("state", lambda cap: cap.state),
-        Column("most", lambda cap: units.power(cap.watts), right=True),
-        Column("draws now", lambda cap: watts(cap.power_w, cap.emulated), right=True, spare=1),
+        Column("most", lambda cap: cap.watts, right=True, alike=_most),
+        Column("draws now", lambda cap: cap.power_w, right=True, spare=1, alike=_drawn),
         Column("from", lambda cap: minute(cap.start_s)),
         Column("until", lambda cap: "it is lifted" if cap.end_s is None else minute(cap.end_s)),
         Column("kept after", lambda cap: seconds(cap.under_after_s), right=True, spare=3),
         Column("exceeded", _exceeded, right=True, spare=2),
         Column("set by", lambda cap: cap.by, spare=4),
     ]
+
+
+def _most(caps: Sequence[CapRecord]) -> list[str]:
+    return units.power_column([cap.watts for cap in caps])
+
+
+def _drawn(caps: Sequence[CapRecord]) -> list[str]:
+    from powerflow.cli.cluster.job_table import watts_column
+
+    return watts_column([(cap.power_w, cap.emulated) for cap in caps])
 
 
 def _exceeded(cap: CapRecord) -> str:

@@ -55,7 +55,7 @@ def job_table(jobs: Sequence[JobRecord], width: int, now_s: float) -> Renderable
         width: Width of the terminal in characters. If it is narrow, less important columns are left out.
         now_s: Present time in Unix seconds, from which the time until a job's end is computed.
     """
-    table = fitted_table(jobs, _columns(jobs, now_s), width, style=lambda job: "dim" if job.state.ended else "")
+    table = fitted_table(jobs, _columns(now_s), width, style=lambda job: "dim" if job.state.ended else "")
     return noted(table, any(job.emulated and job.power_w is not None for job in jobs))
 
 
@@ -67,6 +67,12 @@ def noted(table: RenderableType, emulated: bool) -> RenderableType:
 def watts(value: float | None, emulated: bool) -> str:
     """Format watts, with the mark ᵉ if the GPUs are emulated."""
     return NOTHING if value is None else power(value) + mark(emulated)
+
+
+def watts_column(values: Sequence[tuple[float | None, bool]]) -> list[str]:
+    """Format watts for a column of a table, each with True if its GPUs are emulated."""
+    texts = power_column([value for value, _ in values])
+    return [text + mark(emulated and value is not None) for text, (value, emulated) in zip(texts, values, strict=True)]
 
 
 def joules(value: float, emulated: bool) -> str:
@@ -104,10 +110,7 @@ def seconds(value: float | None) -> str:
     return NOTHING if value is None else duration(value)
 
 
-def _columns(jobs: Sequence[JobRecord], now_s: float) -> list[Column[JobRecord]]:
-    ids = [job.id for job in jobs]
-    steps = dict(zip(ids, duration_column([job.step_time_s for job in jobs]), strict=True))
-    drawn = dict(zip(ids, power_column([job.power_w for job in jobs]), strict=True))
+def _columns(now_s: float) -> list[Column[JobRecord]]:
     return [
         Column("id", lambda job: job.id, right=True),
         Column("name", lambda job: job.name, least=12),
@@ -115,16 +118,20 @@ def _columns(jobs: Sequence[JobRecord], now_s: float) -> list[Column[JobRecord]]
         Column("state", lambda job: job.state.value, lambda job: state(job.state.value)),
         Column("GPUs", _gpus, right=True),
         Column("MHz", _clock, right=True, spare=3),
-        Column("power", lambda job: drawn[job.id], lambda job: _marked(drawn[job.id], job), right=True, spare=1),
+        Column("power", lambda job: job.power_w, right=True, spare=1, alike=_powers),
         Column("progress", lambda job: job.progress, lambda job: bar(job.progress)),
-        Column("step", lambda job: steps[job.id], right=True, spare=4),
+        Column("step", lambda job: job.step_time_s, right=True, spare=4, alike=_steps),
         Column("ends in", lambda job: _left(job, now_s), right=True),
         Column("why", lambda job: job.exit or job.reason, spare=5, least=24),
     ]
 
 
-def _marked(text: str, job: JobRecord) -> str:
-    return text if job.power_w is None else text + mark(job.emulated)
+def _powers(jobs: Sequence[JobRecord]) -> list[str]:
+    return watts_column([(job.power_w, job.emulated) for job in jobs])
+
+
+def _steps(jobs: Sequence[JobRecord]) -> list[str]:
+    return duration_column([job.step_time_s for job in jobs])
 
 
 def _gpus(job: JobRecord) -> str:

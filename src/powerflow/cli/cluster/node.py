@@ -82,11 +82,12 @@ def _draw(nodes: Sequence[NodeRecord], width: int) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    from powerflow.cli.cluster.job_table import bar, noted, plain, state, watts
+    from powerflow.cli.cluster.job_table import bar, noted, plain, state, watts_column
     from powerflow.units import NOTHING
 
     heads = ("node", "state", "GPU", "type", "job", "power", "MHz", "locked", "used")
     table = plain(*heads, left=("node", "state", "type", "used"))
+    drawn = iter(watts_column([(gpu.power_w, node.emulated) for node in nodes for gpu in node.gpus]))
     for node in nodes:
         for i, gpu in enumerate(node.gpus):
             table.add_row(
@@ -95,7 +96,7 @@ def _draw(nodes: Sequence[NodeRecord], width: int) -> RenderableType:
                 f"{gpu.index}" + ("" if gpu.driver_index in (None, gpu.index) else f" (nvidia-smi {gpu.driver_index})"),
                 node.gpu_type,
                 gpu.job_id or ("out" if gpu.out else NOTHING),
-                watts(gpu.power_w, node.emulated),
+                next(drawn),
                 NOTHING if gpu.clock_mhz is None else f"{gpu.clock_mhz:.0f}",
                 _locked(gpu),
                 bar(gpu.utilisation),
