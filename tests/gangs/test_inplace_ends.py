@@ -36,7 +36,8 @@ def test_a_script_that_never_joins_runs_once(bench: Bench) -> None:
     assert ended.steps is None
     assert (
         ended.note
-        == "its script does not use powerflow.elastic; use it (docs/elastic.md), or give rescale: restart or none"
+        == "its script does not use powerflow.elastic; use it (`powerflow elastic check` names the lines to change), or"
+        " give rescale: restart or none"
     )
     bench.restart(order(3, "b0"))
     assert bench.turn() == [ended]

@@ -192,7 +192,7 @@ def test_a_script_that_never_joins_ends_once_and_is_told_why(bench: Bench, gpus:
     assert len(names(bench.engine, job)) == gpus
     (told,) = [event for event in bench.store.events(only=RecordFilter(job_id=job)).items if event.kind == end.value]
     for text in (bench.job(job).exit, told.text):
-        assert "its script does not use powerflow.elastic; use it (docs/elastic.md)" in str(text)
+        assert "its script does not use powerflow.elastic; use it (`powerflow elastic check`" in str(text)
 
 
 def test_a_change_by_restart_is_told_and_counted(bench: Bench) -> None:

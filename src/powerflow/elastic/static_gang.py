@@ -26,7 +26,7 @@ def open_group() -> None:
     if dist.is_initialized():
         return
     environment = os.environ.get
-    cuda = torch.cuda.is_available()
+    cuda = torch.cuda.is_available() and dist.is_nccl_available()
     if int(environment("WORLD_SIZE", "1")) == 1:
         group.stand_alone(cuda=cuda)
         atexit.register(group.close)  # otherwise NCCL warns of a group that was not destroyed

@@ -37,7 +37,10 @@ from powerflow.gangs.view import InPlaceView, Losses, Regrouping, how_it_ended
 
 #: A rank leaves at the end of a step. If it reads the target late, two more steps may pass before it leaves.
 _STEPS_TO_LEAVE = 3
-_NEVER_JOINED = "its script does not use powerflow.elastic; use it (docs/elastic.md), or give rescale: restart or none"
+_NEVER_JOINED = (
+    "its script does not use powerflow.elastic; use it (`powerflow elastic check` names the lines to change), or give"
+    " rescale: restart or none"
+)
 
 
 class InPlace(Gang):
