@@ -321,7 +321,10 @@ def train(r, model, optimizer, loader):
         r.backward(model(x).mean())
         optimizer.step()
 
-Trainer(make_model(), make_optimizer()).fit(make_data())
+trainer = Trainer(make_model(), make_optimizer())
+trainer.fit(make_data())
+if trainer.elastic_run.is_main:
+    print(trainer.elastic_run.backward(0))
 """
 
 
@@ -406,11 +409,29 @@ def test_what_belongs_to_another_mode_is_all_that_is_said(tmp_path: Path, text: 
     assert words in one.fix
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("import torch\nprint(torch.ones(1))\n", "nothing here uses powerflow.elastic"),
+        ("from powerflow import elastic\n", "elastic.init is never called"),
+        ("from powerflow import elastic\nrun = elastic.init()\nprint(run.rank)\n", "run.wrap is never called"),
+        ("from powerflow import elastic\nrun = elastic.init()\nrun.wrap(model)\n", "run.epochs is never called"),
+    ],
+)
+def test_what_lacks_is_said_of_the_whole_script(text: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "train.py"
+    path.write_text(text)
+    (one,) = check(path).findings
+    assert one.line == 1
+    assert one.what.startswith(words)
+    assert "change the lines below" not in one.fix
+
+
 def test_files_beside_the_script_are_read(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text("import mine.loop\nimport strange_package\nfrom mine import data\n")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "__init__.py").write_text("")
-    (tmp_path / "mine" / "loop.py").write_text("from . import helper\nfrom powerflow import elastic\n")
+    (tmp_path / "mine" / "loop.py").write_text("from . import helper\n" + script())
     (tmp_path / "mine" / "helper.py").write_text("import torch\nimport train\ntorch.get_rng_state()\n")
     (tmp_path / "mine" / "data.py").write_text("")
     report = check(tmp_path / "train.py")

@@ -65,6 +65,8 @@ class Project:
                     for target, value in pairs(node):
                         self._given_to.setdefault((source, source.dotted(target)), []).append((target, value))
         self.begins_run = any(name == _INIT for source in sources for _, name in source.calls)
+        self._run_names: set[str] = set()
+        self._run_names = set(self._find_run_names())
         chains = [self._loops_around(at) for at in self._backwards()]
         self.epochs = self._find_epochs(chains)
         self.steps = self._find_steps(chains)
@@ -85,10 +87,17 @@ class Project:
         return [at for at in self._sites.get(name, []) if made not in at.source.above(at.node)]
 
     def is_run(self, source: Source, node: ast.AST) -> bool:
-        """Return True if an expression is what ``elastic.init`` returned."""
+        """Return True if an expression is what ``elastic.init`` returned, or has the name of such a variable."""
         if not self.begins_run:
             return False
+        if isinstance(node, ast.Name | ast.Attribute) and source.last(node) in self._run_names:
+            return True
         return any(isinstance(at, ast.Call) and home.dotted(at.func) == _INIT for home, at in self.values(source, node))
+
+    def _find_run_names(self) -> Iterator[str]:
+        for (source, name), given in self._given_to.items() if self.begins_run else ():
+            if any(isinstance(value, ast.Call) and self.is_run(source, value) for _, value in given):
+                yield name.rpartition(".")[2]
 
     def calls_run(self, source: Source, node: ast.AST, method: str) -> bool:
         """Return True if an expression is a call of a method of the run, such as ``run.batches(…)``."""

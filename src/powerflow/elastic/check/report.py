@@ -33,6 +33,11 @@ _CHECKS: tuple[Check, ...] = (
 )
 #: Rules after which nothing else is worth to be said: the script cannot be rescaled in place at all.
 _OTHER_MODE = {"trainer", "sharded"}
+#: Rules that are about one matter.
+_TOPICS = {
+    **dict.fromkeys(("early-collective", "kept-rank", "environment", "scaled-by-ranks"), "rank"),
+    **dict.fromkeys(("sampler", "batches"), "loader"),
+}
 #: Packages whose code has nothing to do with the ranks of a job.
 _KNOWN = {"torch", "torchvision", "torchaudio", "numpy", "powerflow", "tqdm", "yaml", "PIL", "pandas", "matplotlib"}
 
@@ -68,9 +73,12 @@ def check(script: Path) -> CheckReport:
     if other:
         found = other
     elif not joins:
-        found.append(_never_joins(sources[0].name))
-    elif missing := [call for call in ("wrap", "epochs") if project.begins_run and not project.run_calls(call)]:
-        what = "run." + " and run.".join(missing) + " is never called, so no rank joins the training"
+        what = "nothing here uses powerflow.elastic: each GPU would run the whole script by itself"
+        lines = "change the lines below" if found else "use run.wrap, run.epochs, run.batches and run.backward"
+        fix = f"{lines} (docs/elastic.md), or give rescale: restart or none"
+        found.append(Finding(sources[0].name, 1, "never-joins", what, fix))
+    elif missing := _missing(project):
+        what = f"{missing} is never called, so no rank trains together with others"
         found.append(Finding(sources[0].name, 1, "incomplete", what, "see docs/elastic.md"))
     order = [source.name for source in sources]
     by_line: dict[tuple[str, int, str], Finding] = {}
@@ -80,16 +88,16 @@ def check(script: Path) -> CheckReport:
     return CheckReport(order, joins, findings, _not_seen(project, elsewhere))
 
 
-def _never_joins(name: str) -> Finding:
-    what = "nothing here uses powerflow.elastic: each GPU would run the whole script by itself"
-    return Finding(name, 1, "never-joins", what, "change the lines below (docs/elastic.md), or give rescale: restart")
+def _missing(project: Project) -> str:
+    """Return which call a script that uses `powerflow.elastic` lacks; "" for none."""
+    if not project.begins_run:
+        return "elastic.init"
+    return next((f"run.{name}" for name in ("wrap", "epochs", "batches") if not project.run_calls(name)), "")
 
 
 def _topic(one: Finding) -> str:
     """Return what findings of one line are about; of several about one matter the first is enough."""
-    same = {"early-collective": "rank", "kept-rank": "rank", "environment": "rank", "scaled-by-ranks": "rank"}
-    same |= {"sampler": "loader", "batches": "loader"}
-    return same.get(one.rule, one.rule)
+    return _TOPICS.get(one.rule, one.rule)
 
 
 def _not_seen(project: Project, elsewhere: list[str]) -> list[str]:
