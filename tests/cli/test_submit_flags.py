@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pydantic import BaseModel
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.merge import merged
 from powerflow.cli.cluster.job_flags import FLAGS
+from powerflow.cli.cluster.script_hints import hints
 from powerflow.cli.cluster.shell_environment import of_shell
 from tests.cli.shell import Shell
 
@@ -132,3 +134,29 @@ def test_a_variable_that_no_job_can_have_is_named(shell: Shell, monkeypatch: pyt
 )
 def test_what_cannot_be_meant_is_refused_in_a_line(shell: Shell, argv: list[str], code: int, said: str) -> None:
     assert said in shell("submit", *argv, code=code)
+
+
+def test_a_script_that_never_joins_and_a_python_without_torch_are_noted(tmp_path: Path) -> None:
+    (tmp_path / "plain.py").write_text("import torch\n")
+    (tmp_path / "elastic.py").write_text("from powerflow import elastic\n")
+    bare = tmp_path / "bin" / "python"
+    bare.parent.mkdir()
+    bare.write_text("#!/bin/sh\necho torch powerflow\n")
+    bare.chmod(0o755)
+
+    def said(run: str, rescale: str = "in-place", path: str = "") -> list[str]:
+        return hints(JobSpec(run=run, rescale=rescale, directory=str(tmp_path)), {"PATH": path})  # type: ignore[arg-type]
+
+    (never,) = said("python plain.py")
+    assert never.startswith("plain.py never calls powerflow.elastic, which rescale: in-place needs")
+    assert said("python elastic.py --lr 1") == []
+    assert said("python plain.py", rescale="none") == []
+    assert said("python missing.py") == said("cat plain.py | python") == []
+    (missing,) = said("python elastic.py", path=str(bare.parent))
+    assert missing == f"{bare} has no torch and no powerflow: activate the environment that has, or give --no-env"
+
+
+def test_a_python_that_has_all_is_not_noted(tmp_path: Path) -> None:
+    (tmp_path / "elastic.py").write_text("from powerflow import elastic\n")
+    spec = JobSpec(run="python elastic.py", rescale="in-place", directory=str(tmp_path))
+    assert hints(spec, {"PATH": os.path.dirname(sys.executable)}) == []

@@ -18,6 +18,7 @@ from powerflow.cli import settings
 from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import asks, say
 from powerflow.cli.cluster.job_flags import takes_job_flags, variables
+from powerflow.cli.cluster.script_hints import hints
 from powerflow.cli.cluster.shell_environment import of_shell
 from powerflow.cli.options import Json
 from powerflow.cli.sanitize import line
@@ -65,7 +66,7 @@ def submit(
     spec = _spec(file, flags, directory, variables(env or []))
     spec = spec if no_env else _with_shell(spec)
     record = controller.submit(spec)
-    for note in record.notes:
+    for note in (*record.notes, *hints(spec, {**spec.shell_env, **spec.env})):
         print(f"powerflow: note: {line(note)}", file=sys.stderr)
     jobs = _numbers(record, spec)
     if not (wait and json):
