@@ -53,3 +53,13 @@ def test_a_repeated_submission_is_known_whatever_its_shell_had(store: Store) -> 
     again, created = store.submit(JobSpec(run="x", shell_env={**SHELL, "A": "1"}), "ada", 2.0, "key")
     assert (again.id, created) == (job.id, False)
     assert dict(store.environments.of(job.id)) == SHELL
+
+
+def test_the_tasks_of_an_array_have_names_of_their_own(store: Store) -> None:
+    first, _ = store.submit(JobSpec(run="x", array="0-1", name="sweep"), "ada", 1.0)
+    other, _ = store.submit(JobSpec(run="x", array="7"), "ada", 1.0)
+    assert [store.job(job).name for job in (*store.array(first.id), other.id)] == [
+        "sweep[0]",
+        "sweep[1]",
+        f"job-{other.id}[7]",
+    ]

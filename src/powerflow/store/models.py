@@ -59,7 +59,8 @@ class StoredJob:
     @property
     def name(self) -> str:
         """Name of the job: its owner's, or ``job-NUMBER``."""
-        return self.spec.name or f"job-{self.id}"
+        name = self.spec.name or f"job-{self.array_id or self.id}"
+        return name if self.array_task is None else f"{name}[{self.array_task}]"
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,8 +84,13 @@ def _facts(job: JobRecord) -> list[tuple[str, Any]]:
     if job.started_s is not None:
         waited = duration(job.started_s - job.submitted_s)
         facts.append(("started", f"{stamp(job.started_s)}, after {waited}"))
+    if job.run_s:
+        limit = "" if job.time_limit_s is None else f" of at most {duration(job.time_limit_s)}"
+        facts.append(("has run", f"{duration(job.run_s)}{limit}"))
     if job.ended_s is not None:
         facts.append(("ended", f"{stamp(job.ended_s)}, {duration(job.ended_s - job.submitted_s)} after submission"))
+    if job.output:
+        facts.append(("output", job.output))
     if job.gpus:
         clock = "" if job.clock_mhz is None else f" at {job.clock_mhz:.0f} MHz"
         read = job.clock_read_mhz
@@ -116,6 +121,7 @@ def _failures(count: int) -> str:
 def _asked(spec: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return what the job's owner asked for, one fact per line; ``spec`` is a `JobSpec` as JSON data."""
     from powerflow.api.gpu_counts import Counts, said
+    from powerflow.units import duration
 
     asked = spec["gpus"]
     counts = Counts(asked["least"], asked["most"], asked["gpu_type"], asked.get("counts"))
@@ -126,6 +132,9 @@ def _asked(spec: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     if spec["directory"]:
         facts.append(("directory", spec["directory"]))
+    facts += [(name, spec[name]) for name in ("array", "dependency") if spec.get(name)]
+    if spec["time_limit"]:
+        facts.append(("time limit", duration(spec["time_limit"])))
     if spec["env"]:
         facts.append(("environment", " ".join(f"{key}={value}" for key, value in spec["env"].items())))
     return facts
