@@ -46,6 +46,7 @@ def queue(
 
 
 def _draw(jobs: list[JobRecord], width: int) -> RenderableType:
+    from powerflow.cli.cluster.array_rows import collapsed
     from powerflow.cli.cluster.job_table import job_table
 
-    return job_table(jobs, width, time.time()) if jobs else "no jobs"
+    return job_table(collapsed(jobs), width, time.time()) if jobs else "no jobs"

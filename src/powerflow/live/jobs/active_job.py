@@ -6,7 +6,8 @@ The store keeps what must survive the end of the controller; see `powerflow.stor
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from operator import attrgetter
 
 from powerflow.api.dependency import Need, read_dependency
 from powerflow.api.job_spec import WEIGHTS, JobSpec
@@ -153,6 +154,10 @@ class ActiveJob:
         first clock for ever.
         """
         return self.explore_mhz[0] if self.explore_mhz and self.window is not None else self.clock_mhz
+
+    def copied(self) -> ActiveJob:
+        """Return a copy; several times as fast as `copy.copy`, because every job is copied in every turn."""
+        return ActiveJob(*_values(self))
 
     def intent(self) -> Intent:
         """Return the last decision about the job, as the store keeps it."""
@@ -319,6 +324,9 @@ class ActiveJob:
         if clock_mhz in self.explore_mhz:
             at = self.explore_mhz.index(clock_mhz)
             self.explore_mhz = self.explore_mhz[:at] + self.explore_mhz[at + 1 :]
+
+
+_values = attrgetter(*(field.name for field in fields(ActiveJob)))
 
 
 def scheduler_job(job_id: str, spec: JobSpec, kind: JobClass, submit_s: float, iterations: float) -> Job:

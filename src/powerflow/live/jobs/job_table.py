@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
@@ -231,4 +230,4 @@ class JobTable:
 
     def copies(self) -> Mapping[str, ActiveJob]:
         """Return a copy of each active job by id, for readers in other threads."""
-        return {job_id: copy.copy(job) for job_id, job in self._jobs.items()}
+        return {job_id: job.copied() for job_id, job in self._jobs.items()}

@@ -1,0 +1,38 @@
+"""Show the tasks of an array that wait for the same as one row, as ``squeue`` does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from powerflow.api.records import JobRecord, JobState
+
+#: Most ranges of numbers in one cell.
+_RANGES = 4
+
+
+def collapsed(jobs: Sequence[JobRecord]) -> list[JobRecord]:
+    """Return jobs with one record for all queued tasks of an array that wait for the same; its id is a range."""
+    groups: dict[tuple[object, ...], list[JobRecord]] = {}
+    for job in jobs:
+        together = job.array_id is not None and job.state is JobState.QUEUED
+        groups.setdefault((job.array_id, job.reason) if together else (job.id,), []).append(job)
+    return [group[0] if len(group) == 1 else _one(group) for group in groups.values()]
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Return numbers as ranges, such as ``0-3,7``; many ranges are cut."""
+    found: list[list[int]] = []
+    for number in sorted(numbers):
+        if found and number == found[-1][1] + 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    parts = [f"{first}-{last}" if last > first else f"{first}" for first, last in found]
+    return ",".join(parts[:_RANGES]) + (",…" if len(parts) > _RANGES else "")
+
+
+def _one(group: Sequence[JobRecord]) -> JobRecord:
+    name = group[0].name.rpartition("[")[0]
+    tasks = ranges(job.array_task for job in group if job.array_task is not None)
+    return replace(group[0], id=ranges(int(job.id) for job in group), name=f"{name}[{tasks}]")
