@@ -206,3 +206,14 @@ def test_a_job_that_the_next_decision_starts_waits_for_it() -> None:
         "at the next decision",
         4,
     )
+
+
+def test_as_many_gpus_are_lacking_as_the_reason_says() -> None:
+    driver = SchedulerDriver(interval_s=60.0)
+    for name in "abc":
+        driver.submit(name)
+    driver.submit("d", 4, least=3)
+    plan = driver.scheduler.step(100.0, ())
+    assert plan.reasons()["d"].sentence() == "waits for GPUs: 3 more would do", "it runs on 4"
+    words = [each.words for each in driver.look("d").otherwise if each.limit == "GPUs"]
+    assert words[0] == "if 3 GPUs more were free"

@@ -135,7 +135,7 @@ def all_reasons(
     if_free_energy: IntArray | None = None
     priced = view.energy_price > 0 or view.project_price is not None or view.limit_w
     free = view.capacity - int(answer.gpus.sum())
-    smallest = np.where(rows["unmanaged"], requested_gpus(view), _smallest_counts(view))
+    smallest = np.where(rows["unmanaged"], requested_gpus(view), smallest_counts(view))
     reasons: dict[str, Reason] = {}
     for j, job_id in enumerate(ids):
         if job_id in changed:
@@ -200,7 +200,7 @@ def with_free_energy(view: View) -> View:
     return dataclasses.replace(view, energy_price=0.0, project_price=None, limit_w={})
 
 
-def _smallest_counts(view: View) -> IntArray:
+def smallest_counts(view: View) -> IntArray:
     """Return the smallest GPU count on which each of the J jobs can run, ``[J]``; 0 if a job cannot run."""
     rows = view.jobs
     runs = np.isfinite(view.step_time_s[rows["cost"], :, -1])

@@ -17,7 +17,7 @@ from powerflow.policy.protocol import Policy, View
 from powerflow.scheduler.dry_run import on_trial
 from powerflow.scheduler.plan import Otherwise, Why
 from powerflow.scheduler.pool import Pool
-from powerflow.scheduler.reasons import with_free_energy
+from powerflow.scheduler.reasons import smallest_counts, with_free_energy
 from powerflow.scheduler.scheduler import Scheduler
 from powerflow.units import DAY_S
 
@@ -93,7 +93,8 @@ def what_if(scheduler: Scheduler, job_id: str, now_s: float, why: str = "") -> I
         found += _if_different(pool, "cap", "if there were no power cap", without_cap, *without)
         # the policy does not know power caps: while one binds, its other answers would not be carried out
         if _binding(found, least, pool, "cap") != "cap":
-            for limit, words, world in _worlds(view, row):
+            short = 0 if has[0] else _short(policy, view, row)
+            for limit, words, world in _worlds(view, row, short):
                 found += _if_different(pool, limit, words, _has(policy, world, row), *without)
     binds = _binding(found, least, pool, LIMITS.get(why, ""))
     if has[0] and not pool.is_packed(slot):
@@ -112,12 +113,24 @@ def _following(scheduler: Scheduler, job_id: str, now_s: float) -> tuple[int, in
     return gpus, int(rows["clock"][slot]) if gpus else 0
 
 
-def _worlds(view: View, row: int) -> Iterator[tuple[str, str, View]]:
+def _short(policy: Policy, view: View, row: int) -> int:
+    """Return how many more free GPUs a waiting job needs to start, as its reason says; 0 if it does not wait for GPUs.
+
+    See `powerflow.scheduler.reasons.all_reasons`.
+    """
+    answer = copy.deepcopy(policy).decide(view)
+    if answer.gpus[row]:
+        return 0
+    return max(0, int(smallest_counts(view)[row]) - (view.capacity - int(answer.gpus.sum())))
+
+
+def _worlds(view: View, row: int, short: int) -> Iterator[tuple[str, str, View]]:
     """Yield, for one job, several views of its pool that differ in one thing from the real view.
 
     Args:
         view: The real view.
         row: The job's row in the view.
+        short: How many more free GPUs would start the job; 0 if it runs.
 
     Yields:
         The limit that is different, the difference in words, and the view with this difference.
@@ -135,9 +148,10 @@ def _worlds(view: View, row: int) -> Iterator[tuple[str, str, View]]:
         yield "minimum run time", "if it had run longer with its present GPUs", view.with_jobs(since_s=since_s)
     if jobs["pause_s"].any():
         yield "rescale cost", "if rescaling cost nothing", view.with_jobs(pause_s=0.0)
-    more = max(1, int(jobs["gpus_max"][row]) - int(jobs["gpus"][row]))
-    gpus = "1 GPU more was" if more == 1 else f"{more} GPUs more were"
-    yield "GPUs", f"if {gpus} free", replace(view, capacity=view.capacity + more)
+    most = max(1, int(jobs["gpus_max"][row]) - int(jobs["gpus"][row]))
+    for more in sorted({short, most} - {0}):
+        gpus = "1 GPU more was" if more == 1 else f"{more} GPUs more were"
+        yield "GPUs", f"if {gpus} free", replace(view, capacity=view.capacity + more)
     weight = jobs["weight"].copy()
     weight[row] *= MORE
     yield "priority", f"if it had {MORE:g} times its priority", view.with_jobs(weight=weight)
