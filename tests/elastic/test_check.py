@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -500,6 +501,4 @@ def test_the_check_runs_nothing_and_needs_no_torch(tmp_path: Path) -> None:
     )
     path = tmp_path / "train.py"
     path.write_text("raise SystemExit(3)\n")
-    import subprocess
-
     assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == 0
