@@ -156,6 +156,7 @@ CASES = {
     "a rate by a kept number": {
         "before": "world = run.ranks\nrate = 0.1 * world  # <- scaled-by-ranks",
     },
+    "a checkpoint of a model": {"before": 'model.load_state_dict(torch.load("pretrained.pt"))'},
     "backward": {"step": "(loss * 0).backward()  # <- backward"},
     "backward of a scaler": {"step": "scaler.scale(loss).backward()  # <- backward"},
     "accumulation": {
@@ -259,6 +260,12 @@ def test_what_is_found(tmp_path: Path, case: dict[str, str]) -> None:
 def test_nothing_is_found_in_an_elastic_script(tmp_path: Path) -> None:
     check_script(tmp_path, script())
     assert found(EXAMPLES / "train.py") == found(EXAMPLES / "classify.py") == []
+
+
+def test_a_resume_without_its_epoch(tmp_path: Path) -> None:
+    text = script(start='optimizer.load_state_dict(torch.load("last.pt")["optimizer"])')
+    check_script(tmp_path, text.replace("in run.epochs(3):", "in run.epochs(3):  # <- resume"))
+    check_script(tmp_path, text.replace("in run.epochs(3):", "in run.epochs(3, start=2):"))
 
 
 def test_objects_that_are_given_in_another_form(tmp_path: Path) -> None:

@@ -39,6 +39,18 @@ def loops(project: Project, source: Source) -> Iterator[Finding]:
                 yield finding(source, node, "batches", what, fix)
 
 
+def resuming(project: Project, source: Source) -> Iterator[Finding]:
+    """Find runs that begin at epoch 0, although the script has loaded an optimiser of its own checkpoint."""
+    loads = [(at, call) for at in project.sources for call, name in at.calls if name.endswith(".load_state_dict")]
+    of_optimizers = [(at, call) for at, call in loads if _is_optimizer(at.dotted(call.func))]
+    if not any(project.is_before(at, call) for at, call in of_optimizers):
+        return
+    for at, call in project.run_calls("epochs"):
+        if at is source and not any(keyword.arg == "start" for keyword in call.keywords):
+            what = "the script loads its own checkpoint, but the run begins at epoch 0"
+            yield finding(source, call, "resume", what, "run.epochs(count, start=…), with the epoch of the checkpoint")
+
+
 def backwards(project: Project, source: Source) -> Iterator[Finding]:
     """Find gradients that PowerFlow does not see."""
     for call, name in source.calls:
@@ -132,9 +144,9 @@ def _counts(test: ast.expr) -> bool:
     return any(isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod) for node in ast.walk(test))
 
 
-def _is_optimizer(step: str) -> bool:
+def _is_optimizer(method: str) -> bool:
     """Return True if a method named "optimizer.step" is that of an optimiser or a gradient scaler, by its name."""
-    parts = step.rpartition(".")[0].rpartition(".")[2].lower().split("_")
+    parts = method.rpartition(".")[0].rpartition(".")[2].lower().split("_")
     return any(part.startswith(_OPTIMIZERS) for part in parts)
 
 

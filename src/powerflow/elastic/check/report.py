@@ -21,6 +21,7 @@ _CHECKS: tuple[Check, ...] = (
     distributed.collectives,
     distributed.kept_ranks,
     loops.loops,
+    loops.resuming,
     loops.backwards,
     loops.updates,
     loops.counters,
