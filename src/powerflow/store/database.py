@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -47,6 +48,8 @@ from powerflow.store.failures import first_line, postgresql_failure, sqlite_fail
 
 #: Which of PostgreSQL's advisory locks is ours ("powerflo" as a number).
 _ADVISORY_LOCK = int.from_bytes(b"powerflo", "big")
+#: Seconds between two attempts to change how SQLite keeps its journal.
+_AGAIN_S = 0.01
 #: Exit status of `powerflow.store.migrate` after a failure that may not occur again later.
 TRY_AGAIN = 75
 
@@ -244,7 +247,7 @@ class Database:
             what = "disk is full" if full else f"cannot be opened ({error.strerror})"
             raise StoreError(what, where=self.where, retry=full) from None
         engine = create_engine(self.url, pool_size=4, max_overflow=12, connect_args={"timeout": self._wait_s})
-        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "connect", lambda connection, _: _prepare_sqlite(connection, self._wait_s))
         event.listen(engine, "begin", _begin_sqlite)
         return engine
 
@@ -333,9 +336,17 @@ def _new_upsert(
 _upsert = cache(_new_upsert)
 
 
-def _prepare_sqlite(connection: sqlite3.Connection, _: Any) -> None:
+def _prepare_sqlite(connection: sqlite3.Connection, wait_s: float) -> None:
     connection.isolation_level = None  # transactions begin where `_begin_sqlite` says, not where the driver guesses
-    connection.execute("PRAGMA journal_mode = WAL")
+    until_s = time.monotonic() + wait_s
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            break
+        except sqlite3.OperationalError as error:  # another one makes the same change: SQLite does not wait for it
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until_s:
+                raise
+            time.sleep(_AGAIN_S)
     connection.execute("PRAGMA synchronous = FULL")  # NORMAL would lose acknowledged submissions with the power
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA cache_size = -1024")  # KiB
