@@ -17,7 +17,7 @@ from powerflow.engine.cluster.engine import ClusterEngine
 from powerflow.engine.cluster.listen import serve_shown
 from powerflow.engine.cluster.rows import node_row
 from powerflow.engine.cluster.sealed import AgentSide
-from powerflow.engine.protocol import EngineNode, RankName, RankSpec, RankState
+from powerflow.engine.protocol import EngineError, EngineNode, RankName, RankSpec, RankState
 
 _starts = itertools.count()
 KEY = PrivateKey.generate()
@@ -55,6 +55,8 @@ class Agent:
                 "fences": {},
                 "devices": {"at": "a.1", "age_s": 0.0},
             },
+            # as agents of an earlier version answer an order that they do not know
+            "log_offset": {"error": "this agent's version does not know the order 'log_offset'", "retry": False},
         }
         await asyncio.sleep(0.02)
         return self._side.seal(session, number, answers.get(order["do"], {}))
@@ -155,3 +157,15 @@ def test_a_rank_that_ends_at_once_brings_the_report_with_its_energy(engine: Clus
     report = engine.devices.report("m")
     assert report is not None
     assert report["at"] == "a.1"
+
+
+def test_an_agent_that_knows_no_times_of_output_gives_no_wrong_answer(engine: ClusterEngine) -> None:
+    dial(engine)
+    until(engine, True, 10.0)
+    name = RankName("7", 1, 0)
+    with pytest.raises(KeyError):
+        engine.log_offset(name, 0.0)
+    engine.launch_all([RankSpec(name, "m", ("true",), {}, "/tmp")])
+    with pytest.raises(EngineError, match="this agent's version does not know the order 'log_offset'") as refused:
+        engine.log_offset(name, 0.0)
+    assert not refused.value.retry

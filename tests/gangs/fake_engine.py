@@ -32,11 +32,13 @@ class Script:
     line: str = ""
     turns: int = 0
     log: bytearray = field(default_factory=bytearray)
+    ends: list[int] = field(default_factory=list)  # of the log, after each turn
 
     def advance(self) -> int | None:
         self.turns += 1
         if self.line:
             self.log += self.line.format(turn=self.turns).encode()
+        self.ends.append(len(self.log))
         return self.code if self.turns >= self.lasts else None
 
 
@@ -161,6 +163,14 @@ class FakeEngine:
         log = bytes(player.log) if isinstance(player, Script) else b""
         start = max(0, len(log) + offset) if offset < 0 else offset
         return log[start : start + limit], min(start + limit, len(log))
+
+    def log_offset(self, name: RankName, since_s: float) -> int:
+        """A script writes once a turn, which is half a second."""
+        player, begun_s = self.players[name], self.statuses[name].started_s
+        if not isinstance(player, Script):
+            return 0
+        turns = max(0, math.ceil((since_s - begun_s) / 0.5))
+        return [0, *player.ends][min(turns, len(player.ends))]
 
     def forget(self, name: RankName) -> None:
         if name in self.statuses and not self.statuses[name].state.may_run:

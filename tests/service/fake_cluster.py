@@ -6,7 +6,7 @@ import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from powerflow.api.accounts import Account, Accounts, EndedJob
 from powerflow.api.acts import said
@@ -39,6 +39,7 @@ from powerflow.api.records import (
     Explanation,
     Forbidden,
     GpuRecord,
+    JobLogs,
     JobOption,
     JobRecord,
     JobState,
@@ -55,6 +56,9 @@ from powerflow.energy.budget import Budget, window_at
 from powerflow.energy.kinds import Kind
 from powerflow.energy.signal import read_signal
 from powerflow.errors import InputError
+from powerflow.gangs.manager import Gangs
+from powerflow.live.job_logs import LogPart, job_log, job_logs
+from tests.service.fake_logs import FakeLogs
 
 Numbered = TypeVar("Numbered", EventRecord, DecisionRecord, AuditRecord)
 CLOCK_MHZ = 1110.0
@@ -72,7 +76,7 @@ class FakeCluster:
         self._jobs: dict[str, JobRecord] = {}
         self._specs: dict[str, JobSpec] = {}
         self._keys: dict[tuple[str, str], str] = {}
-        self._logs: dict[str, bytes] = {}
+        self.logs_of_ranks = FakeLogs()
         self._events: list[EventRecord] = []
         self._caps: list[CapRecord] = []
         self._audit: list[AuditRecord] = []
@@ -94,6 +98,7 @@ class FakeCluster:
         """Let a job run."""
         with self._lock:
             self._event("started", job_id, f"job {job_id} started on {gpus} GPUs")
+            self.write(job_id, "")
             return self.change(
                 job_id,
                 **{
@@ -117,10 +122,12 @@ class FakeCluster:
             self._event(str(state), job_id, f"job {job_id} {exit}")
             return self._ended(job_id, state, exit)
 
-    def write(self, job_id: str, text: str) -> None:
-        """Add to a job's log."""
+    def write(self, job_id: str, text: str, rank: str = "") -> None:
+        """Add to the log of a rank; of the job's newest one by default."""
         with self._lock:
-            self._logs[job_id] = self._logs.get(job_id, b"") + text.encode()
+            known = self.logs_of_ranks.ranks(job_id)
+            chosen = rank or (known[0] if known else f"{job_id}.1.0")
+            self.logs_of_ranks.write(job_id, chosen, text, self.now_s)
 
     # --- Cluster -----------------------------------------------------------------------------------------------------
 
@@ -211,8 +218,10 @@ class FakeCluster:
             record = self._known(job_id)
             held = {node: list(range(record.gpus)) for node in record.nodes}
             rank = {"name": f"{job_id}.1.0", "state": "running", "node": "n1", "pid": 4242, "code": None}
-            lines = self._logs.get(job_id, b"").decode().splitlines()[-5:] if record.state is JobState.FAILED else []
-            return JobDetail(record, self._specs[job_id], held, [rank] if record.nodes else [], lines)
+            content = self.log(job_id, offset=-200).text if record.state is JobState.FAILED else ""
+            return JobDetail(
+                record, self._specs[job_id], held, [rank] if record.nodes else [], content.splitlines()[-5:]
+            )
 
     def cancel(self, job_id: str, caller: Caller) -> JobRecord:
         with self._open():
@@ -257,17 +266,26 @@ class FakeCluster:
             others = [JobOption(n, CLOCK_MHZ, 0.2 / n, GPU_W * n, 40.0 + n) for n in (1, 2, 4)]
             return Explanation(job_id, record.reason, "started", self.now_s, 0.41, 0.002, now, others)
 
-    def log(self, job_id: str, *, rank: str | None = None, offset: int = 0, limit: int = 65536) -> LogChunk:
+    def logs(self, job_id: str) -> JobLogs:
         with self._open():
-            record = self._known(job_id)
-            first = f"{job_id}.1.0"
-            if rank not in (None, first, "0"):
-                raise NotFound(f"job {job_id} has no rank {rank}", fix=f"it has {first}")
-            content = self._logs.get(job_id, b"")
-            begin = max(len(content) + offset, 0) if offset < 0 else min(offset, len(content))
-            part = content[begin : begin + limit]
-            end = begin + len(part)
-            return LogChunk(first, part.decode(errors="replace"), end, record.state.ended and end == len(content))
+            return job_logs(cast(Gangs, self.logs_of_ranks), job_id, ended=self._known(job_id).state.ended)
+
+    def log(
+        self,
+        job_id: str,
+        *,
+        rank: str | None = None,
+        offset: int = 0,
+        limit: int = 65536,
+        tail: int | None = None,
+        since_s: float | None = None,
+    ) -> LogChunk:
+        with self._open():
+            ended, known = self._known(job_id).state.ended, self.logs_of_ranks.ranks(job_id)
+            if rank is not None and rank not in known:
+                raise NotFound(f"job {job_id} has no rank {rank}", fix=f"it has {', '.join(known)}")
+            part = LogPart(offset, limit, tail, since_s)
+            return job_log(cast(Gangs, self.logs_of_ranks), job_id, rank, part, ended=ended)
 
     def events(
         self, *, after: int = 0, limit: int = 100, only: RecordFilter = EVERYTHING, latest: bool = False

@@ -106,6 +106,10 @@ class MeteredEngine:
         """Return a part of what a rank wrote, and the offset after it. See `Engine.log`."""
         return self._engine.log(name, offset, limit)
 
+    def log_offset(self, name: RankName, since_s: float) -> int:
+        """Return where in a rank's log the output since a time begins. See `Engine.log_offset`."""
+        return self._engine.log_offset(name, since_s)
+
     def forget(self, name: RankName) -> None:
         """Delete the status and the log of a rank that has ended."""
         self._engine.forget(name)

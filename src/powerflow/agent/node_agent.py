@@ -91,6 +91,7 @@ class NodeAgent:
             "signal": self._signal,
             "changes": self._tell_changes,
             "log": self._log,
+            "log_offset": self._log_offset,
             "check": self._check,
             "forget": self._forget,
             "post": self._post,
@@ -278,6 +279,13 @@ class NodeAgent:
         except KeyError:
             return {"text": None, "offset": 0}
         return {"text": text.hex(), "offset": offset}
+
+    async def _log_offset(self, order: Answer) -> Answer:
+        try:
+            name = RankName.parse(order["name"])
+            return {"offset": await self._do(self._engine.log_offset, name, float(order["since_s"]))}
+        except KeyError:
+            return {"offset": None}
 
     async def _check(self, order: Answer) -> Answer:
         return {"why": await self._do(why_not, spec_from_row(order["spec"]))}

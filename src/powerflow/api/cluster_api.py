@@ -30,6 +30,7 @@ from powerflow.api.records import (
     DecisionRecord,
     EventRecord,
     Explanation,
+    JobLogs,
     JobRecord,
     JobState,
     LogChunk,
@@ -108,8 +109,24 @@ class ClusterApi(Protocol):
     def explain(self, job_id: str) -> Explanation:
         """Explain why a job has its present GPUs and clock, and which other GPU counts and clocks it could have."""
 
-    def log(self, job_id: str, *, rank: str | None = None, offset: int = 0, limit: int = 65536) -> LogChunk:
-        """Show part of a job's log. To get the next part, set `offset` to the offset in this answer."""
+    def logs(self, job_id: str) -> JobLogs:
+        """List the logs that together are the log of a job, oldest first: those of the first rank of each attempt."""
+
+    def log(
+        self,
+        job_id: str,
+        *,
+        rank: str | None = None,
+        offset: int = 0,
+        limit: int = 65536,
+        tail: int | None = None,
+        since_s: float | None = None,
+    ) -> LogChunk:
+        """Show part of the log of one rank. To get the next part, set `offset` to the offset in this answer.
+
+        With `tail` or `since_s`, the part begins there, and not at `offset`; with both, where the later one begins.
+        Leave them out to get the next part.
+        """
 
     def decisions(self, job_id: str, *, after: int = 0, limit: int = 100) -> NumberedPage[DecisionRecord]:
         """List the decisions about a job, oldest first, each with the predicted completion time and energy."""

@@ -17,6 +17,7 @@ from powerflow.api.records import (
     EventRecord,
     Explanation,
     Identity,
+    JobLogs,
     JobRecord,
     LogChunk,
     NodeRecord,
@@ -83,6 +84,7 @@ HOLD = Operation("hold", "POST", "/jobs/{job_id}/hold", JobRecord, Role.USER)
 RELEASE = Operation("release", "POST", "/jobs/{job_id}/release", JobRecord, Role.USER)
 EXPLAIN = Operation("explain", "GET", "/jobs/{job_id}/explain", Explanation)
 DECISIONS = Operation("decisions", "GET", "/jobs/{job_id}/decisions", NumberedPage[DecisionRecord])
+LOGS = Operation("logs", "GET", "/jobs/{job_id}/logs", JobLogs)
 LOG = Operation("log", "GET", "/jobs/{job_id}/log", LogChunk)
 
 ME = Operation("me", "GET", "/me", Identity)

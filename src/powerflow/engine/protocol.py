@@ -295,6 +295,22 @@ class Engine(Protocol):
         """
         ...
 
+    def log_offset(self, name: RankName, since_s: float) -> int:
+        """Return where in a rank's log the output since a time begins, as an offset for `log`.
+
+        Up to one second of earlier output may follow this offset, but never less than all output since then. If nothing
+        was written since then, this is the offset after the log's last byte.
+
+        Args:
+            name: Name of the rank.
+            since_s: Unix seconds, by the clock of the rank's node.
+
+        Raises:
+            KeyError: The engine does not know the rank.
+            EngineError: The times of the output are not known, or the node does not answer.
+        """
+        ...
+
     def forget(self, name: RankName) -> None:
         """Delete the status and the log of a rank that has ended. If the rank runs, do nothing."""
         ...

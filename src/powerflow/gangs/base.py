@@ -20,6 +20,7 @@ from collections.abc import Sequence
 
 from powerflow.device.protocol import Place
 from powerflow.engine.protocol import EngineError, RankName, RankState
+from powerflow.gangs.attempts import Attempts
 from powerflow.gangs.context import GangContext
 from powerflow.gangs.launcher import CannotStart, Launcher
 from powerflow.gangs.layout import StartPlan
@@ -76,6 +77,7 @@ class Gang(ABC):
         self._launcher = Launcher(context)
         self.unsent: set[str] = set()
         self.outage = Outage(context, desired.job_id)
+        self._attempts = Attempts(context.attempts_path(desired.job_id), context.limits.ended_kept)
 
     @property
     def job_id(self) -> str:
@@ -360,14 +362,18 @@ class Gang(ABC):
     def _save(self) -> None:
         if self._saved:
             return
-        old, keep = self.record.ended, self.context.limits.ended_kept
-        self.record.ended = old[-keep:]
+        states = self._states().items()
+        self._attempts.note(self.record, {name for name, state in states if state is not RankState.NOT_STARTED})
+        old, kept = self.record.ended, self._attempts.keep(self.record.ended)
+        self.record.ended = kept
         path = self.context.record_path(self.job_id)
         path.parent.mkdir(parents=True, exist_ok=True)
         self.record.save(path)
         self._saved = True
-        for name in old[:-keep]:
+        dropped = [name for name in old if name not in kept]
+        for name in dropped:
             self.context.engine.forget(RankName.parse(name))
+        self._attempts.forget(dropped)
 
     def _launch(self) -> None:
         """Start the members that were not started yet, all of them in one batch."""

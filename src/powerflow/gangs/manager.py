@@ -13,6 +13,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from powerflow.device.protocol import Place
 from powerflow.elastic.mailbox import RankReport
 from powerflow.engine.protocol import Engine, EngineError, RankName, RankState, RankStatus
 from powerflow.errors import InputError
+from powerflow.gangs.attempts import Attempt, read_attempts
 from powerflow.gangs.base import Gang
 from powerflow.gangs.context import Environment, GangContext
 from powerflow.gangs.inplace import InPlace
@@ -241,6 +243,23 @@ class Gangs:
             raise KeyError(rank)
         return self._context.engine.log(RankName.parse(name), offset, limit)
 
+    def log_offset(self, rank: str, since_s: float) -> int:
+        """Return where in a rank's log the output since a time begins, as `Engine.log_offset` does."""
+        return self._context.engine.log_offset(RankName.parse(rank), since_s)
+
+    def attempts(self, job_id: str) -> list[Attempt]:
+        """Return the attempts of a job whose logs are kept, the earliest first, without ranks that never started."""
+        found = read_attempts(self._context.attempts_path(job_id))
+        if not found:  # an earlier version ran the job
+            found = [Attempt(1, self.ranks(job_id)[:1])]
+        started = [Attempt(each.number, [*filter(partial(self.rank_of, job_id), each.ranks)]) for each in found]
+        return [attempt for attempt in started if attempt.ranks]
+
+    def rank_of(self, job_id: str, name: str) -> RankStatus | None:
+        """Return the state of a job's rank in the engine's last answer; None if it never started or is not known."""
+        status = self._context.statuses.get(job_id, {}).get(name)
+        return None if status is None or status.state is RankState.NOT_STARTED else status
+
     def last_lines(self, job_id: str, count: int = 20, rank: str | None = None) -> list[str]:
         """Return the last lines that a rank of a job wrote; [] if there are no lines."""
         try:
@@ -260,6 +279,7 @@ class Gangs:
             self._context.engine.forget(RankName.parse(name))
         self._gangs.pop(job_id, None)
         self._context.record_path(job_id).unlink(missing_ok=True)
+        self._context.attempts_path(job_id).unlink(missing_ok=True)
 
     def close(self) -> None:
         """End the process and the thread that match log lines. The ranks of all jobs continue."""

@@ -6,7 +6,6 @@ waits for an answer of the loop.
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -42,6 +41,7 @@ from powerflow.api.records import (
     EventRecord,
     Explanation,
     Forbidden,
+    JobLogs,
     JobRecord,
     JobState,
     LogChunk,
@@ -50,10 +50,8 @@ from powerflow.api.records import (
     Refused,
     Role,
     Top,
-    Unavailable,
 )
 from powerflow.energy.kinds import Kind
-from powerflow.engine.protocol import EngineError
 from powerflow.live.commands import (
     ApiCommand,
     CapsChanged,
@@ -72,6 +70,7 @@ from powerflow.live.controller import Controller
 from powerflow.live.ended import ended_jobs
 from powerflow.live.explanation import explain
 from powerflow.live.job_checks import JobChecks
+from powerflow.live.job_logs import LogPart, job_log, job_logs
 from powerflow.live.node_watch import OFF
 from powerflow.live.records import Records
 from powerflow.store.accounting import priced
@@ -191,25 +190,25 @@ class ClusterService(ClusterApi):
         return explain(self._controller, self._store.job(job_id))
 
     @override
-    def log(self, job_id: str, *, rank: str | None = None, offset: int = 0, limit: int = 65536) -> LogChunk:
-        job = self._store.job(job_id)
-        gangs = self._controller.gangs
+    def logs(self, job_id: str) -> JobLogs:
+        return job_logs(self._controller.gangs, job_id, ended=self._store.job(job_id).state.ended)
+
+    @override
+    def log(
+        self,
+        job_id: str,
+        *,
+        rank: str | None = None,
+        offset: int = 0,
+        limit: int = 65536,
+        tail: int | None = None,
+        since_s: float | None = None,
+    ) -> LogChunk:
+        ended, gangs = self._store.job(job_id).state.ended, self._controller.gangs
         names = gangs.ranks(job_id)
         if rank is not None and rank not in names:
             raise NotFound(f"job {job_id} has no rank {rank}", fix=f"it has {_some(names)}" if names else "")
-        if not names:
-            return LogChunk(rank or "", "", max(offset, 0), job.state.ended)
-        chosen = rank or names[0]
-        try:
-            content, end = gangs.log(job_id, chosen, offset, limit)
-        except KeyError:  # named, but not launched yet
-            return LogChunk(chosen, "", max(offset, 0), job.state.ended)
-        except EngineError as error:
-            raise Unavailable(str(error)) from error
-        ended = job.state.ended and len(content) < limit
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        text = decoder.decode(content, final=ended)
-        return LogChunk(chosen, text, end - len(decoder.getstate()[0]), ended)
+        return job_log(gangs, job_id, rank, LogPart(offset, limit, tail, since_s), ended=ended)
 
     # -- the cluster ----------------------------------------------------------------------------------------------
 

@@ -35,6 +35,7 @@ from powerflow.api.records import (
     EventRecord,
     Explanation,
     Identity,
+    JobLogs,
     JobRecord,
     LogChunk,
     NodeRecord,
@@ -246,6 +247,10 @@ def _jobs() -> APIRouter:
     ) -> NumberedPage[DecisionRecord]:
         return cluster.decisions(job_id, after=after, limit=limit)
 
+    @serves(router, ops.LOGS)
+    def logs(cluster: FromCluster, job_id: JobId) -> JobLogs:
+        return cluster.logs(job_id)
+
     @serves(router, ops.LOG)
     def log(
         cluster: FromCluster,
@@ -253,8 +258,12 @@ def _jobs() -> APIRouter:
         rank: Annotated[str | None, Query(pattern=NAME, description="Name of a rank. Default: the first rank.")] = None,
         offset: Annotated[int, Query(ge=-(2**53), le=2**53, description="First byte; negative: from the end.")] = 0,
         limit: Annotated[int, Query(ge=1, le=1 << 20, description="Bytes at most.")] = 65536,
+        tail: Annotated[int | None, Query(ge=0, le=10**9, description="Begin so many lines before the end.")] = None,
+        since_s: Annotated[
+            float | None, Query(ge=0, le=1e11, description="Begin with the output since this time, in Unix seconds.")
+        ] = None,
     ) -> LogChunk:
-        return cluster.log(job_id, rank=rank, offset=offset, limit=limit)
+        return cluster.log(job_id, rank=rank, offset=offset, limit=limit, tail=tail, since_s=since_s)
 
     return router
 

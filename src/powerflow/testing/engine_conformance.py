@@ -208,6 +208,8 @@ class EngineConformance:
                 engine.fence(gang, 1)
             with pytest.raises(KeyError):
                 engine.log(RankName(gang, 0, 0))
+            with pytest.raises(KeyError):
+                engine.log_offset(RankName(gang, 0, 0), 0.0)
             assert not engine.signal(RankName(gang, 0, 0), signal.SIGTERM)
             engine.forget(RankName(gang, 0, 0))
             assert [*engine.ranks()] == [], gang
@@ -270,6 +272,25 @@ class EngineConformance:
         assert engine.log(spec.name, 12) == (b"", 12)
         assert engine.log(spec.name, -6) == (b"world\n", 12)
         assert engine.log(spec.name, -600) == (b"hello world\n", 12)
+
+    def test_the_log_since_a_time_begins_at_what_was_written_then(self, engine: Engine) -> None:
+        spec = self.spec(engine, "echo", "hello", "world")
+        with pytest.raises(KeyError):
+            engine.log_offset(spec.name, 0.0)
+        before_s = engine.launch(spec).started_s
+        after_s = ended(engine, spec.name).ended_s
+        assert engine.log_offset(spec.name, 0.0) == 0
+        assert engine.log_offset(spec.name, before_s - 60.0) == 0
+        assert engine.log_offset(spec.name, after_s + 60.0) == 12
+        engine.forget(spec.name)
+        with pytest.raises(KeyError):
+            engine.log_offset(spec.name, 0.0)
+
+    def test_a_rank_that_wrote_nothing_has_no_output_since_any_time(self, engine: Engine) -> None:
+        spec = self.spec(engine, "true")
+        engine.launch(spec)
+        ended(engine, spec.name)
+        assert [engine.log_offset(spec.name, since_s) for since_s in (0.0, time.time(), 1e11)] == [0, 0, 0]
 
     def test_forget_drops_who_ended_and_spares_who_runs(self, engine: Engine) -> None:
         runs, ends = self.spec(engine, "sleep", "60"), self.spec(engine, "echo", "x", number=1)

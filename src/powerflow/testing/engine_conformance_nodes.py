@@ -104,6 +104,8 @@ class MultiNodeConformance(NodeProcesses):
         for spec in specs:
             assert ended(engine, spec.name).code == 0
             assert whole_log(engine, spec.name) == f"hello from {spec.node}\n".encode()
+            end = len(whole_log(engine, spec.name))
+            assert [engine.log_offset(spec.name, since_s) for since_s in (0.0, 1e11)] == [0, end]
             engine.forget(spec.name)
             with pytest.raises(KeyError):
                 engine.log(spec.name)

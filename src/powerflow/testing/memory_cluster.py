@@ -83,6 +83,7 @@ class MemoryCluster:
         self.fences: dict[str, int] = {}
         self.statuses: dict[RankName, RankStatus] = {}
         self.logs: dict[RankName, bytearray] = {}
+        self._writes: dict[RankName, list[tuple[int, float]]] = {}  # the offset and time of each write to a log
         self.starts: list[tuple[RankName, str]] = []
         self.objection = objection
         self._hosts = {name: _Host(_node(name, node)) for name, node in nodes.items()}
@@ -192,6 +193,16 @@ class MemoryCluster:
             self.answering(self.statuses[name].node)
         return self.logs.get(name, bytearray())
 
+    def log_offset(self, name: RankName, since_s: float) -> int:
+        """Return where in the log of a rank the output since a time begins.
+
+        Raises:
+            KeyError: The rank is not known.
+            EngineError: The node does not answer.
+        """
+        end = len(self.log(name))
+        return next((offset for offset, written_s in self._writes.get(name, ()) if written_s >= since_s), end)
+
     def forget(self, name: RankName) -> None:
         """Delete a rank that does not run, and its log."""
         self.settle()
@@ -199,7 +210,7 @@ class MemoryCluster:
         if status is not None and not status.state.may_run:
             del self.statuses[name]
             if name not in self._off:  # a rank that was declared off may still have to be ended
-                for kept in (self._true, self._parts, self.logs):
+                for kept in (self._true, self._parts, self.logs, self._writes):
                     kept.pop(name, None)
             self._tell()
 
@@ -292,6 +303,7 @@ class MemoryCluster:
     def write(self, name: RankName, text: bytes) -> None:
         """Append text to the log of a rank, as if the rank wrote it."""
         with self.changed:
+            self._writes[name].append((len(self.logs[name]), time.time()))
             self.logs[name] += text
 
     def running(self) -> list[RankStatus]:
@@ -350,6 +362,7 @@ class MemoryCluster:
         self._true[spec.name] = status
         self._parts[spec.name] = part
         self.logs[spec.name] = bytearray(part.says)
+        self._writes[spec.name] = [(0, now_s)]
         self.starts.append((spec.name, spec.node))
         self._know(status)
         if part.lasts_s < math.inf:

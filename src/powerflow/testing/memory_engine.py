@@ -138,6 +138,11 @@ class MemoryEngine:
             found = bytes(written[start : start + limit])
             return found, start + len(found)
 
+    def log_offset(self, name: RankName, since_s: float) -> int:
+        """Return where in a rank's log the output since a time begins. See `Engine.log_offset`."""
+        with self._open().changed:
+            return self._cluster.log_offset(name, since_s)
+
     def forget(self, name: RankName) -> None:
         """Delete the status and the log of a rank that has ended."""
         with self._open().changed:

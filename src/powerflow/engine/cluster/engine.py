@@ -238,15 +238,17 @@ class ClusterEngine:
 
     def log(self, name: RankName, offset: int = 0, limit: int = 65536) -> tuple[bytes, int]:
         """Return a part of what a rank wrote, and the offset after it. See `Engine.log`."""
-        with self._changed:
-            machine = self._tables.of_rank(name)
-            if machine is None:
-                raise KeyError(name)
-            node = machine.ranks[name].node
-        answer = self._ask_node(node, {"do": "log", "name": str(name), "offset": offset, "limit": limit})
+        answer = self._ask_node(self._node_of(name), {"do": "log", "name": str(name), "offset": offset, "limit": limit})
         if answer["text"] is None:
             raise KeyError(name)
         return bytes.fromhex(answer["text"]), int(answer["offset"])
+
+    def log_offset(self, name: RankName, since_s: float) -> int:
+        """Return where in a rank's log the output since a time begins. See `Engine.log_offset`."""
+        answer = self._ask_node(self._node_of(name), {"do": "log_offset", "name": str(name), "since_s": since_s})
+        if answer["offset"] is None:
+            raise KeyError(name)
+        return int(answer["offset"])
 
     def forget(self, name: RankName) -> None:
         """Delete the status and the log of a rank that has ended."""
@@ -360,6 +362,13 @@ class ClusterEngine:
 
     def _replace(self, machine: str, order: Answer) -> None:
         self._soon(lambda: self._sessions.put(machine, order, key=order["do"]))
+
+    def _node_of(self, name: RankName) -> str:
+        with self._changed:
+            machine = self._tables.of_rank(name)
+            if machine is None:
+                raise KeyError(name)
+            return machine.ranks[name].node
 
     def _ask_node(self, node: str, order: Answer) -> Answer:
         with self._changed:

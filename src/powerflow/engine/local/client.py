@@ -19,7 +19,7 @@ from typing import Any
 from powerflow import __version__
 from powerflow.engine.local import process, records
 from powerflow.engine.local.environment import server_environment
-from powerflow.engine.local.logs import read_log
+from powerflow.engine.local.logs import offset_since, read_log
 from powerflow.engine.local.shim import write_environment
 from powerflow.engine.local.why_not import why_not
 from powerflow.engine.protocol import EngineError, EngineNode, Fenced, RankName, RankSpec, RankStatus, launch_each
@@ -160,6 +160,17 @@ class LocalEngine:
         try:
             return read_log(self._home / "ranks" / records.file_name(name), offset, limit)
         except (FileNotFoundError, EngineError):
+            raise KeyError(name) from None
+
+    def log_offset(self, name: RankName, since_s: float) -> int:
+        """Return where in a rank's log the output since a time begins. See `Engine.log_offset`."""
+        try:
+            directory = self._home / "ranks" / records.file_name(name)
+        except EngineError:
+            raise KeyError(name) from None
+        try:
+            return offset_since(directory, since_s)
+        except FileNotFoundError:
             raise KeyError(name) from None
 
     def forget(self, name: RankName) -> None:

@@ -1,0 +1,201 @@
+"""``powerflow logs`` over all attempts of a job, against a real server over a cluster in memory."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+import pytest
+
+from powerflow.cli.cluster import log_reader
+from powerflow.cli.main import main
+from tests.cli.shell import Shell
+
+FIRST, SECOND = "attempt 1 of 2, rank 1.1.0", "attempt 2 of 2, rank 1.3.0"
+
+
+@pytest.fixture
+def twice(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> Shell:
+    """A job that runs for the second time; the first time ended an hour ago, in the middle of a line."""
+    monkeypatch.setattr(log_reader, "_LOOK_S", 0.0)
+    shell("submit", "--run", "python t.py")
+    shell.cluster.now_s -= 3600.0
+    shell.cluster.run("1")
+    shell.cluster.write("1", "one\ntwo\n45 %")
+    shell.cluster.now_s += 3000.0
+    shell.cluster.write("1", "three\nfour\n", rank="1.3.0")
+    shell.cluster.now_s += 600.0
+    shell.cluster.write("1", "five\n")
+    return shell
+
+
+def test_all_attempts_are_printed_in_order(twice: Shell) -> None:
+    assert twice("logs", "1", notes=[FIRST, SECOND]) == "one\ntwo\n45 %\nthree\nfour\nfive\n"
+    assert twice("logs", "1", "--raw", notes=[FIRST, SECOND]) == "one\ntwo\n45 %three\nfour\nfive\n"
+
+
+def test_a_heading_stands_between_the_logs_on_a_terminal(twice: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a terminal, which shows both streams."""
+    monkeypatch.setattr(sys, "stderr", sys.stdout)
+    assert main(["logs", "1"]) == 0
+    note = "powerflow: note: "
+    shown = f"{note}{FIRST}\none\ntwo\n45 %\n{note}{SECOND}\nthree\nfour\nfive\n"
+    assert twice.capsys.readouterr().out == shown
+
+
+def test_previous_is_the_attempt_before_the_last_one(twice: Shell) -> None:
+    assert twice("logs", "1", "--previous", notes=[FIRST]) == "one\ntwo\n45 %"
+    assert twice("logs", "1", "-p", "-n", "1", notes=[FIRST]) == "45 %"
+    assert twice("logs", "1", "-p", "-f", notes=[FIRST]) == "one\ntwo\n45 %"
+
+
+def test_there_may_be_no_previous_attempt(shell: Shell) -> None:
+    shell("submit", "--run", "python t.py")
+    what = "powerflow: job 1 has no log of an attempt before the last one\n"
+    assert shell("logs", "1", "--previous", code=3) == what
+    shell.cluster.run("1")
+    assert shell("logs", "1", "--previous", code=3) == what
+    assert "--rank names one log" in shell("logs", "1", "-p", "--rank", "1.1.0", code=2)
+
+
+def test_ranks_that_were_main_one_after_another_are_one_attempt(twice: Shell) -> None:
+    """The main rank of an in-place job left; the next one was there already."""
+    twice.cluster.write("1", "six\n", rank="1.3.1")
+    third = "attempt 2 of 2, rank 1.3.1"
+    assert twice("logs", "1", "-n", "3", notes=[SECOND, third]) == "four\nfive\nsix\n"
+    assert twice("logs", "1", "--previous", notes=[FIRST]) == "one\ntwo\n45 %"
+    twice.cluster.write("1", "seven\n", rank="1.7.0")
+    notes = ["attempt 2 of 3, rank 1.3.0", "attempt 2 of 3, rank 1.3.1"]
+    assert twice("logs", "1", "--previous", notes=notes) == "three\nfour\nfive\nsix\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "printed", "notes"),
+    [
+        ("0", "", []),
+        ("1", "five\n", [SECOND]),
+        ("3", "three\nfour\nfive\n", [SECOND]),
+        ("4", "45 %\nthree\nfour\nfive\n", [FIRST, SECOND]),
+        ("5", "two\n45 %\nthree\nfour\nfive\n", [FIRST, SECOND]),
+        ("99", "one\ntwo\n45 %\nthree\nfour\nfive\n", [FIRST, SECOND]),
+    ],
+)
+def test_the_last_lines_are_those_of_all_logs_together(
+    twice: Shell, lines: str, printed: str, notes: list[str]
+) -> None:
+    assert twice("logs", "1", "--tail", lines, notes=notes) == printed
+
+
+def test_tail_takes_a_count_of_lines(twice: Shell) -> None:
+    assert "'--tail' / '-n'" in twice("logs", "1", "--tail", "-1", code=2)
+    assert "'--tail' / '-n'" in twice("logs", "1", "--tail", "x", code=2)
+
+
+def test_only_what_was_written_since_a_time(twice: Shell) -> None:
+    assert twice("logs", "1", "--since", "20m", notes=[SECOND]) == "three\nfour\nfive\n"
+    assert twice("logs", "1", "--since", "5m", notes=[SECOND]) == "five\n"
+    then = time.strftime("%Y-%m-%dT%H:%M", time.localtime(twice.cluster.now_s - 1200.0))
+    assert twice("logs", "1", "--since", then, "-n", "2", notes=[SECOND]) == "four\nfive\n"
+    assert twice("logs", "1", "--since", "2h", "-n", "4", notes=[FIRST, SECOND]) == "45 %\nthree\nfour\nfive\n"
+    assert twice("logs", "1", "--since", "5m", "-n", "99", notes=[SECOND]) == "five\n"
+    assert twice("logs", "1", "--rank", "1.1.0", "--since", "5m") == ""
+    assert "'soon' is not a time" in twice("logs", "1", "--since", "soon", code=2)
+
+
+def test_one_rank_has_no_heading(twice: Shell) -> None:
+    assert twice("logs", "1", "--rank", "1.1.0") == "one\ntwo\n45 %"
+    assert twice("logs", "1", "--rank", "1.3.0", "--tail", "1") == "five\n"
+    assert twice("logs", "1", "--rank", "1.1.0", "--follow") == "one\ntwo\n45 %"  # it has ended, the job has not
+
+
+def test_pieces_as_json_name_their_rank(twice: Shell) -> None:
+    pieces = [json.loads(line) for line in twice("logs", "1", "--json", notes=[FIRST, SECOND]).splitlines()]
+    assert [(piece["rank"], piece["text"], piece["offset"], piece["ended"]) for piece in pieces] == [
+        ("1.1.0", "one\ntwo\n45 %", 12, True),
+        ("1.3.0", "three\nfour\nfive\n", 16, False),
+    ]
+
+
+def test_what_is_not_kept_any_more_is_said(twice: Shell) -> None:
+    twice.cluster.logs_of_ranks.drop("1.1.0", 4)
+    gone = "output of rank 1.1.0 before this is not kept any more"
+    assert twice("logs", "1", notes=[FIRST, gone, SECOND]).startswith("two\n")
+    assert twice("logs", "1", "--previous", "--tail", "1", notes=[FIRST]) == "45 %"
+    assert twice("logs", "1", "--previous", "--tail", "3", notes=[FIRST, gone]) == "two\n45 %"
+    assert twice("logs", "1", "--previous", "--since", "2h", notes=[FIRST, gone]) == "two\n45 %"
+    assert twice("logs", "1", "--rank", "1.1.0", notes=[gone]) == "two\n45 %"
+
+
+def test_a_log_that_cannot_be_read_is_left_out_and_said(twice: Shell) -> None:
+    """Only the last log is needed; the others may be on machines that are away."""
+    read = twice.cluster.log
+
+    def away(job_id: str, **query: Any) -> Any:
+        if query["rank"] == "1.1.0":
+            twice.cluster._known("away")
+        return read(job_id, **query)
+
+    twice.cluster.log = away  # type: ignore[method-assign]
+    for more in ([], ["--tail", "99"]):
+        assert main(["logs", "1", *more]) == 3
+        out, err = twice.capsys.readouterr()
+        assert out == "three\nfour\nfive\n"
+        why = "powerflow: the log of rank 1.1.0 is left out: there is no job away"
+        assert err.splitlines() == [f"powerflow: note: {SECOND}", why]
+
+
+def follow(shell: Shell, *steps: tuple[str, str] | None) -> None:
+    """Take a step each time a reader finds nothing new: write to the log of a rank; at None, the job ends."""
+    read, left = shell.cluster.log, iter(steps)
+
+    def grows(job_id: str, **query: Any) -> Any:
+        found = read(job_id, **query)
+        if not found.text and not found.ended:
+            step = next(left)
+            if step is None:
+                shell.cluster.end("1")
+            else:
+                shell.cluster.write("1", step[1], rank=step[0])
+        return found
+
+    shell.cluster.log = grows  # type: ignore[method-assign]
+
+
+def test_follow_goes_on_when_the_job_is_started_again(twice: Shell) -> None:
+    follow(twice, ("1.3.0", "six\n"), ("1.4.0", "again\n"), ("1.4.0", "and on\n"), None)
+    notes = [SECOND, "attempt 3 of 3, rank 1.4.0"]
+    assert twice("logs", "1", "-f", "--tail", "1", notes=notes) == "five\nsix\nagain\nand on\n"
+
+
+def test_follow_from_the_end_prints_only_what_is_new(twice: Shell) -> None:
+    follow(twice, ("1.3.0", "six\n"), None)
+    assert twice("logs", "1", "-f", "-n", "0", notes=[SECOND]) == "six\n"
+
+
+def test_follow_a_job_that_has_not_started(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_reader, "_LOOK_S", 0.0)
+    shell("submit", "--run", "python t.py")
+    listed, looks = shell.cluster.logs, [0]
+
+    def starts(job_id: str) -> Any:
+        looks[0] += 1
+        if looks[0] == 3:
+            shell.cluster.run("1")
+            shell.cluster.write("1", "begun\n")
+        return listed(job_id)
+
+    shell.cluster.logs = starts  # type: ignore[method-assign]
+    follow(shell, None)
+    assert shell("logs", "1", "--follow") == "begun\n"
+    assert looks[0] >= 4
+
+
+def test_a_job_without_a_log_says_so(shell: Shell) -> None:
+    note = "job 1 has no log: it has not started, or its logs are not kept any more"
+    shell("submit", "--run", "python t.py")
+    assert shell("logs", "1", notes=[note]) == ""
+    assert shell("logs", "1", "--tail", "5", notes=[note]) == ""
+    shell("cancel", "1")
+    assert shell("logs", "1", "--follow", notes=[note]) == ""
