@@ -364,13 +364,13 @@ class Gang(ABC):
             return
         states = self._states().items()
         self._attempts.note(self.record, {name for name, state in states if state is not RankState.NOT_STARTED})
-        old, kept = self.record.ended, self._attempts.keep(self.record.ended)
-        self.record.ended = kept
+        old = self.record.ended
+        self.record.ended = self._attempts.keep(old)
         path = self.context.record_path(self.job_id)
         path.parent.mkdir(parents=True, exist_ok=True)
         self.record.save(path)
         self._saved = True
-        dropped = [name for name in old if name not in kept]
+        dropped = [name for name in old if name not in self.record.ended]
         for name in dropped:
             self.context.engine.forget(RankName.parse(name))
         self._attempts.forget(dropped)

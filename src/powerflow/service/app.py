@@ -24,7 +24,7 @@ from starlette.exceptions import HTTPException
 from powerflow.api import operations as ops
 from powerflow.api.accounts import Accounts, EndedJob
 from powerflow.api.cluster_api import ClusterApi
-from powerflow.api.governance import NAME, DrainOrder, OffReason
+from powerflow.api.governance import DrainOrder, OffReason
 from powerflow.api.job_change import JobChange
 from powerflow.api.job_detail import JobDetail
 from powerflow.api.job_spec import JobSpec
@@ -59,6 +59,11 @@ from powerflow.service.schemas import (
     JobNameQuery,
     Latest,
     Limit,
+    LogLimit,
+    LogOffset,
+    LogRank,
+    LogSince,
+    LogTail,
     NameQuery,
     NodeName,
     Only,
@@ -255,13 +260,11 @@ def _jobs() -> APIRouter:
     def log(
         cluster: FromCluster,
         job_id: JobId,
-        rank: Annotated[str | None, Query(pattern=NAME, description="Name of a rank. Default: the first rank.")] = None,
-        offset: Annotated[int, Query(ge=-(2**53), le=2**53, description="First byte; negative: from the end.")] = 0,
-        limit: Annotated[int, Query(ge=1, le=1 << 20, description="Bytes at most.")] = 65536,
-        tail: Annotated[int | None, Query(ge=0, le=10**9, description="Begin so many lines before the end.")] = None,
-        since_s: Annotated[
-            float | None, Query(ge=0, le=1e11, description="Begin with the output since this time, in Unix seconds.")
-        ] = None,
+        rank: LogRank = None,
+        offset: LogOffset = 0,
+        limit: LogLimit = 65536,
+        tail: LogTail = None,
+        since_s: LogSince = None,
     ) -> LogChunk:
         return cluster.log(job_id, rank=rank, offset=offset, limit=limit, tail=tail, since_s=since_s)
 

@@ -27,6 +27,13 @@ AfterJob = Annotated[
 States = Annotated[list[JobState] | None, Query(description="Job states; all by default.")]
 Since = Annotated[float, Query(ge=0, le=1e11, description="Start of the window, in Unix seconds.")]
 Until = Annotated[float | None, Query(ge=0, le=1e11, description="End of the window. Default: now.")]
+LogRank = Annotated[str | None, Query(pattern=NAME, description="Name of a rank. Default: the first rank.")]
+LogOffset = Annotated[int, Query(ge=-(2**53), le=2**53, description="First byte; negative: from the end.")]
+LogLimit = Annotated[int, Query(ge=1, le=1 << 20, description="Bytes at most.")]
+LogTail = Annotated[int | None, Query(ge=0, le=10**9, description="Begin so many lines before the end.")]
+LogSince = Annotated[
+    float | None, Query(ge=0, le=1e11, description="Begin with the output since this time, in Unix seconds.")
+]
 AfterNumber = Annotated[int, Query(ge=0, le=2**62, description="Number of the last item that the caller has.")]
 Latest = Annotated[bool, Query(description="True for the last items, not the first.")]
 Clocks = Annotated[bool, Query(description="True for entries about GPU clocks, too.")]
