@@ -98,4 +98,6 @@ def test_no_usable_gpu_is_one_line_with_every_reason(machine: Machine, tmp_path:
     assert "split by MIG" in said
     assert "prohibited" in said
     assert "Traceback" not in said
-    assert len(said.strip().splitlines()) == 1
+    *phases, error = said.splitlines()
+    assert all(line.startswith(("powerflow: opens the store", "powerflow: starts the agent")) for line in phases)
+    assert error.startswith("powerflow: no NVIDIA GPU of this machine can be used")
