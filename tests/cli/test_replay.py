@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,12 +103,18 @@ def test_claims_nothing_where_it_is_not_reproduced(
     assert err.count("\n") == 1
     assert "How well is the log reproduced?" in out
     assert "What PowerFlow would have saved" not in out
-    assert "no savings are reported" in page.read_text("utf-8")
+    html = page.read_text("utf-8")
+    assert "no savings are reported" in html
+    assert '"savings":' not in html
+    for words in ("something else held it back", "add Timelimit to sacct -o", "in the log, "):
+        assert words in out
+        assert words in html
     code, out, _ = run(capsys, strange, "--json")
     document = json.loads(out)
     assert code == 4
     assert document["savings"] is None
     assert document["validated"] is False
+    assert any("held it back" in words for words in document["misses"])
     assert document["reproductions"][0]["error"] > 0.1
 
 
@@ -142,7 +149,9 @@ def test_report_is_one_file_that_fetches_nothing(log: str, tmp_path: Path, capsy
     assert html.startswith("<!")
     assert "Recommended to begin with" in html
     assert str(tmp_path) not in html
-    assert "src=" not in html
+    assert "src=" not in re.sub(r"<script.*?</script>", "", html, flags=re.S)
+    assert '"savings":' in html
+    assert re.search(r"<h1>PowerFlow would have saved about [\d.]+ % of the energy and [\d.]+ % of the time", html)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.csv", "out.html"]
 
 

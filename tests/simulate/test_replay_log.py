@@ -23,9 +23,12 @@ from tests.simulate.small import small_trace
 TRACES = Path(__file__).resolve().parents[3] / "shared" / "data" / "traces"
 
 
-def starts(jobs: Sequence[tuple[float, float, int]], capacity: int, discipline: str) -> list[float]:
+def starts(
+    jobs: Sequence[tuple[float, float, int]], capacity: int, discipline: str, limits: Sequence[float] | None = None
+) -> list[float]:
     submit_s, run_s, gpus = (np.array(column, float) for column in zip(*jobs, strict=True))
-    return list(start_times(submit_s, run_s, gpus.astype(np.int64), capacity, discipline))
+    limit_s = None if limits is None else np.array(limits)
+    return list(start_times(submit_s, run_s, gpus.astype(np.int64), capacity, discipline, limit_s))
 
 
 # submitted at, runs for, GPUs; on five GPUs
@@ -49,8 +52,23 @@ def test_worked_by_hand(discipline: str, expected: list[float]) -> None:
     assert starts(WORKED, 5, discipline) == expected
 
 
-def slowly(jobs: list[tuple[float, float, int]], capacity: int, discipline: str) -> list[float]:
+def test_time_limits_by_hand() -> None:
+    """As `WORKED`, but the site knows limits only: the first job has one of 30 s and ends after 10 s all the same.
+
+    The second is promised 30 s. The third would end at 22 s, so it may start at once; the fourth has a limit of 40 s,
+    which would put the promise off, and the last takes the spare GPU.
+    """
+    limits = [30.0, np.nan, np.nan, 40.0, np.nan]
+    assert starts(WORKED, 5, "easy-limits", limits) == [0, 22, 2, 27, 4]
+    assert starts(WORKED, 5, "easy", limits) == starts(WORKED, 5, "easy"), "who knows the ends needs no limits"
+    assert starts(WORKED, 5, "easy-limits") == starts(WORKED, 5, "easy"), "nor who knows no limit"
+
+
+def slowly(
+    jobs: list[tuple[float, float, int]], capacity: int, discipline: str, limits: Sequence[float] | None = None
+) -> list[float]:
     """The same disciplines, as plainly as they can be said."""
+    plans = [job[1] for job in jobs] if limits is None else limits
     start: dict[int, float] = {}
     moments = sorted({submit for submit, _, _ in jobs})
     while moments:
@@ -64,28 +82,33 @@ def slowly(jobs: list[tuple[float, float, int]], capacity: int, discipline: str)
             fits = jobs[i][2] <= free
             if blocked is not None and discipline == "fifo":
                 break
-            if fits and blocked is not None and discipline == "easy":
+            if fits and blocked is not None and discipline.startswith("easy"):
                 start[i] = now
-                fits = promise(jobs, start, capacity, blocked, now) <= promised
+                fits = promise(jobs, plans, start, capacity, blocked, now) <= promised
                 del start[i]
             if fits:
                 start[i] = now
                 moments = sorted({*moments, now + jobs[i][1]})
             elif blocked is None:
                 blocked = i
-                promised = promise(jobs, start, capacity, i, now)
+                promised = promise(jobs, plans, start, capacity, i, now)
     return [start[i] for i in range(len(jobs))]
 
 
 def promise(
-    jobs: list[tuple[float, float, int]], start: dict[int, float], capacity: int, waits: int, now: float
+    jobs: list[tuple[float, float, int]],
+    plans: Sequence[float],
+    start: dict[int, float],
+    capacity: int,
+    waits: int,
+    now: float,
 ) -> float:
-    """When so many GPUs are free if nobody else starts."""
-    ends = sorted({now} | {start[k] + jobs[k][1] for k in start if start[k] + jobs[k][1] > now})
+    """When so many GPUs are free by plan if nobody else starts."""
+    ends = {k: max(start[k] + plans[k], now) for k in start if start[k] + jobs[k][1] > now}
     return next(
         end
-        for end in ends
-        if capacity - sum(jobs[k][2] for k in start if start[k] + jobs[k][1] > end) >= jobs[waits][2]
+        for end in sorted({now, *ends.values()})
+        if capacity - sum(jobs[k][2] for k, planned in ends.items() if planned > end) >= jobs[waits][2]
     )
 
 
@@ -97,6 +120,22 @@ def promise(
 def test_as_the_plain_version_does(jobs: list[tuple[int, int, int]], discipline: str) -> None:
     ordered = sorted([(float(submit), float(run), gpus) for submit, run, gpus in jobs], key=lambda job: job[0])
     assert starts(ordered, 6, discipline) == slowly(ordered, 6, discipline)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 20), st.integers(1, 15), st.integers(1, 6), st.integers(1, 40)),
+        min_size=1,
+        max_size=25,
+    )
+)
+@settings(max_examples=150, deadline=None)
+def test_with_time_limits_too(jobs: list[tuple[int, int, int, int]]) -> None:
+    """Also limits that jobs run past: they are planned to end at once."""
+    ordered = sorted(jobs, key=lambda job: job[0])
+    plain = [(float(submit), float(run), gpus) for submit, run, gpus, _ in ordered]
+    limits = [float(limit) for *_, limit in ordered]
+    assert starts(plain, 6, "easy-limits", limits) == slowly(plain, 6, "easy-limits", limits)
 
 
 @pytest.mark.parametrize("discipline", DISCIPLINES)
@@ -118,9 +157,13 @@ def logged(discipline: str, capacity: int = 16, jobs: int = 400) -> Trace:
     """A log of a site that runs the discipline."""
     trace = small_trace(jobs)
     log = log_of(trace, capacity)
-    start_s = start_times(log.submit_s, log.run_s, log.gpus, capacity, discipline)
+    rng = np.random.default_rng(3)
+    limit_s = log.run_s * rng.uniform(1.0, 8.0, jobs) if discipline == "easy-limits" else None
+    start_s = start_times(log.submit_s, log.run_s, log.gpus, capacity, discipline, limit_s)
+    limits = [None] * jobs if limit_s is None else limit_s.tolist()
     waits = (start_s - log.submit_s).tolist()
-    return replace(trace, jobs=tuple(replace(job, wait_s=w) for job, w in zip(trace.jobs, waits, strict=True)))
+    told = zip(trace.jobs, waits, limits, strict=True)
+    return replace(trace, jobs=tuple(replace(job, wait_s=wait, limit_s=limit) for job, wait, limit in told))
 
 
 @pytest.mark.parametrize("discipline", DISCIPLINES)
@@ -128,7 +171,8 @@ def test_a_log_finds_the_discipline_that_made_it(discipline: str) -> None:
     found = reproductions(log_of(logged(discipline), 16), 16)
     assert found[0].discipline == discipline
     assert found[0].whole.error < 1e-9
-    assert len(found) == len(DISCIPLINES)
+    limits = discipline == "easy-limits"  # without limits in the log it is not tried
+    assert len(found) == len(DISCIPLINES) - (not limits)
     assert all(one.whole.error <= other.whole.error for one, other in pairwise(found))
 
 

@@ -104,6 +104,8 @@ def _show(result: Replay, rates: Rates, report: Path | None, json: bool) -> None
             table.add_row(*line)
         out.print(table)
     out.print(verdict(result), soft_wrap=True)
+    for words in result.misses:
+        out.print(f"  - {words}", soft_wrap=True)
     if words := advice(result, rates):
         out.print(words, soft_wrap=True)
     print_facts(result.facts, report)
@@ -129,6 +131,7 @@ def _document(result: Replay, rates: Rates, report: Path | None) -> dict[str, ob
         "policy": result.discipline,
         "validated": result.refusal is None,
         "refusal": result.refusal,
+        "misses": result.misses,
         "savings": saved
         and {
             "site_j": saved.site_j,

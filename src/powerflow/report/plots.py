@@ -73,7 +73,7 @@ def frontier(comparison: Comparison) -> Figure:
     unit, size = time_unit([plane.low_s, plane.high_s])
     traces = [trace for curve in plane.curves for trace in _curve(curve, styled[curve.policy], unit, size)]
     traces += _bound(plane, unit, size)
-    layout = _layout(height=540, left=70)
+    layout = base_layout(height=540, left=70)
     layout["xaxis"] |= {
         "title": {"text": "metered energy, against FIFO at maximum clock"},
         "range": [100 * plane.low, 100 * plane.high],
@@ -200,7 +200,7 @@ def completion_times(shown: Mapping[str, SimulationResult], strokes: Sequence[Lo
                 "hovertemplate": "%{y:.0f} % of jobs done within %{x:.3~r} " + unit + "<extra>%{fullData.name}</extra>",
             }
         )
-    layout = _layout(height=400) | {"showlegend": len(shown) > 1}
+    layout = base_layout(height=400) | {"showlegend": len(shown) > 1}
     layout["xaxis"] |= {"title": {"text": f"completion time (waiting included), {unit} (log scale)"}, "type": "log"}
     if len(finite):
         low = max(float(np.quantile(finite, 0.005)), float(finite.max()) * 1e-6)
@@ -254,7 +254,7 @@ def over_time(shown: Mapping[str, SimulationResult], strokes: Sequence[Look], un
                     "hovertemplate": f"%{{y:.4~r}} {what} at %{{x:.3~r}} {unit}<extra>%{{fullData.name}}</extra>",
                 }
             )
-    layout = _layout(height=560) | {"showlegend": len(shown) > 1}
+    layout = base_layout(height=560) | {"showlegend": len(shown) > 1}
     panel = layout["yaxis"]
     layout["xaxis"] |= {"title": {"text": f"time, {unit}"}, "anchor": "y3", "range": [0, until_s / size]}
     layout["yaxis"] = panel | {"title": {"text": f"power, {power_unit}"}, "domain": [0.70, 1.0], "rangemode": "tozero"}
@@ -312,7 +312,7 @@ def allocations(result: SimulationResult, until_s: float) -> Figure:
                 "hoverinfo": "skip",
             }
         ],
-        "layout": _layout(height=min(120 + 3 * len(shown), 430) if len(shown) > 40 else 120 + 8 * len(shown)),
+        "layout": base_layout(height=min(120 + 3 * len(shown), 430) if len(shown) > 40 else 120 + 8 * len(shown)),
     }
     figure["layout"]["xaxis"] |= {"title": {"text": f"time, {unit}"}, "range": [0, until_s / size], "showgrid": False}
     figure["layout"]["yaxis"] |= {
@@ -352,7 +352,8 @@ def _count_labels(most: int) -> list[str]:
 # --- shared -----------------------------------------------------------------------------------------------------
 
 
-def _layout(height: int, left: int = 62) -> dict[str, Any]:
+def base_layout(height: int, left: int = 62) -> dict[str, Any]:
+    """Return the layout of a figure of this height in pixels, without titles."""
     axis = {
         "gridcolor": "var(--rule)",
         "linecolor": "var(--rule-strong)",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from powerflow import units
 from powerflow.report.headline import KeyFigure
 from powerflow.report.html import page
+from powerflow.report.replay_plots import replay_figures
 from powerflow.report.words import cleaned, without_folders
 from powerflow.simulate.comparison import Estimate
 from powerflow.simulate.replay.log import Match
@@ -20,6 +21,7 @@ UNVALIDATED = "UNVALIDATED"
 DISCIPLINE_WORDS = {
     "fifo": "First in, first out: a job that does not fit blocks all later jobs.",
     "easy": "EASY backfilling, as in Slurm: a later job may start first if it does not delay the first waiting job.",
+    "easy-limits": "EASY backfilling by the time limits of the log, as in Slurm, which does not know when jobs end.",
     "first-fit": "Every job that fits starts, in order of submission; large jobs wait until enough GPUs become free.",
 }
 
@@ -143,7 +145,7 @@ def advice(replay: Replay, rates: Rates) -> str:
     """Return sentences that recommend a first energy price, with the estimated savings; "" without an estimate."""
     if replay.savings is None:
         return ""
-    chosen = next((one for one in replay.savings.ways if one.name == replay.savings.recommended), None)
+    chosen = _recommended(replay)
     label = f"{UNVALIDATED}: " if replay.refusal else ""
     if chosen is None:
         return f"{label}No way to run PowerFlow certainly saves energy here without making jobs slower."
@@ -160,23 +162,59 @@ def advice(replay: Replay, rates: Rates) -> str:
     )
 
 
+def headline(replay: Replay) -> str:
+    """Return one sentence for who reads no other: what would have been saved, or why nothing can be said."""
+    chosen = _recommended(replay)
+    if chosen is None:
+        return advice(replay, Rates()) or verdict(replay)
+    label = f"{UNVALIDATED}: " if replay.refusal else ""
+    energy, time = (rounded(100 * share.mean) for share in (chosen.energy_share, chosen.completion_share))
+    return f"{label}PowerFlow would have saved about {energy} % of the energy and {time} % of the time of a job"
+
+
 def render_replay(replay: Replay, rates: Rates) -> str:
-    """Return a replay as one self-contained HTML page; the same input gives the same bytes."""
+    """Return a replay as one self-contained HTML page; the same input gives the same bytes.
+
+    The first screen is for who decides: what would have been saved, in how many kWh, money and hours, and in a figure.
+    After it comes how well the log was reproduced, and what the model does not explain.
+    """
+    every = [Grid(without_folders(grid.title), grid.heads, grid.lines) for grid in grids(replay, rates)]
+    saved = every[-1:] if replay.savings is not None else []
+    standfirst = " ".join(part for part in (verdict(replay), advice(replay, rates)) if part)
     return page(
         "replay.html.j2",
-        {},
+        replay_figures(replay),
         title=replay.title,
-        headline=verdict(replay),
-        standfirst=advice(replay, rates),
-        key_figures=_key_figures(replay),
-        grids=[Grid(without_folders(grid.title), grid.heads, grid.lines) for grid in grids(replay, rates)],
+        headline=headline(replay),
+        standfirst=standfirst if standfirst != headline(replay) else "",
+        key_figures=_key_figures(replay, rates),
+        saved=saved,
+        grids=every[: len(every) - len(saved)],
+        misses=replay.misses,
         facts=cleaned(replay.facts),
         policies=DISCIPLINE_WORDS,
     )
 
 
-def _key_figures(replay: Replay) -> list[KeyFigure]:
+def _key_figures(replay: Replay, rates: Rates) -> list[KeyFigure]:
     figures = []
+    chosen = _recommended(replay)
+    if chosen is not None:
+        span = "in the span of the log"
+        kwh = rounded(chosen.energy_j.mean / units.J_PER_KWH)
+        money, co2_kg = rates.money(chosen.energy_j), rates.co2_kg(chosen.energy_j)
+        figures.append(KeyFigure(f"{kwh} kWh", f"saved {span}"))
+        figures += [] if money is None else [KeyFigure(rounded(money.mean), f"money saved {span}")]
+        figures += [] if co2_kg is None else [KeyFigure(f"{rounded(co2_kg.mean)} kg", f"CO2 saved {span}")]
+        figures.append(KeyFigure(f"{rounded(chosen.completion_s.mean / units.HOUR_S)} h", "less for a job, on average"))
     if replay.reproductions:
-        figures.append(KeyFigure(units.percent(replay.reproductions[0].whole.error), "error of the reproduction"))
+        error = units.percent(replay.reproductions[0].whole.error)
+        figures.append(KeyFigure(error, "error of the reproduced log (10 % at most)"))
     return figures
+
+
+def _recommended(replay: Replay) -> Saving | None:
+    """Return what the recommended setting would have saved; None without savings or a recommendation."""
+    if replay.savings is None:
+        return None
+    return next((one for one in replay.savings.ways if one.name == replay.savings.recommended), None)

@@ -39,6 +39,7 @@ class TraceJob:
         earlier_gpu_s: GPU-seconds of the job's runs before it was requeued, if the log lists runs separately.
         batch_range: Other global batches that the job's owner allows in a simulation, if ``global_batch`` is known;
             None if the batch must not change. The job itself ran at ``global_batch``.
+        limit_s: Time limit that the user gave, seconds; None if there was none, or it was not logged.
     """
 
     id: str
@@ -54,6 +55,7 @@ class TraceJob:
     outcome: JobOutcome = JobOutcome.UNKNOWN
     earlier_gpu_s: float = 0.0
     batch_range: BatchRange | None = None
+    limit_s: float | None = None
 
     @property
     def measured_step_s(self) -> float | None:

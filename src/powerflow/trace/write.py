@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TextIO
 
-from powerflow.trace.formats.generic import BATCHES, COLUMNS, EARLIER
+from powerflow.trace.formats.generic import BATCHES, COLUMNS, EARLIER, LIMIT
 from powerflow.trace.record import Trace, TraceJob
 
 
@@ -18,12 +18,13 @@ def write_trace(trace: Trace, stream: TextIO) -> None:
     """
     requeued = any(job.earlier_gpu_s for job in trace.jobs)
     changing = any(job.batch_range for job in trace.jobs)
-    stream.write(",".join((*COLUMNS, *(EARLIER,) * requeued, *BATCHES * changing)) + "\n")
-    rows = (_row(job, requeued=requeued, changing=changing) for job in trace.jobs)
+    limited = any(job.limit_s is not None for job in trace.jobs)
+    stream.write(",".join((*COLUMNS, *(EARLIER,) * requeued, *BATCHES * changing, *(LIMIT,) * limited)) + "\n")
+    rows = (_row(job, requeued=requeued, changing=changing, limited=limited) for job in trace.jobs)
     stream.writelines(",".join(map(_quoted, row)) + "\n" for row in rows)
 
 
-def _row(job: TraceJob, *, requeued: bool, changing: bool) -> tuple[str, ...]:
+def _row(job: TraceJob, *, requeued: bool, changing: bool, limited: bool) -> tuple[str, ...]:
     batches = job.batch_range
     return (
         job.id,
@@ -40,6 +41,7 @@ def _row(job: TraceJob, *, requeued: bool, changing: bool) -> tuple[str, ...]:
         *(_number(job.earlier_gpu_s),) * requeued,
         *(("",) * 3 if batches is None else (str(batches.least), str(batches.most), _number(batches.noise_scale)))
         * changing,
+        *(_number(job.limit_s),) * limited,
     )
 
 

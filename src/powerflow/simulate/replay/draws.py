@@ -8,8 +8,10 @@ Without PowerFlow, each job runs as logged: for its logged time on its requested
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -121,7 +123,7 @@ class Draws:
             if known is None or self.believed.costs == "online":  # a belief that learns is used once
                 known = belief_named(self.believed.costs, workload, sizes=self.believed.sizes, seed=seed)
             outcomes.append(self._simulated(workload, way, known, seed))
-        return DrawOutcome(site(workload, self.discipline), outcomes)
+        return DrawOutcome(site(workload, self.discipline, _limits(self.windows[draw])), outcomes)
 
     def _simulated(self, workload: Workload, way: Way, belief: Belief, seed: int) -> ReplayOutcome:
         price = way.price_share * natural_price(workload)
@@ -145,15 +147,19 @@ class Draws:
         )
 
 
-def site(workload: Workload, discipline: str) -> ReplayOutcome:
+def site(workload: Workload, discipline: str, limits_s: Mapping[str, float] = MappingProxyType({})) -> ReplayOutcome:
     """Simulate a site without PowerFlow: jobs run as logged, at the maximum clock, with all nodes awake.
 
-    ``discipline`` is the name of the rule by which the site's queue starts jobs.
+    Args:
+        workload: The jobs.
+        discipline: Name of the rule by which the site's queue starts jobs.
+        limits_s: Time limits of jobs that have one, by id, seconds.
     """
     run_s = alone_times(workload)
     submit_s = np.array([job.submit_s for job in workload.jobs])
     gpus = np.array([job.gpus for job in workload.jobs], np.int64)
-    start_s = start_times(submit_s, run_s, gpus, workload.cluster.gpus, discipline)
+    limit_s = np.array([limits_s.get(job.id, math.nan) for job in workload.jobs])
+    start_s = start_times(submit_s, run_s, gpus, workload.cluster.gpus, discipline, limit_s)
     (pool, axes), *_ = workload.axes.items()
     above_idle_w = {
         name: table.power_w[:, -1] - axes.gpu_counts * gpu_type(pool).idle_w
@@ -171,6 +177,10 @@ def site(workload: Workload, discipline: str) -> ReplayOutcome:
         _gpu_s(workload),
         0.0,
     )
+
+
+def _limits(window: LogWindow) -> dict[str, float]:
+    return {job.id: job.limit_s for job in window.jobs.jobs if job.limit_s is not None}
 
 
 def rigid(workload: Workload) -> Workload:

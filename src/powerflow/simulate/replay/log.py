@@ -37,12 +37,14 @@ class Log:
         run_s: Seconds that each job ran, including its runs before a requeue.
         gpus: Number of GPUs that each job requested.
         start_s: Time at which each job started; nan if the log does not say.
+        limit_s: Time limit of each job, seconds; nan if the log does not say.
     """
 
     submit_s: FloatArray
     run_s: FloatArray
     gpus: IntArray
     start_s: FloatArray
+    limit_s: FloatArray
 
     @property
     def span_s(self) -> float:
@@ -84,10 +86,11 @@ def log_of(trace: Trace, capacity: int) -> Log:
         )
     submit_s = np.array([job.submit_s for job in trace.jobs])
     wait_s = np.array([math.nan if job.wait_s is None else job.wait_s for job in trace.jobs])
+    limit_s = np.array([math.nan if job.limit_s is None else job.limit_s for job in trace.jobs])
     submit_s -= submit_s[0]
     if submit_s[-1] <= 0:
         raise InputError("all jobs have one submission time", where=trace.source, fix="give a log of several days")
-    return Log(submit_s, np.array([job.held_s for job in trace.jobs]), gpus, submit_s + wait_s)
+    return Log(submit_s, np.array([job.held_s for job in trace.jobs]), gpus, submit_s + wait_s, limit_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +159,11 @@ def reproductions(log: Log, capacity: int) -> list[Reproduction]:
     if not known.any():
         return []
     found = []
+    limited = bool(np.isfinite(log.limit_s).any())
     for discipline in DISCIPLINES:
-        start_s = start_times(log.submit_s, log.run_s, log.gpus, capacity, discipline)
+        if discipline == "easy-limits" and not limited:
+            continue
+        start_s = start_times(log.submit_s, log.run_s, log.gpus, capacity, discipline, log.limit_s)
         edges = [*np.arange(0.0, log.span_s, WEEK_S).tolist(), log.span_s]
         spans = list(pairwise(edges))
         weeks = [_match(log, start_s, known, capacity, begin_s, end_s) for begin_s, end_s in spans]

@@ -6,7 +6,9 @@ start jobs). No discipline stops a running job:
 - ``fifo``: strict order of submission. The first job that does not fit blocks all later jobs.
 - ``easy``: EASY backfilling (Lifka, JSSPP'95), as in Slurm's backfill scheduler. The first job that does not fit gets a
   promise: the time at which enough GPUs will be free. A later job starts at once if it fits now and does not delay the
-  promised time. Here the ends of jobs are known exactly; a real site knows only the time limits that its users give.
+  promised time. Here the ends of jobs are known exactly.
+- ``easy-limits``: the same, by the time limits that users gave, as on a real site. A job that ends before its limit
+  gives back its GPUs then. The ends of jobs without a limit are known exactly.
 - ``first-fit``: every job that fits starts, in order of submission. Large waiting jobs get no promise.
 
 All GPUs form one pool. Whether a job needs all its GPUs on one node is ignored.
@@ -19,14 +21,21 @@ import numpy as np
 from powerflow.arrays import FloatArray, IntArray
 from powerflow.kernel import kernel
 
-DISCIPLINES = ("fifo", "easy", "first-fit")
-_FIFO, _EASY, _FIRST_FIT = range(3)
+DISCIPLINES = ("fifo", "easy", "easy-limits", "first-fit")
+_FIFO, _EASY, _EASY_LIMITS, _FIRST_FIT = range(4)
 
 #: How many jobs behind a blocked job are considered at one time, as in Slurm (``bf_max_job_test``, 500 by default).
 DEPTH = 500
 
 
-def start_times(submit_s: FloatArray, run_s: FloatArray, gpus: IntArray, capacity: int, discipline: str) -> FloatArray:
+def start_times(
+    submit_s: FloatArray,
+    run_s: FloatArray,
+    gpus: IntArray,
+    capacity: int,
+    discipline: str,
+    limit_s: FloatArray | None = None,
+) -> FloatArray:
     """Return the time at which each job would have started: ``[J]`` seconds, with the same zero as ``submit_s``.
 
     Args:
@@ -35,12 +44,17 @@ def start_times(submit_s: FloatArray, run_s: FloatArray, gpus: IntArray, capacit
         gpus: ``[J]`` number of GPUs of each job, 1 to ``capacity``.
         capacity: Number of GPUs of the cluster.
         discipline: Name of the rule by which the queue starts jobs: one of `DISCIPLINES`.
+        limit_s: ``[J]`` time limits of jobs, seconds; nan for a job without a limit. Only ``easy-limits`` uses them.
     """
     count = len(submit_s)
     start_s = np.empty(count)
+    planned_s = np.asarray(run_s, np.float64)
+    if discipline == "easy-limits" and limit_s is not None:
+        planned_s = np.where(np.isfinite(limit_s), limit_s, planned_s)
     _start_all(
         np.asarray(submit_s, np.float64),
         np.asarray(run_s, np.float64),
+        planned_s,
         np.asarray(gpus, np.int64),
         capacity,
         DISCIPLINES.index(discipline),
@@ -49,45 +63,70 @@ def start_times(submit_s: FloatArray, run_s: FloatArray, gpus: IntArray, capacit
         np.empty(count, np.int64),
         np.empty(count),
         np.empty(count, np.int64),
+        np.empty(count),
+        np.empty(count, np.int64),
+        np.empty(count),
     )
     return start_s
 
 
 @kernel
-def _promise(spare: int, low: int, high: int, end_s: FloatArray, held: IntArray) -> tuple[int, float]:
-    """Return how many GPUs are left free when a blocked job can first start, and this time.
+def _promise(spare: int, now_s: float, running: int, plan_s: FloatArray, planned: IntArray) -> tuple[int, float]:
+    """Return how many GPUs are left free when a blocked job can first start by plan, and this time.
 
-    The running jobs are at positions ``low`` to ``high`` of ``end_s`` (their ends, ascending) and ``held`` (their
-    GPUs). ``spare`` is the number of free GPUs minus the GPUs that the blocked job needs; it is negative.
+    Args:
+        spare: Number of free GPUs minus the GPUs that the blocked job needs; it is negative.
+        now_s: The present. A job that has passed its time limit is planned to end now.
+        running: Number of running jobs.
+        plan_s, planned: Their planned ends, ascending, and their GPUs.
 
     Returns:
         The number of GPUs left free, and the time in seconds.
     """
-    at, promised_s = low, np.inf
+    at, promised_s = 0, np.inf
     while spare < 0:
-        spare += held[at]
-        promised_s = end_s[at]
+        spare += planned[at]
+        promised_s = max(plan_s[at], now_s)
         at += 1
-    while at < high and end_s[at] == promised_s:
-        spare += held[at]
+    while at < running and max(plan_s[at], now_s) == promised_s:
+        spare += planned[at]
         at += 1
     return spare, promised_s
 
 
 @kernel
-def _insert(end: float, gpus: int, low: int, high: int, end_s: FloatArray, held: IntArray) -> None:
-    """Add a running job at its place, so that ``end_s`` (the ends of running jobs) stays ascending."""
+def _insert(end: float, gpus: int, low: int, high: int, end_s: FloatArray, held: IntArray) -> int:
+    """Add a running job at its place, so that ``end_s`` stays ascending, and return this place."""
     at = high
     while at > low and end_s[at - 1] > end:
         end_s[at], held[at] = end_s[at - 1], held[at - 1]
         at -= 1
     end_s[at], held[at] = end, gpus
+    return at
+
+
+@kernel
+def _make_room(at: int, high: int, values: FloatArray) -> None:
+    """Move the values from ``at`` to ``high`` one place up."""
+    for i in range(high, at, -1):
+        values[i] = values[i - 1]
+
+
+@kernel
+def _remove(end: float, gpus: int, running: int, end_s: FloatArray, held: IntArray) -> None:
+    """Remove one job with this end and these GPUs from the first ``running`` places."""
+    at = np.searchsorted(end_s[:running], end)
+    while held[at] != gpus:
+        at += 1
+    for i in range(at, running - 1):
+        end_s[i], held[i] = end_s[i + 1], held[i + 1]
 
 
 @kernel
 def _start_all(
     submit_s: FloatArray,
     run_s: FloatArray,
+    planned_s: FloatArray,
     gpus: IntArray,
     free: int,
     discipline: int,
@@ -96,18 +135,24 @@ def _start_all(
     behind: IntArray,
     end_s: FloatArray,
     held: IntArray,
+    plan_s: FloatArray,
+    planned: IntArray,
+    own_plan_s: FloatArray,
 ) -> None:
-    """Compute ``start_s``, the start of each job. The three arrays after it are scratch memory, ``[J]`` each.
+    """Compute ``start_s``, the start of each job. The arrays after it are scratch memory, ``[J]`` each.
 
     The queue is a linked list in ``behind``. Running jobs are at positions ``low`` to ``high`` of ``end_s`` (their
-    ends, ascending) and ``held`` (their GPUs).
+    ends, ascending), ``held`` (their GPUs) and ``own_plan_s`` (their planned ends); and again, in the order of their
+    planned ends, at the first positions of ``plan_s`` and ``planned``.
     """
     jobs = len(submit_s)
+    backfills = discipline in (_EASY, _EASY_LIMITS)
     arrived, low, high, head, tail = 0, 0, 0, -1, -1
     while arrived < jobs or head >= 0:
         now_s = min(end_s[low] if low < high else np.inf, submit_s[arrived] if arrived < jobs else np.inf)
         while low < high and end_s[low] <= now_s:
             free += held[low]
+            _remove(own_plan_s[low], held[low], high - low, plan_s, planned)
             low += 1
         while arrived < jobs and submit_s[arrived] <= now_s:
             behind[arrived] = -1
@@ -125,7 +170,7 @@ def _start_all(
             starts = need <= free
             if blocked:
                 looked += 1
-                if starts and discipline == _EASY and now_s + run_s[job] > promised_s:
+                if starts and backfills and now_s + planned_s[job] > promised_s:
                     starts = need <= spare
                     if starts:
                         spare -= need
@@ -133,12 +178,15 @@ def _start_all(
                 if discipline == _FIFO:
                     break
                 blocked = True
-                if discipline == _EASY:
-                    spare, promised_s = _promise(free - need, low, high, end_s, held)
+                if backfills:
+                    spare, promised_s = _promise(free - need, now_s, high - low, plan_s, planned)
             if starts:
                 start_s[job] = now_s
                 free -= need
-                _insert(now_s + run_s[job], need, low, high, end_s, held)
+                at = _insert(now_s + run_s[job], need, low, high, end_s, held)
+                _make_room(at, high, own_plan_s)
+                own_plan_s[at] = now_s + planned_s[job]
+                _insert(own_plan_s[at], need, 0, high - low, plan_s, planned)
                 high += 1
                 if before < 0:
                     head = following

@@ -20,6 +20,7 @@ from powerflow.simulate.experiment import Believed
 from powerflow.simulate.parallel import usable_cores, workers
 from powerflow.simulate.replay.draws import DrawOutcome, Draws, idle_w
 from powerflow.simulate.replay.log import MOST_ERROR, Log, Reproduction, log_of, reproductions
+from powerflow.simulate.replay.misses import misses
 from powerflow.simulate.replay.queue import start_times
 from powerflow.simulate.replay.savings import WAYS, Savings, savings
 from powerflow.simulate.replay.windows import windows
@@ -46,6 +47,7 @@ class Replay:
             start times.
         discipline: The discipline that the site is assumed to use.
         refusal: The reason why no savings are reported; None if savings are reported.
+        misses: What makes the best discipline differ from the log, in sentences; none if it reproduces the log.
         savings: What PowerFlow would have saved; None if no savings were estimated. If ``refusal`` is not None, these
             savings are not validated.
         facts: How the replay was computed: label → words.
@@ -57,6 +59,7 @@ class Replay:
     refusal: str | None
     savings: Savings | None
     facts: Mapping[str, str]
+    misses: Sequence[str] = ()
 
 
 def replay(
@@ -99,10 +102,11 @@ def replay(
     discipline = found[0].discipline if found else ASSUMED
     title = f"{len(trace.jobs):,} jobs of {trace.source} on {cluster}"
     facts = _facts(trace, log, spec, discipline, found)
+    why = misses(log, spec.gpus, found[0]) if found else []
     if refusal is not None and not unvalidated:
-        return Replay(title, found, discipline, refusal, None, facts)
+        return Replay(title, found, discipline, refusal, None, facts, why)
     progress(0.1, "drawing models")
-    start_s = start_times(log.submit_s, log.run_s, log.gpus, spec.gpus, discipline)
+    start_s = start_times(log.submit_s, log.run_s, log.gpus, spec.gpus, discipline, log.limit_s)
     stretches = windows(trace, log, start_s, draws=draws, most_jobs=jobs_per_draw, seed=seed)
     ask = Draws(stretches, cluster, [way for _, way in WAYS], discipline, believed, seed, costs)
     facts |= _draw_facts(ask, log, believed)
@@ -121,7 +125,7 @@ def replay(
         idle_j=idle_w(spec) * log.span_s,
         site_completion_s=float((start_s + log.run_s - log.submit_s).mean()),
     )
-    return Replay(title, found, discipline, refusal, saved, facts)
+    return Replay(title, found, discipline, refusal, saved, facts, why)
 
 
 def _of_one_type(cluster: str) -> ClusterSpec:
@@ -150,12 +154,14 @@ def _refusal(found: Sequence[Reproduction]) -> str | None:
 
 def _facts(trace: Trace, log: Log, spec: ClusterSpec, discipline: str, found: Sequence[Reproduction]) -> dict[str, str]:
     known = sum(job.wait_s is not None for job in trace.jobs)
+    limited = sum(job.limit_s is not None for job in trace.jobs)
     site = f"{discipline}, which reproduces the log best of {len(found)}" if found else f"{discipline}, assumed"
     return {
         "Log": (
             f"{len(trace.jobs):,} jobs ({trace.format}) submitted over {log.span_s / DAY_S:.1f} days; "
             f"{len(trace.skipped):,} lines gave no job"
             + (f"; of {len(trace.jobs) - known:,} jobs the wait is not known" if known < len(trace.jobs) else "")
+            + f"; {limited:,} have a time limit"
         ),
         "Cluster": f"{spec.source} ({spec.gpus:,} GPUs), as one pool that was up all the time",
         "The site's policy": f"{site}; jobs as logged, at the maximum clock, known to the queue beforehand",

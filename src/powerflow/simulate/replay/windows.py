@@ -69,4 +69,6 @@ def _window(trace: Trace, log: Log, start_s: FloatArray, first: int, after: int)
 
 def _as_of(job: TraceJob, submit_s: float, run_s: float) -> TraceJob:
     """Return a job with the submission time and running time that it has in a window; logged iterations are removed."""
-    return replace(job, submit_s=submit_s, duration_s=run_s, iterations=None, earlier_gpu_s=0.0)
+    ran_s = max(0.0, job.held_s - run_s)  # before the window
+    limit_s = None if job.limit_s is None else max(job.limit_s - ran_s, 0.0)
+    return replace(job, submit_s=submit_s, duration_s=run_s, iterations=None, earlier_gpu_s=0.0, limit_s=limit_s)

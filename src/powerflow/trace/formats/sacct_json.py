@@ -72,6 +72,7 @@ def _run(item: Mapping[str, Any], line: int) -> SlurmRun:
         name=_string(item.get("name")),
         cluster=_string(item.get("cluster")) or _string(who.get("cluster")),
         asked=asked,
+        limit_s=_minutes_s(time.get("limit")),
     )
 
 
@@ -104,6 +105,7 @@ def _queued_run(item: Mapping[str, Any], line: int) -> SlurmRun:
         account=_string(item.get("account")),
         name=_string(item.get("name")),
         cluster=_string(item.get("cluster")),
+        limit_s=_minutes_s(item.get("time_limit")),
     )
 
 
@@ -149,6 +151,12 @@ def _counted(items: object) -> SlurmGpus:
 def _time_s(time: Mapping[str, Any], name: str) -> float | None:
     value = _number(time.get(name))
     return None if value is None or value == 0 else checked_s(value, name)  # Slurm writes 0 for "not yet"
+
+
+def _minutes_s(value: object) -> float | None:
+    """Return a time limit in seconds from Slurm's minutes; None if there is none."""
+    minutes = _number(value)
+    return None if minutes is None or minutes <= 0 else 60.0 * minutes
 
 
 def _number(value: object) -> float | None:

@@ -3,7 +3,7 @@ r"""Read Slurm accounting as text: ``sacct --parsable2`` (or ``-p``, ``--delimit
 Recommended command:
 
     sacct -a -X -D -P -S 2024-01-01 -o \
-        JobID,Cluster,JobName,User,Account,Submit,Start,End,ElapsedRaw,State,NNodes,AllocTRES,ReqTRES
+        JobID,Cluster,JobName,User,Account,Submit,Start,End,ElapsedRaw,Timelimit,State,NNodes,AllocTRES,ReqTRES
 """
 
 from __future__ import annotations
@@ -111,11 +111,20 @@ def _run(row: Mapping[str, str], name: str, line: int, clock: Clock) -> SlurmRun
         state=state,
         gpus=_gpus(row),
         asked=submitted_gpus(row.get("SubmitLine", ""))[1],
+        limit_s=_limit_s(row),
         cluster=text(row, "Cluster"),
         user=text(row, "User"),
         account=text(row, "Account"),
         name=text(row, "JobName"),
     )
+
+
+def _limit_s(row: Mapping[str, str]) -> float | None:
+    """Return the time limit of a job; None if it has none (``UNLIMITED``) or it is not logged."""
+    minutes, limit = text(row, "TimelimitRaw"), text(row, "Timelimit")
+    if minutes.isascii() and minutes.isdigit():
+        return 60.0 * number(minutes, "TimelimitRaw")
+    return parse_elapsed_s(limit) if ":" in limit else None
 
 
 def _time_s(row: Mapping[str, str], column: str, clock: Clock, *, not_before_s: float | None = None) -> float | None:

@@ -57,6 +57,7 @@ class SlurmRun:
         name: Name of the job.
         cluster: Name of the cluster. Each cluster numbers its own jobs.
         asked: Option of the submit line that requests GPUs; "" if there is none.
+        limit_s: Time limit, seconds; None if there is none, or it is not logged.
     """
 
     line: int
@@ -72,6 +73,7 @@ class SlurmRun:
     name: str
     cluster: str = ""
     asked: str = ""
+    limit_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +275,7 @@ def _job(records: Sequence[_Record], cluster: str, said: Counter[str]) -> Iterat
         name=last.name,
         outcome=outcome_of(last.state),
         earlier_gpu_s=earlier_gpu_s,
+        limit_s=last.limit_s,
     )
 
 

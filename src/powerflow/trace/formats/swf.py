@@ -68,6 +68,7 @@ def _job(fields: list[str], line: int, start_s: float) -> TraceJob:
         project="" if values[11] == -1 else f"user-{values[11]:.0f}",
         name="" if values[13] == -1 else f"app-{values[13]:.0f}",
         outcome=_OUTCOMES.get(status, JobOutcome.UNKNOWN),
+        limit_s=values[8] if values[8] > 0 else None,
     )
 
 
