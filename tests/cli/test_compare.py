@@ -102,6 +102,8 @@ def test_a_log_needs_a_cluster(log: str, capsys: pytest.CaptureFixture[str]) -> 
         (["--policies", "fifo,,srtf"], "has an empty part"),
         (["--levels", "0"], "not a share above 0"),
         (["--levels", "all"], "not a share above 0"),
+        (["--levels", "80"], "--levels: 80 would be 8,000 %; write 80% or a share"),
+        (["--load", "80"], "--load: 80 would be 80 times the GPUs there are; 1 keeps all GPUs busy; write 0.8"),
         (["--load", "-1"], "load is -1.0"),
         (["--belief", "hope"], "belief 'hope'"),
         (["--sizes", "unknown", "--policies", "srtf"], "needs the sizes of"),

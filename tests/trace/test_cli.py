@@ -67,7 +67,7 @@ def test_generate_is_the_same_bytes_for_the_same_seed(tmp_path: Path, capsys: py
         (["convert", "{log}", "-o", "out.csv", "--format", "swf"], 2, "not SWF"),
         (["generate", "-o", "out.csv", "--days", "0"], 2, "cannot span 0 days"),
         (["generate", "-o", "out.csv", "--profile", "mine"], 2, "unknown profile 'mine'"),
-        (["generate", "-o", "out.csv", "--jobs", "1", "--load", "90"], 2, "cannot reach that load"),
+        (["generate", "-o", "out.csv", "--jobs", "1", "--load", "9.5"], 2, "cannot reach that load"),
         (["generate"], 2, "Missing option"),
     ],
 )

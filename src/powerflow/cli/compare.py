@@ -22,6 +22,7 @@ from powerflow.cli.options import (
     Report,
     Seed,
     WorkloadOf,
+    of_load,
     project_shares,
     shares,
     split,
@@ -92,7 +93,7 @@ def compare(
         drawing = None if picture is None else stack.enter_context(atomic_write(picture))
         logs = [read_trace(trace) for trace in traces] if traces else [demo_day()]
         believed = Believed(belief, sizes, shares=project_shares(share, logs))
-        workload_of = WorkloadOf(logs, cluster or DAY_CLUSTER, load, most_gpus, read_costs(costs or ()))
+        workload_of = WorkloadOf(logs, cluster or DAY_CLUSTER, of_load(load), most_gpus, read_costs(costs or ()))
         with progress_of_share("comparing", quiet) as progress:
             comparison = compare_policies(
                 workload_of,

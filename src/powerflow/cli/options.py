@@ -49,6 +49,8 @@ ProjectShares = Annotated[
         help="Divide GPUs fairly between projects, by shares such as vision=2; other projects have 1. May be repeated.",
     ),
 ]
+#: Largest share that is taken without a percent sign, and largest load: with a larger one percents were meant.
+MOST_SHARE, MOST_LOAD = 2.0, 10.0
 Seed = Annotated[int, typer.Option(help="Seed; the same arguments and seed give the same result.", min=0)]
 MostGpus = Annotated[int | None, typer.Option(help="Reduce larger requests to this number of GPUs.", min=1)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -78,6 +80,18 @@ class WorkloadOf:
         return build_workload(
             trace, self.cluster, load=self.load, seed=seed, most_gpus=self.most_gpus, costs=self.costs
         )
+
+
+def of_load(load: float | None) -> float | None:
+    """Return the load of ``--load``.
+
+    Raises:
+        InputError: It is so large that percents were meant.
+    """
+    if load is not None and load > MOST_LOAD:
+        what = f"{load:g} would be {load:,.0f} times the GPUs there are"
+        raise InputError(what, where="--load", fix="1 keeps all GPUs busy; write 0.8 for 80 %")
+    return load
 
 
 def split(text: str, where: str) -> list[str]:
@@ -133,5 +147,7 @@ def shares(text: str, where: str) -> list[float]:
             raise InputError(
                 f"{word!r} is not a share above 0", where=where, fix="give shares such as 1.0,0.9,0.8 or 100%,90%"
             )
+        if value > MOST_SHARE and not word.endswith("%"):
+            raise InputError(f"{word} would be {100 * value:,.0f} %", where=where, fix=f"write {number}% or a share")
         read.append(value)
     return list(dict.fromkeys(read))

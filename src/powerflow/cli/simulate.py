@@ -22,6 +22,7 @@ from powerflow.cli.options import (
     Report,
     Seed,
     WorkloadOf,
+    of_load,
     project_shares,
 )
 from powerflow.cli.output import atomic_write, console, print_facts, print_json, progress
@@ -79,7 +80,9 @@ def simulate(
         page = None if report is None else stack.enter_context(atomic_write(report))
         log = read_trace(trace)
         believed = Believed(belief, sizes, world, project_shares(share, (log,)))
-        experiment = Experiment(WorkloadOf((log,), cluster, load, most_gpus, read_costs(costs or ())), believed)
+        experiment = Experiment(
+            WorkloadOf((log,), cluster, of_load(load), most_gpus, read_costs(costs or ())), believed
+        )
         facts = {**experiment.workload(seed).facts, **believed.facts()}
         run = _runner(experiment, seed, quiet)
         met = None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from powerflow.cli.options import Json
+from powerflow.cli.options import Json, of_load
 from powerflow.cli.output import atomic_write, console, print_json, progress
 from powerflow.units import duration, percent
 
@@ -68,7 +68,7 @@ def generate(
 
     if jobs is None and load is None:
         load = 1.0
-    trace = draw(jobs=jobs, days=days, gpus=gpus, load=load, seed=seed, profile=profile)
+    trace = draw(jobs=jobs, days=days, gpus=gpus, load=of_load(load), seed=seed, profile=profile)
     _write(trace, output)
     _report(trace, output, json)
 
