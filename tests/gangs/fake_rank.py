@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from powerflow.elastic.mailbox import JOB_DIR, RANK_NAME, Mailbox, Phase, RankReport, Switch, Target
+from powerflow.elastic.mailbox import JOB_DIR, PROTOCOL, RANK_NAME, Mailbox, Phase, RankReport, Switch, Target
 
 
 @dataclass
@@ -74,6 +74,7 @@ class FakeRank:
         self.timed_steps = 0
         self.saved_step = 0
         self.refusal = ""
+        self.protocol = PROTOCOL
         self.turns = 0
         self.report()
 
@@ -99,6 +100,7 @@ class FakeRank:
                 pause_s=0.1,
                 saved_step=self.saved_step,
                 refusal=self.refusal,
+                protocol=self.protocol,
             )
         )
 

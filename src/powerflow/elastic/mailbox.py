@@ -36,6 +36,9 @@ from typing import Any
 
 from powerflow.osutil.files import read_untrusted_json, replace_json
 
+#: Number of the way in which ranks form a group, hand over their state and announce changes. Raise it with each change
+#: after which ranks of the old and the new code cannot train together.
+PROTOCOL = 1
 #: Environment variables of the ranks.
 JOB_DIR = "POWERFLOW_JOB_DIR"
 RANK_NAME = "POWERFLOW_RANK"
@@ -148,6 +151,7 @@ class RankReport:
         beat: Number that rises with each report. If it does not rise, the whole process has stopped.
         refusal: Why PowerFlow refused the script, if it would refuse the script again; "" otherwise.
         saved_step: Step of the checkpoint in ``checkpoint.pt``, as far as this rank knows; 0 if there is none.
+        protocol: Number of the way in which the rank works with other ranks (`PROTOCOL`); 0 before there were numbers.
     """
 
     name: str
@@ -169,6 +173,7 @@ class RankReport:
     saved_step: int = 0
     beat: int = 0
     refusal: str = ""
+    protocol: int = 0
 
 
 class Mailbox:

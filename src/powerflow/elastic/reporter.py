@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from powerflow.elastic.mailbox import Mailbox, Phase, RankReport
+from powerflow.elastic.mailbox import PROTOCOL, Mailbox, Phase, RankReport
 
 #: Shortest time between two reports, unless other ranks wait for one.
 EVERY_S = 0.5
@@ -104,5 +104,5 @@ class Reporter:
         with self._lock, contextlib.suppress(OSError):
             facts = dict(self._facts)
             self._beat += 1
-            self._mailbox.report(RankReport(**facts, beat=self._beat))
+            self._mailbox.report(RankReport(**facts, beat=self._beat, protocol=PROTOCOL))
             self._written, self._written_s = facts, time.monotonic()
