@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from powerflow.api import operations as ops
+from powerflow.api.decode import decode
+from powerflow.api.records import LogChunk
 from powerflow.cli.cluster import log_reader
 from powerflow.cli.main import main
 from tests.cli.shell import Shell
@@ -86,6 +90,30 @@ def test_the_last_lines_are_those_of_all_logs_together(
     twice: Shell, lines: str, printed: str, notes: list[str]
 ) -> None:
     assert twice("logs", "1", "--tail", lines, notes=notes) == printed
+
+
+def test_the_last_lines_of_a_log_that_grows_are_no_more_than_was_asked_for(twice: Shell) -> None:
+    """Other lines come between the requests for its pieces."""
+    read, more = twice.cluster.log, iter(["six\nseven\n", "ei", "ght\nnine\n"])
+
+    def grows(job_id: str, **query: Any) -> Any:
+        found = read(job_id, **query)
+        if query["rank"] == "1.3.0":
+            twice.cluster.write("1", next(more, ""))
+        return found
+
+    twice.cluster.log = grows  # type: ignore[method-assign]
+    assert twice("logs", "1", "--tail", "2", notes=[SECOND]) == "eight\nnine\n"
+
+
+def test_a_controller_of_an_earlier_version_is_no_wrong_answer(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no list of logs, and ignores what it does not know of a request for a log."""
+    shell("submit", "--run", "python t.py")
+    shell.cluster.run("1")
+    monkeypatch.setattr(ops, "LOGS", replace(ops.LOGS, path="/jobs/{job_id}/unknown"))
+    assert "the controller is of an earlier version" in shell("logs", "1", code=5)
+    with pytest.raises(ValueError, match="dropped"):
+        decode(LogChunk, {"rank": "1.1.0", "text": "all of it", "offset": 9, "ended": True})
 
 
 def test_tail_takes_a_count_of_lines(twice: Shell) -> None:

@@ -374,7 +374,7 @@ class LogChunk:
     text: str
     offset: int
     ended: bool
-    dropped: bool = False
+    dropped: bool
 
 
 @dataclass(frozen=True, slots=True)

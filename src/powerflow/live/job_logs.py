@@ -61,15 +61,23 @@ def job_log(gangs: Gangs, job_id: str, rank: str | None, part: LogPart, *, ended
     """
     chosen = rank or next(iter(gangs.ranks(job_id)), "")
     if not chosen:
-        return LogChunk("", "", max(part.offset, 0), ended)
+        return LogChunk("", "", max(part.offset, 0), ended, False)
     status = gangs.rank_of(job_id, chosen)  # before its log is read: what it wrote before its end is in the log
     complete = ended or (rank is not None and status is not None and not status.state.may_run)
 
     def read(offset: int, limit: int) -> tuple[bytes, int]:
         return gangs.log(job_id, chosen, offset, limit)
 
+    def offset_since(since_s: float) -> int:
+        try:
+            return gangs.log_offset(chosen, since_s)
+        except EngineError as error:
+            if error.retry:
+                raise
+            raise InputError(f"the times of the output of rank {chosen} are not known: {error}") from error
+
     try:
-        start, dropped = _start(read, lambda since_s: gangs.log_offset(chosen, since_s), part)
+        start, dropped = _start(read, offset_since, part)
         content, end = read(start, part.limit)
     except KeyError:  # named, but not launched yet
         gone = status is not None and not status.state.may_run  # its machine has lost it
@@ -93,12 +101,7 @@ def _start(read: Read, offset_since: Callable[[float], int], part: LogPart) -> t
     """
     found = []
     if part.since_s is not None:
-        try:
-            since = offset_since(part.since_s)
-        except EngineError as error:
-            if error.retry:
-                raise
-            raise InputError(f"the times of the output are not known: {error}", where="since_s") from error
+        since = offset_since(part.since_s)
         # with the beginning of its first line, if there is any output
         start, _ = lines_before(read, since, 0) if read(since, 1)[0] else (since, False)
         found.append((start, start > 0 and _first(read, start - 1) >= start))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from powerflow.api import operations as ops
@@ -14,6 +15,8 @@ from powerflow.errors import InputError
 #: Seconds between two reads of a log that grows.
 _LOOK_S = 0.5
 _PIECE_BYTES = 1 << 20
+#: What a controller answers if it does not have the path of an operation.
+_NO_PATH = "Not Found"
 
 
 class LogPiece(NamedTuple):
@@ -77,7 +80,13 @@ class LogReader:
             known = self._known()
 
     def _known(self) -> JobLogs:
-        return self._controller.ask(ops.LOGS, job_id=self._job)
+        try:
+            return self._controller.ask(ops.LOGS, job_id=self._job)
+        except InputError as error:
+            if error.what != _NO_PATH:
+                raise
+            what = "the controller is of an earlier version, which does not list the logs of a job"
+            raise InputError(what, fix="use powerflow of that version", exit_code=5) from None
 
     def _last_lines(self, logs: Sequence[LogRecord]) -> dict[str, list[LogChunk]]:
         """Return the last lines of several logs, by rank: as many as are wanted of all together."""
@@ -87,11 +96,10 @@ class LogReader:
         left = self._tail
         for log in reversed(logs):
             try:
-                found[log.rank] = [*self._read(log.rank, tail=left)]
+                found[log.rank] = _shortened([*self._read(log.rank, tail=left)], left)
             except InputError as error:
                 self._leave_out(log, error, last=log is logs[-1])
-            texts = [chunk.text for chunk in found[log.rank] if chunk.text]
-            left -= sum(text.count("\n") for text in texts) + bool(texts and not texts[-1].endswith("\n"))
+            left -= _lines(found[log.rank])
             if left <= 0:
                 break
         return found
@@ -134,8 +142,26 @@ class LogReader:
             query: dict[str, Any] = {"offset": offset, "limit": _PIECE_BYTES, **start}
             chunk = self._controller.ask(ops.LOG, job_id=self._job, rank=rank, **query)
             yield chunk
-            moved, offset, start = chunk.offset > offset, chunk.offset, {}
-            if chunk.ended or not (moved or follow):
+            offset, start = chunk.offset, {}
+            if chunk.ended or not (chunk.text or follow):
                 return
-            if not moved:
+            if not chunk.text:
                 time.sleep(_LOOK_S)
+
+
+def _lines(chunks: Sequence[LogChunk]) -> int:
+    """Return the number of lines in pieces of a log; a last line without a line break counts."""
+    texts = [chunk.text for chunk in chunks if chunk.text]
+    return sum(text.count("\n") for text in texts) + bool(texts and not texts[-1].endswith("\n"))
+
+
+def _shortened(chunks: Sequence[LogChunk], lines: int) -> list[LogChunk]:
+    """Return the last lines of pieces of a log, which may have more because the log grew while it was read."""
+    excess, found = _lines(chunks) - lines, []
+    for chunk in chunks:
+        *left_out, rest = chunk.text.split("\n", max(excess, 0))
+        if excess > 0:
+            rest = rest if len(left_out) == excess else ""
+        found.append(replace(chunk, text=rest, dropped=chunk.dropped and excess <= 0))
+        excess -= len(left_out)
+    return found
