@@ -10,11 +10,10 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
 from functools import cache
 from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Header, Query, Request, Response
+from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
@@ -22,53 +21,35 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from powerflow.api import operations as ops
-from powerflow.api.accounts import Accounts, EndedJob
+from powerflow.api.accounts import Accounts
 from powerflow.api.cluster_api import ClusterApi
 from powerflow.api.governance import DrainOrder, OffReason
-from powerflow.api.job_change import JobChange
-from powerflow.api.job_detail import JobDetail
-from powerflow.api.job_spec import JobSpec
 from powerflow.api.operations import PREFIX
-from powerflow.api.pages import Items, NumberedPage, Page
+from powerflow.api.pages import Items, NumberedPage
 from powerflow.api.records import (
-    DecisionRecord,
     EventRecord,
-    Explanation,
     Identity,
-    JobLogs,
-    JobRecord,
-    LogChunk,
     NodeRecord,
-    Role,
     Top,
 )
 from powerflow.errors import InputError
 from powerflow.service.governing import governing
+from powerflow.service.jobs import job_routes
 from powerflow.service.metrics import exposition
 from powerflow.service.middleware import RequestGuard
 from powerflow.service.openapi import document
 from powerflow.service.peers import Network
 from powerflow.service.problem import MEDIA_TYPE, Problem, of_error, of_invalid, problem
 from powerflow.service.refused import RefusedTokens
-from powerflow.service.routes import FromCaller, FromCluster, describe, serves
+from powerflow.service.routes import FromCaller, FromCluster, describe, serves, window_end
 from powerflow.service.schemas import (
-    AfterJob,
     AfterNumber,
     Health,
-    JobId,
-    JobNameQuery,
     Latest,
     Limit,
-    LogLimit,
-    LogOffset,
-    LogRank,
-    LogSince,
-    LogTail,
-    NameQuery,
     NodeName,
     Only,
     Since,
-    States,
     Until,
 )
 from powerflow.service.tokens import Tokens
@@ -80,7 +61,6 @@ METRICS = "/metrics"
 
 #: How often a request that waits for events looks for them.
 _LOOK_S = 0.25
-_HIDDEN = "(hidden)"
 
 
 def build_app(
@@ -119,7 +99,7 @@ def build_app(
     )
     app.state.stopping = False
     app.state.cluster = cluster
-    app.include_router(_jobs(), prefix=PREFIX, tags=["jobs"])
+    app.include_router(job_routes(), prefix=PREFIX, tags=["jobs"])
     app.include_router(_cluster(), prefix=PREFIX, tags=["cluster"])
     app.include_router(governing(), prefix=PREFIX, tags=["governance"])
     app.include_router(_health(cluster, version), prefix=PREFIX, tags=["health"])
@@ -142,133 +122,6 @@ def build_app(
         logs_all=access_log,
     )
     return app
-
-
-# --- jobs ---------------------------------------------------------------------------------------------------------
-
-
-@cache
-def _jobs() -> APIRouter:
-    router = APIRouter()
-
-    @serves(router, ops.SUBMIT, body=True, repeatable=True)
-    def submit(
-        cluster: FromCluster,
-        spec: JobSpec,
-        caller: FromCaller,
-        response: Response,
-        key: Annotated[
-            str | None,
-            Header(
-                alias="Idempotency-Key",
-                pattern=r"^[!-~]{1,255}$",
-                description="Marks a repeated request, which then returns the same job with status 200.",
-            ),
-        ] = None,
-    ) -> JobRecord:
-        """Submit a job. It belongs to the user of the token.
-
-        A request with the same `Idempotency-Key` can be repeated: the job is not submitted again.
-        """
-        record, new = cluster.submit(spec, caller, key)
-        response.status_code = 201 if new else 200
-        response.headers["Location"] = f"{PREFIX}/jobs/{record.id}"
-        return record
-
-    @serves(router, ops.JOBS)
-    def jobs(
-        cluster: FromCluster,
-        request: Request,
-        response: Response,
-        state: States = None,
-        user: NameQuery = None,
-        project: NameQuery = None,
-        name: JobNameQuery = None,
-        after: AfterJob = None,
-        limit: Limit = 100,
-    ) -> Page[JobRecord]:
-        page = cluster.jobs(states=state or (), user=user, project=project, name=name, after=after, limit=limit)
-        _link(page, request, response)
-        return page
-
-    @serves(router, ops.HISTORY)
-    def history(
-        cluster: FromCluster,
-        request: Request,
-        response: Response,
-        since_s: Since = 0.0,
-        until_s: Until = None,
-        state: States = None,
-        user: NameQuery = None,
-        project: NameQuery = None,
-        after: AfterJob = None,
-        limit: Limit = 100,
-    ) -> Page[EndedJob]:
-        until = _window(since_s, until_s)
-        page = cluster.history(
-            since_s=since_s,
-            until_s=until,
-            states=state or (),
-            user=user,
-            project=project,
-            after=after,
-            limit=limit,
-        )
-        _link(page, request, response)
-        return page
-
-    @serves(router, ops.JOB)
-    def job(cluster: FromCluster, job_id: JobId, caller: FromCaller) -> JobDetail:
-        """Show one job. Only the job's owner and operators see the values of its environment variables."""
-        detail = cluster.job(job_id)
-        if caller.role is Role.OPERATOR or caller.user == detail.record.user:
-            return detail
-        hidden = dict.fromkeys(detail.spec.env, _HIDDEN)
-        return replace(detail, spec=detail.spec.model_copy(update={"env": hidden}))
-
-    @serves(router, ops.CANCEL)
-    def cancel(cluster: FromCluster, job_id: JobId, caller: FromCaller) -> JobRecord:
-        return cluster.cancel(job_id, caller)
-
-    @serves(router, ops.UPDATE, body=True)
-    def update(cluster: FromCluster, job_id: JobId, change: JobChange, caller: FromCaller) -> JobRecord:
-        return cluster.update(job_id, change, caller)
-
-    @serves(router, ops.HOLD)
-    def hold(cluster: FromCluster, job_id: JobId, caller: FromCaller) -> JobRecord:
-        return cluster.hold(job_id, caller)
-
-    @serves(router, ops.RELEASE)
-    def release(cluster: FromCluster, job_id: JobId, caller: FromCaller) -> JobRecord:
-        return cluster.release(job_id, caller)
-
-    @serves(router, ops.EXPLAIN)
-    def explain(cluster: FromCluster, job_id: JobId) -> Explanation:
-        return cluster.explain(job_id)
-
-    @serves(router, ops.DECISIONS)
-    def decisions(
-        cluster: FromCluster, job_id: JobId, after: AfterNumber = 0, limit: Limit = 100
-    ) -> NumberedPage[DecisionRecord]:
-        return cluster.decisions(job_id, after=after, limit=limit)
-
-    @serves(router, ops.LOGS)
-    def logs(cluster: FromCluster, job_id: JobId) -> JobLogs:
-        return cluster.logs(job_id)
-
-    @serves(router, ops.LOG)
-    def log(
-        cluster: FromCluster,
-        job_id: JobId,
-        rank: LogRank = None,
-        offset: LogOffset = 0,
-        limit: LogLimit = 65536,
-        tail: LogTail = None,
-        since_s: LogSince = None,
-    ) -> LogChunk:
-        return cluster.log(job_id, rank=rank, offset=offset, limit=limit, tail=tail, since_s=since_s)
-
-    return router
 
 
 # --- the cluster --------------------------------------------------------------------------------------------------
@@ -330,28 +183,9 @@ def _cluster() -> APIRouter:
         until_s: Until = None,
         by: Annotated[str, Query(pattern="^(user|project|job)$")] = "user",
     ) -> Accounts:
-        return cluster.accounts(since_s=since_s, until_s=_window(since_s, until_s), by=by)
+        return cluster.accounts(since_s=since_s, until_s=window_end(since_s, until_s), by=by)
 
     return router
-
-
-def _window(since_s: float, until_s: float | None) -> float:
-    """Return the end of a time window, which is now if the request does not say it.
-
-    Raises:
-        InputError: The window ends before it begins.
-    """
-    until = time.time() if until_s is None else until_s
-    if since_s > until:
-        raise InputError("the window ends before it begins", where="query.since_s", fix="give a later until_s")
-    return until
-
-
-def _link(page: Page[Any], request: Request, response: Response) -> None:
-    """Name the next page in a header, if there is one."""
-    if page.next is not None:
-        following = request.url.include_query_params(after=page.next)
-        response.headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
 
 
 def _health(cluster: ClusterApi, version: str) -> APIRouter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from fastapi import APIRouter, Depends, Request
 from powerflow.api.cluster_api import ClusterApi
 from powerflow.api.operations import Operation
 from powerflow.api.records import Caller, Forbidden, Role
+from powerflow.errors import InputError
 from powerflow.service.examples import example
 from powerflow.service.problem import responses
 
@@ -87,6 +89,18 @@ def serves(
         return endpoint
 
     return add
+
+
+def window_end(since_s: float, until_s: float | None) -> float:
+    """Return the end of a time window, which is now if the request does not say it.
+
+    Raises:
+        InputError: The window ends before it begins.
+    """
+    until = time.time() if until_s is None else until_s
+    if since_s > until:
+        raise InputError("the window ends before it begins", where="query.since_s", fix="give a later until_s")
+    return until
 
 
 def describe(answer: Any, status: int, *errors: int, token: bool = True) -> dict[int | str, Any]:
