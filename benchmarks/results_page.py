@@ -67,6 +67,7 @@ def render(results: Sequence[Result], command: str, notes: str, folder: str) -> 
         "Look up how much sooner jobs finish under one policy than under another, at equal metered energy, on jobs of "
         "real logs. Everything is **simulated**: arrivals, durations and GPU counts are from the logs; costs are "
         "modelled (catalogue models, each class varied by seed), and so is the cluster. Nothing was measured on a GPU.",
+        _known(beliefs),
         f"```\n{command}\n```",
         "That command writes this page and its [data files](#data-files). Numbers depend on the code and the seeds, "
         "not on the machine. The logs are not part of this repository.",
@@ -127,6 +128,23 @@ def against_oracle(results: Sequence[Result], mains: Sequence[Result], belief: t
                 if best is not None and mine is not None:
                     limit = BELIEF_LIMITS[belief]
                     yield Check(_where(result), row["level"], "knowing", mine / best, limit)
+
+
+def _known(beliefs: Mapping[tuple[str, str], list[Check]]) -> str:
+    """What the policies of the page know, and what not knowing costs."""
+    said = "**Every policy here knows the true costs and sizes of all jobs**, unless a line says otherwise."
+    losses = []
+    for belief, checks in beliefs.items():
+        if checks:
+            ratios = sorted(check.ratio for check in checks)
+            typical, worst = ratios[len(ratios) // 2], ratios[-1]
+            losses.append(f"with {BELIEF_WORDS[belief]} {typical:.3f} times (median) to {worst:.3f} times (worst)")
+    if not losses:
+        return said
+    return (
+        f"{said} Not knowing costs `prices` mean completion time, at equal energy: it is {'; '.join(losses)} that of "
+        "`prices` with all known ([by workload](#what-prices-loses-by-not-knowing))."
+    )
 
 
 def _verdicts(others: list[Check], bounds: list[Check], beliefs: Mapping[tuple[str, str], list[Check]]) -> str:

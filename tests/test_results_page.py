@@ -72,6 +72,9 @@ def test_the_page_shows_one_level_and_every_claim() -> None:
     assert "| `prices` is at or below every other policy (ratio ≤ 1) | 1 of 1 | 0.500 |" in page
     assert "- `prices` with fitted costs against knowing: ITP, load 0.8, 90%: 1.100" in page
     assert "](results/completion.csv)" in page
+    head = page[: page.index("```")]
+    assert "Every policy here knows the true costs and sizes of all jobs" in head
+    assert "with fitted costs 1.100 times (median) to 1.100 times (worst)" in head
     assert "a note" in page
     assert all(rows.values())
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from powerflow.trace.formats.sacct_table import header_within
 
 _SACCT = (
-    "sacct -a -X -D -P -S 2024-01-01 -o JobID,Cluster,JobName,User,Account,Submit,Start,End,ElapsedRaw,State,NNodes,"
-    "AllocTRES,ReqTRES"
+    "sacct -a -X -D -P -S 2024-01-01 -o JobID,Cluster,JobName,User,Account,Submit,Start,End,ElapsedRaw,Timelimit,State,"
+    "NNodes,AllocTRES,ReqTRES"
 )
 _OWN_CSV = "convert it to a CSV with the columns id,submit_s,duration_s,gpus (docs/traces.md)"
 
