@@ -50,7 +50,7 @@ def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
 def test_says_how_well_it_is_reproduced_and_what_would_be_saved(log: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, log, "--tariff", "0.25", "--carbon", "380")
     assert (code, err) == (0, "")
-    assert "Reproduced: easy is off by 0\u202f% of the mean wait and 0\u202f% of the utilisation" in out
+    assert "Reproduced: EASY backfilling is off by 0\u202f% of the mean wait and 0\u202f% of the utilisation" in out
     assert "Recommended to begin with" in out
     assert "kg of CO2" in out
     assert "in money" in out
@@ -137,7 +137,7 @@ def test_a_log_without_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     code, out, err = run(capsys, written(small_trace(), tmp_path / "log.csv"))
     assert code == 4
     assert "the log does not say when jobs started" in err
-    assert "The site's policy: easy, assumed" in out
+    assert "The site's policy: EASY backfilling, assumed" in out
 
 
 def test_report_is_one_file_that_fetches_nothing(log: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -74,14 +74,15 @@ def test_the_headline_takes_the_lowest_energy_at_which_ours_is_no_slower() -> No
         small([row("fifo", 1.0, 7200), row("prices", 1.0, 3600), row("prices", 0.8, 7000), row("prices", 0.7, 9000)])
     )
     assert told == (
-        "At 80\u202f% of FIFO's energy, prices finishes jobs on average in 1.94 h; FIFO needs 2 h at 100\u202f%."
+        "At 80\u202f% of FIFO's energy, PowerFlow's “prices” finishes jobs on average in 1.94 h; "
+        "FIFO needs 2 h at 100\u202f%."
     )
 
 
 def test_the_headline_says_it_when_ours_is_slower() -> None:
     slower = small([row("fifo", 1.0, 3600), row("prices", 1.0, 7200), row("prices", 0.8, 9000)])
     assert headline.headline(slower).startswith(
-        "At 100\u202f% of FIFO's energy, prices finishes jobs on average in 2 h"
+        "At 100\u202f% of FIFO's energy, PowerFlow's “prices” finishes jobs on average in 2 h"
     )
     assert "FIFO needs 1 h" in headline.headline(slower)
     assert any(figure.meaning.startswith("longer") for figure in headline.key_figures(slower))
@@ -101,7 +102,7 @@ def test_the_headline_without_ours_or_without_reference() -> None:
 
 def test_the_bound_is_told_as_a_distance() -> None:
     bounded = small([row("fifo", 1.0, 7200), row("prices", 1.0, 3600, vs_bound=1.2)])
-    assert "prices is within 20\u202f% of a proven bound" in headline.standfirst(bounded)
+    assert "PowerFlow's “prices” is within 20\u202f% of a proven bound" in headline.standfirst(bounded)
     assert "20\u202f%" in [figure.value for figure in headline.key_figures(bounded)]
 
 
@@ -140,3 +141,15 @@ def test_facts_say_how_many_seeds() -> None:
     assert "3 seeds" in headline.how_compared(comparison())["Seeds"]
     assert "no interval" in headline.how_compared(comparison(seeds=1))["Seeds"]
     assert headline.how_compared(replace(comparison(), frontiers=[]))["Seeds"]
+
+
+def test_names_of_policies_read_as_names_in_a_sentence() -> None:
+    assert [words.named(name) for name in ("fifo", "srtf+clock:1005", "afs", "gandiva:30", "optimus")] == [
+        "FIFO",
+        "SRTF+clock:1005",
+        "AFS-L",
+        "Gandiva:30",
+        "Optimus",
+    ]
+    assert words.named("prices") == "PowerFlow's “prices”"
+    assert words.named("greedy:0.5") == "the policy “greedy:0.5”"

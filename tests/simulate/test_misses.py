@@ -30,7 +30,7 @@ def test_a_log_that_is_reproduced_needs_no_reasons() -> None:
 
 def test_the_estimate_stands_beside_the_log() -> None:
     assert misses(log(*FAIR), 8, model(0.5, 0.5)) == [
-        "mean wait: 16.7 min in the log, 25 min by easy; utilisation: 50\u202f% and 50\u202f%"
+        "mean wait: 16.7 min in the log, 25 min by EASY backfilling; utilisation: 50\u202f% and 50\u202f%"
     ]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from powerflow import units
-from powerflow.report.words import label, mean, subject_of
+from powerflow.report.words import mean, named, subject_of
 from powerflow.simulate.comparison import REFERENCE, Comparison, EqualEnergyRow
 from powerflow.simulate.result import SimulationResult
 
@@ -56,7 +56,7 @@ def headline(comparison: Comparison) -> str:
     case = _case(comparison)
     if case is None:
         return "No policy reached any of the energy levels, so there is nothing to compare."
-    name, level = label(case.subject.policy), units.percent(case.subject.level)
+    name, level = named(case.subject.policy), units.percent(case.subject.level)
     if case.reference_s is None:
         return f"At {level} of FIFO's energy, {name} finishes jobs on average in {units.duration(case.jct_s)}."
     takes, needs = units.durations(case.jct_s, case.reference_s)
@@ -80,13 +80,13 @@ def standfirst(comparison: Comparison) -> str:
         jct, policy = min(rivals)
         takes = f"{units.duration(jct)} at the same energy, {units.prose(jct / case.jct_s)} times as long"
         if jct >= case.jct_s:
-            sentences.append(f"The next best policy, {label(policy)}, takes {takes}.")
+            sentences.append(f"The next best policy, {named(policy)}, takes {takes}.")
         else:
-            sentences.append(f"Another policy is faster at this energy: {label(policy)} takes {takes}.")
+            sentences.append(f"Another policy is faster at this energy: {named(policy)} takes {takes}.")
     bound = case.subject.vs_bound
     if bound is not None and math.isfinite(bound.mean):
         above = units.percent(bound.mean - 1)
-        name = label(case.subject.policy)
+        name = named(case.subject.policy)
         sentences.append(f"With that energy {name} is within {above} of a proven bound that no schedule can beat.")
     return " ".join(sentences)
 

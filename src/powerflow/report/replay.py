@@ -12,6 +12,7 @@ from powerflow.report.replay_plots import replay_figures
 from powerflow.report.words import cleaned, without_folders
 from powerflow.simulate.comparison import Estimate
 from powerflow.simulate.replay.log import Match
+from powerflow.simulate.replay.queue import NAMES
 from powerflow.simulate.replay.replay import Replay
 from powerflow.simulate.replay.savings import Saving, times
 
@@ -74,7 +75,7 @@ def grids(replay: Replay, rates: Rates) -> list[Grid]:
         )
         tables.append(
             Grid(
-                f"The same by week, {best.discipline}",
+                f"The same by week, {NAMES[best.discipline]}",
                 ("week", "jobs", *heads),
                 [(f"{i}", f"{week.jobs:,}", *_match(week)) for i, week in enumerate(best.weeks, 1)],
             )
@@ -136,7 +137,7 @@ def verdict(replay: Replay) -> str:
         return f"Not reproduced, so {claim}: {replay.refusal}."
     best = replay.reproductions[0]
     return (
-        f"Reproduced: {best.discipline} is off by {units.percent(best.whole.wait_error)} of the mean wait and "
+        f"Reproduced: {NAMES[best.discipline]} is off by {units.percent(best.whole.wait_error)} of the mean wait and "
         f"{units.percent(best.whole.utilisation_error)} of the utilisation that were logged."
     )
 

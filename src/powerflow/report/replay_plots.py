@@ -7,6 +7,7 @@ from typing import Any
 from powerflow.report.plots import Figure, base_layout
 from powerflow.report.words import time_unit
 from powerflow.simulate.comparison import Estimate
+from powerflow.simulate.replay.queue import NAMES
 from powerflow.simulate.replay.replay import Replay
 
 
@@ -61,7 +62,7 @@ def _weeks(replay: Replay) -> Figure:
     drawn = base_layout(height=300)
     drawn["xaxis"] |= {"title": {"text": "week of the log"}, "tickformat": "d", "dtick": max(1, len(best.weeks) // 12)}
     drawn["yaxis"] |= {"title": {"text": f"mean wait, {unit}"}, "rangemode": "tozero"}
-    looks = (("in the log", "var(--ink)", "solid"), (f"by {best.discipline}", "var(--subject)", "dash"))
+    looks = (("in the log", "var(--ink)", "solid"), (f"by {NAMES[best.discipline]}", "var(--subject)", "dash"))
     waits = [week.wait_logged_s for _, week in weeks], [week.wait_s for _, week in weeks]
     traces = [
         {

@@ -19,6 +19,14 @@ def label(policy: str) -> str:
     return _LABELS.get(base, base.capitalize() if base in _PROPER else base) + policy[len(base) :]
 
 
+def named(policy: str) -> str:
+    """Return the name of a policy as a sentence says it: SRTF, Gandiva, the policy “greedy”, PowerFlow's “prices”."""
+    base, shown = base_name(policy), label(policy)
+    if base in _LABELS or base in _PROPER:
+        return shown
+    return f"PowerFlow's “{shown}”" if base == OURS else f"the policy “{shown}”"
+
+
 def base_name(policy: str) -> str:
     """Return the name of a policy without its options: "srtf" for "srtf+clock:1005"."""
     return re.split(r"[+:]", policy, maxsplit=1)[0]

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from powerflow.arrays import FloatArray
 from powerflow.simulate.replay.log import MOST_ERROR, Log, Reproduction
+from powerflow.simulate.replay.queue import NAMES
 from powerflow.units import duration, percent
 
 #: A share of the waiting below this is not worth a sentence.
@@ -45,7 +46,7 @@ def misses(log: Log, capacity: int, best: Reproduction) -> list[str]:
 def _off(best: Reproduction) -> str:
     whole = best.whole
     return (
-        f"mean wait: {duration(whole.wait_logged_s)} in the log, {duration(whole.wait_s)} by {best.discipline}; "
+        f"mean wait: {duration(whole.wait_logged_s)} in the log, {duration(whole.wait_s)} by {NAMES[best.discipline]}; "
         f"utilisation: {percent(whole.utilisation_logged)} and {percent(whole.utilisation)}"
     )
 

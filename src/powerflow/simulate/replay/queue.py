@@ -22,6 +22,13 @@ from powerflow.arrays import FloatArray, IntArray
 from powerflow.kernel import kernel
 
 DISCIPLINES = ("fifo", "easy", "easy-limits", "first-fit")
+#: Their names in a sentence.
+NAMES = {
+    "fifo": "FIFO",
+    "easy": "EASY backfilling",
+    "easy-limits": "EASY backfilling by time limits",
+    "first-fit": "first fit",
+}
 _FIFO, _EASY, _EASY_LIMITS, _FIRST_FIT = range(4)
 
 #: How many jobs behind a blocked job are considered at one time, as in Slurm (``bf_max_job_test``, 500 by default).

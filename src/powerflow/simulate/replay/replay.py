@@ -21,7 +21,7 @@ from powerflow.simulate.parallel import usable_cores, workers
 from powerflow.simulate.replay.draws import DrawOutcome, Draws, idle_w
 from powerflow.simulate.replay.log import MOST_ERROR, Log, Reproduction, log_of, reproductions
 from powerflow.simulate.replay.misses import misses
-from powerflow.simulate.replay.queue import start_times
+from powerflow.simulate.replay.queue import NAMES, start_times
 from powerflow.simulate.replay.savings import WAYS, Savings, savings
 from powerflow.simulate.replay.windows import windows
 from powerflow.trace.record import Trace
@@ -147,7 +147,7 @@ def _refusal(found: Sequence[Reproduction]) -> str | None:
     if best.whole.error <= MOST_ERROR:
         return None
     return (
-        f"no policy reproduces the log within {MOST_ERROR:.0%}: the best, {best.discipline}, is off by "
+        f"no policy reproduces the log within {MOST_ERROR:.0%}: the best, {NAMES[best.discipline]}, is off by "
         f"{best.whole.wait_error:.1%} of the mean wait and {best.whole.utilisation_error:.1%} of the utilisation"
     )
 
@@ -155,7 +155,8 @@ def _refusal(found: Sequence[Reproduction]) -> str | None:
 def _facts(trace: Trace, log: Log, spec: ClusterSpec, discipline: str, found: Sequence[Reproduction]) -> dict[str, str]:
     known = sum(job.wait_s is not None for job in trace.jobs)
     limited = sum(job.limit_s is not None for job in trace.jobs)
-    site = f"{discipline}, which reproduces the log best of {len(found)}" if found else f"{discipline}, assumed"
+    rule = NAMES[discipline]
+    site = f"{rule}, which reproduces the log best of {len(found)}" if found else f"{rule}, assumed"
     return {
         "Log": (
             f"{len(trace.jobs):,} jobs ({trace.format}) submitted over {log.span_s / DAY_S:.1f} days; "
