@@ -191,7 +191,7 @@ class MachinesBench:
             i = self.random.choice(list(self.cluster.hosts.numbers()))
             if i not in self.faults.down:
                 self.faults.drained.add(i)
-                self.cluster.post(f"/nodes/{self.cluster.node(i)}/drain", {})
+                self.cluster.post(f"/nodes/{self.cluster.node(i)}/drain", {"sure": True})
 
     def _finish(self) -> None:
         """Mend everything, and wait until all jobs have ended and all clocks are given back."""
