@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import text
 
 from powerflow.api.job_spec import JobSpec
 from powerflow.store import schema
@@ -142,3 +144,31 @@ def test_a_connection_waits_for_another_that_writes_before_the_journal_is_change
         writer.close()
         waiting.result()
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_names_in_old_events_are_found_whatever_else_they_hold(bare_url: str) -> None:
+    upgrade(bare_url, "0005")
+    database = Database(bare_url, migrate=False)
+    fields = [
+        {"node": "n1", "state": "drained", "by": "ops"},
+        {"user": "ada", "odd": "\0 half \ud800"},
+        {"node": "\0", "by": 3},
+        {"text": 'no "node" of its own'},
+    ]
+    with database.write() as connection:
+        for number, each in enumerate(fields, 1):
+            row = {"number": number, "fields": json.dumps(each, separators=(",", ":"))}
+            connection.execute(
+                text("INSERT INTO events (number, time_s, kind, text, fields) VALUES (:number, 1, 'old', '', :fields)"),
+                row,
+            )
+    database.close()
+    store = Store(bare_url)
+    assert [(event.node, event.user) for event in store.events().items] == [
+        ("n1", "ops"),
+        (None, "ada"),
+        (None, None),
+        (None, None),
+    ]
+    assert [event.fields for event in store.events().items] == fields
+    store.close()

@@ -173,14 +173,15 @@ def event_of(row: RowMapping) -> EventRecord:
 
 def event_row(kind: str, text: str, now_s: float, job_id: str | None, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the row in the table ``events`` for an event. Its fields ``node``, and ``user`` or ``by``, are indexed."""
+    node, user = fields.get("node"), fields.get("user", fields.get("by"))
     return {
         "time_s": now_s,
         "kind": kind,
         "job_id": None if job_id is None else number(job_id),
         "text": plain(text),
         "fields": to_json(dict(fields)),
-        "node": fields.get("node"),
-        "user": fields.get("user", fields.get("by")),
+        "node": plain(node) if isinstance(node, str) else None,
+        "user": plain(user) if isinstance(user, str) else None,
     }
 
 

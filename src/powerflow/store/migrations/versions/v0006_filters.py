@@ -1,5 +1,8 @@
 """Let events and audit be searched by user, node, kind and time."""
 
+import json
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -11,8 +14,7 @@ def upgrade() -> None:
     """Add columns to the table ``events``, filled from its fields, and indexes to ``events`` and ``audit``."""
     op.add_column("events", sa.Column("node", sa.Text()))
     op.add_column("events", sa.Column("user", sa.Text()))
-    node, user, by = (_field(name) for name in ("node", "user", "by"))
-    op.execute(f"UPDATE events SET node = {node}, \"user\" = coalesce({user}, {by}) WHERE fields <> '{{}}'")
+    _fill()
     for column in ("kind", "node", "user"):
         op.create_index(f"events_by_{column}", "events", [column, "number"])
     op.create_index("events_by_time", "events", ["time_s"])
@@ -23,8 +25,20 @@ def upgrade() -> None:
     op.create_index("audit_without_clocks", "audit", ["number"], sqlite_where=no_clocks, postgresql_where=no_clocks)
 
 
-def _field(name: str) -> str:
-    """Return the SQL expression of a field of an event."""
-    if op.get_bind().dialect.name == "sqlite":
-        return f"json_extract(fields, '$.{name}')"
-    return f"fields::json ->> '{name}'"
+def _fill() -> None:
+    """Copy the names of nodes and users from the fields of events into their columns.
+
+    The JSON is not read by the database: PostgreSQL refuses some characters that it may contain.
+    """
+    connection = op.get_bind()
+    named = " OR ".join(f"fields LIKE '%\"{name}\":%'" for name in ("node", "user", "by"))
+    rows = connection.execute(sa.text(f"SELECT number, fields FROM events WHERE {named}"))
+    found = [{"number": number, **_names(json.loads(fields))} for number, fields in rows]
+    if found:
+        statement = sa.text('UPDATE events SET node = :node, "user" = :user WHERE number = :number')
+        connection.execute(statement, found)
+
+
+def _names(fields: dict[str, Any]) -> dict[str, str | None]:
+    names = {"node": fields.get("node"), "user": fields.get("user", fields.get("by"))}
+    return {key: name if isinstance(name, str) and name.isprintable() else None for key, name in names.items()}
