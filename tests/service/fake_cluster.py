@@ -28,7 +28,8 @@ from powerflow.api.governance import (
     StageRecord,
     audited,
 )
-from powerflow.api.job_change import JobChange, changed
+from powerflow.api.job_change import JobChange, JobsOrder, changed
+from powerflow.api.job_changes import JobsChanged, NotChanged
 from powerflow.api.job_detail import JobDetail
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.pages import EVERYTHING, NumberedPage, Page, RecordFilter
@@ -232,6 +233,16 @@ class FakeCluster:
                 raise Refused(f"job {job_id} has {record.state}")
             self._event("cancelled", job_id, f"{caller.user} cancelled job {job_id}")
             return self._ended(job_id, JobState.CANCELLED, f"cancelled by {caller.user}")
+
+    def change_jobs(self, order: JobsOrder, caller: Caller) -> JobsChanged:
+        act = {"cancelled": self.cancel, "held": self.hold, "released": self.release}[order.to]
+        done, refused = [], []
+        for job_id in order.jobs:
+            try:
+                done.append(act(job_id, caller))
+            except (Refused, NotFound) as error:
+                refused.append(NotChanged(job_id, str(error), error.exit_code))
+        return JobsChanged(done, refused)
 
     def update(self, job_id: str, change: JobChange, caller: Caller) -> JobRecord:
         with self._open():

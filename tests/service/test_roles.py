@@ -23,6 +23,7 @@ OPS = Caller("ops", Role.OPERATOR)
 BODIES = {
     "submit": {"run": "true"},
     "update": {"retries": 1},
+    "change_jobs": {"jobs": ["1"], "to": "held"},
     "drain": {"reason": "fan"},
     "declare_off": {"reason": "fire"},
     "set_mode": {"stage": "observe"},
@@ -35,7 +36,7 @@ BODIES = {
     "drop_signal": {"kind": "carbon"},
 }
 #: What takes more than a viewer, with the role it takes.
-WRITERS = dict.fromkeys(["submit", "update", "cancel", "hold", "release"], Role.USER) | dict.fromkeys(
+WRITERS = dict.fromkeys(["submit", "change_jobs", "update", "cancel", "hold", "release"], Role.USER) | dict.fromkeys(
     [
         *("drain", "resume", "declare_off", "audit", "set_mode", "set_budget", "drop_budget", "set_share"),
         *("set_signal", "drop_signal", "set_cap", "lift_cap"),

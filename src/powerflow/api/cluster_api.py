@@ -21,7 +21,8 @@ from powerflow.api.governance import (
     StageOrder,
     StageRecord,
 )
-from powerflow.api.job_change import JobChange
+from powerflow.api.job_change import JobChange, JobsOrder
+from powerflow.api.job_changes import JobsChanged
 from powerflow.api.job_detail import JobDetail
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.pages import EVERYTHING, NumberedPage, Page, RecordFilter
@@ -92,6 +93,9 @@ class ClusterApi(Protocol):
 
     def cancel(self, job_id: str, caller: Caller) -> JobRecord:
         """Cancel a job and end its processes. If the job is cancelled already, nothing changes."""
+
+    def change_jobs(self, order: JobsOrder, caller: Caller) -> JobsChanged:
+        """Cancel, hold or release several jobs. Jobs for which this is not possible are named in the answer."""
 
     def update(self, job_id: str, change: JobChange, caller: Caller) -> JobRecord:
         """Change keys of a job that is queued or held. Of a running job, only time_limit and retries can be changed.

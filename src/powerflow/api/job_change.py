@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -24,8 +24,19 @@ from powerflow.api.merge import merged
 
 #: Keys that can be changed while a job runs: neither its processes nor its GPUs depend on them.
 WHILE_RUNNING = frozenset({"time_limit", "retries"})
+#: Number of a job.
+JOB = r"^[1-9][0-9]{0,8}$"
+#: Most jobs in one request.
+MOST_JOBS = 1000
 #: Units of keys, for the audit.
 _UNITS = {"time_limit": "time_limit_s", "between_steps": "between_steps_s"}
+
+
+class JobsOrder(Part):
+    """Change the state of several jobs in one request."""
+
+    jobs: tuple[Annotated[str, Field(pattern=JOB)], ...] = Field(min_length=1, max_length=MOST_JOBS, strict=False)
+    to: Literal["cancelled", "held", "released"]
 
 
 class JobChange(Part):

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 from powerflow.api.accounts import Accounts, EndedJob
+from powerflow.api.job_changes import JobsChanged
 from powerflow.api.pages import Items, NumberedPage, Page
 from powerflow.api.records import (
     DecisionRecord,
@@ -79,6 +80,7 @@ JOBS = Operation("jobs", "GET", "/jobs", Page[JobRecord])
 HISTORY = Operation("history", "GET", "/history", Page[EndedJob])
 JOB: Operation[JobDetail] = Operation("job", "GET", "/jobs/{job_id}", "job_detail:JobDetail")
 CANCEL = Operation("cancel", "POST", "/jobs/{job_id}/cancel", JobRecord, Role.USER)
+CHANGE_JOBS = Operation("change_jobs", "POST", "/job-changes", JobsChanged, Role.USER)
 UPDATE = Operation("update", "POST", "/jobs/{job_id}/update", JobRecord, Role.USER)
 HOLD = Operation("hold", "POST", "/jobs/{job_id}/hold", JobRecord, Role.USER)
 RELEASE = Operation("release", "POST", "/jobs/{job_id}/release", JobRecord, Role.USER)

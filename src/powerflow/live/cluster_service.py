@@ -31,7 +31,8 @@ from powerflow.api.governance import (
     StageRecord,
     audited,
 )
-from powerflow.api.job_change import JobChange, changed, flat
+from powerflow.api.job_change import JobChange, JobsOrder
+from powerflow.api.job_changes import JobsChanged
 from powerflow.api.job_detail import JobDetail
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.pages import EVERYTHING, NumberedPage, Page, RecordFilter
@@ -40,7 +41,6 @@ from powerflow.api.records import (
     DecisionRecord,
     EventRecord,
     Explanation,
-    Forbidden,
     JobLogs,
     JobRecord,
     JobState,
@@ -48,17 +48,11 @@ from powerflow.api.records import (
     NodeRecord,
     NotFound,
     Refused,
-    Role,
     Top,
 )
 from powerflow.energy.kinds import Kind
 from powerflow.live.commands import (
-    ApiCommand,
     CapsChanged,
-    JobChanged,
-    JobEnded,
-    JobHeld,
-    JobReleased,
     JobSubmitted,
     NodeChanged,
     NodeDeclaredOff,
@@ -69,12 +63,12 @@ from powerflow.live.consequences import Consequences, sure_of
 from powerflow.live.controller import Controller
 from powerflow.live.ended import ended_jobs
 from powerflow.live.explanation import explain
+from powerflow.live.job_changes import JobChanges
 from powerflow.live.job_checks import JobChecks
 from powerflow.live.job_logs import LogPart, job_log, job_logs
 from powerflow.live.node_watch import OFF
 from powerflow.live.records import Records
 from powerflow.store.accounting import priced
-from powerflow.store.models import StoredJob
 
 #: Ranks that are named when a request names one that does not exist.
 _NAMED = 8
@@ -107,6 +101,7 @@ class ClusterService(ClusterApi):
         self._checks = JobChecks(controller, may_run, keeps_checkpoints=keeps_checkpoints)
         self._governance, self._signals = controller.governance, controller.governance.signals
         self._records, self._consequences = Records(controller, left_out), Consequences(controller)
+        self._changes = JobChanges(controller, self._records, self._checks)
 
     # -- jobs -----------------------------------------------------------------------------------------------------
 
@@ -123,14 +118,7 @@ class ClusterService(ClusterApi):
 
     @override
     def update(self, job_id: str, change: JobChange, caller: Caller) -> JobRecord:
-        job, now_s = self._own(job_id, caller), self._controller.clock()
-        spec = changed(job.spec, change)
-        self._checks.check(spec, job.user)
-        asked = audited(caller, now_s, "job updated", f"job {job_id}", {"owner": job.user, **flat(change)})
-        states = (JobState.QUEUED, JobState.HELD, *((JobState.RUNNING,) if change.may_run else ()))
-        job = self._store.respecify(job_id, spec, now_s, states, asked)
-        self._controller.tell(JobChanged(job_id))
-        return replace(self._records.job(job), notes=self._checks.notes(spec))
+        return self._changes.update(job_id, change, caller)
 
     @override
     def jobs(
@@ -172,18 +160,19 @@ class ClusterService(ClusterApi):
 
     @override
     def cancel(self, job_id: str, caller: Caller) -> JobRecord:
-        return self._change(job_id, caller, JobState.CANCELLED, JobEnded(job_id), "cancelled")
+        return self._changes.one(job_id, "cancelled", caller)
 
     @override
     def hold(self, job_id: str, caller: Caller) -> JobRecord:
-        return self._change(job_id, caller, JobState.HELD, JobHeld(job_id), "held")
+        return self._changes.one(job_id, "held", caller)
 
     @override
     def release(self, job_id: str, caller: Caller) -> JobRecord:
-        job = self._own(job_id, caller)
-        if job.state is not JobState.HELD:
-            raise Refused(f"job {job_id} is {job.state.value}; only a held job can be released")
-        return self._change(job_id, caller, JobState.QUEUED, JobReleased(job_id), "released")
+        return self._changes.one(job_id, "released", caller)
+
+    @override
+    def change_jobs(self, order: JobsOrder, caller: Caller) -> JobsChanged:
+        return self._changes.several(order.jobs, order.to, caller)
 
     @override
     def explain(self, job_id: str) -> Explanation:
@@ -364,21 +353,6 @@ class ClusterService(ClusterApi):
         return {"ok": since_s < self._controller.settings.lease_s / 3, "since_turn_s": since_s}
 
     # -- inside ---------------------------------------------------------------------------------------------------
-
-    def _own(self, job_id: str, caller: Caller) -> StoredJob:
-        job = self._store.job(job_id)
-        if caller.role is not Role.OPERATOR and caller.user != job.user:
-            raise Forbidden(f"job {job_id} belongs to {job.user}", fix="only its owner or an operator may change it")
-        return job
-
-    def _change(self, job_id: str, caller: Caller, to: JobState, command: ApiCommand, reason: str) -> JobRecord:
-        owner = self._own(job_id, caller).user
-        by, now_s = f"{reason} by {caller.user}", self._controller.clock()
-        exit = by if to.ended else ""
-        asked = audited(caller, now_s, f"job {reason}", f"job {job_id}", {"owner": owner})
-        job = self._store.move(job_id, to, now_s, reason=by, exit=exit, asked=asked)
-        self._controller.tell(command)
-        return self._records.job(job)
 
     def _set_node(self, node: str, caller: Caller, state: str, reason: str) -> NodeRecord:
         self._check_node(node)

@@ -10,7 +10,8 @@ from fastapi import APIRouter, Header, Request, Response
 
 from powerflow.api import operations as ops
 from powerflow.api.accounts import EndedJob
-from powerflow.api.job_change import JobChange
+from powerflow.api.job_change import JobChange, JobsOrder
+from powerflow.api.job_changes import JobsChanged
 from powerflow.api.job_detail import JobDetail
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.operations import PREFIX
@@ -120,6 +121,10 @@ def job_routes() -> APIRouter:
     @serves(router, ops.CANCEL)
     def cancel(cluster: FromCluster, job_id: JobId, caller: FromCaller) -> JobRecord:
         return cluster.cancel(job_id, caller)
+
+    @serves(router, ops.CHANGE_JOBS, body=True)
+    def change_jobs(cluster: FromCluster, order: JobsOrder, caller: FromCaller) -> JobsChanged:
+        return cluster.change_jobs(order, caller)
 
     @serves(router, ops.UPDATE, body=True)
     def update(cluster: FromCluster, job_id: JobId, change: JobChange, caller: FromCaller) -> JobRecord:

@@ -15,6 +15,7 @@ from powerflow.api.records import DecisionRecord, EventRecord, JobState, NotFoun
 from powerflow.errors import InputError
 from powerflow.store import mappers
 from powerflow.store.database import Database
+from powerflow.store.models import StoredJob
 from powerflow.store.schema import audit, events, jobs, settings
 
 #: User of entries of the audit about what PowerFlow itself has done.
@@ -121,3 +122,15 @@ def page_mark(after: str) -> int:
         return mappers.number(after)
     except NotFound:
         raise InputError(f"{after!r} is not a page", fix="give the value of next in the previous page") from None
+
+
+def stored_job(connection: Connection, job_id: str) -> StoredJob:
+    """Return the job with an id.
+
+    Raises:
+        NotFound: There is no job with this id.
+    """
+    row = connection.execute(select(jobs).where(jobs.c.id == mappers.number(job_id))).mappings().first()
+    if row is None:
+        raise NotFound(f"no job {job_id}")
+    return mappers.job_of(row)

@@ -10,9 +10,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, case, func, insert, select, text, update
+from sqlalchemy import Select, case, func, insert, select, text
 
-from powerflow.api.acts import said
 from powerflow.api.governance import AuditRecord
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.pages import EVERYTHING, NumberedPage, Page, RecordFilter
@@ -22,23 +21,18 @@ from powerflow.store.accounting import Charges
 from powerflow.store.database import Database
 from powerflow.store.decision_log import Decisions
 from powerflow.store.ended import EndedJobs
-from powerflow.store.environments import Environments, forget
+from powerflow.store.environments import Environments
 from powerflow.store.high_marks import Marks
 from powerflow.store.intents import Intents
 from powerflow.store.leader_lease import LeaderLease
 from powerflow.store.models import JobUpdate, NodeState, StoredJob
+from powerflow.store.moves import moved
 from powerflow.store.observations import Observations
 from powerflow.store.schema import events, jobs, keys, nodes, settings
-from powerflow.store.statements import add_acts, add_audit, add_event, checked, put_setting, states_of
+from powerflow.store.statements import add_acts, add_audit, add_event, checked, put_setting, states_of, stored_job
 from powerflow.store.story import page_of_audit, page_of_events
 from powerflow.store.submission import insert_jobs, respecify, tell_submission, with_key
 
-#: States to which a job may go from its present state. Any job that has not ended may also end.
-_MOVES = {
-    JobState.QUEUED: {JobState.RUNNING, JobState.HELD},
-    JobState.RUNNING: {JobState.QUEUED, JobState.HELD},
-    JobState.HELD: {JobState.QUEUED},
-}
 _GIVEN_SQLITE = "SELECT seq FROM sqlite_sequence WHERE name = 'jobs'"
 _GIVEN_POSTGRESQL = "SELECT last_value FROM jobs_id_seq WHERE is_called"
 _RAISE = "UPDATE sqlite_sequence SET seq = max(seq, :number) WHERE name = 'jobs'"
@@ -103,7 +97,7 @@ class Store:
         """
         with self._database.write_claimed() as connection:
             if key is not None and (number := connection.scalar(with_key(user, key))) is not None:
-                job = _job(connection, str(number))
+                job = stored_job(connection, str(number))
                 if job.spec != spec.model_copy(update={"shell_env": {}}):
                     raise Refused(f"key {key!r} was used for another job ({job.id})", fix="use a new key")
                 return job, False
@@ -113,7 +107,7 @@ class Store:
             if key is not None:
                 connection.execute(insert(keys).values(user=user, key=key, job_id=numbers[0]))
             tell_submission(connection, spec, numbers, user, now_s, address)
-            return _job(connection, str(numbers[0])), True
+            return stored_job(connection, str(numbers[0])), True
 
     def knows_key(self, user: str, key: str) -> bool:
         """Return True if a user has submitted a job with this key (see `submit`)."""
@@ -127,7 +121,7 @@ class Store:
             NotFound: There is no job with this id.
         """
         with self._database.read() as connection:
-            return _job(connection, job_id)
+            return stored_job(connection, job_id)
 
     def array(self, array_id: str) -> list[str]:
         """Return the ids of all jobs of an array, in the order of their tasks; none if there is no such array."""
@@ -230,32 +224,31 @@ class Store:
             Refused: The job cannot go from its present state to the new one.
         """
         with self._database.write_claimed() as connection:
-            job = _job(connection, job_id)
-            if job.state is to:
-                return job
-            if job.state.ended:
-                raise Refused(f"job {job_id} has ended ({job.state.value})")
-            if not to.ended and to not in _MOVES[job.state]:
-                raise Refused(f"job {job_id} is {job.state.value} and cannot become {to.value}")
-            values: dict[str, Any] = {"state": to.value, "state_since_s": now_s}
-            if to is JobState.RUNNING and job.started_s is None:
-                values["started_s"] = now_s
-            if to.ended:
-                values |= {"ended_s": now_s, "exit": mappers.plain(exit)}
-            if reason is not None:
-                values["reason"] = mappers.plain(reason)
-            if last_lines is not None:
-                values["last_lines"] = mappers.to_json(list(last_lines))
-            connection.execute(update(jobs).where(jobs.c.id == int(job_id)).values(values))
-            if to.ended:
-                forget(connection, job_id)
-            fields = {"from": job.state.value, "to": to.value} | ({"exit": exit} if exit else {})
-            fields |= {"by": asked.user} if asked else {}
-            kind = asked.action.removeprefix("job ") if asked else to.value
-            words = said(asked.action, asked.target, asked.user, asked.fields) if asked else text or exit
-            add_event(connection, kind, words or f"now {to.value}", now_s, job_id, fields)
-            add_audit(connection, [asked] if asked else [])
-            return _job(connection, job_id)
+            return moved(
+                connection, job_id, to, now_s, exit=exit, reason=reason, last_lines=last_lines, text=text, asked=asked
+            )
+
+    def move_all(
+        self, wishes: Sequence[tuple[str, AuditRecord]], to: JobState, now_s: float
+    ) -> list[StoredJob | Refused | NotFound]:
+        """Change the states of several jobs in one transaction, as `move` does; return a job or an error for each.
+
+        Args:
+            wishes: Id of each job, and the audit entry about the request for its change.
+            to: The new state of all of them.
+            now_s: Unix seconds.
+        """
+        found: list[StoredJob | Refused | NotFound] = []
+        with self._database.write_claimed() as connection:
+            for job_id, asked in wishes:
+                by = f"{asked.action.removeprefix('job ')} by {asked.user}"
+                try:
+                    job = moved(connection, job_id, to, now_s, exit=by if to.ended else "", reason=by, asked=asked)
+                except (Refused, NotFound) as error:
+                    found.append(error)
+                else:
+                    found.append(job)
+        return found
 
     def respecify(
         self, job_id: str, spec: JobSpec, now_s: float, states: Sequence[JobState], asked: AuditRecord
@@ -267,8 +260,8 @@ class Store:
             Refused: The job is in none of the given states.
         """
         with self._database.write_claimed() as connection:
-            respecify(connection, _job(connection, job_id), spec, now_s, states, asked)
-            return _job(connection, job_id)
+            respecify(connection, stored_job(connection, job_id), spec, now_s, states, asked)
+            return stored_job(connection, job_id)
 
     def update(self, rows: Sequence[JobUpdate]) -> None:
         """Store changes of several jobs. If one of the jobs does not exist, no change is stored.
@@ -393,10 +386,3 @@ class Store:
     def _all(self, query: Select[Any]) -> list[StoredJob]:
         with self._database.read() as connection:
             return [mappers.job_of(row) for row in connection.execute(query).mappings()]
-
-
-def _job(connection: Connection, job_id: str) -> StoredJob:
-    row = connection.execute(select(jobs).where(jobs.c.id == mappers.number(job_id))).mappings().first()
-    if row is None:
-        raise NotFound(f"no job {job_id}")
-    return mappers.job_of(row)

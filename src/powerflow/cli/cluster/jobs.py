@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from powerflow.api import operations as ops
-from powerflow.api.operations import Operation
+from powerflow.api.job_changes import NotChanged
 from powerflow.api.records import JobRecord
 from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import asks
@@ -20,41 +20,43 @@ from powerflow.errors import InputError
 @selects_jobs
 def cancel(controller: ControllerClient, *, selection: Selection, json: Json = False) -> None:
     """Cancel jobs; their processes are ended."""
-    _change(controller, selection, ops.CANCEL, json)
+    _change(controller, selection, "cancelled", json)
 
 
 @asks
 @selects_jobs
 def hold(controller: ControllerClient, *, selection: Selection, json: Json = False) -> None:
     """Keep jobs from running until they are released."""
-    _change(controller, selection, ops.HOLD, json)
+    _change(controller, selection, "held", json)
 
 
 @asks
 @selects_jobs
 def release(controller: ControllerClient, *, selection: Selection, json: Json = False) -> None:
     """Let held jobs run again."""
-    _change(controller, selection, ops.RELEASE, json)
+    _change(controller, selection, "released", json)
 
 
-def _change(controller: ControllerClient, selection: Selection, operation: Operation[JobRecord], json: bool) -> None:
+def _change(controller: ControllerClient, selection: Selection, to: str, json: bool) -> None:
     """Change the state of every job that can be changed; then raise the last error, if there was one."""
+    from powerflow.api.job_change import MOST_JOBS, JobsOrder
+
+    numbers = selection.numbers(controller)
     done: list[JobRecord] = []
-    failed: list[InputError] = []
-    for job in selection.numbers(controller):
-        try:
-            done.append(controller.ask(operation, job_id=job))
-            if not json:
-                print(f"job {job} is {done[-1].state}")
-        except InputError as error:
-            if error.exit_code == 5:
-                raise
-            failed.append(error)
+    refused: list[NotChanged] = []
+    for at in range(0, len(numbers), MOST_JOBS):
+        order = JobsOrder.model_validate({"jobs": numbers[at : at + MOST_JOBS], "to": to})
+        answer = controller.ask(ops.CHANGE_JOBS, order)
+        done += answer.jobs
+        refused += answer.refused
     if json:
         print_json("jobs", {"jobs": done})
-    elif not (done or failed):
-        print("no such jobs")
-    for other in failed[:-1]:
-        print(f"powerflow: {line(str(other))}", file=sys.stderr)
-    if failed:
-        raise failed[-1]
+    else:
+        for job in done:
+            print(f"job {job.id} is {job.state}")
+        if not numbers:
+            print("no such jobs")
+    for other in refused[:-1]:
+        print(f"powerflow: {line(other.why)}", file=sys.stderr)
+    if refused:
+        raise InputError(refused[-1].why, exit_code=refused[-1].exit_code)
