@@ -65,7 +65,7 @@ class Limits:
         reach_s: If a rank of a script has not answered for this long, the other ranks are stopped: they wait for it.
         losses: How often a job may lose ranks without training a step in between; the next loss fails the job.
         transit_poll_s, steady_poll_s: Seconds between two looks at a gang while it changes, and while nothing happens.
-        ended_kept: Number of logs of ended ranks to keep for each job.
+        ended_kept: Number of logs of ended ranks to keep for each job; half of them are for first ranks of attempts.
     """
 
     hang_s: float = 60.0
