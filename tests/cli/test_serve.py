@@ -41,7 +41,7 @@ def test_the_log_tells_in_json_lines_what_happened_to_jobs(tmp_path: Path) -> No
         assert process.stdout is not None
         try:
             assert process.stdout.readline().startswith(b"powerflow serves")
-            main(["submit", str(spec), "--wait", "--state-dir", str(state)])
+            main(["submit", str(spec), "--output", "none", "--wait", "--state-dir", str(state)])
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(120.0)

@@ -64,7 +64,7 @@ class Serve:
     def submit(self, run: str) -> None:
         spec = self.directory / "job.yaml"
         spec.write_text(f"run: {run}\ngpus: 1\nrescale: none\n")
-        self.ask("submit", str(spec))
+        self.ask("submit", str(spec), "--output", "none")
 
     def gpus(self) -> list[dict[str, Any]]:
         (node,) = self.ask("node", "list")["nodes"]

@@ -50,7 +50,7 @@ def test_where_nobody_acts_no_gpu_is_written_to_and_no_job_is_touched(tmp_path: 
         try:
             assert process.stdout.readline().startswith("powerflow serves 2 GPUs at http://127.0.0.1:")
             for _ in range(2):
-                powerflow(state, "submit", str(spec))
+                powerflow(state, "submit", str(spec), "--output", "none")
             jobs = finished(state, 2)
             decided = json.loads(powerflow(state, "events", "--json"))["events"]
         finally:

@@ -66,12 +66,12 @@ def test_a_controller_brings_its_own_ray(serving: Serving) -> None:
     node = serving.hosts.name(1)
     serving.until(lambda: [each["state"] for each in serving.ask("node", "list")["nodes"]] == ["up"])
 
-    done = serving.ask("submit", "--gpus", "2", "--run", "hostname")["job"]["id"]
+    done = serving.ask("submit", "-o", "none", "--gpus", "2", "--run", "hostname")["job"]["id"]
     serving.until(lambda: bool(serving.ask("describe", done)["job"]["state"] == "completed"))
     assert serving.hosts.output(1, [*POWERFLOW, "logs", done, "--state-dir", str(serving.state)]).split() == [node]
 
     # the end of Ray ends neither rank nor controller; there is another Ray, with the same agent
-    long = serving.ask("submit", "--gpus", "4", "--run", "sleep 600")["job"]["id"]
+    long = serving.ask("submit", "-o", "none", "--gpus", "4", "--run", "sleep 600")["job"]["id"]
     serving.until(lambda: [state for state, _ in serving.ranks(long)] == ["running"])
     before = serving.ranks(long)
     (gateway,) = serving.pids("powerflow.engine.ray.gatewa[y]")

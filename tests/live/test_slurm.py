@@ -31,7 +31,7 @@ def test_jobs_run_in_an_allocation_and_go_on_in_the_next(slurm: SlurmOnHosts) ->
     allocation = slurm.allocate(1, 2)
 
     def submit(command: str) -> str:
-        return str(slurm.powerflow(1, "submit", "--gpus", "4", "--run", command)["job"]["id"])
+        return str(slurm.powerflow(1, "submit", "-o", "none", "--gpus", "4", "--run", command)["job"]["id"])
 
     def state(host: int, job: str) -> Any:
         return slurm.powerflow(host, "describe", job)["job"]["state"]

@@ -79,7 +79,7 @@ def test_types_are_nodes_of_their_own_and_what_cannot_be_used_is_named(machine: 
         asked = 'test -n "$CUDA_VISIBLE_DEVICES" && echo on $CUDA_VISIBLE_DEVICES && sleep 1'
         assert "there is no B200 in this cluster" in serving.ask("submit", "--run", "true", "--gpus", "B200:1")
         assert "asks for 2 GPUs, but the cluster has 1" in serving.ask("submit", "--run", "true", "--gpus", "2")
-        serving.ask("submit", "--run", asked, "--gpus", "L4:1")
+        serving.ask("submit", "-o", "none", "--run", asked, "--gpus", "L4:1")
         ends_s = time.monotonic() + 60
         while "on GPU" not in (said := serving.ask("logs", "1")) and time.monotonic() < ends_s:
             time.sleep(1.0)
