@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pwd
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from powerflow.agent.node_agent import NodeAgent
+from powerflow.agent.pythons import PYTHON_IN_PATH
 from powerflow.elastic.mailbox import JOB_DIR
 from powerflow.engine.cluster.rows import spec_row
 from powerflow.engine.cluster.sealed import AgentSide, JoinToken, own_key
@@ -105,3 +107,17 @@ def test_the_end_of_a_rank_is_never_told_without_its_energy(tmp_path: Path) -> N
     assert answer["devices"] == NoDevices().report()
     answer, _ = ordered(tmp_path, spec("3", ""), letters=[], kind=QuickEngine)
     assert "devices" not in answer
+
+
+def test_python_is_the_first_in_the_jobs_path_but_a_path_is_meant_as_it_stands(tmp_path: Path) -> None:
+    own = tmp_path / "venv" / "python"
+    own.parent.mkdir()
+    own.write_text("#!/bin/sh\n")
+    own.chmod(0o755)
+    meant = replace(spec("1", "", PATH=str(own.parent)), command=(PYTHON_IN_PATH, "t.py"), python=True)
+    ours = replace(spec("2", "", PATH=os.path.dirname(sys.executable)), command=(PYTHON_IN_PATH, "t.py"), python=True)
+    named = replace(spec("3", "", PATH=str(own.parent)), command=(sys.executable, "t.py"))
+    _, told = launched(tmp_path, meant, ours, named, letters=[])
+    assert (told["1"].command[0], told["1"].python) == (str(own), False)
+    assert (told["2"].command[0], told["2"].python) == (sys.executable, True)
+    assert told["3"].command[0] == sys.executable

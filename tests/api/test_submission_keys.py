@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from powerflow.api.dependency import Condition, Need, read_dependency
 from powerflow.api.job_array import MOST_TASKS, read_array
-from powerflow.api.job_file import spec_from
+from powerflow.api.job_file import spec_from, spec_of_text
 from powerflow.api.output_path import CODES, check_pattern, output_path
 from powerflow.errors import InputError
 
@@ -64,7 +64,7 @@ def test_time_limits_have_a_unit(text: str, seconds: float) -> None:
     assert spec_from({"run": "x", "time_limit": text}).time_limit == seconds
 
 
-@pytest.mark.parametrize("text", ["60", "1:30", "0s", "1-12", "forever"])
+@pytest.mark.parametrize("text", ["60", "1.5", "1:30", "0s", "1-12", "forever"])
 def test_a_time_that_can_be_read_in_two_ways_is_refused(text: str) -> None:
     """``sbatch --time 60`` means minutes, and 1:30 minutes and seconds."""
     with pytest.raises(InputError, match="time_limit"):
@@ -74,3 +74,8 @@ def test_a_time_that_can_be_read_in_two_ways_is_refused(text: str) -> None:
 def test_the_shells_environment_may_not_pose_as_powerflow() -> None:
     with pytest.raises(InputError, match=r"shell_env sets POWERFLOW_RANK"):
         spec_from({"run": "x", "shell_env": {"POWERFLOW_RANK": "1"}})
+
+
+def test_a_job_file_needs_a_unit_too() -> None:
+    with pytest.raises(InputError, match="time_limit: cannot read '90' as a time limit; write 90m"):
+        spec_of_text("run: x\ntime_limit: 90\n")

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
+from powerflow.api import operations as ops
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.records import Caller, JobState, Role
+from powerflow.cli.cluster.client import ControllerClient
+from powerflow.cli.cluster.http import NotConnected
+from powerflow.errors import InputError
 from tests.cli.shell import Shell
 
 GRACE = Caller("grace", Role.USER)
@@ -49,6 +56,9 @@ def test_all_tasks_of_an_array_are_cancelled_together(shell: Shell) -> None:
     for task in range(3):
         shell("submit", "--", "true")
         shell.cluster.change(str(task + 1), array_id="1" if task < 2 else None, array_task=task)
+        shell.cluster.change(str(task + 1), name=f"x[{task}]" if task < 2 else "xyz")
+    assert shell("hold", "--name", "x[1]") == "job 2 is held\n"
+    assert shell("hold", "--name", "x") == "job 1 is held\njob 2 is held\n"
     shell("cancel", "--array", "1")
     assert states(shell) == {"1": "cancelled", "2": "cancelled", "3": "queued"}
 
@@ -124,3 +134,24 @@ def test_a_running_job_keeps_what_its_processes_depend_on(shell: Shell) -> None:
     shell("update", "1", "--time", "2h")
     assert shell.cluster.job("1").record.time_limit_s == 7200.0
     assert shell.cluster.job("1").record.state is JobState.RUNNING
+
+
+def test_a_controller_that_has_answered_may_be_starting_again(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else ``logs --follow`` would end with a restart of the controller."""
+    shell("submit", "--", "true")
+    client = ControllerClient(shell.url, "pf_user")
+    send, refused = client._http.send, [NotConnected("ConnectionRefusedError")] * 2
+
+    def flaky(*request: Any) -> Any:
+        if refused:
+            raise refused.pop()
+        return send(*request)
+
+    monkeypatch.setattr(client, "_http", SimpleNamespace(send=flaky))
+    with pytest.raises(InputError, match="no controller at"):
+        client.ask(ops.ME)
+    refused.clear()
+    assert client.ask(ops.ME).user
+    refused.extend([NotConnected("ConnectionRefusedError")] * 2)
+    assert client.ask(ops.ME).user
+    assert refused == []

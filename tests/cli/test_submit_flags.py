@@ -127,7 +127,8 @@ def test_a_variable_that_no_job_can_have_is_named(shell: Shell, monkeypatch: pyt
     [
         (["--run", "x", "--", "y"], 2, "the command is given twice; give --run or --, not both"),
         (["--"], 2, "nothing to run"),
-        (["train.py"], 2, "train.py: is a script, not the description of a job; write powerflow submit -- python"),
+        (["train.py"], 2, "train.py: is a command, not the description of a job; write powerflow submit -- python"),
+        (["python train.py"], 2, "write powerflow submit -- python train.py"),
         (["--time", "60", "--", "x"], 2, "cannot read '60' as a time limit; write 90m, 12h or 1-12:00:00"),
         (["--array", "3-1", "--", "x"], 2, "array: 3-1 has no task"),
     ],
@@ -160,3 +161,19 @@ def test_a_python_that_has_all_is_not_noted(tmp_path: Path) -> None:
     (tmp_path / "elastic.py").write_text("from powerflow import elastic\n")
     spec = JobSpec(run="python elastic.py", rescale="in-place", directory=str(tmp_path))
     assert hints(spec, {"PATH": os.path.dirname(sys.executable)}) == []
+
+
+def test_homes_and_plain_shares_are_read_on_the_command_line_too(shell: Shell) -> None:
+    shell("submit", "--checkpoint-dir=~/ck", "--output=~/x.out", "--max-slowdown", "0.1", "--", "true")
+    spec = shell.cluster.job("1").spec
+    home = os.path.expanduser("~")
+    assert (spec.checkpoint.dir, spec.output, spec.energy.max_slowdown) == (f"{home}/ck", f"{home}/x.out", 0.1)
+
+
+def test_an_output_file_that_cannot_be_made_is_noted(tmp_path: Path) -> None:
+    spec = JobSpec(run="true", directory=str(tmp_path), output="logs/x.out")
+    assert hints(spec, {}) == [
+        f"output: nothing will be written to {tmp_path}/logs: there is no such folder; powerflow logs has the output"
+    ]
+    (tmp_path / "logs").mkdir()
+    assert hints(spec, {}) == []

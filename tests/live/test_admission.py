@@ -189,3 +189,28 @@ def test_only_the_owner_changes_a_job(bench: Bench) -> None:
     job = bench.submit()
     with pytest.raises(Forbidden, match="belongs to ada"):
         bench.service.update(job, JobChange(priority="high"), Caller("eve", Role.USER))
+
+
+def test_an_array_has_failed_when_one_of_its_tasks_has(bench: Bench) -> None:
+    bench.steps_total = 10_000
+    tasks = array(bench, "0-1", gpus=1)
+    bench.until_trains(tasks[0])
+    then, never = (bench.submit(gpus=1, dependency=f"{kind}:{tasks[0]}") for kind in ("afternotok", "afterok"))
+    bench.service.cancel(tasks[0], ADA)
+    bench.turn(10)
+    assert reason(bench, then) == f"waits for job {tasks[1]} to end"
+    bench.service.cancel(tasks[1], ADA)
+    bench.until_trains(then)
+    assert bench.job(never).state is GONE
+
+
+def test_the_run_time_of_a_job_without_steps_survives_a_restart(bench: Bench) -> None:
+    bench.steps_total = 1_000_000
+    job = bench.submit(gpus=1, rescale="none", run="sleep 1")
+    bench.until_state(job, R)
+    bench.turn(100)
+    before_s = bench.job(job).run_s
+    assert before_s > 5.0
+    bench.restart()
+    bench.turn(4)
+    assert bench.controller.jobs[job].run_s >= before_s

@@ -589,6 +589,7 @@ class FakeCluster:
             started_s=job.started_s,
             ended_s=job.ended_s or 0.0,
             gpus=2 if ran else 0,
+            run_s=None if job.started_s is None or job.ended_s is None else job.ended_s - job.started_s,
             gpu_s=3600.0 * ran,
             energy_j=energy_j,
             cost=None if tariff is None or energy_j is None else energy_j / 3.6e6 * tariff.value,

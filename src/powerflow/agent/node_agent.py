@@ -21,7 +21,7 @@ from typing import Any
 from powerflow.agent.devices import NodeDevices
 from powerflow.agent.logins import login_environment
 from powerflow.agent.mailboxes import Mailboxes
-from powerflow.agent.pythons import python_in
+from powerflow.agent.pythons import PYTHON_IN_PATH, python_in
 from powerflow.agent.ranks import RankChanges
 from powerflow.elastic.mailbox import CHECKPOINT_DIR, JOB_DIR
 from powerflow.engine.cluster.mail import Letter
@@ -200,7 +200,7 @@ class NodeAgent:
 
         Args:
             spec: The spec, as the controller has sent it.
-            interpreter: What the controller writes into a command for the first Python in the rank's PATH.
+            interpreter: The controller's Python, whose folder may be the first of the rank's PATH; "" if it is not.
         """
         env, command = dict(spec.env), list(spec.command)
         folder = str(self._mailboxes.folder(spec.name.gang))
@@ -211,11 +211,12 @@ class NodeAgent:
         directory = folder if spec.directory in ("", theirs) else spec.directory
         if spec.user:
             env = login_environment(spec.user) | env
-        python = spec.python
-        if interpreter and command and command[0] == interpreter:
+        if interpreter:
             bin_folder, own_bin = str(Path(interpreter).parent), str(Path(sys.executable).parent)
             if (paths := env.get("PATH", "").split(":"))[0] == bin_folder:
                 env["PATH"] = ":".join([own_bin, *paths[1:]])
+        python = spec.python
+        if command and command[0] == PYTHON_IN_PATH:
             command[0] = python_in(env.get("PATH", ""))
             python = python and command[0] == sys.executable
         return replace(spec, env=env, command=tuple(command), directory=directory, python=python)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
+#: Stands in the command of a rank for the first Python in its PATH, which only its machine knows.
+PYTHON_IN_PATH = "python in PATH"
+
 
 def python_in(path: str) -> str:
     """Return the first ``python`` or ``python3`` of a search path; this process's own interpreter if there is none.

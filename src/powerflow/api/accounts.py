@@ -64,6 +64,7 @@ class EndedJob:
         exit: How the job ended, in plain words.
         started_s: When the job ran for the first time; None if it never ran.
         gpus: Number of GPUs of the last placement; 0 if the job never ran, None if this is not known any more.
+        run_s: Seconds for which the job ran; None if it never ran, or if this is not known.
         gpu_s: GPU-seconds charged to the job.
         energy_j: Energy charged to the job; None if the job ran and no energy of it is known.
         cost: What this energy cost by the tariff; None without a tariff, or if the energy is not known.
@@ -83,6 +84,7 @@ class EndedJob:
     started_s: float | None
     ended_s: float
     gpus: int | None
+    run_s: float | None
     gpu_s: float
     energy_j: float | None
     cost: float | None

@@ -108,6 +108,9 @@ def spec_of_text(
     directory = values.get("directory")
     if isinstance(directory, str) and directory and "\0" not in directory:
         values["directory"] = _absolute(directory, folder or Path.cwd())
+    limit = values.get("time_limit")
+    if isinstance(limit, int | float):  # as text it would be refused, too
+        values["time_limit"] = str(limit)
     checkpoint = values.get("checkpoint")
     for part, key in ((checkpoint, "dir"), (values, "output")):
         kept = part.get(key) if isinstance(part, dict) else None

@@ -160,7 +160,7 @@ def _time_limit(value: Any) -> Any:
     if found := re.fullmatch(_CLOCK_TIME, value.strip(), re.ASCII):
         days, hours, minutes, seconds = (float(part or 0) for part in found.group(2, 3, 4, 5))
         return days * DAY_S + hours * HOUR_S + minutes * 60 + seconds
-    found_s = None if value.strip().isdecimal() else seconds_of(value)
+    found_s = None if re.fullmatch(r"[0-9.]+", value.strip()) else seconds_of(value)
     if found_s is None:
         raise broken(f"cannot read {shortened(value)} as a time limit", "write 90m, 12h or 1-12:00:00")
     return found_s
@@ -182,6 +182,8 @@ def _checked(check: Callable[[str], object], fix: str) -> AfterValidator:
 def _share(value: Any) -> Any:
     if isinstance(value, str):
         found = re.fullmatch(_SHARE, value.strip(), re.ASCII)
+        if found is None and re.fullmatch(r"0?\.[0-9]{1,9}", value.strip(), re.ASCII):
+            return float(value)
         if found is None:
             raise broken(f"cannot read {shortened(value)} as a share", "write 10%")
         value = float(found[1]) / 100.0

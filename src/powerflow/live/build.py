@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from powerflow.agent.pythons import PYTHON_IN_PATH
 from powerflow.api.governance import Stage
 from powerflow.cluster.spec import ClusterSpec, Node
 from powerflow.cost.catalogue import axes_for, declared, gpu_type
@@ -193,6 +194,7 @@ def build(settings: ClusterSettings, log: Any, phase: Phase = _silent) -> LiveCl
             state,
             rank_environment(power, Emulation(settings.seed, settings.time_scale), store, as_user),
             limits=Limits(grace_s=settings.max_grace_s),
+            interpreter=PYTHON_IN_PATH,
             shared=settings.shared,
             on_defect=lambda job_id, error: log.error("a defect ended a job", job=job_id, exc_info=error),
         )

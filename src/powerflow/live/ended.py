@@ -40,6 +40,7 @@ def ended_jobs(jobs: Sequence[StoredJob], store: Store, tariff: Signal | None, *
                 started_s=job.started_s,
                 ended_s=job.ended_s,
                 gpus=gpus.get(job.id) if ran else 0,
+                run_s=job.run_s or None,
                 gpu_s=job.gpu_s,
                 energy_j=job.energy_j if known else None,
                 cost=cost.get(job.id, 0.0) if known and tariff is not None else None,

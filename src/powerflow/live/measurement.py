@@ -44,6 +44,7 @@ class Measurement:
             job = self._table.jobs.get(job_id)
             if job is not None:
                 job.charged(energy_j, gpu_s)
+                self._table.changed(job)
                 self._governance.charged(job.spec.project, energy_j)
                 continue
             with contextlib.suppress(StoreError):  # the budget is one of the few things that may wait for a restart

@@ -43,7 +43,9 @@ class Records:
         step_time_s, total = known(now.step_time_s), now.steps_total
         eta_s = None
         if on_gpus and total and step_time_s:
-            eta_s = self._controller.turned_s + max(0.0, total - now.steps) * step_time_s
+            rest_s = max(0.0, total - now.steps) * step_time_s
+            most_s = math.inf if stored.spec.time_limit is None else max(0.0, stored.spec.time_limit - now.run_s)
+            eta_s = self._controller.turned_s + min(rest_s, most_s)
         return JobRecord(
             id=stored.id,
             name=stored.name,

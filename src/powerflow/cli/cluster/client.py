@@ -49,6 +49,7 @@ class ControllerClient:
     def __init__(self, url: str, token: str | None) -> None:
         self.url = url
         self._http = HttpSender(f"{url}{PREFIX}", {"Authorization": f"Bearer {token}"} if token else {})
+        self._answered = False  # a controller that has answered before may be starting again
 
     def submit(self, spec: JobSpec) -> JobRecord:
         """Submit a job exactly once. If the connection is lost, the request is repeated with the same key."""
@@ -153,12 +154,13 @@ class ControllerClient:
         while True:
             try:
                 answer = self._http.send(operation.method, path, query, _encoded(body), headers)
+                self._answered = True
                 # with 429 nothing was done, so any request may be repeated
                 again = answer.status == 429 or (answer.status == 503 and repeat)
                 if not again or time.monotonic() > until:
                     return _decoded(kind, _read(answer, self.url), self.url)
-            except NotConnected:  # no controller, unless one was there a moment ago
-                if not lost or time.monotonic() > until:
+            except NotConnected:  # no controller, unless one was there before
+                if not (lost or self._answered) or time.monotonic() > until:
                     what = f"no controller at {self.url}"
                     raise InputError(what, fix="start one with powerflow serve", exit_code=5) from None
             except Lost as error:

@@ -158,8 +158,8 @@ def _waited(job: EndedJob) -> float:
 
 
 def _ran(job: EndedJob) -> float | None:
-    """Return the seconds from the job's first start to its end; None if it never ran."""
-    return None if job.started_s is None else job.ended_s - job.started_s
+    """Return the seconds for which the job ran; None if it never ran, or if this is not known."""
+    return job.run_s
 
 
 def _iso(unix_s: float | None) -> str | None:

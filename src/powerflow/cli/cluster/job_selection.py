@@ -59,8 +59,15 @@ class Selection:
         return [job.id for job in reversed(found) if self._has(job)]
 
     def _has(self, job: JobRecord) -> bool:
-        named = self.name is None or fnmatch.fnmatchcase(job.name, self.name)
-        return named and self.array in (None, job.array_id)
+        return self._is_named(job) and self.array in (None, job.array_id)
+
+    def _is_named(self, job: JobRecord) -> bool:
+        """Return True if a job has the name; the name of an array stands for all its tasks."""
+        if self.name is None:
+            return True
+        pattern = self.name.replace("[", "[[]")  # a task's number stands in brackets
+        names = {job.name, job.name.rpartition("[")[0] if job.array_id is not None else job.name}
+        return any(fnmatch.fnmatchcase(name, pattern) for name in names)
 
 
 _OPTIONS = {

@@ -33,10 +33,10 @@ def hints(spec: JobSpec, variables: Mapping[str, str]) -> list[str]:
     """
     from powerflow.elastic.check import never_joins
 
+    found = _no_output(spec)
     words = [] if is_shell(spec.run) else shlex.split(spec.run)
     if spec.rescale != "in-place" or len(words) < 2 or words[0] not in ("python", "python3"):
-        return []
-    found = []
+        return found
     script = Path(spec.directory or os.curdir) / words[1]
     if script.suffix == ".py" and never_joins(script):
         found.append(
@@ -46,6 +46,15 @@ def hints(spec: JobSpec, variables: Mapping[str, str]) -> list[str]:
     if missing := _missing(words[0], variables):
         found.append(missing)
     return found
+
+
+def _no_output(spec: JobSpec) -> list[str]:
+    """Return a line if the folder of the output file is not there, or not writable for who asks."""
+    folder = os.path.dirname(os.path.join(spec.directory or os.curdir, spec.output or ""))
+    if spec.output is None or "%" in folder or os.access(folder, os.W_OK | os.X_OK):
+        return []
+    why = "you may not write there" if os.path.isdir(folder) else "there is no such folder"
+    return [f"output: nothing will be written to {folder}: {why}; powerflow logs has the output"]
 
 
 def _missing(program: str, variables: Mapping[str, str]) -> str:

@@ -91,8 +91,8 @@ def _spec(file: Path | None, flags: dict[str, Any], directory: str | None, env: 
         values: dict[str, Any] = {}
     elif str(file) == "-":
         values = spec_of_text(sys.stdin.buffer.read()).model_dump(by_alias=True, exclude_unset=True)
-    elif file.suffix in (".py", ".sh"):
-        raise InputError("is a script, not the description of a job", where=str(file), fix=_instead(file))
+    elif file.suffix in (".py", ".sh", ".sbatch", ".slurm") or " " in str(file):
+        raise InputError("is a command, not the description of a job", where=str(file), fix=_instead(file))
     else:
         values = read_spec(file).model_dump(by_alias=True, exclude_unset=True)
     values.setdefault("directory", os.getcwd())
@@ -101,12 +101,17 @@ def _spec(file: Path | None, flags: dict[str, Any], directory: str | None, env: 
         values["directory"] = os.path.abspath(Path(directory).expanduser())
     if env:
         values["env"] = {**values.get("env", {}), **env}
+    for part, key in ((values.get("checkpoint", {}), "dir"), (values, "output")):
+        if str(part.get(key) or "").startswith("~"):  # some shells leave it there
+            part[key] = os.path.expanduser(part[key])
     values.setdefault("output", USUAL_TASK if values.get("array") else USUAL)
     values["output"] = None if values["output"] == "none" else values["output"]
     return spec_from(values, "submit" if file is None else os.fspath(file))
 
 
 def _instead(script: Path) -> str:
+    if " " in str(script):
+        return f"write powerflow submit -- {script}"
     program = "python" if script.suffix == ".py" else "bash"
     return f"write powerflow submit -- {program} {script}"
 

@@ -50,7 +50,7 @@ class ClusterEngine:
         mail: Folder with the controller's copies of the jobs' mailboxes.
         kept: Where the known machines and fences are kept; None for a folder in ``directory``.
         term: Lead at once with this term, see `lead`; None to wait for a call of `lead`.
-        interpreter: Python interpreter in the commands of ranks, which each machine replaces by its own.
+        interpreter: This process's Python; where its folder is the first of a rank's PATH, a machine puts its own.
         pins: True to refuse another agent under the name of a known machine.
 
     Attributes:

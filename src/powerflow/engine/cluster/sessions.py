@@ -53,7 +53,7 @@ class Sessions:
         tables: What is known of all machines.
         mailroom: The controller's copies of the jobs' mailboxes.
         key, token: The controller's key, and the join token of its agents.
-        interpreter: Python interpreter in the commands of ranks, which each machine replaces by its own.
+        interpreter: This process's Python; where its folder is the first of a rank's PATH, a machine puts its own.
         pins: True to refuse another agent under the name of a known machine.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -72,21 +72,22 @@ class StartConditions:
         if job.started_s is not None:
             return Verdict()
         for need in job.needs:
-            waits = []
-            for other in self._jobs_of(need.job_id):
-                if (met := self._met(need.condition, other)) is None:
-                    waits.append(other)
-                elif not met:
-                    return Verdict(never=self._why_never(need, other))
-            if waits:
+            others = self._jobs_of(need.job_id)
+            met = {other: self._met(need.condition, other) for other in others}
+            if waits := [other for other in others if met[other] is None]:
                 more = f" and {len(waits) - 1} more of its array" if len(waits) > 1 else ""
-                return Verdict(waits=f"waits for job {waits[0]}{more} to {_TO[need.condition]}")
+                to = "end" if need.condition is Condition.FAILED and len(others) > 1 else _TO[need.condition]
+                return Verdict(waits=f"waits for job {waits[0]}{more} to {to}")
+            failed = [other for other in others if not met[other]]
+            # an array has failed if one of its tasks has
+            if failed and (need.condition is not Condition.FAILED or len(failed) == len(others)):
+                return Verdict(never=self._why_never(need, failed[0]))
         most = _at_once(job.spec.array) if job.spec.array else None
         if most is not None and job.array_id is not None and self._running[job.array_id] >= most:
             return Verdict(waits=f"waits for other jobs of its array: at most {most} may run at once")
         return Verdict()
 
-    def _jobs_of(self, number: str) -> Iterable[str]:
+    def _jobs_of(self, number: str) -> tuple[str, ...]:
         """Return all jobs of an array, if the number is that of an array; otherwise the job itself."""
         if number not in self._arrays:
             self._arrays[number] = tuple(self._store.array(number)) or (number,)
