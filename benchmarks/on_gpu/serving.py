@@ -52,7 +52,7 @@ class Served:
 
     def submit(self, *words: str) -> str:
         """The number of a new job."""
-        found = self.ask("submit", "--output", "none", *words)
+        found = self.ask("submit", "--no-env", "--output", "none", *words)
         return str(found.get("id") or found["job"]["id"])
 
     def job(self, number: str) -> dict[str, Any]:

@@ -47,8 +47,8 @@ def metered(card: Card) -> Meter:
     [
         (300.0, 300.0, ""),
         (520.0, 520.0, ""),  # a moment above the limit
-        (1e12, 300.0, "rose by 1e+12 J in 1.0 s"),
-        (-4900.0, 300.0, "went back by 4.9e+03 J"),
+        (1e12, 300.0, "rose by 1,000,000,000,000.0 J in 1.0 s"),
+        (-4900.0, 300.0, "went back by 4,900.0 J"),
     ],
 )
 def test_a_counter_is_believed_as_far_as_the_card_can_draw(step_j: float, charged_j: float, said: str) -> None:

@@ -238,7 +238,9 @@ class EngineConformance:
         assert not engine.wait(0.01)
         assert not engine.wait(0.0)
         told: list[bool] = []
-        waiters = [threading.Thread(target=lambda e=each: told.append(_waits(e))) for each in (engine, engine, other)]
+        waiters = [
+            threading.Thread(target=lambda e=each: told.append(e.wait(PATIENCE_S))) for each in (engine, engine, other)
+        ]
         for waiter in waiters:
             waiter.start()
         third = place()
@@ -333,8 +335,3 @@ class EngineConformance:
         assert {status.name for status in engine.ranks() if status.state is RankState.RUNNING} == set(names)
         assert all(engine.signal(name, signal.SIGKILL) for name in names)
         assert {ended(engine, name).code for name in names} == {-signal.SIGKILL}
-
-
-def _waits(engine: Engine) -> bool:
-    engine.ranks()
-    return engine.wait(PATIENCE_S)
