@@ -43,6 +43,7 @@ def test_submit_by_flags(shell: Shell) -> None:
 def test_submit_a_file_with_flags_over_it(shell: Shell, tmp_path: Path) -> None:
     file = tmp_path / "job.yaml"
     file.write_text("run: python t.py\nname: slow\ngpus: 2\nenv: {A: '1', B: '2'}\ndirectory: sub\n")
+    (tmp_path / "sub").mkdir()
     shell("submit", str(file), "--name", "fast", "--env", "B=3")
     spec = shell.cluster.job("1").spec
     assert (spec.name, spec.gpus.least, spec.env) == ("fast", 2, {"A": "1", "B": "3"})

@@ -73,7 +73,10 @@ def _more(action: str, fields: Mapping[str, Any]) -> str:
             return _cap(fields)
         case "budget set":
             zone = f" ({fields['zone']})" if "zone" in fields else ""
-            return f"{kwh(fields['amount_j'])} a {fields['period']}{zone}" if "amount_j" in fields else ""
+            amount_j = fields.get("amount_j")
+            number = isinstance(amount_j, int | float) and not isinstance(amount_j, bool)
+            amount = kwh(amount_j) if number else _value("amount_j", amount_j)
+            return f"{amount} a {fields.get('period', '?')}{zone}" if "amount_j" in fields else ""
         case "cap lifted" | "budget dropped" | "authentication failed":
             return ""
         case _:
