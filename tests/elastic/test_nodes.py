@@ -155,7 +155,7 @@ def test_a_power_cut(tmp_path: Path, shared: Path) -> None:
         check_equal(job)
 
 
-@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=slow)])
+@pytest.mark.parametrize("seed", [pytest.param(1, marks=slow), pytest.param(2, marks=slow)])
 def test_faults_in_any_order(tmp_path: Path, seed: int) -> None:
     """Ranks come, go, are killed, and are not reached for a while, whatever the others are at."""
     rng = random.Random(seed)

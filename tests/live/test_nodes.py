@@ -13,6 +13,7 @@ from powerflow.api.pages import RecordFilter
 from powerflow.api.records import JobState, NotFound, Refused
 from tests.live.controller_bench import ROOT, Bench
 from tests.live.kinds import MODES, Q, R, script
+from tests.slow import slow as on_demand
 
 # --- nodes ---
 
@@ -230,7 +231,7 @@ def test_what_runs_on_a_drained_node_moves(bench: Bench) -> None:
     assert told() == ["node drained", "node empty"], "once"
 
 
-@pytest.mark.parametrize("mode", ["in-place", "restart"])
+@pytest.mark.parametrize("mode", ["in-place", pytest.param("restart", marks=on_demand)])
 def test_what_runs_beside_idle_gpus_of_a_faster_type_moves_there(tmp_path: Path, mode: str) -> None:
     bench = Bench(tmp_path, "1x4:A100+1x4:T4")
     bench.steps_total = 10_000

@@ -74,8 +74,10 @@ def _more(action: str, fields: Mapping[str, Any]) -> str:
         case "budget set":
             zone = f" ({fields['zone']})" if "zone" in fields else ""
             amount_j = fields.get("amount_j")
-            number = isinstance(amount_j, int | float) and not isinstance(amount_j, bool)
-            amount = kwh(amount_j) if number else _value("amount_j", amount_j)
+            if isinstance(amount_j, int | float) and not isinstance(amount_j, bool):
+                amount = kwh(amount_j)
+            else:
+                amount = _value("amount_j", amount_j)
             return f"{amount} a {fields.get('period', '?')}{zone}" if "amount_j" in fields else ""
         case "cap lifted" | "budget dropped" | "authentication failed":
             return ""
