@@ -21,7 +21,7 @@ from typing import Any
 from powerflow.agent.devices import NodeDevices
 from powerflow.agent.logins import login_environment
 from powerflow.agent.mailboxes import Mailboxes
-from powerflow.agent.pythons import PYTHON_IN_PATH, python_in
+from powerflow.agent.pythons import PYTHON_IN_PATH, is_own_script, python_in
 from powerflow.agent.ranks import RankChanges
 from powerflow.elastic.mailbox import CHECKPOINT_DIR, JOB_DIR
 from powerflow.engine.cluster.mail import Letter
@@ -215,10 +215,9 @@ class NodeAgent:
             bin_folder, own_bin = str(Path(interpreter).parent), str(Path(sys.executable).parent)
             if (paths := env.get("PATH", "").split(":"))[0] == bin_folder:
                 env["PATH"] = ":".join([own_bin, *paths[1:]])
-        python = spec.python
         if command and command[0] == PYTHON_IN_PATH:
             command[0] = python_in(env.get("PATH", ""))
-            python = python and command[0] == sys.executable
+        python = is_own_script(command)
         return replace(spec, env=env, command=tuple(command), directory=directory, python=python)
 
     def _make_mailbox(self, spec: RankSpec) -> EngineError | None:

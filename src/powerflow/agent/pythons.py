@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 
 #: Stands in the command of a rank for the first Python in its PATH, which only its machine knows.
 PYTHON_IN_PATH = "python in PATH"
@@ -20,6 +21,11 @@ def python_in(path: str) -> str:
             if folder and os.path.isfile(found) and os.access(found, os.X_OK):
                 return sys.executable if _is_own(found) else found
     return sys.executable
+
+
+def is_own_script(command: Sequence[str]) -> bool:
+    """Return True if a command runs a script with this process's interpreter, so that a preloaded one can run it."""
+    return len(command) > 1 and command[0] == sys.executable and not command[1].startswith("-")
 
 
 def _is_own(found: str) -> bool:
