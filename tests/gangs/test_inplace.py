@@ -24,7 +24,7 @@ from powerflow.gangs.types import (
     backoff_s,
 )
 from tests.gangs.bench import PYTHON, Bench, order, spec_of
-from tests.gangs.fake_rank import Habits
+from tests.gangs.fake_rank import FakeRank, Habits
 from tests.gangs.inplace import start, step
 
 
@@ -318,3 +318,23 @@ def test_a_job_that_was_killed_runs_again_when_it_is_given_gpus(bench: Bench) ->
     bench.hear(Started)
     assert bench.engine.placed("j") == {("a", 0)}
     assert not bench.told(Vacated)
+
+
+def test_ranks_of_an_earlier_version_are_replaced_together_when_new_ones_are_needed(bench: Bench) -> None:
+    """Ranks of two versions cannot form a group: without this, each attempt to grow would fail."""
+    old = start(bench, "a0", "a1", "a2")
+    for name in old:
+        player = bench.engine.players[name]
+        assert isinstance(player, FakeRank)
+        player.protocol = 0
+    bench.turn()
+    bench.turn()
+    bench.gangs.apply([order(2, "a0", "a1")])  # to shrink, the old ranks need no new one
+    bench.hear(Rescaled)
+    bench.until(lambda: bench.engine.running("j") == old[:2])
+    before = step(bench)
+    bench.gangs.apply([order(3, "a0", "a1", "a3")])
+    bench.until(lambda: bench.engine.placed("j") == {("a", 0), ("a", 1), ("a", 3)})
+    assert not set(old) & set(bench.engine.running("j"))
+    bench.until(lambda: step(bench) > before)
+    assert not bench.told(RankLost)

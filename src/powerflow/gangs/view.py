@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from powerflow.device.protocol import Place
-from powerflow.elastic.mailbox import Phase, RankReport
+from powerflow.elastic.mailbox import PROTOCOL, Phase, RankReport
 from powerflow.engine.protocol import RankName, RankState, RankStatus
 from powerflow.gangs.hang_detector import TRAINING
 from powerflow.gangs.state_file import GangRecord
@@ -218,6 +218,10 @@ class InPlaceView(GangView):
         """Return True if a rank has ever been part of a group that trains together."""
         return name in self.reports and self.reports[name].generation > 0
 
+    def is_of_other_version(self, name: str) -> bool:
+        """Return True if a rank's code works with others in another way than that of this PowerFlow."""
+        return name in self.reports and self.reports[name].protocol != PROTOCOL
+
     @property
     def silent(self) -> bool:
         """True if ranks were launched, but no rank has ever reported.
@@ -280,6 +284,8 @@ class InPlaceView(GangView):
         stay = [name for slot, name in at.items() if slot in wanted and not self.is_stale(name)]
         leave = [name for name in record.ranks if name not in stay and name not in record.leaving]
         missing = [slot for slot in self.wanted if at.get(slot) not in stay]
+        if missing and any(map(self.is_of_other_version, stay)):  # new ranks could not join them
+            stay, leave, missing = [], [name for name in record.ranks if name not in record.leaving], list(self.wanted)
         return Regrouping(stay, leave, [] if self.silent or self.all_trained else missing)
 
     @property
