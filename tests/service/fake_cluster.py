@@ -32,7 +32,7 @@ from powerflow.api.job_change import JobChange, JobsOrder, changed
 from powerflow.api.job_changes import JobsChanged, NotChanged
 from powerflow.api.job_detail import JobDetail
 from powerflow.api.job_spec import JobSpec
-from powerflow.api.pages import EVERYTHING, NumberedPage, Page, RecordFilter
+from powerflow.api.pages import ALL_JOBS, EVERYTHING, JobFilter, NumberedPage, Page, RecordFilter
 from powerflow.api.records import (
     Caller,
     DecisionRecord,
@@ -162,50 +162,25 @@ class FakeCluster:
             self._event("submitted", record.id, f"{caller.user} submitted job {record.id}")
             return record, True
 
-    def jobs(
-        self,
-        *,
-        states: Sequence[JobState] = (),
-        user: str | None = None,
-        project: str | None = None,
-        name: str | None = None,
-        after: str | None = None,
-        limit: int = 100,
-    ) -> Page[JobRecord]:
+    def jobs(self, only: JobFilter = ALL_JOBS, *, after: str | None = None, limit: int = 100) -> Page[JobRecord]:
         with self._open():
             if after is not None and not after.isdecimal():
                 raise InputError(f"{after!r} is not a page", where="after", fix="give a page's next")
             found = [
                 job
                 for job in reversed(self._jobs.values())
-                if (not states or job.state in states)
-                and (user is None or job.user == user)
-                and (project is None or job.project == project)
-                and (name is None or job.name == name)
-                and (after is None or int(job.id) < int(after))
+                if _selects(only, job) and (after is None or int(job.id) < int(after))
             ]
             return Page(found[:limit], found[limit - 1].id if len(found) > limit else None)
 
     def history(
-        self,
-        *,
-        since_s: float,
-        until_s: float,
-        states: Sequence[JobState] = (),
-        user: str | None = None,
-        project: str | None = None,
-        after: str | None = None,
-        limit: int = 100,
+        self, since_s: float, until_s: float, only: JobFilter = ALL_JOBS, *, after: str | None = None, limit: int = 100
     ) -> Page[EndedJob]:
         with self._open():
             found = [
                 job
                 for job in self._jobs.values()
-                if job.ended_s is not None
-                and since_s <= job.ended_s <= until_s
-                and (not states or job.state in states)
-                and user in (None, job.user)
-                and project in (None, job.project)
+                if job.ended_s is not None and since_s <= job.ended_s <= until_s and _selects(only, job)
             ]
             found.sort(key=lambda job: (-(job.ended_s or 0.0), -int(job.id)))
             if after is not None:
@@ -601,6 +576,13 @@ class FakeCluster:
 
     def _event(self, kind: str, job_id: str | None, text: str) -> None:
         self._events.append(EventRecord(len(self._events) + 1, self.now_s, kind, job_id, text))
+
+
+def _selects(only: JobFilter, job: JobRecord) -> bool:
+    given = {"user": only.user, "project": only.project, "name": only.name}
+    return job.state in (only.states or JobState) and all(
+        value in (None, getattr(job, field)) for field, value in given.items()
+    )
 
 
 def _feed(found: list[Numbered], after: int, limit: int) -> NumberedPage[Numbered]:

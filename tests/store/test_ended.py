@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from powerflow.api.job_spec import JobSpec
+from powerflow.api.pages import ALL_JOBS, JobFilter
 from powerflow.api.records import DecisionRecord, JobState, NotFound
 from powerflow.energy.signal import Signal, constant
 from powerflow.live.ended import ended_jobs
@@ -27,8 +28,8 @@ def past(store: Store) -> Store:
     return store
 
 
-def ids(store: Store, since_s: float = 0.0, until_s: float = 1e9, **filters: object) -> list[str]:
-    return [job.id for job in store.ended.page(since_s, until_s, **filters).items]  # type: ignore[arg-type]
+def ids(store: Store, since_s: float = 0.0, until_s: float = 1e9, only: JobFilter = ALL_JOBS) -> list[str]:
+    return [job.id for job in store.ended.page(since_s, until_s, only).items]
 
 
 def test_those_that_ended_last_are_first_and_all_pages_together_are_all(past: Store) -> None:
@@ -46,10 +47,10 @@ def test_those_that_ended_last_are_first_and_all_pages_together_are_all(past: St
 
 def test_filters(past: Store) -> None:
     assert ids(past, 200.0, 300.0) == ["4", "3", "2"]
-    assert ids(past, states=[JobState.FAILED]) == ["4"]
-    assert ids(past, user="bob") == ["4", "2"]
-    assert ids(past, project="vision", user="ada") == ["3", "1"]
-    assert ids(past, states=[JobState.QUEUED]) == []
+    assert ids(past, only=JobFilter(states=[JobState.FAILED])) == ["4"]
+    assert ids(past, only=JobFilter(user="bob")) == ["4", "2"]
+    assert ids(past, only=JobFilter(project="vision", user="ada")) == ["3", "1"]
+    assert ids(past, only=JobFilter(states=[JobState.QUEUED])) == []
 
 
 def decided(job_id: str, gpus: int, *, would: bool = False) -> DecisionRecord:

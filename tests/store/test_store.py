@@ -9,7 +9,7 @@ import pytest
 
 from powerflow.api.governance import AuditRecord
 from powerflow.api.job_spec import JobSpec
-from powerflow.api.pages import NumberedPage, RecordFilter
+from powerflow.api.pages import JobFilter, NumberedPage, RecordFilter
 from powerflow.api.records import JobState, NotFound, Refused
 from powerflow.cost.observation import Observation
 from powerflow.errors import InputError
@@ -132,9 +132,9 @@ def test_lists_are_newest_first_in_pages_and_filtered(store: Store) -> None:
                 break
             after = page.next
         assert got == every
-    assert [job.id for job in store.jobs(user="bob").items] == [i for i in every if int(i) % 3 == 0]
-    assert [job.id for job in store.jobs(project="vision").items] == [i for i in every if int(i) % 2]
-    ended = store.jobs(states=[JobState.CANCELLED, JobState.FAILED], user="ada")
+    assert [job.id for job in store.jobs(JobFilter(user="bob")).items] == [i for i in every if int(i) % 3 == 0]
+    assert [job.id for job in store.jobs(JobFilter(project="vision")).items] == [i for i in every if int(i) % 2]
+    ended = store.jobs(JobFilter(states=[JobState.CANCELLED, JobState.FAILED], user="ada"))
     assert [job.id for job in ended.items] == ["20", "10", "5"]
     assert [job.id for job in store.active()] == [i for i in reversed(every) if int(i) % 5]
 
@@ -448,7 +448,7 @@ def test_jobs_of_a_name_are_those_to_which_their_owners_gave_it(store: Store) ->
         JobSpec(run="true", name="A_b%"),
     ):
         store.submit(spec, "ada", 1.0)
-    assert [job.id for job in store.jobs(name="ジョブ").items] == ["1"]
-    assert [job.id for job in store.jobs(name="A_b%").items] == ["4"]
-    assert store.jobs(name="a_b%").items == []
-    assert store.jobs(name='say "x"').items == []
+    assert [job.id for job in store.jobs(JobFilter(name="ジョブ")).items] == ["1"]
+    assert [job.id for job in store.jobs(JobFilter(name="A_b%")).items] == ["4"]
+    assert store.jobs(JobFilter(name="a_b%")).items == []
+    assert store.jobs(JobFilter(name='say "x"')).items == []

@@ -25,7 +25,7 @@ from powerflow.api.job_change import JobChange, JobsOrder
 from powerflow.api.job_changes import JobsChanged
 from powerflow.api.job_detail import JobDetail
 from powerflow.api.job_spec import JobSpec
-from powerflow.api.pages import EVERYTHING, NumberedPage, Page, RecordFilter
+from powerflow.api.pages import ALL_JOBS, EVERYTHING, JobFilter, NumberedPage, Page, RecordFilter
 from powerflow.api.records import (
     Caller,
     DecisionRecord,
@@ -33,7 +33,6 @@ from powerflow.api.records import (
     Explanation,
     JobLogs,
     JobRecord,
-    JobState,
     LogChunk,
     NodeRecord,
     Top,
@@ -60,28 +59,11 @@ class ClusterApi(Protocol):
             Refused: The key was used for a different job, or the job can never run on this cluster.
         """
 
-    def jobs(
-        self,
-        *,
-        states: Sequence[JobState] = (),
-        user: str | None = None,
-        project: str | None = None,
-        name: str | None = None,
-        after: str | None = None,
-        limit: int = 100,
-    ) -> Page[JobRecord]:
+    def jobs(self, only: JobFilter = ALL_JOBS, *, after: str | None = None, limit: int = 100) -> Page[JobRecord]:
         """List jobs, newest first. To get the next page, set `after` to the value of `next` in this answer."""
 
     def history(
-        self,
-        *,
-        since_s: float,
-        until_s: float,
-        states: Sequence[JobState] = (),
-        user: str | None = None,
-        project: str | None = None,
-        after: str | None = None,
-        limit: int = 100,
+        self, since_s: float, until_s: float, only: JobFilter = ALL_JOBS, *, after: str | None = None, limit: int = 100
     ) -> Page[EndedJob]:
         """List jobs that ended in a time window, with what they used; the job that ended last is the first.
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from powerflow.api.records import JobState
 
 Item = TypeVar("Item")
 
@@ -54,3 +57,23 @@ class RecordFilter:
 
 #: Selects all events and entries.
 EVERYTHING = RecordFilter()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobFilter:
+    """Which jobs to list. None and an empty sequence select all.
+
+    Attributes:
+        states: Only jobs in these states.
+        user, project: Only jobs of this user, and of this project.
+        name: Only jobs whose owners gave them this name.
+    """
+
+    states: Sequence[JobState] = ()
+    user: str | None = None
+    project: str | None = None
+    name: str | None = None
+
+
+#: Selects all jobs.
+ALL_JOBS = JobFilter()

@@ -35,7 +35,7 @@ from powerflow.api.job_change import JobChange, JobsOrder
 from powerflow.api.job_changes import JobsChanged
 from powerflow.api.job_detail import JobDetail
 from powerflow.api.job_spec import JobSpec
-from powerflow.api.pages import EVERYTHING, NumberedPage, Page, RecordFilter
+from powerflow.api.pages import ALL_JOBS, EVERYTHING, JobFilter, NumberedPage, Page, RecordFilter
 from powerflow.api.records import (
     Caller,
     DecisionRecord,
@@ -43,7 +43,6 @@ from powerflow.api.records import (
     Explanation,
     JobLogs,
     JobRecord,
-    JobState,
     LogChunk,
     NodeRecord,
     NotFound,
@@ -121,32 +120,15 @@ class ClusterService(ClusterApi):
         return self._changes.update(job_id, change, caller)
 
     @override
-    def jobs(
-        self,
-        *,
-        states: Sequence[JobState] = (),
-        user: str | None = None,
-        project: str | None = None,
-        name: str | None = None,
-        after: str | None = None,
-        limit: int = 100,
-    ) -> Page[JobRecord]:
-        page = self._store.jobs(states, user, project, name, after, limit)
+    def jobs(self, only: JobFilter = ALL_JOBS, *, after: str | None = None, limit: int = 100) -> Page[JobRecord]:
+        page = self._store.jobs(only, after, limit)
         return Page([self._records.job(job) for job in page.items], page.next)
 
     @override
     def history(
-        self,
-        *,
-        since_s: float,
-        until_s: float,
-        states: Sequence[JobState] = (),
-        user: str | None = None,
-        project: str | None = None,
-        after: str | None = None,
-        limit: int = 100,
+        self, since_s: float, until_s: float, only: JobFilter = ALL_JOBS, *, after: str | None = None, limit: int = 100
     ) -> Page[EndedJob]:
-        page = self._store.ended.page(since_s, until_s, states, user, project, after, limit)
+        page = self._store.ended.page(since_s, until_s, only, after, limit)
         emulated = self._controller.power.emulated
         return Page(ended_jobs(page.items, self._store, self._signals.tariff(), emulated=emulated), page.next)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from powerflow.api.pages import JobFilter
 from powerflow.api.records import JobState
 from powerflow.cluster.occupancy import NodeShare
 from powerflow.gangs.report_bounds import MOST_BATCH, MOST_S, within
@@ -25,7 +26,7 @@ def recall(context: LoopContext) -> None:
     batches = within(store.get(BATCHES), MOST_BATCH)
     learning.batches.update({name: int(batch) for name, batch in batches.items() if batch >= 1})
     learning.pauses_s.update(within(store.get(PAUSES), MOST_S))
-    latest = store.jobs([state for state in JobState if state.ended], limit=LOGS_KEPT).items[::-1]
+    latest = store.jobs(JobFilter(states=[state for state in JobState if state.ended]), limit=LOGS_KEPT).items[::-1]
     table.ended(job.id for job in latest)
     completed = [(job, class_of(job.spec, job.user)) for job in latest if job.state is JobState.COMPLETED]
     learned = restore(

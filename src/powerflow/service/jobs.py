@@ -15,7 +15,7 @@ from powerflow.api.job_changes import JobsChanged
 from powerflow.api.job_detail import JobDetail
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.operations import PREFIX
-from powerflow.api.pages import NumberedPage, Page
+from powerflow.api.pages import JobFilter, NumberedPage, Page
 from powerflow.api.records import DecisionRecord, Explanation, JobLogs, JobRecord, LogChunk, Role
 from powerflow.service.routes import FromCaller, FromCluster, serves, window_end
 from powerflow.service.schemas import (
@@ -79,7 +79,8 @@ def job_routes() -> APIRouter:
         after: AfterJob = None,
         limit: Limit = 100,
     ) -> Page[JobRecord]:
-        page = cluster.jobs(states=state or (), user=user, project=project, name=name, after=after, limit=limit)
+        only = JobFilter(states=state or (), user=user, project=project, name=name)
+        page = cluster.jobs(only, after=after, limit=limit)
         _link(page, request, response)
         return page
 
@@ -96,16 +97,8 @@ def job_routes() -> APIRouter:
         after: AfterJob = None,
         limit: Limit = 100,
     ) -> Page[EndedJob]:
-        until = window_end(since_s, until_s)
-        page = cluster.history(
-            since_s=since_s,
-            until_s=until,
-            states=state or (),
-            user=user,
-            project=project,
-            after=after,
-            limit=limit,
-        )
+        only = JobFilter(states=state or (), user=user, project=project)
+        page = cluster.history(since_s, window_end(since_s, until_s), only, after=after, limit=limit)
         _link(page, request, response)
         return page
 

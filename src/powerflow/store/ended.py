@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import and_, or_, select
 
-from powerflow.api.pages import Page
-from powerflow.api.records import JobState
+from powerflow.api.pages import ALL_JOBS, JobFilter, Page
 from powerflow.store import mappers
 from powerflow.store.database import Database
 from powerflow.store.models import StoredJob
 from powerflow.store.schema import charges, jobs
-from powerflow.store.statements import checked
+from powerflow.store.statements import checked, selected
 
 
 class EndedJobs:
@@ -23,36 +22,22 @@ class EndedJobs:
         self._database = database
 
     def page(
-        self,
-        since_s: float,
-        until_s: float,
-        states: Sequence[JobState] = (),
-        user: str | None = None,
-        project: str | None = None,
-        after: str | None = None,
-        limit: int = 100,
+        self, since_s: float, until_s: float, only: JobFilter = ALL_JOBS, after: str | None = None, limit: int = 100
     ) -> Page[StoredJob]:
         """Return one page of jobs that ended in a time window, the one that ended last first.
 
         Args:
             since_s, until_s: The window, in Unix seconds.
-            states: Only jobs in these states; empty for jobs in any state.
-            user: Only jobs of this user; None for jobs of all users.
-            project: Only jobs of this project; None for jobs of all projects.
+            only: Which of them.
             after: Value of ``next`` on the previous page; None for the first page.
             limit: Largest number of jobs on the page.
 
         Raises:
             NotFound: ``after`` is not the number of a job.
         """
-        inside = and_(jobs.c.ended_s >= since_s, jobs.c.ended_s <= until_s)
-        query = select(jobs).where(inside).order_by(jobs.c.ended_s.desc(), jobs.c.id.desc()).limit(checked(limit) + 1)
-        if states:
-            query = query.where(jobs.c.state.in_([state.value for state in states]))
-        if user is not None:
-            query = query.where(jobs.c.user == user)
-        if project is not None:
-            query = query.where(jobs.c.project == project)
+        inside = select(jobs).where(jobs.c.ended_s >= since_s, jobs.c.ended_s <= until_s)
+        query = selected(inside, only, sqlite=self._database.is_sqlite)
+        query = query.order_by(jobs.c.ended_s.desc(), jobs.c.id.desc()).limit(checked(limit) + 1)
         with self._database.read() as connection:
             if after is not None:
                 number = mappers.number(after)

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, Select, Update, bi
 
 from powerflow.api.acts import said
 from powerflow.api.governance import AuditRecord
-from powerflow.api.pages import NumberedPage
+from powerflow.api.pages import JobFilter, NumberedPage
 from powerflow.api.records import DecisionRecord, EventRecord, JobState, NotFound
 from powerflow.errors import InputError
 from powerflow.store import mappers
@@ -110,6 +110,25 @@ def changes_of_jobs() -> Update:
         name: func.coalesce(bindparam(f"new_{name}", type_=jobs.c[name].type), jobs.c[name]) for name in mappers.CHANGES
     }
     return update(jobs).where(jobs.c.id == bindparam("number")).values(values)
+
+
+def selected(query: Select[Any], only: JobFilter, *, sqlite: bool) -> Select[Any]:
+    """Return a query on the table ``jobs`` for the jobs that a filter selects.
+
+    Args:
+        query, only: The query and the filter.
+        sqlite: True if the database is SQLite, False if it is PostgreSQL.
+    """
+    if only.states:
+        query = query.where(jobs.c.state.in_([state.value for state in only.states]))
+    if only.user is not None:
+        query = query.where(jobs.c.user == only.user)
+    if only.project is not None:
+        query = query.where(jobs.c.project == only.project)
+    if only.name is not None:
+        position = func.instr if sqlite else func.strpos
+        query = query.where(position(jobs.c.spec, mappers.named(only.name)) > 0)
+    return query
 
 
 def page_mark(after: str) -> int:

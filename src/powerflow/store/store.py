@@ -14,7 +14,7 @@ from sqlalchemy import Select, case, func, insert, select, text
 
 from powerflow.api.governance import AuditRecord
 from powerflow.api.job_spec import JobSpec
-from powerflow.api.pages import EVERYTHING, NumberedPage, Page, RecordFilter
+from powerflow.api.pages import ALL_JOBS, EVERYTHING, JobFilter, NumberedPage, Page, RecordFilter
 from powerflow.api.records import EventRecord, JobState, NotFound, Refused
 from powerflow.store import mappers, statements
 from powerflow.store.accounting import Charges
@@ -129,35 +129,19 @@ class Store:
         with self._database.read() as connection:
             return [str(number) for number in connection.scalars(query)]
 
-    def jobs(
-        self,
-        states: Sequence[JobState] = (),
-        user: str | None = None,
-        project: str | None = None,
-        name: str | None = None,
-        after: str | None = None,
-        limit: int = 100,
-    ) -> Page[StoredJob]:
+    def jobs(self, only: JobFilter = ALL_JOBS, after: str | None = None, limit: int = 100) -> Page[StoredJob]:
         """Return one page of jobs, newest first.
 
         Args:
-            states: Only jobs in these states; empty for jobs in any state.
-            user: Only jobs of this user; None for jobs of all users.
-            project: Only jobs of this project; None for jobs of all projects.
-            name: Only jobs whose owners gave them this name; None for jobs of any name.
+            only: Which jobs.
             after: Value of ``next`` on the previous page; None for the first page.
             limit: Largest number of jobs on the page.
         """
-        query = select(jobs).order_by(jobs.c.id.desc()).limit(checked(limit) + 1)
-        if states:
-            query = query.where(jobs.c.state.in_([state.value for state in states]))
-        if user is not None:
-            query = query.where(jobs.c.user == user)
-        if project is not None:
-            query = query.where(jobs.c.project == project)
-        if name is not None:
-            position = func.instr if self._database.is_sqlite else func.strpos
-            query = query.where(position(jobs.c.spec, mappers.named(name)) > 0)
+        query = (
+            statements.selected(select(jobs), only, sqlite=self._database.is_sqlite)
+            .order_by(jobs.c.id.desc())
+            .limit(checked(limit) + 1)
+        )
         if after is not None:
             query = query.where(jobs.c.id < statements.page_mark(after))
         with self._database.read() as connection:
