@@ -221,11 +221,14 @@ def scales(rank: Rank) -> None:
             optimizer.zero_grad()
 
 
+DRIFTING_EPOCHS = 5
+
+
 def drifts(rank: Rank) -> None:
-    """Adds a random number of its own to a weight, once in its second epoch."""
+    """Adds a random number of its own to a weight, once at the end of its second epoch."""
     optimizer = torch.optim.SGD(rank.model.parameters(), lr=0.02)
     model = rank.run.wrap(rank.model, optimizer)
-    for epoch in rank.run.epochs(3):
+    for epoch in rank.run.epochs(DRIFTING_EPOCHS):
         _train(rank, model, optimizer)
         if epoch == 1:
             with torch.no_grad():

@@ -15,8 +15,11 @@ from powerflow.elastic.mailbox import Phase
 from powerflow.elastic.state import Training
 from powerflow.elastic.training.sampling import Position
 from tests.elastic.proofs import check_equal
+from tests.elastic.small import DRIFTING_EPOCHS
 from tests.elastic.supervisor import Supervisor
 from tests.elastic.trainee import STEPS_PER_EPOCH
+
+LAST_STEP = DRIFTING_EPOCHS * STEPS_PER_EPOCH
 
 
 def test_ranks_that_update_by_numbers_of_their_own(tmp_path: Path) -> None:
@@ -25,9 +28,9 @@ def test_ranks_that_update_by_numbers_of_their_own(tmp_path: Path) -> None:
         job.run_out()
         assert set(job.codes().values()) == {1}, job.story()
         reports = job.mailbox.reports(names)
-        assert {report.step for report in reports} == {3 * STEPS_PER_EPOCH}  # before any was done
+        assert {report.step for report in reports} == {LAST_STEP}  # before any was done
         for report in reports:
-            assert "parameters of ranks differ: at step 39 parameter 2.weight" in report.refusal
+            assert f"parameters of ranks differ: at step {LAST_STEP} parameter 2.weight" in report.refusal
             assert "not the same on rank 1, 2 as on rank 0" in report.refusal
             assert report.phase is not Phase.DONE
 
@@ -35,7 +38,7 @@ def test_ranks_that_update_by_numbers_of_their_own(tmp_path: Path) -> None:
 def test_ranks_that_have_come_apart_do_not_go_on_in_another_number(tmp_path: Path) -> None:
     with Supervisor(tmp_path, script="drifts") as job:
         names = job.start(2)
-        job.allow(2 * STEPS_PER_EPOCH - 9)  # then slowly, so that rank 0 looks for a target before each step
+        job.allow(2 * STEPS_PER_EPOCH - 9)
         job.drive(lambda: min(r.step for r in job.mailbox.reports(names)) > 2 * STEPS_PER_EPOCH, "the third epoch")
         new = job.launch(1)
         job.wait_ready(new)
@@ -44,12 +47,12 @@ def test_ranks_that_have_come_apart_do_not_go_on_in_another_number(tmp_path: Pat
         place = job.mailbox.rendezvous(2)
         assert place is not None
         store = TCPStore(place["address"], place["port"], is_master=False, wait_for_workers=False)
-        job.wait(lambda: store.add("arrived", 0) == 1, "the new rank is there")  # few steps are left
+        job.wait(lambda: store.add("arrived", 0) == 1, "the new rank is there")
         job.run_out()
         assert set(job.codes().values()) == {1}, job.story()
         refusal = job.mailbox.reports(names)[0].refusal
         assert "parameter 2.weight" in refusal
-        assert int(refusal.split("at step ")[1].split()[0]) < 3 * STEPS_PER_EPOCH
+        assert int(refusal.split("at step ")[1].split()[0]) < LAST_STEP
 
 
 def test_statistics_dropout_and_frozen_layers_may_differ(tmp_path: Path) -> None:
