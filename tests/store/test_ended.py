@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import Connection, Executable, Select, event
 
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.pages import ALL_JOBS, JobFilter
@@ -51,6 +52,25 @@ def test_filters(past: Store) -> None:
     assert ids(past, only=JobFilter(user="bob")) == ["4", "2"]
     assert ids(past, only=JobFilter(project="vision", user="ada")) == ["3", "1"]
     assert ids(past, only=JobFilter(states=[JobState.QUEUED])) == []
+
+
+def test_a_window_is_read_by_an_index(past: Store) -> None:
+    """Otherwise each page of the history of a large cluster would read and sort all jobs that ever were."""
+    if not past._database.is_sqlite:
+        pytest.skip("the planner of PostgreSQL prefers to read all of a small table")
+    explained: list[str] = []
+
+    def explain(connection: Connection, statement: Executable, *_: object) -> None:
+        if isinstance(statement, Select):
+            query = str(statement.compile(connection, compile_kwargs={"literal_binds": True}))
+            explained.append(str(connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}").all()))
+
+    with past._database.read() as connection:
+        event.listen(connection.engine, "before_execute", explain)
+    past.ended.page(150.0, 1e9, after="4", limit=2)
+    (plan,) = explained
+    assert "jobs_by_end" in plan
+    assert "TEMP B-TREE" not in plan, "the rows must not be sorted"
 
 
 def decided(job_id: str, gpus: int, *, would: bool = False) -> DecisionRecord:

@@ -11,7 +11,7 @@ from sqlalchemy import Boolean, CheckConstraint, Column, Double, ForeignKey, Ind
 from powerflow.api.acts import CLOCK
 
 #: Revision of the tables below; the newest of ``migrations/versions``.
-VERSION = "0006"
+VERSION = "0007"
 #: Table that holds the revision of the database.
 VERSION_TABLE = "powerflow_version"
 
@@ -52,6 +52,7 @@ jobs = Table(
     Index("jobs_by_project", "project", "id"),
     Index("jobs_by_array", "array_id", "id"),
     Index("jobs_by_environment", "environment"),
+    Index("jobs_by_end", "ended_s", "id"),
     sqlite_autoincrement=True,
 )
 
