@@ -1,7 +1,7 @@
 """Find out what a change would do to running jobs, before it is made.
 
-One copy of the scheduler is told of the change and decides, another copy decides without it. Only differences between
-the two are effects of the change: the next decision may change jobs for other reasons, too.
+Two copies of the scheduler decide. One of them has been told of the change, the other has not. Only differences between
+their two decisions are effects of the change, because the next decision may change jobs for other reasons, too.
 """
 
 from __future__ import annotations
