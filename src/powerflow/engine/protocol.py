@@ -298,8 +298,8 @@ class Engine(Protocol):
     def log_offset(self, name: RankName, since_s: float) -> int:
         """Return where in a rank's log the output since a time begins, as an offset for `log`.
 
-        Up to one second of earlier output may follow this offset, but never less than all output since then. If nothing
-        was written since then, this is the offset after the log's last byte.
+        Earlier output may follow this offset: that of up to one second, or up to 512 bytes. But never less than all
+        output since then follows. If nothing was written since then, this is the offset after the log's last byte.
 
         Args:
             name: Name of the rank.

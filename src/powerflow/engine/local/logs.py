@@ -6,8 +6,10 @@ The log is a series of files. The name of each file is the offset of its first b
 `SEGMENT_BYTES`. The oldest file is deleted when the others hold that many bytes. So at least `SEGMENT_BYTES` of the
 newest output are kept, and at most twice as many.
 
-Beside each file is an index with times: at most one entry a second, which says at which offset the output of this
-moment begins. A log that was begun by an earlier version has no index.
+Beside each file is an index with times. An entry says at which offset the output of a moment begins. It stands for all
+output of the next second, however much that is, and for later output as long as both together have at most
+`_ENTRY_BYTES`. So a log to which little is written has an index that is small beside it. A log that was begun by an
+earlier version has no index.
 """
 
 from __future__ import annotations
@@ -28,6 +30,9 @@ _PREFIX, _TIMES = "log-", "times-"
 _ENTRY = struct.Struct("<Qd")
 #: Seconds of output that one entry stands for.
 _ENTRY_S = 1.0
+#: Bytes of output for which one entry may stand, if they were not written within `_ENTRY_S`. Two entries (32 bytes)
+#: stand for more than this, so that the index has at most a sixteenth of the bytes of its file.
+_ENTRY_BYTES = 512
 
 
 def _segments(directory: Path) -> list[tuple[int, str]]:
@@ -61,18 +66,21 @@ class LogWriter:
         self._room = 0  # bytes left in the file
         self._index: int | None = None
         self._entries = 0  # in the index
-        self._entry_s = -math.inf  # time of the last entry, of any index
+        self._entry_s, self._entry_offset = -math.inf, 0  # of the last entry, of any index
+        self._written_s = -math.inf  # when the last byte was written
 
     def write(self, data: bytes) -> None:
         """Append bytes to the log."""
-        view, now_s = memoryview(data), max(self._clock(), self._entry_s)  # a clock that was set back stands still
+        view, now_s = memoryview(data), max(self._clock(), self._written_s)  # a clock that was set back stands still
+        self._written_s = now_s
         while view:
             try:
                 if self._room == 0:
                     self._begin_segment()
                 assert self._file is not None
-                self._note(now_s)
-                written = os.write(self._file, view[: self._room])
+                part = view[: self._room]
+                self._note(now_s, len(part))
+                written = os.write(self._file, part)
             except OSError:
                 self._room = 0
                 self._offset += len(view)
@@ -88,15 +96,16 @@ class LogWriter:
                 os.close(file)
         self._file, self._index, self._room = None, None, 0
 
-    def _note(self, now_s: float) -> None:
-        """Write into the index that the next byte is written now, unless the last entry is of this second."""
-        if self._entries and now_s < self._entry_s + _ENTRY_S:
+    def _note(self, now_s: float, size: int) -> None:
+        """Write into the index that the next ``size`` bytes are written now, unless the last entry stands for them."""
+        covered = now_s < self._entry_s + _ENTRY_S or self._offset + size - self._entry_offset <= _ENTRY_BYTES
+        if self._entries and covered:
             return
         assert self._index is not None
         # at its place, not appended: a part of an entry that was written to a full disk is replaced
         os.pwrite(self._index, _ENTRY.pack(self._offset, now_s), self._entries * _ENTRY.size)
         self._entries += 1
-        self._entry_s = now_s
+        self._entry_s, self._entry_offset = now_s, self._offset
 
     def _begin_segment(self) -> None:
         self.close()
@@ -178,21 +187,32 @@ def _offset_since(segments: list[tuple[int, str]], since_s: float) -> int:
             os.stat(path)  # or else it was deleted by rotation
             raise EngineError("the log has no times, because an earlier version of PowerFlow began it") from None
         try:
-            found = _search(index, since_s)
+            found = _search(index, since_s, end)
         finally:
             os.close(index)
-        if found is not None:
+        if found < end:
             return found
     return end
 
 
-def _search(index: int, since_s: float) -> int | None:
-    """Return the offset of the first entry whose second ends after a time; None if there is none."""
+def _search(index: int, since_s: float, end: int) -> int:
+    """Return the offset at which the output since a time begins in a file of a log, according to its index.
+
+    Args:
+        index: Descriptor of the index.
+        since_s: The time, Unix seconds.
+        end: Offset of the end of the file.
+    """
     entries = range(os.fstat(index).st_size // _ENTRY.size)
 
     def entry(i: int) -> tuple[int, float]:
         offset, time_s = _ENTRY.unpack(os.pread(index, _ENTRY.size, i * _ENTRY.size))
         return offset, time_s
 
-    i = bisect_right(entries, since_s - _ENTRY_S, key=lambda i: entry(i)[1])
-    return entry(i)[0] if i < len(entries) else None
+    after = bisect_right(entries, since_s, key=lambda i: entry(i)[1])  # the first entry that is later
+    next_offset = entry(after)[0] if after < len(entries) else end
+    if after == 0:
+        return next_offset
+    offset, time_s = entry(after - 1)
+    older = since_s >= time_s + _ENTRY_S and next_offset - offset > _ENTRY_BYTES  # all of it was written in its second
+    return next_offset if older else offset
