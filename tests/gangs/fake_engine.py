@@ -11,7 +11,16 @@ from typing import Protocol
 
 from powerflow.device.protocol import Place
 from powerflow.elastic.mailbox import CHECKPOINT_FILE, JOB_DIR, Mailbox, RankReport, Switch, Target
-from powerflow.engine.protocol import EngineError, EngineNode, Fenced, RankName, RankSpec, RankState, RankStatus
+from powerflow.engine.protocol import (
+    EngineError,
+    EngineNode,
+    Fenced,
+    RankName,
+    RankSpec,
+    RankState,
+    RankStatus,
+    not_started,
+)
 from tests.gangs.fake_rank import FakeRank, Habits
 
 
@@ -114,11 +123,15 @@ class FakeEngine:
         try:
             return self.launch(spec)
         except EngineError as error:
-            return self.put(spec, RankState.NOT_STARTED, str(error), error.retry)
+            return self.refuse(spec, error)
 
-    def put(self, spec: RankSpec, state: RankState, why: str = "", retry: bool = False) -> RankStatus:
+    def put(self, spec: RankSpec, state: RankState) -> RankStatus:
         ended_s = math.nan if state.may_run else self.now_s
-        status = RankStatus(spec.name, spec.node, state, 0, None, self.now_s, ended_s, why=why, retry=retry)
+        status = self.statuses[spec.name] = RankStatus(spec.name, spec.node, state, 0, None, self.now_s, ended_s)
+        return status
+
+    def refuse(self, spec: RankSpec, error: EngineError) -> RankStatus:
+        status = replace(not_started(spec, error), started_s=self.now_s, ended_s=self.now_s)
         self.statuses[spec.name] = status
         return status
 
@@ -213,7 +226,7 @@ class FakeEngine:
         for spec in orders:
             del self.statuses[spec.name]
             if refuse is not None:
-                self.put(spec, RankState.NOT_STARTED, str(refuse), refuse.retry)
+                self.refuse(spec, refuse)
             else:
                 self.begin(spec, again=True)
 

@@ -70,8 +70,18 @@ def test_what_a_node_refuses_for_good_fails_the_job(bench: Bench) -> None:
     turns(bench, 2)
     bench.engine.answer(EngineError("there is no user 'x'"))
     failed = bench.hear(GangFailed)
-    assert failed.text == "cannot be started: there is no user 'x'"
+    assert failed.text == "cannot start: there is no user 'x'"
+    assert not failed.final, "another node may have the user"
     assert not bench.engine.running()
+
+
+def test_what_can_never_be_executed_is_not_tried_again(bench: Bench) -> None:
+    bench.engine.slow.add("b")
+    bench.gangs.apply([order(1, "a0", "b0")])
+    turns(bench, 2)
+    bench.engine.answer(EngineError("there is no program x", final=True))
+    failed = bench.hear(GangFailed)
+    assert (failed.text, failed.final) == ("cannot start: there is no program x", True)
 
 
 def test_nothing_is_launched_on_a_node_that_does_not_answer(bench: Bench) -> None:

@@ -107,6 +107,8 @@ class RankStatus:
         gpus: UUIDs of the GPUs that the node has given to the rank.
         why: Why the rank could not be started; "" if it was started.
         retry: True if a rank that could not be started may start later, when it is launched again.
+        final: True if each further launch of a rank that could not be started would fail in the same way: its program
+            or directory does not exist, for example.
     """
 
     name: RankName
@@ -120,6 +122,7 @@ class RankStatus:
     gpus: tuple[str, ...] = ()
     why: str = ""
     retry: bool = False
+    final: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +155,16 @@ class EngineNode:
 
 
 class EngineError(RuntimeError):
-    """Error: the engine could not carry out a request. If ``retry`` is True, the same request may succeed later."""
+    """Error: the engine could not carry out a request.
 
-    def __init__(self, what: str, *, retry: bool = False) -> None:
+    Attributes:
+        retry: True if the same request may succeed later.
+        final: True if each further request would fail in the same way.
+    """
+
+    def __init__(self, what: str, *, retry: bool = False, final: bool = False) -> None:
         super().__init__(what)
-        self.retry = retry
+        self.retry, self.final = retry, final
 
 
 class Fenced(EngineError):
@@ -165,8 +173,8 @@ class Fenced(EngineError):
 
 def not_started(rank: RankSpec | RankStatus, error: EngineError) -> RankStatus:
     """Return the status of a rank that could not be started because of an error."""
-    now_s, state = time.time(), RankState.NOT_STARTED
-    return RankStatus(rank.name, rank.node, state, 0, None, now_s, now_s, why=str(error), retry=error.retry)
+    now_s, how = time.time(), {"retry": error.retry, "final": error.final}
+    return RankStatus(rank.name, rank.node, RankState.NOT_STARTED, 0, None, now_s, now_s, why=str(error), **how)
 
 
 def launch_each(launch: Callable[[RankSpec], RankStatus], specs: Sequence[RankSpec]) -> list[RankStatus]:

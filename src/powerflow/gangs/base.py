@@ -384,7 +384,7 @@ class Gang(ABC):
         try:
             done = self._launcher.launch(self.desired, plans, record.ranks, retry=record.trained_gpus > 0)
         except CannotStart as error:
-            self.fire(GangFailure(None, f"cannot be started: {error}"))
+            self.fire(GangFailure(None, f"cannot start: {error}", final=error.final))
             return
         if before != record.launched():
             self.changed()

@@ -103,7 +103,7 @@ class InPlace(Gang):
         try:
             self.reader.post(target_of(record, spec, outside_s), self.context.mailbox_user(self.desired))
         except EngineError as error:
-            self.fire(GangFailure(None, f"cannot be started: {error}"))
+            self.fire(GangFailure(None, f"cannot start: {error}", final=error.final))
             return
         self._posted = record.generation
 

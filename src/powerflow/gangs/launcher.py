@@ -12,7 +12,11 @@ from powerflow.gangs.types import DesiredState, backoff_s
 
 
 class CannotStart(Exception):
-    """A rank cannot be started, now or later."""
+    """A rank cannot be started. ``final``: it would fail in the same way on every further try."""
+
+    def __init__(self, why: str, *, final: bool) -> None:
+        super().__init__(why)
+        self.final = final
 
 
 class Launcher:
@@ -73,8 +77,9 @@ class Launcher:
         except Fenced:
             raise
         except (EngineError, OSError) as error:
-            final = isinstance(error, EngineError) and not error.retry and not retry
-            return self._wait(plans[0].name, str(error), final)
+            if isinstance(error, EngineError) and not error.retry and not retry:
+                raise CannotStart(str(error), final=error.final) from error
+            return self._wait(plans[0].name, str(error))
         for status in statuses:
             entries[str(status.name)].launched = status.state is not RankState.NOT_STARTED
         failed = [status for status in statuses if status.state is RankState.NOT_STARTED]
@@ -91,13 +96,13 @@ class Launcher:
         return status
 
     def _failed(self, statuses: Sequence[RankStatus], retry: bool) -> bool:
-        status = min(statuses, key=lambda status: status.retry)  # one that does not pass by itself
-        return self._wait(str(status.name), status.why, not status.retry and not retry)
+        status = min(statuses, key=lambda status: (not status.final, status.retry))  # one that does not pass by itself
+        if not status.retry and not retry:
+            raise CannotStart(status.why, final=status.final)
+        return self._wait(str(status.name), status.why)
 
-    def _wait(self, name: str, why: str, final: bool) -> bool:
+    def _wait(self, name: str, why: str) -> bool:
         """Wait before the next launch; return False."""
-        if final:
-            raise CannotStart(why)
         self._failures += 1
         self.again_s = self._context.clock() + backoff_s(self._failures)
         self.trouble = f"rank {name} cannot be started now: {why}"

@@ -58,7 +58,7 @@ class Scripts(Gang):
             address = self.context.address(entries[0][1]) if entries else LOOPBACK
             return lay_out(self.desired.spec, entries, self.record.port, self.context.interpreter, address)
         except InputError as error:
-            self.fire(GangFailure(None, f"cannot be started: {error}", final=True))
+            self.fire(GangFailure(None, f"cannot start: {error}", final=True))
             return []
 
     # Finding.
@@ -169,10 +169,10 @@ class Scripts(Gang):
             found = processes(spec, self.desired.placement)
             told = notes(spec, len(self.wanted))
         except InputError as error:
-            self.fire(GangFailure(None, f"cannot be started: {error}", final=True))
+            self.fire(GangFailure(None, f"cannot start: {error}", final=True))
             return
         if spec.rescale == "none" and len(found) > 1:
-            text = "cannot be started: a job with rescale: none needs all its GPUs on one node"
+            text = "cannot start: a job with rescale: none needs all its GPUs on one node"
             self.fire(GangFailure(None, text))
             return
         self.events += [Noted(self.job_id, kind, text) for kind, text in told]

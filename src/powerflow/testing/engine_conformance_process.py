@@ -58,8 +58,41 @@ class ProcessConformance(EngineConformance):
 
     def test_no_such_directory(self, engine: Engine, tmp_path: Path) -> None:
         spec = self.spec(engine, "true")
-        with pytest.raises(EngineError, match="No such file"):
+        with pytest.raises(EngineError, match=f"there is no directory {tmp_path}/nowhere") as refused:
             engine.launch(RankSpec(spec.name, spec.node, spec.command, spec.env, str(tmp_path / "nowhere")))
+        assert refused.value.final
+
+    def test_what_can_never_be_executed_is_named(self, engine: Engine, tmp_path: Path) -> None:
+        files = {
+            "lost.py": ("#!/no/such/python3 -u\nprint()\n", 0o755),
+            "windows": ("#!/bin/sh\r\ntrue\r\n", 0o755),
+            "plain": ("#!/bin/sh\ntrue\n", 0o644),
+            "forbidden": (f"#!{tmp_path}/plain\n", 0o755),
+            "garbage": ("\x7fELF", 0o755),
+        }
+        for name, (text, mode) in files.items():
+            (tmp_path / name).write_text(text)
+            (tmp_path / name).chmod(mode)
+        (tmp_path / "link").symlink_to("gone")
+        spec = self.spec(engine, "true")
+        for command, said in {
+            ("./lost.py",): "there is no interpreter /no/such/python3, which the first line of ./lost.py names",
+            ("./windows",): "the first line of ./windows ends with a Windows line break",
+            ("./plain",): "may not execute ./plain; chmod",
+            ("./forbidden",): f"may not execute {tmp_path}/plain, the interpreter",
+            ("./garbage",): "./garbage is no program for this machine",
+            ("./link",): "./link is a link to gone, which does not exist",
+            ("./gone",): f"there is no program ./gone in {tmp_path}",
+            ("no-such-command-7f3a",): "there is no program no-such-command-7f3a in the job's PATH",
+            (str(tmp_path),): f"{tmp_path} is a directory, not a program",
+            (sys.executable, "gone.py"): f"there is no script gone.py in {tmp_path}",
+        }.items():
+            python = len(command) > 1
+            with pytest.raises(EngineError) as refused:
+                engine.launch(RankSpec(spec.name, spec.node, command, spec.env, str(tmp_path), python=python))
+            assert said in str(refused.value)
+            assert refused.value.final, said
+            assert not refused.value.retry
 
     def test_no_such_user(self, engine: Engine) -> None:
         spec = self.spec(engine, "true")

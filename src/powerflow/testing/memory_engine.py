@@ -59,7 +59,7 @@ class MemoryEngine:
             if status.state is RankState.NOT_STARTED:
                 if fresh:
                     cluster.forget(spec.name)
-                raise EngineError(status.why, retry=status.retry)
+                raise EngineError(status.why, retry=status.retry, final=status.final)
             return status
 
     def launch_all(self, specs: Sequence[RankSpec]) -> Sequence[RankStatus]:

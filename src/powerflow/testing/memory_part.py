@@ -42,4 +42,4 @@ def perform(spec: RankSpec) -> Part:
             return Part(float(seconds))
         case ("echo", *words):
             return Part(0.0, 0, " ".join(words).encode() + b"\n")
-    raise EngineError(f"cannot start {spec.name}: no such command {spec.command}")
+    raise EngineError(f"there is no program {spec.command[0]}", final=True)

@@ -155,7 +155,7 @@ class ClusterEngine:
                 tables.keep(machine)
                 tables.tell()
             fenced = tables.fences.get(spec.name.gang, 0) > spec.name.epoch
-        raise (Fenced if fenced else EngineError)(status.why, retry=status.retry)
+        raise (Fenced if fenced else EngineError)(status.why, retry=status.retry, final=status.final)
 
     def launch_all(self, specs: Sequence[RankSpec]) -> Sequence[RankStatus]:
         """Begin to start ranks, without waiting for their machines. See `Engine.launch_all`."""

@@ -253,7 +253,7 @@ class LocalEngine:
         if "error" in answer:
             if answer["fenced"]:
                 raise Fenced(answer["error"])
-            raise EngineError(answer["error"], retry=answer["retry"])
+            raise EngineError(answer["error"], retry=answer["retry"], final=answer.get("final", False))
         return answer
 
     @contextlib.contextmanager

@@ -253,7 +253,7 @@ class ForkServer:
             child = os.fork()
         except OSError as error:
             self._table.drop_failed(name)
-            raise EngineError(f"cannot start {name}: {error}", retry=True) from None
+            raise EngineError(f"no process can be made: {error}", retry=True) from None
         if child == 0:
             environment = peer.files[0]
             peer.files.clear()
@@ -275,7 +275,7 @@ class ForkServer:
         del self._pending[name]
         word: dict[str, Any] = json.loads(pending.heard or b"{}")
         if "error" in word:
-            said = _refusal(EngineError(word["error"], retry=word["retry"]))
+            said = _refusal(EngineError(word["error"], retry=word["retry"], final=word["final"]))
             self._table.drop_failed(name)
         elif entry := self._table.refresh(name):
             self._watch(name, entry.pidfd)
@@ -386,6 +386,7 @@ class ForkServer:
 
 def _refusal(error: Exception) -> dict[str, Any]:
     if isinstance(error, EngineError):
-        return {"error": str(error), "retry": error.retry, "fenced": isinstance(error, Fenced)}
+        fenced = isinstance(error, Fenced)
+        return {"error": str(error), "retry": error.retry, "final": error.final, "fenced": fenced}
     retry = isinstance(error, OSError)  # a full disk, no file descriptors left
     return {"error": f"{type(error).__name__}: {error}", "retry": retry, "fenced": False}

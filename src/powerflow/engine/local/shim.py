@@ -30,6 +30,7 @@ from typing import NoReturn
 from powerflow.engine.local import process
 from powerflow.engine.local.cgroups import Cgroups, kill, leave
 from powerflow.engine.local.interpreter import HEEDED
+from powerflow.engine.local.not_executed import is_permanent, script_of, why_not_entered, why_not_executed
 from powerflow.engine.local.output_file import CopiedLog, Handed, hand_over, open_output, receive
 from powerflow.engine.protocol import RankSpec
 from powerflow.osutil.files import replace_json, try_lock
@@ -47,8 +48,9 @@ class Launch:
         spec: Spec of the rank.
         directory: Directory of the rank's records.
         environment: Descriptor of a file with the rank's environment variables; see `read_environment`.
-        reply: Descriptor of a pipe to the fork server, for one JSON object: ``{}`` if the rank runs, ``error`` if it
-            cannot be started, ``held`` if the name was launched before.
+        reply: Descriptor of a pipe to the fork server, for one JSON object: ``{}`` if the rank runs, ``error`` with
+            ``retry`` and ``final`` (as in `EngineError`) if it cannot be started, ``held`` if the name was launched
+            before.
         cgroups: Control groups that limit ranks.
         keep: Descriptors of files that preloaded modules have opened. The rank inherits them.
         umask: Umask with which the fork server was started.
@@ -81,7 +83,7 @@ def run(launch: Launch) -> None:
     try:
         started = _start(launch)
     except (OSError, ValueError) as error:
-        _give_up(launch, f"cannot start {launch.spec.name}: {error}", retry=True)
+        _give_up(launch, f"its shim cannot start it: {error}", retry=True)
     if started is not None:
         _keep(launch, *started)
 
@@ -135,12 +137,12 @@ def _start(launch: Launch) -> tuple[int, int, list[str], float, Handed] | None:
         os.write(go_w, _GO)
     finally:
         os.close(go_w)  # a rank that does not read `_GO` exits
-    why = os.read(failure, 4096).decode(errors="replace")
-    os.close(failure)
-    if why:
+    with open(failure, "rb") as file:
+        failed = file.read()
+    if failed:
         os.waitpid(rank, 0)
         leave(groups)
-        _give_up(launch, f"cannot start {spec.name}: {why}", retry=False)
+        _give_up(launch, **json.loads(failed), retry=False)
     _reply(launch, {})
     return rank, output, groups, booted_s, receive(copy)
 
@@ -163,7 +165,7 @@ def _become_rank(launch: Launch, shim: int, go: int, failure: int, output: int, 
 
     If this interpreter shall run the rank's script, the function returns, and the caller runs the script.
     """
-    spec = launch.spec
+    spec, env, entered = launch.spec, dict[str, str](), False
     try:
         os.setsid()
         if os.read(go, 1) != _GO:
@@ -183,9 +185,12 @@ def _become_rank(launch: Launch, shim: int, go: int, failure: int, output: int, 
             switch_user(spec.user)
         process.die_with_parent(shim)
         os.chdir(spec.directory)
+        entered = True
         if spec.output:
             hand_over(copy, *open_output(spec.output))
         copy.close()
+        if script := script_of(spec):
+            os.stat(script)  # the interpreter would only end with code 2
         if not here:
             os.execvpe(spec.command[0], spec.command, env)
         _close_all_but({*launch.keep, failure})
@@ -194,7 +199,8 @@ def _become_rank(launch: Launch, shim: int, go: int, failure: int, output: int, 
         process.show_as("powerflow-rank")
         os.close(failure)
     except (OSError, ValueError, KeyError) as error:
-        os.write(failure, _in_words(error, spec).encode())
+        why = why_not_executed(error, spec, env) if entered else why_not_entered(error, spec.directory)
+        os.write(failure, json.dumps({"why": why, "final": is_permanent(error)}).encode())
         os._exit(127)
 
 
@@ -229,12 +235,6 @@ def runs_here(spec: RankSpec, env: Mapping[str, str]) -> bool:
     late = {key for key in env if key.startswith("LD_") or (key.startswith("PYTHON") and key not in HEEDED)}
     heeded = all(os.environ.get(key) == env[key] for key in late)
     return spec.python and len(spec.command) > 1 and not spec.command[1].startswith("-") and heeded
-
-
-def _in_words(error: Exception, spec: RankSpec) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror} ({spec.directory if error.filename == spec.directory else spec.command[0]})"
-    return str(error)
 
 
 def _restore(launch: Launch, *, python: bool) -> None:
@@ -324,10 +324,11 @@ def _drain(output: int, log: CopiedLog) -> None:
             log.write(data)
 
 
-def _give_up(launch: Launch, why: str, *, retry: bool) -> NoReturn:
+def _give_up(launch: Launch, why: str, *, retry: bool, final: bool = False) -> NoReturn:
     with contextlib.suppress(OSError):
         replace_json(launch.directory / "status.json", {"state": "failed"})
-    _reply(launch, {"error": why, "retry": retry})  # last, because the name may be launched again from now on
+    # last, because the name may be launched again from now on
+    _reply(launch, {"error": why, "retry": retry, "final": final})
     os._exit(1)
 
 
