@@ -7,8 +7,12 @@ from dataclasses import replace
 
 from rich.console import Console, RenderableType
 
+from powerflow.api.accounts import EndedJob
 from powerflow.api.governance import BudgetRecord, CapRecord, Stage, StageList, StageRecord
-from powerflow.cli.cluster import budget, cap, mode
+from powerflow.api.records import JobRecord, JobState
+from powerflow.cli.cluster import budget, cap, history, mode
+from powerflow.cli.cluster.job_table import job_table
+from powerflow.cli.columns import chosen, fitted_table
 from powerflow.cli.when import minute
 
 START_S, END_S = 1_790_000_000.0, 1_790_010_800.0
@@ -22,6 +26,23 @@ def drawn(found: RenderableType, width: int) -> list[str]:
     lines = out.file.getvalue().splitlines()
     assert all(len(line) <= width for line in lines)
     return lines
+
+
+def test_of_jobs_the_reason() -> None:
+    """Also beside jobs that run, whose power and progress need room."""
+    why = "cannot start: there is no interpreter /no/such/python3"
+    name = "a-long-name-of-a-job"
+    lost = JobRecord("18", name, "operator", "", JobState.FAILED, "normal", "none", START_S, exit=why)
+    trains = replace(lost, id="17", state=JobState.RUNNING, exit="", reason="started", power_w=624.0, progress=0.3)
+    head, _, _, line, *_ = drawn(job_table([trains, lost], 80, END_S), 80)
+    assert head.split()[-1] == "why"
+    assert "cannot start: there…" in line
+    used = (1, 60.0, 60.0, 7200.0, None, "", 0, 0, False)
+    ended = EndedJob("18", name, "operator", "", JobState.FAILED, why, START_S, START_S, END_S, *used)
+    shown = fitted_table([ended], chosen(history._USUAL, history._columns(), ""), 80)
+    head, _, line = drawn(shown, 80)
+    assert "reason" in head
+    assert "cannot start: there" in line
 
 
 def test_of_a_cap_its_state_and_times() -> None:

@@ -114,15 +114,15 @@ def _columns(now_s: float) -> list[Column[JobRecord]]:
     return [
         Column("id", lambda job: job.id, right=True),
         Column("name", lambda job: job.name, least=12),
-        Column("user", lambda job: job.user, spare=2, least=8),
+        Column("user", lambda job: job.user, spare=3, least=8),
         Column("state", lambda job: job.state.value, lambda job: state(job.state.value)),
         Column("GPUs", _gpus, right=True),
-        Column("MHz", _clock, right=True, spare=3),
-        Column("power", lambda job: job.power_w, right=True, spare=1, alike=_powers),
+        Column("MHz", _clock, right=True, spare=4),
+        Column("power", lambda job: job.power_w, right=True, spare=2, alike=_powers),
         Column("progress", lambda job: job.progress, lambda job: bar(job.progress)),
-        Column("step", lambda job: job.step_time_s, right=True, spare=4, alike=_steps),
+        Column("step", lambda job: job.step_time_s, right=True, spare=5, alike=_steps),
         Column("ends in", lambda job: _left(job, now_s), right=True),
-        Column("why", lambda job: job.exit or job.reason, spare=5, least=24),
+        Column("why", lambda job: job.exit or job.reason, spare=1, least=20),
     ]
 
 
