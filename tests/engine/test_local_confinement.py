@@ -9,13 +9,15 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import powerflow
-from powerflow.engine.local.cgroups import open_cgroups
-from powerflow.engine.protocol import EngineError, RankName, RankSpec
+from powerflow.engine.local.cgroups import killed_for_memory, open_cgroups
+from powerflow.engine.local.records import status_from_row, status_row
+from powerflow.engine.protocol import EngineError, RankName, RankSpec, RankState, RankStatus
 from powerflow.testing.engine_conformance import ended, whole_log
 from tests.engine.conftest import LocalPlace
 
@@ -72,7 +74,7 @@ class TestAsRoot:
 
     def test_a_directory_must_be_open_to_the_user(self, place: LocalPlace) -> None:
         place()
-        with pytest.raises(EngineError, match="Permission denied"):
+        with pytest.raises(EngineError, match="may not enter the directory"):
             place().launch(rank("true", user=NOBODY, directory=str(place.home)))
 
     def test_no_rank_of_a_user_outlives_its_shim(self, place: LocalPlace) -> None:
@@ -165,9 +167,33 @@ def test_memory_is_limited_where_it_can_be(place: LocalPlace) -> None:
     if "memory" not in engine.limits():
         pytest.skip("no control group for memory can be made here")
     spec = rank(sys.executable, "-c", "x = bytearray(300 << 20); print('got it')", memory_bytes=64 << 20)
-    engine.launch(spec)
-    assert ended(engine, spec.name).code == -9
+    other = replace(rank("sh", "-c", "kill -9 $$"), name=RankName("g", 0, 1))  # it has no limit of its own
+    for each in (spec, other):
+        engine.launch(each)
+    found = [ended(engine, each.name) for each in (spec, other)]
     assert whole_log(engine, spec.name) == b""
+    assert [(status.code, status.out_of_memory) for status in found] == [(-9, True), (-9, False)]
+
+
+@pytest.mark.parametrize("file", ["memory.events", "memory.oom_control"])
+def test_the_kernel_says_whether_it_killed_for_memory(tmp_path: Path, file: str) -> None:
+    """Lines of both versions of control groups; an old kernel does not count."""
+    groups = [str(tmp_path / name) for name in ("none", "old", "zero", "two")]
+    for name, text in {"old": "under_oom 0\n", "zero": "oom 3\noom_kill 0\n", "two": "oom_kill 2\n"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text(text)
+    assert killed_for_memory(groups[:2]) is None
+    assert killed_for_memory(groups[:3]) is False
+    assert killed_for_memory(groups) is True
+    assert killed_for_memory(groups[::-1]) is True
+
+
+@pytest.mark.parametrize("rebooted", [False, True])
+@pytest.mark.parametrize("out_of_memory", [None, False, True])
+def test_how_a_rank_ended_is_read_as_it_was_written(rebooted: bool, out_of_memory: bool | None) -> None:
+    status = RankStatus(RankName("g", 0, 0), "n1", RankState.EXITED, 7, -9, 1.0, 2.0, rebooted)
+    status = replace(status, out_of_memory=out_of_memory)
+    assert status_from_row(json.loads(json.dumps(status_row(status)))) == status
 
 
 def test_cpus_are_limited_where_they_can_be(place: LocalPlace) -> None:

@@ -19,7 +19,7 @@ class JobDetail:
         spec: The job as its user submitted it.
         gpus_held: Numbers of the job's GPUs in each node, by the node's name.
         ranks: The job's processes whose logs are kept, running ones first: name, state, node, pid, exit code; phase,
-            step and generation if the process reports them.
+            step and generation if the process reports them; ``out_of_memory`` if the kernel killed it for that.
         last_lines: The last lines of the job's log, if it failed.
     """
 

@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
@@ -109,6 +109,8 @@ class RankStatus:
         retry: True if a rank that could not be started may start later, when it is launched again.
         final: True if each further launch of a rank that could not be started would fail in the same way: its program
             or directory does not exist, for example.
+        out_of_memory: True if the kernel has killed a process of the rank for lack of memory, False if it has not; None
+            while the rank runs, or if the engine does not know.
     """
 
     name: RankName
@@ -123,6 +125,7 @@ class RankStatus:
     why: str = ""
     retry: bool = False
     final: bool = False
+    out_of_memory: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +176,9 @@ class Fenced(EngineError):
 
 def not_started(rank: RankSpec | RankStatus, error: EngineError) -> RankStatus:
     """Return the status of a rank that could not be started because of an error."""
-    now_s, how = time.time(), {"retry": error.retry, "final": error.final}
-    return RankStatus(rank.name, rank.node, RankState.NOT_STARTED, 0, None, now_s, now_s, why=str(error), **how)
+    now_s = time.time()
+    status = RankStatus(rank.name, rank.node, RankState.NOT_STARTED, 0, None, now_s, now_s)
+    return replace(status, why=str(error), retry=error.retry, final=error.final)
 
 
 def launch_each(launch: Callable[[RankSpec], RankStatus], specs: Sequence[RankSpec]) -> list[RankStatus]:

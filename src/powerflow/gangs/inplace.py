@@ -33,7 +33,7 @@ from powerflow.gangs.report_reader import ReportReader, progressed, target_of
 from powerflow.gangs.state_file import GangFailure, GangRecord
 from powerflow.gangs.stopping import StopSignal
 from powerflow.gangs.types import DesiredState, GangCompleted, Hung, Noted, RankLost, Rescaled, backoff_s
-from powerflow.gangs.view import InPlaceView, Losses, Regrouping, how_it_ended
+from powerflow.gangs.view import InPlaceView, Losses, Regrouping
 
 #: A rank leaves at the end of a step. If it reads the target late, two more steps may pass before it leaves.
 _STEPS_TO_LEAVE = 3
@@ -62,7 +62,8 @@ class InPlace(Gang):
         )  # the last one in which all members trained
         self._told_step = (-1, -1)
         self._step_s = 0.0
-        self._silent: set[str] = set()  # ranks that were ended because they never reported
+        self._hung: set[str] = set()  # ranks that were ended because they hung
+        self._silent: set[str] = set()  # those of them that never reported
 
     def forgive(self) -> None:
         """Count lost ranks from 0 again, and let the gang try again at once."""
@@ -172,7 +173,7 @@ class InPlace(Gang):
             name, why = next(iter(seen.nonsense.items()))
             return GangFailure(None, f"the report of {name} is rejected: it {why}", name, final=True)
         if name := seen.failed_after_the_end:
-            text = f"{name} {how_it_ended(seen.code(name))} after all training was done"
+            text = f"{name} {seen.how_it_ended(name)} after all training was done"
             return GangFailure(seen.code(name), text, name)
         if self.state is GangState.FINISHING:
             return None
@@ -252,7 +253,8 @@ class InPlace(Gang):
         note = "another program told it to leave" if seen.code(name) == 0 and seen.ended_badly(name) else note
         if name in self._silent:
             note = f"it reported nothing for {self.context.limits.start_s:.0f} s; {_NEVER_JOINED}"
-        return f"{how_it_ended(seen.code(name))}{': ' + note if note else ''}"
+        ended = seen.how_it_ended(name, asked=name in self._hung)
+        return f"{ended}{': ' + note if note else ''}"
 
     # Changing the record, and telling.
 
@@ -384,6 +386,7 @@ class InPlace(Gang):
         for name, what in self._hangs.hung(members, self.context.clock(), between_s).items():
             if not self.stops.asked(name):
                 self.events.append(Hung(self.job_id, name, what))
+                self._hung.add(name)
                 self._silent |= set() if record.joined or seen.reports else {name}
             self.stops.ask(name, StopSignal.KILLED, self.context.limits.kill_s)
 

@@ -318,6 +318,8 @@ def _standing(name: str, known: RankStatus | None, said: RankReport | None) -> d
     runs = known.state is RankState.RUNNING
     state = "ended" if known.state is RankState.EXITED else known.state.value
     found = {"name": name, "state": state, "node": known.node, "pid": known.pid if runs else None, "code": known.code}
+    if known.out_of_memory:
+        found["out_of_memory"] = True
     if said is not None and runs:
         found |= {"phase": said.phase.value, "step": said.step, "generation": said.generation}
     return found

@@ -28,7 +28,6 @@ from powerflow.gangs.rendezvous import Meeting, MeetingState, RankProcess, free_
 from powerflow.gangs.report_bounds import MOST_COUNT
 from powerflow.gangs.state_file import GangFailure, GangRecord
 from powerflow.gangs.types import Continued, DesiredState, GangCompleted, Noted, Progressed
-from powerflow.gangs.view import how_it_ended
 
 #: Most bytes of a log that are read in one go, and how often in one turn.
 _PIECE, _PIECES = 1 << 16, 8
@@ -101,7 +100,7 @@ class Scripts(Gang):
         if any(_TAKEN.search(line) and re.search(rf"\b{port}\b", line) for line in lines):
             where = self.record.ranks[self.record.members[0]].node
             return GangFailure(code, f"port {port} of node {where} was taken", name, excused=True)
-        return GangFailure(code, f"{name} {how_it_ended(code)}", name)
+        return GangFailure(code, f"{name} {self.seen.how_it_ended(name)}", name)
 
     def _find_far(self) -> Trigger | None:
         """Return `Trigger.CUT` if ranks have waited for too long for a rank whose node does not answer."""

@@ -6,7 +6,6 @@ after a change.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from typing import NamedTuple
 from powerflow.device.protocol import Place
 from powerflow.elastic.mailbox import PROTOCOL, Phase, RankReport
 from powerflow.engine.protocol import RankName, RankState, RankStatus
+from powerflow.gangs.exit_text import how_it_ended
 from powerflow.gangs.hang_detector import TRAINING
 from powerflow.gangs.state_file import GangRecord
 
@@ -99,6 +99,11 @@ class GangView:
         """Return the exit code of a rank that has ended; None if nobody knows it."""
         status = self.statuses.get(name)
         return None if status is None else status.code
+
+    def how_it_ended(self, name: str, *, asked: bool = False) -> str:
+        """Describe in plain words how a rank has ended; ``asked``: True if PowerFlow has sent it signals."""
+        status = self.statuses.get(name)
+        return how_it_ended(self.code(name), None if status is None else status.out_of_memory, asked=asked)
 
     def rebooted(self, name: str) -> bool:
         """Return True if a rank was ended because its machine went down."""
@@ -316,15 +321,3 @@ class InPlaceView(GangView):
         """True if all members live but do not train together: they wait to form a group."""
         waits = [report.phase in (Phase.BROKEN, Phase.READY) for report in self.members]
         return 0 < len(self.record.members) == len(waits) and all(waits) and all(map(self.alive, self.record.members))
-
-
-def how_it_ended(code: int | None) -> str:
-    """Describe in plain words how a process with this exit code ended."""
-    if code is None:
-        return "was lost: it is not known how it ended (its node, or the process that watched it, has ended)"
-    if code >= 0:
-        return f"exited with code {code}"
-    try:
-        return f"was ended by signal {-code} ({signal.Signals(-code).name})"
-    except ValueError:
-        return f"was ended by signal {-code}"

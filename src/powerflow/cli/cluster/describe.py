@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
+#: Key of a rank of which the kernel has killed a process for lack of memory.
+_MEMORY = "out_of_memory"
+
+
 @asks
 def describe(controller: ControllerClient, job: Job, json: Json = False, watch: Watch = None) -> None:
     """Show everything that is known about a job: its GPUs and clock, its progress, and its definition."""
@@ -144,8 +148,19 @@ def _ranks(ranks: Sequence[Mapping[str, Any]]) -> RenderableType:
     from powerflow.cli.cluster.job_table import plain
     from powerflow.units import NOTHING
 
-    heads = list(dict.fromkeys(key for rank in ranks for key in rank))
+    rows = [{key: value for key, value in rank.items() if key != _MEMORY} | {"code": _code(rank)} for rank in ranks]
+    heads = list(dict.fromkeys(key for row in rows for key in row))
     table = plain(*heads, left=heads, wraps=heads)
-    for rank in ranks:
-        table.add_row(*(NOTHING if rank.get(head) is None else str(rank[head]) for head in heads))
+    for row in rows:
+        table.add_row(*(NOTHING if row.get(head) is None else str(row[head]) for head in heads))
     return table
+
+
+def _code(rank: Mapping[str, Any]) -> str | None:
+    """Return the exit code of a rank, with the signal that it stands for."""
+    from powerflow.api.exit_code import signal_name
+
+    code = rank.get("code")
+    words = [signal_name(code), "out of memory" if rank.get(_MEMORY) else ""]
+    said = ", ".join(filter(None, words))
+    return None if code is None else f"{code} ({said})" if said else str(code)

@@ -40,6 +40,9 @@ class Cgroups:
     def enter(self, rank: str, pid: int, *, memory_bytes: int, cpus: float) -> list[str]:
         """Put a process into the control groups of its rank; return the groups, for `kill` and `leave`.
 
+        A rank without a limit of memory gets a group of this controller, too, if that is possible. It tells whether the
+        kernel has killed a process of the rank for lack of memory.
+
         Args:
             rank: Name of the rank.
             pid: The process.
@@ -67,7 +70,22 @@ class Cgroups:
         except OSError:
             leave(groups)
             raise
-        return groups
+        return groups + self._counted(rank, pid, groups)
+
+    def _counted(self, rank: str, pid: int, groups: Sequence[str]) -> list[str]:
+        """Put a process into a group of the controller for memory, if it is in none; return this group."""
+        if "memory" not in self.limiting:
+            return []
+        home = self.limiting["memory"][0] / rank
+        if str(home) in groups:
+            return []
+        try:
+            home.mkdir(exist_ok=True)
+            (home / "cgroup.procs").write_text(str(pid))
+        except OSError:
+            leave([str(home)])
+            return []
+        return [str(home)]
 
     def close(self) -> None:
         """Remove the cgroup directories of this fork server, if they are empty."""
@@ -95,6 +113,20 @@ def kill(groups: Sequence[str]) -> bool:
             for pid in Path(group, "cgroup.procs").read_text().split():
                 found = send(int(pid), signal.SIGKILL) or found
     return found
+
+
+def killed_for_memory(groups: Sequence[str]) -> bool | None:
+    """Return True if the kernel has killed a process of these control groups for lack of memory; None if none counts.
+
+    The count is in ``memory.events`` of cgroup version 2, and in ``memory.oom_control`` of version 1.
+    """
+    known: bool | None = None
+    for group in groups:
+        for file in ("memory.events", "memory.oom_control"):
+            with contextlib.suppress(OSError, ValueError):
+                counts = dict(line.split() for line in Path(group, file).read_text().splitlines())
+                known = known or int(counts.get("oom_kill", "")) > 0
+    return known
 
 
 def leave(groups: Sequence[str]) -> None:

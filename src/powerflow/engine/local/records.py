@@ -22,6 +22,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,14 +112,18 @@ def status_row(status: RankStatus) -> list[Any]:
     """Return a rank's status as a JSON list. A list is shorter than an object, and there are many statuses."""
     ended_s = status.ended_s if status.ended_s == status.ended_s else None
     row = [str(status.name), status.node, status.state, status.pid, status.code, status.started_s, ended_s]
+    if status.out_of_memory is not None:
+        return [*row, status.rebooted, status.out_of_memory]
     return [*row, True] if status.rebooted else row
 
 
 def status_from_row(row: list[Any]) -> RankStatus:
     """Return the status that a JSON list from `status_row` describes."""
-    name, node, state, pid, code, started_s, ended_s, *rebooted = row
+    name, node, state, pid, code, started_s, ended_s, *more = row
+    rebooted, out_of_memory = [*more, False, None][:2] if len(more) != 1 else [more[0], None]
     ended = math.nan if ended_s is None else ended_s
-    return RankStatus(RankName.parse(name), node, RankState(state), pid, code, started_s, ended, bool(rebooted))
+    status = RankStatus(RankName.parse(name), node, RankState(state), pid, code, started_s, ended, rebooted)
+    return replace(status, out_of_memory=out_of_memory)
 
 
 def remember(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from powerflow.engine.local import process
-from powerflow.engine.local.cgroups import Cgroups, kill, leave
+from powerflow.engine.local.cgroups import Cgroups, kill, killed_for_memory, leave
 from powerflow.engine.local.interpreter import HEEDED
 from powerflow.engine.local.not_executed import is_permanent, script_of, why_not_entered, why_not_executed
 from powerflow.engine.local.output_file import CopiedLog, Handed, hand_over, open_output, receive
@@ -154,9 +154,11 @@ def _keep(launch: Launch, rank: int, output: int, groups: Sequence[str], booted_
     kill(groups)
     process.end_children()
     _drain(output, log)
+    out_of_memory = killed_for_memory(groups)
     leave(groups)
     ended_s = booted_s + time.clock_gettime(time.CLOCK_BOOTTIME)  # the run time is right even if the clock was set
-    _write_status(launch, {"state": "exited", "code": code, "ended_s": ended_s, "told": bool(_told)})
+    how = {"code": code, "ended_s": ended_s, "told": bool(_told), "out_of_memory": out_of_memory}
+    _write_status(launch, {"state": "exited", **how})
     os._exit(0)
 
 

@@ -187,6 +187,7 @@ class RankTable:
                 code=end["code"],
                 ended_s=end["ended_s"],
                 rebooted=who["boot"] != boot_id() and _with_its_machine(end),
+                out_of_memory=end.get("out_of_memory"),
             ),
             shim,
         )
