@@ -12,8 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 from powerflow.api.field import Field
-from powerflow.energy.budget import LEAST_J, MOST_J, Period
-from powerflow.energy.kinds import CURRENCY, MAX_AGE_S, MOST_VALUE, Kind
+from powerflow.energy.kinds import CURRENCY, LEAST_J, MAX_AGE_S, MOST_J, MOST_VALUE, Kind, Period
 
 if TYPE_CHECKING:
     from pydantic import ConfigDict

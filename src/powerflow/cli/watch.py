@@ -40,27 +40,33 @@ def show(
         json: True to print JSON.
         every_s: Seconds between two answers; None shows only one.
     """
+    if json:
+
+        def print_document() -> None:
+            found = read()
+            print_json(kind, {kind: found} if document is None else document(found))
+
+        _repeat(print_document, every_s)
+        return
     out = console()
 
     def picture() -> RenderableType:
         return draw(harmless(read()), out.width)
 
-    def once() -> None:
-        if json:
-            found = read()
-            print_json(kind, {kind: found} if document is None else document(found))
-        else:
-            out.print(picture())
-        sys.stdout.flush()
-
-    if every_s is None:
-        once()
-    elif json or not out.is_terminal:
-        while True:
-            once()
-            time.sleep(every_s)
-    else:
+    if every_s is not None and out.is_terminal:
         _live(picture, every_s)
+    else:
+        _repeat(lambda: out.print(picture()), every_s)
+
+
+def _repeat(print_answer: Callable[[], None], every_s: float | None) -> None:
+    """Print an answer, once or repeatedly."""
+    print_answer()
+    sys.stdout.flush()
+    while every_s is not None:
+        time.sleep(every_s)
+        print_answer()
+        sys.stdout.flush()
 
 
 def _live(picture: Callable[[], RenderableType], every_s: float) -> None:

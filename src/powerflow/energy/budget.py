@@ -10,19 +10,14 @@ import math
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
-from typing import Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from powerflow.energy.kinds import Period
 from powerflow.errors import InputError
 from powerflow.units import HOUR_S, kwh
 
 #: Used shares of a budget that cause a warning, each once in a window.
 WARN_AT = (0.85, 0.90, 0.95)
-
-#: Smallest and largest accepted budget of a live cluster: 1 Wh to 1000 GWh.
-LEAST_J, MOST_J = 3.6e3, 3.6e15
-
-Period = Literal["day", "month"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from powerflow.cli.cluster.controller_command import Watch, Yes, asks, confirmed
 from powerflow.cli.options import Json
 from powerflow.cli.watch import show
 from powerflow.cli.when import stamp
-from powerflow.energy.budget import LEAST_J, MOST_J, Period
+from powerflow.energy.kinds import LEAST_J, MOST_J, Period
 from powerflow.errors import InputError
 from powerflow.units import kwh, kwh_column, number_column, parse_joules, power, prose
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -53,7 +52,9 @@ class ControllerClient:
 
     def submit(self, spec: JobSpec) -> JobRecord:
         """Submit a job exactly once. If the connection is lost, the request is repeated with the same key."""
-        return self.ask(ops.SUBMIT, spec, key=secrets.token_hex(16))
+        from secrets import token_hex
+
+        return self.ask(ops.SUBMIT, spec, key=token_hex(16))
 
     def jobs(
         self, *, states: Sequence[JobState] = (), limit: int | None = None, **filters: str | None

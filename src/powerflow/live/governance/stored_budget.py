@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from powerflow.api.governance import BudgetOrder, BudgetRecord, Outlook
-from powerflow.energy.budget import Budget, Period
+from powerflow.energy.budget import Budget
 from powerflow.energy.governor import Governor
+from powerflow.energy.kinds import Period
 
 
 @dataclass(frozen=True, slots=True)
