@@ -43,5 +43,5 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "PowerFlow needs Python 3.11 or newer; say which with: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev,torch,nvidia,postgres,ray]'
-	$(BIN)/python -m compileall -qq -j 0 -x '/(ray|plotly|pip|setuptools|mypy)/' $(VENV)/lib || true
+	$(BIN)/python -m compileall -qq -j 0 -x '/(ray|plotly|pip|setuptools|mypy)/' $(VENV)/lib src || true
 	touch $(STAMP)

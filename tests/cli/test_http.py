@@ -1,30 +1,15 @@
-"""Requests to the controller: over a proxy, to a server that ends connections, and without pydantic's models."""
+"""Requests to the controller: over a proxy, and to a server that ends connections."""
 
 from __future__ import annotations
 
 import http.server
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 
 import pytest
 
 from powerflow.cli.cluster.http import HttpSender, Lost, NotConnected
-
-SLOW = ("httpx", "numpy", "powerflow.api.job_spec", "powerflow.energy.signal", "sqlalchemy", "fastapi", "yaml")
-READERS = ("queue", "top", "describe", "acct", "history", "events", "logs", "explain", "audit")
-
-
-def test_reading_verbs_load_nothing_that_takes_long() -> None:
-    """At least 0.1 s of CPU each: see docs/cli.md for what verbs may take."""
-    code = f"""
-import importlib, sys
-for verb in {READERS}: importlib.import_module(f"powerflow.cli.cluster.{{verb}}")
-print(*[name for name in {SLOW} if name in sys.modules])
-"""
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
 
 
 class Echo(http.server.BaseHTTPRequestHandler):

@@ -171,16 +171,6 @@ def test_saying_hello_imports_nothing_heavy(argv: list[str]) -> None:
     assert done.stderr.splitlines()[-1] == "[]"
 
 
-def test_a_command_that_asks_a_controller_imports_little() -> None:
-    heavy = ("numba", "numpy", "scipy", "sqlalchemy", "fastapi", "pygments", "click")
-    done = python(
-        "import sys; from powerflow.cli.main import main\n"
-        "code = main(['queue', '--json', '--url', 'http://127.0.0.1:1'])\n"
-        f"print(code, [m for m in {heavy!r} if m in sys.modules])"
-    )
-    assert done.stdout == "5 []\n", done.stderr
-
-
 def test_import_powerflow_imports_nothing_heavy() -> None:
     done = python("import sys, powerflow; print([m for m in ('numba', 'numpy', 'typer') if m in sys.modules])")
     assert done.stdout == "[]\n"

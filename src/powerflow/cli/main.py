@@ -177,7 +177,7 @@ def _invoke(argv: Sequence[str]) -> int:
     except typer.Abort:
         raise KeyboardInterrupt from None
     except typer.TyperException as error:
-        message = error.format_message().replace("Value error, ", "")  # pydantic's, of no use to who reads it
+        message = error.format_message()
         if "\n" in message:  # no command was named: the message is the help page itself
             print(message, file=sys.stderr)
             return USAGE
