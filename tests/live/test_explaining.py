@@ -36,6 +36,29 @@ def test_explain_says_what_binds_what_would_change_it_and_when_it_ends(bench: Be
     assert bench.service.decisions(waits).items[0].reason.startswith("waits for GPUs")
 
 
+def test_explain_and_describe_expect_the_same_end_which_is_not_later_than_the_time_limit(bench: Bench) -> None:
+    bench.steps_total = 1_000_000
+    limited = bench.submit(gpus="2", batch={"global": 64}, time_limit=3600.0)
+    free = bench.submit(gpus="2", batch={"global": 64})
+    unknown = bench.submit(gpus="1", rescale="none", run="sleep 1", time_limit=600.0)
+    for job in (limited, free):
+        bench.until_trains(job)
+    ends = {}
+    for job in (limited, free, unknown):
+        record, said = bench.service.job(job).record, bench.service.explain(job)
+        assert said.end_s == record.eta_s is not None, "they must not differ"
+        ends[job] = record.eta_s - bench.controller.turned_s + record.run_s
+        assert said.ends_by_limit is (job != free)
+    assert ends[limited] == pytest.approx(3600.0)
+    assert ends[unknown] == pytest.approx(600.0)
+    assert ends[free] > 36_000.0
+    said = bench.service.explain(limited)
+    assert said.energy_j is not None
+    assert said.now is not None
+    left_s = 3600.0 - bench.service.job(limited).record.run_s
+    assert said.energy_j - bench.job(limited).energy_j == pytest.approx(said.now.power_w * left_s, rel=0.05)
+
+
 def test_a_batch_that_is_not_the_stated_one_is_told_once(bench: Bench) -> None:
     wrong, right = bench.submit(batch={"global": 512}), bench.submit(batch={"global": 64})
     for job in (wrong, right):

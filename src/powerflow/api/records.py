@@ -106,7 +106,7 @@ class JobRecord:
         reason: Why the job has its present GPUs and clock (or no GPUs), in plain words.
         progress: Share of the job's work that is done, 0 to 1.
         step_time_s: Seconds per iteration, measured recently.
-        eta_s: When the job is expected to end.
+        eta_s: When the job is expected to end; the same as `Explanation.end_s`.
         exit: How the job ended, in plain words; "" if it has not ended.
         attempts: How often the job has failed.
         model_error: |predicted ÷ measured − 1| of the step time in the job's present configuration.
@@ -188,7 +188,9 @@ class Explanation:
         limits_known: True if the scheduler was asked which limits hold the job back, and has answered.
         start_s: When the job will get GPUs if no other job is submitted; None if it runs, or if this is not known.
         end_s, end_low_s, end_high_s: When the job will end if it keeps its GPUs and clock, and the 80 % interval of
-            this time. The interval comes from the errors of earlier predictions.
+            this time. The interval comes from the errors of earlier predictions. None of them is later than the end by
+            the job's time limit. If it is not known how many steps a running job has, ``end_s`` is that end.
+        ends_by_limit: True if ``end_s`` is the end by the job's time limit.
         energy_j, energy_low_j, energy_high_j: Energy used by the job until its end, and the 80 % interval.
         fair_share: The share of the job's project (`ShareRecord`).
         due_gpus: GPUs that the project deserved at the last decision; None if no job of any project waited for GPUs.
@@ -209,6 +211,7 @@ class Explanation:
     end_s: float | None = None
     end_low_s: float | None = None
     end_high_s: float | None = None
+    ends_by_limit: bool = False
     energy_j: float | None = None
     energy_low_j: float | None = None
     energy_high_j: float | None = None

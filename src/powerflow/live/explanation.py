@@ -21,6 +21,8 @@ from powerflow.store.models import StoredJob
 #: Reasons of jobs that wait, and what a job waits for, by the limit that binds; for GPUs, unless it is listed here.
 WAITS = frozenset({Why.WAITS_GPUS, Why.WAITS_BUDGET, Why.WAITS_CAP})
 WAITED_FOR = {"budget": "budget", "cap": "the power cap to end", NEXT: "the next decision"}
+#: An end this close to the time limit is the end by the limit, in seconds: sums of times are rounded.
+LIMIT_NEAR_S = 0.01
 
 
 def explain(controller: Controller, stored: StoredJob) -> Explanation:
@@ -70,22 +72,27 @@ def _with_forecast(
     said: Explanation, controller: Controller, job: ActiveJob, gpu_type: str, best: Sequence[JobOption]
 ) -> Explanation:
     """Add to an explanation when the job is expected to end, and the energy that it will have used."""
+    log = controller.governance.decision_log
     if job.placement:
-        gpus, clock_mhz, from_s = job.gpus, job.clock_mhz, controller.clock()
+        from_s = controller.turned_s
+        expected = log.forecast_as_is(job, from_s)
     elif said.start_s is not None and best:
-        gpus, clock_mhz, from_s = best[0].gpus, best[0].clock_mhz, said.start_s
+        from_s = said.start_s
+        expected = log.forecast(job, gpu_type, best[0].gpus, best[0].clock_mhz, from_s)
     else:
         return said
-    expected = controller.governance.decision_log.forecast(job, gpu_type, gpus, clock_mhz, from_s)
 
     def at(jct_s: float | None) -> float | None:
         return None if jct_s is None else job.submitted_s + jct_s
 
+    end_s, limit = at(expected.jct_s), job.spec.time_limit
+    limit_s = math.inf if limit is None else from_s + max(0.0, limit - job.run_s)
     return replace(
         said,
-        end_s=at(expected.jct_s),
+        end_s=end_s,
         end_low_s=at(expected.jct_low_s),
         end_high_s=at(expected.jct_high_s),
+        ends_by_limit=end_s is not None and end_s > limit_s - LIMIT_NEAR_S,
         energy_j=expected.energy_j,
         energy_low_j=expected.energy_low_j,
         energy_high_j=expected.energy_high_j,

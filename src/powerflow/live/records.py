@@ -41,11 +41,9 @@ class Records:
         now = job or stored  # the later of the two
         on_gpus = job if job and job.placement else None
         step_time_s, total = known(now.step_time_s), now.steps_total
-        eta_s = None
-        if on_gpus and total and step_time_s:
-            rest_s = max(0.0, total - now.steps) * step_time_s
-            most_s = math.inf if stored.spec.time_limit is None else max(0.0, stored.spec.time_limit - now.run_s)
-            eta_s = self._controller.turned_s + min(rest_s, most_s)
+        jct_s = None
+        if on_gpus:
+            jct_s = self._controller.governance.decision_log.forecast_as_is(on_gpus, self._controller.turned_s).jct_s
         return JobRecord(
             id=stored.id,
             name=stored.name,
@@ -70,7 +68,7 @@ class Records:
             steps_total=total,
             progress=min(1.0, now.steps / total) if total else None,
             step_time_s=step_time_s,
-            eta_s=eta_s,
+            eta_s=None if jct_s is None else stored.submitted_s + jct_s,
             rescales=now.rescales,
             attempts=now.attempts,
             exit=stored.exit,

@@ -85,9 +85,9 @@ def _outlook(found: Explanation) -> list[str]:
     if found.start_s is not None:
         lines.append(f"expected to start at {stamp(found.start_s)}, if no other job is submitted")
     if found.end_s is not None:
-        between = ""
-        if found.end_low_s is not None and found.end_high_s is not None:
-            between = f" (80 %: {stamp(found.end_low_s)} to {stamp(found.end_high_s)})"
+        between = ", by its time limit" if found.ends_by_limit else ""
+        if found.end_low_s is not None and found.end_high_s is not None and found.end_low_s < found.end_high_s:
+            between += f" (80 %: {stamp(found.end_low_s)} to {stamp(found.end_high_s)})"
         lines.append(f"expected to end at {stamp(found.end_s)}{between}")
     if found.energy_j is not None:
         low_j, high_j = found.energy_low_j, found.energy_high_j

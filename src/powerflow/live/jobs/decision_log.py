@@ -134,7 +134,14 @@ class DecisionLog:
         if step is not None and steady and job.step_time_s > 0:
             # the measured time of this job is better than the belief about its class
             step = replace(step, step_time_s=job.step_time_s, energy_per_step_j=step.power_w * job.step_time_s)
-        return self._forecast(job, now_s, step)
+        found, most_s = self._forecast(job, now_s, step), _most_s(job)
+        if found.jct_s is None and math.isfinite(most_s):  # of unknown length: it ends at its time limit at the latest
+            return Forecast(jct_s=now_s - job.submitted_s + most_s)
+        return found
+
+    def forecast_as_is(self, job: ActiveJob, now_s: float) -> Forecast:
+        """Return the forecast for a job that has GPUs, if it keeps them and its clock."""
+        return self.forecast(job, job.gpu_type, job.gpus, job.clock_mhz, now_s)
 
     @staticmethod
     def _close(story: _Story, job: ActiveJob, now_s: float) -> None:
@@ -177,15 +184,17 @@ class DecisionLog:
         self._rows.append(DecisionRecord(0, now_s, job.id, would, why, reason, gpus, clock_mhz, **expected))
 
     def _forecast(self, job: ActiveJob, now_s: float, step: JobOption | None) -> Forecast:
-        """Return the forecast for a job from now to its end, if each step is as ``step`` predicts."""
+        """Return the forecast for a job from now to its end, if each step is as ``step`` predicts.
+
+        The job ends at its time limit at the latest.
+        """
         if step is None or not self._sized(job):
             return Forecast()
         total = job.steps_total or self._learning.believed_steps(job.spec, job.kind.name)
-        left = max(0.0, total - job.steps)
-        past_s = now_s - job.submitted_s
-        run_s, run_j = left * step.step_time_s, left * step.energy_per_step_j
-        jct_s, low_s, high_s = self._spread("time", run_s, past_s)
-        energy_j, low_j, high_j = self._spread("energy", run_j, job.energy_j)
+        left_s = max(0.0, total - job.steps) * step.step_time_s
+        past_s, most_s = now_s - job.submitted_s, _most_s(job)
+        jct_s, low_s, high_s = self._spread("time", left_s, most_s, past_s)
+        energy_j, low_j, high_j = self._spread("energy", left_s * step.power_w, most_s * step.power_w, job.energy_j)
         return Forecast(
             jct_s=jct_s,
             jct_low_s=low_s,
@@ -195,10 +204,19 @@ class DecisionLog:
             energy_high_j=high_j,
         )
 
-    def _spread(self, what: str, left: float, past: float) -> tuple[float, float | None, float | None]:
-        """Return the expected total and its interval: the part that is past, plus what is predicted of the rest."""
+    def _spread(self, what: str, left: float, most: float, past: float) -> tuple[float, float | None, float | None]:
+        """Return the expected total and its interval.
+
+        Each is the part that is past, plus what is predicted of the rest, which is at most ``most``.
+        """
         known = self.calibrations[what]
         found = known.interval(left) if left > 0 else None
         if found is None:
-            return past + left, None, None
-        return past + known.expected(left), past + found[0], past + found[1]
+            return past + min(left, most), None, None
+        low, high = found
+        return past + min(known.expected(left), most), past + min(low, most), past + min(high, most)
+
+
+def _most_s(job: ActiveJob) -> float:
+    """Return the seconds for which a job may still run; inf if it has no time limit."""
+    return math.inf if job.spec.time_limit is None else max(0.0, job.spec.time_limit - job.run_s)
