@@ -6,7 +6,7 @@ import pytest
 
 from powerflow.policy.registry import load
 from powerflow.scheduler.events import Cancelled, CostLearned, Failed, ManagedProjects, NodeDrained, NodeFailed
-from powerflow.scheduler.plan import Reason, Why
+from powerflow.scheduler.plan import Reason, Why, nodes_said
 from powerflow.scheduler.reasons import beneficiaries
 from powerflow.scheduler.rules.rollout import Rollout
 from tests.scheduler.situations import SchedulerDriver, Told, submitted, table
@@ -126,12 +126,33 @@ def test_moved_off_a_drained_node_at_the_next_decision() -> None:
     assert occupancy.placement(0)[0].node == home
     plan = driver.at(60)
     assert [(c.job_id, c.gpus, c.moved) for c in plan.changes] == [("a", 4, True)]
-    assert plan.reasons()["a"].why is Why.MOVED
-    assert plan.reasons()["a"].sentence() == "moved"
+    assert plan.reasons()["a"].why is Why.DRAINED
+    assert plan.reasons()["a"].sentence() == f"moved to node {other}: node {home} is drained"
     assert [share.node for share in occupancy.placement(0)] == [other]
 
 
-def test_moved_is_said_also_where_the_clock_changes_with_it() -> None:
+@pytest.mark.parametrize(
+    ("gpus", "said"),
+    [
+        (0, "stopped: node {home} is drained"),
+        (2, "moved to node {other}, from 4 to 2 GPUs: node {home} is drained"),
+    ],
+)
+def test_a_job_that_leaves_a_drained_node_is_not_preempted(gpus: int, said: str) -> None:
+    driver = told()
+    driver.tell({0: (4, FULL)})
+    driver.at(0, submitted("a"))
+    nodes = driver.scheduler.pools["A100"].occupancy.nodes
+    home = driver.scheduler.pools["A100"].occupancy.placement(0)[0].node
+    other = next(node.name for node in nodes if node.name != home)
+    driver.tell({0: (gpus, FULL), 1: (2, FULL)})
+    plan = driver.at(60, NodeDrained(home), submitted("b"))
+    assert plan.reasons()["a"].why is Why.DRAINED
+    assert plan.reasons()["a"].sentence() == said.format(home=home, other=other)
+    assert not plan.reasons()["a"].beneficiary
+
+
+def test_the_reason_is_the_drained_node_also_where_the_clock_changes_with_it() -> None:
     driver = told()
     driver.tell({0: (4, FULL)})
     driver.at(0, submitted("a"))
@@ -139,7 +160,14 @@ def test_moved_is_said_also_where_the_clock_changes_with_it() -> None:
     driver.tell({0: (4, HALF)})
     plan = driver.at(60, NodeDrained(home))
     assert plan.changes[0].moved
-    assert plan.reasons()["a"].why is Why.MOVED
+    assert plan.reasons()["a"].why is Why.DRAINED
+
+
+def test_nodes_in_words() -> None:
+    assert nodes_said(["a"]) == "node a"
+    assert nodes_said(["a", "b"]) == "nodes a and b"
+    assert nodes_said(["a", "b", "c"]) == "nodes a, b and c"
+    assert nodes_said(["a", "b", "c", "d", "e"]) == "nodes a, b and 3 others"
 
 
 def test_kept() -> None:

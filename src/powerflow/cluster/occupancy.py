@@ -256,6 +256,10 @@ class Occupancy:
             gpu = int(pool.next_of[gpu])
         return tuple(NodeShare(self.nodes[node].name, tuple(sorted(shares[node]))) for node in sorted(shares))
 
+    def drained_nodes(self, owner: int) -> tuple[str, ...]:
+        """Return the names of the drained nodes on which an owner (number of a job) holds GPUs."""
+        return tuple(share.node for share in self.placement(owner) if self.status_of(share.node) == DRAINED)
+
     # ---- nodes, by name; repeating a call changes nothing ----
 
     def fail(self, node: str) -> IntArray:

@@ -27,6 +27,7 @@ class Decision:
             `RECLOCKED` or `MOVED`.
         woken, asleep: Names of the nodes that are switched on and off.
         cut: Slots of jobs that go on with fewer GPUs, because a node does not answer.
+        drained: Names of the drained nodes that jobs leave, by slot.
     """
 
     view: View
@@ -38,6 +39,7 @@ class Decision:
     woken: list[str] = field(default_factory=list)
     asleep: list[str] = field(default_factory=list)
     cut: set[int] = field(default_factory=set)
+    drained: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
 
 @kernel

@@ -19,6 +19,7 @@ class Why(StrEnum):
     PREEMPTED = "preempted"
     RECLOCKED = "reclocked"
     MOVED = "moved"
+    DRAINED = "leaves a node that is drained"
     CUT = "goes on without a node that does not answer"
     UNREACHABLE = "keeps its GPUs: its node does not answer, and it may run there"
     MOVED_TYPE = "moved to GPUs of another type"
@@ -54,6 +55,8 @@ class Reason(NamedTuple):
         beneficiary: If the job was shrunk or preempted, the id of the job that got its GPUs; "" if no job got them.
         gpu_price: Price of a GPU at the decision; 0 if the policy has no prices.
         short_of: If the job waits for GPUs, how many more free GPUs would start it.
+        nodes: If the job moves, the nodes that it moves to.
+        drained: If the job leaves a drained node, the drained nodes that it leaves.
     """
 
     why: Why
@@ -64,6 +67,8 @@ class Reason(NamedTuple):
     beneficiary: str = ""
     gpu_price: float = 0.0
     short_of: int = 0
+    nodes: tuple[str, ...] = ()
+    drained: tuple[str, ...] = ()
 
     def sentence(self) -> str:
         """Return the reason as words for a user, such as ``shrunk from 8 to 4 GPUs for job-7``."""
@@ -75,6 +80,10 @@ class Reason(NamedTuple):
             case Why.GROWN | Why.SHRUNK:
                 tail = f" for {self.beneficiary}" if self.beneficiary else ""
                 return f"{self.why} from {self.gpus_before} to {gpus_said(self.gpus)}{tail}"
+            case Why.MOVED:
+                return f"{self.why} to {nodes_said(self.nodes)}"
+            case Why.DRAINED:
+                return f"{self._left()}: {nodes_said(self.drained)} {'is' if len(self.drained) == 1 else 'are'} drained"
             case Why.PREEMPTED:
                 return f"{self.why}{f' for {self.beneficiary}' if self.beneficiary else ''}"
             case Why.RECLOCKED:
@@ -87,6 +96,21 @@ class Reason(NamedTuple):
                 return f"{self.why}: {self.short_of} more would do" if self.short_of else str(self.why)
             case _:
                 return str(self.why)
+
+    def _left(self) -> str:
+        """Return in words what becomes of a job that leaves a drained node."""
+        if not self.gpus:
+            return "stopped"
+        count = "" if self.gpus == self.gpus_before else f", from {self.gpus_before} to {gpus_said(self.gpus)}"
+        return f"moved to {nodes_said(self.nodes)}{count}"
+
+
+def nodes_said(names: Sequence[str]) -> str:
+    """Return the names of nodes in words: ``node n1``, ``nodes n1 and n2``, ``nodes n1, n2 and 6 others``."""
+    if len(names) < 2:
+        return f"node {''.join(names)}"
+    first, last = (names[:-1], names[-1]) if len(names) < 4 else (names[:2], f"{len(names) - 2} others")
+    return f"nodes {', '.join(first)} and {last}"
 
 
 def gpus_said(count: int) -> str:

@@ -245,6 +245,7 @@ class Pool:
         moving = slots[moves]
         if len(moving):
             freed = int(had[moves][~evicted[moves]].sum()) if self.sleepers else 0
+            decision.drained = {slot: self.occupancy.drained_nodes(slot) for slot in self.evicted}
             self.evicted.clear()
             decision.woken = self._fill(ledger, moving, answer.gpus[moves], freed, now_s)
         tidied = self._consolidate(ledger, moving, now_s) if self._spread else []

@@ -68,7 +68,10 @@ def changes_of(policy: Policy, pool: Pool, decision: Decision, ledger: Ledger) -
     for (slot, had, has, had_clock, clock, how), taker in zip(decision.changed, takers, strict=True):
         capped, saved = slot in less, slot in limited
         ledger.preempted[slot] = has == 0
-        if has == 0:
+        drained = decision.drained.get(slot, ())
+        if drained and not capped and not saved:
+            why = Why.DRAINED
+        elif has == 0:
             why = Why.CAP_PAUSED if capped else Why.BUDGET_PAUSED if saved else Why.PREEMPTED
         elif had == 0:
             why = Why.RESUMED if ledger.started[slot] else Why.STARTED
@@ -88,7 +91,10 @@ def changes_of(policy: Policy, pool: Pool, decision: Decision, ledger: Ledger) -
         # GPUs that a limit took were not taken for another job
         gave = taker >= 0 and why in (Why.SHRUNK, Why.PREEMPTED)
         name = ledger.job(decision.changed[taker][0]).id if gave else ""
-        reason = Reason(why, had, has, had_mhz, has_mhz, name, price)
+        told = why in (Why.MOVED, Why.DRAINED)
+        nodes = tuple(share.node for share in pool.occupancy.placement(slot)) if told else ()
+        left = drained if why is Why.DRAINED else ()
+        reason = Reason(why, had, has, had_mhz, has_mhz, name, price, 0, nodes, left)
         packed, wait_s = pool.is_packed(slot), pool.wait_s(slot, now_s)
         changes.append(
             Change(ledger.job(slot).id, slot, pool.gpu_type, has, clock, has_mhz, packed, how == MOVED, wait_s, reason)

@@ -177,9 +177,8 @@ def _check_change(scheduler: Scheduler, change: Change) -> None:
     if change.gpus == change.reason.gpus_before:
         said = change.reason.why
         other_clock = (Why.RECLOCKED, Why.CAP_RECLOCKED, Why.BUDGET_RECLOCKED, Why.GIVEN_BACK)
-        assert said in ((Why.MOVED, Why.MOVED_TYPE, Why.CUT) if change.moved else other_clock), (
-            f"{name} is said to be {said.value!r}"
-        )
+        other_gpus = (Why.MOVED, Why.DRAINED, Why.MOVED_TYPE, Why.CUT)
+        assert said in (other_gpus if change.moved else other_clock), f"{name} is said to be {said.value!r}"
     if change.gpus == 0:
         assert change.clock_mhz == 0, f"{name} has a clock and no GPU"
         return
@@ -205,6 +204,7 @@ def _check_reason(scheduler: Scheduler, job_id: str, reason: Reason, *, is_chang
         Why.PREEMPTED: is_changed and before > 0 == after,
         Why.RECLOCKED: is_changed and before == after > 0 and not same_clock,
         Why.MOVED: is_changed and before == after > 0,
+        Why.DRAINED: is_changed and before > 0 and bool(reason.drained),
         Why.CUT: is_changed and before == after > 0,
         Why.UNREACHABLE: not is_changed and before == after > 0 and same_clock,
         Why.MOVED_TYPE: is_changed and before > 0 and after > 0,
