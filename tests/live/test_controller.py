@@ -10,7 +10,7 @@ import pytest
 
 from powerflow.api.governance import DrainOrder
 from powerflow.api.pages import RecordFilter
-from powerflow.api.records import JobState, NotFound, Refused
+from powerflow.api.records import EventRecord, JobState, NotFound, Refused
 from powerflow.engine.protocol import RankSpec
 from powerflow.gangs.types import Rescaled
 from powerflow.live import controller as module
@@ -200,14 +200,42 @@ def test_a_change_by_restart_is_told_and_counted(bench: Bench) -> None:
     job = bench.submit(rescale="restart", **MODES["restart"])
     bench.until_trains(job)
     active = bench.controller.jobs[job]
-    had = active.gpus
+    assert active.gpus == 4
+    others = [bench.submit(run="sleep 1000", rescale="none", gpus=1) for _ in range(2)]  # on the other node
+    bench.until(lambda: len(bench.gangs.holding()) == 4 + len(others))
     bench.service.drain(active.placement[0][0], DrainOrder("", sure=True), ROOT)
-    bench.until(
-        lambda: any(event.kind == "rescaled" for event in bench.store.events(only=RecordFilter(job_id=job)).items)
-    )
-    (told,) = [event for event in bench.store.events(only=RecordFilter(job_id=job)).items if event.kind == "rescaled"]
-    assert told.text.startswith(f"from {had} to {active.gpus} GPUs in ")
-    assert bench.service.job(job).record.rescales == (had != active.gpus)
+
+    def told() -> list[EventRecord]:
+        return list(bench.store.events(only=RecordFilter(job_id=job, kinds=["rescaled"])).items)
+
+    bench.until(lambda: bool(told()))
+    assert told()[0].text.startswith("from 4 to 2 GPUs in ")
+    assert bench.service.job(job).record.rescales == 1
+
+
+def test_a_move_says_from_where_to_where(bench: Bench) -> None:
+    """Four GPUs before and after: nothing was rescaled."""
+    script(bench, lasts=100_000)
+    job = bench.submit(rescale="restart", progress=MODES["restart"]["progress"], gpus=4)
+    bench.until_trains(job)
+    active = bench.controller.jobs[job]
+    (home,) = [node for node, _ in active.placement]
+    bench.service.drain(home, DrainOrder("", sure=True), ROOT)
+
+    def told(*kinds: str) -> list[str]:
+        return [event.text for event in bench.store.events(only=RecordFilter(job_id=job, kinds=kinds)).items]
+
+    bench.until(lambda: bool(told("moved", "rescaled", "recovered")))
+    (other,) = [node for node, _ in active.placement]
+    (text,) = told("moved")
+    assert text.startswith(f"from node {home} to node {other} in ")
+    reasons = [decision.reason for decision in bench.service.decisions(job).items]
+    assert f"moved to node {other}: node {home} is drained" in reasons
+    bench.controller._gang_events._waiting.append(Rescaled(job, 2.0, 4, 4))
+    bench.turn()
+    assert told("recovered") == ["trains on 4 GPUs again after a pause of 2.00 s"], "a lost rank was replaced"
+    assert not told("rescaled")
+    assert bench.service.job(job).record.rescales == 0
 
 
 @pytest.mark.parametrize("restarted", [False, True])
@@ -229,7 +257,7 @@ def test_a_stop_and_a_start_on_other_gpus_is_told_and_counted(bench: Bench, rest
     bench.turn()
     assert had > 1
     (told,) = [event for event in bench.store.events(only=RecordFilter(job_id=job)).items if event.kind == "rescaled"]
-    assert told.text == f"from {had} to 1 GPUs when it started again"
+    assert told.text == f"from {had} to 1 GPU when it started again"
     assert bench.service.job(job).record.rescales == 1
     bench.service.hold(job, ADA)
     bench.until(lambda: job not in bench.gangs.holding().values())

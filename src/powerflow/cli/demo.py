@@ -301,10 +301,10 @@ def _recorded(live: LiveCluster, jobs: list[StoredJob]) -> Recorded:
 
 
 def _pauses_s(live: LiveCluster, jobs: Sequence[StoredJob]) -> list[float]:
-    """Return the length of each pause that a rescale caused in these jobs, in seconds."""
+    """Return the length of each pause that a rescale or a move caused in these jobs, in seconds."""
     ours = {job.id for job in jobs}
     events = live.store.events(limit=10_000).items
-    return [float(event.fields["pause_s"]) for event in events if event.kind == "rescaled" and event.job_id in ours]
+    return [float(event.fields["pause_s"]) for event in events if "pause_s" in event.fields and event.job_id in ours]
 
 
 def _show(done: Done, screen: Console) -> None:

@@ -31,8 +31,9 @@ from powerflow.live.jobs.step_timing import STEPS, clocks_to_try, timed
 from powerflow.live.measurement import Measurement
 from powerflow.live.node_watch import NodeWatch
 from powerflow.scheduler import events as scheduler_events
+from powerflow.scheduler.plan import gpus_said, nodes_said
 from powerflow.store.database import StoreError
-from powerflow.store.models import Seen
+from powerflow.store.models import Placement, Seen
 
 #: Setting in the store: the batch of each class, as its ranks reported it.
 BATCHES = "batches"
@@ -142,18 +143,18 @@ class GangEvents:
         before = job.started(now_s)
         self._table.changed(job)
         if before:
-            text = f"from {before} to {job.gpus} GPUs when it started again"
+            text = f"from {before} to {gpus_said(job.gpus)} when it started again"
             self._store.append("rescaled", text, now_s, job.id, gpus=job.gpus)
 
     def _rescaled(self, event: Rescaled, job: ActiveJob, now_s: float) -> None:
+        before = job.rescaled(event.gpus_before, event.gpus)
         if event.gpus != event.gpus_before:
-            job.rescaled(event.gpus)
             expected_s = self._learning.paused(job.kind.name, event.pause_s)
             self._store.put(PAUSES, self._learning.pauses_s)
             alike = [other for other in self._table.jobs.values() if other.known and other.kind.name == job.kind.name]
             self._table.emit(*(scheduler_events.PauseMeasured(other.id, expected_s) for other in alike))
-        text = f"from {event.gpus_before} to {event.gpus} GPUs in {event.pause_s:.2f} s"
-        self._store.append("rescaled", text, now_s, job.id, pause_s=event.pause_s, gpus=event.gpus)
+        kind, text = _change_said(event, before, job.placement)
+        self._store.append(kind, text, now_s, job.id, pause_s=event.pause_s, gpus=event.gpus)
 
     def _continued(self, event: Continued, job: ActiveJob, now_s: float) -> None:
         """Set the reason that tells what became of the steps that a script had done before it was launched again."""
@@ -291,3 +292,16 @@ class GangEvents:
         if job.known:
             self._table.emit(scheduler_events.Failed(job.id, retry=False))
         self._table.drop(job)
+
+
+def _change_said(event: Rescaled, before: Placement, now: Placement) -> tuple[str, str]:
+    """Return the kind of the event, and in words what has changed of a job's GPUs: their count, or where they are."""
+    pause = f"{event.pause_s:.2f} s"
+    if event.gpus != event.gpus_before:
+        return "rescaled", f"from {event.gpus_before} to {gpus_said(event.gpus)} in {pause}"
+    from_nodes, to_nodes = ([node for node, _ in placement] for placement in (before, now))
+    if before in ((), now):
+        return "recovered", f"trains on {gpus_said(event.gpus)} again after a pause of {pause}"
+    if from_nodes == to_nodes:
+        return "moved", f"to other GPUs of {nodes_said(to_nodes)} in {pause}"
+    return "moved", f"from {nodes_said(from_nodes)} to {nodes_said(to_nodes)} in {pause}"

@@ -70,6 +70,8 @@ class ActiveJob:
         training: True if the job's ranks have trained since they were last changed.
         ran_gpus: Number of GPUs on which the job trains; 0 if it does not train.
         left_gpus: Number of GPUs on which it trained before it was stopped; 0 if it has trained since.
+        trains_on: The GPUs of the placement in which it trained last; empty if it was stopped since, or if this is not
+            known.
         explore_mhz: Clocks still to be tried in this configuration, from the job's first step on.
         explore_since_s: When the first clock of ``explore_mhz`` was set.
         window: Steps that are being timed.
@@ -105,6 +107,7 @@ class ActiveJob:
     training: bool = False
     ran_gpus: int = 0
     left_gpus: int = 0
+    trains_on: Placement = ()
     explore_mhz: tuple[float, ...] = ()
     explore_since_s: float = math.inf
     window: StepWindow | None = None
@@ -252,6 +255,7 @@ class ActiveJob:
         self.started_s = now_s if self.started_s is None else self.started_s
         self.training = True
         before, self.left_gpus, self.ran_gpus = self.left_gpus, 0, self.gpus
+        self.trains_on = self.trains_on or self.placement
         if before in (0, self.gpus):
             return 0
         self.rescales += 1
@@ -259,7 +263,7 @@ class ActiveJob:
 
     def stopped(self, gpus: int = 0) -> None:
         """Record that no process of the job runs any more; ``gpus``: on how many it trained, if the store knows it."""
-        self.left_gpus, self.ran_gpus = gpus or self.ran_gpus or self.left_gpus, 0
+        self.left_gpus, self.ran_gpus, self.trains_on = gpus or self.ran_gpus or self.left_gpus, 0, ()
 
     def progressed(self, steps: float, steps_total: float | None = None) -> None:
         """Set how many steps are completed; the number falls if the job went back to a checkpoint."""
@@ -269,10 +273,16 @@ class ActiveJob:
         """Set the reason that says that the job's script did not continue from its last step."""
         self.reason = reason
 
-    def rescaled(self, gpus: int) -> None:
-        """Count one more change of the job's GPU count, to ``gpus``."""
-        self.rescales += 1
-        self.ran_gpus = gpus
+    def rescaled(self, gpus_before: int, gpus: int) -> Placement:
+        """Record that the job trains on ``gpus`` GPUs; count one more rescale if it had another number before.
+
+        Return the GPUs on which it trained before.
+        """
+        before, self.trains_on = self.trains_on, self.placement
+        if gpus != gpus_before:
+            self.rescales += 1
+            self.ran_gpus = gpus
+        return before
 
     def failed(self, attempts: int, eligible_s: float = -math.inf) -> None:
         """Set how many attempts of the job have failed, and when the next attempt may begin."""
