@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 import sys
 from collections import Counter
@@ -16,6 +15,7 @@ import typer
 from powerflow.api.records import NotSure
 from powerflow.cli import settings
 from powerflow.cli.cluster.client import ControllerClient
+from powerflow.cli.cluster.options_instead import Command, options_instead_of
 from powerflow.cli.output import print_json
 from powerflow.cli.sanitize import line
 from powerflow.errors import InputError
@@ -32,35 +32,34 @@ _OPTIONS = {
 _PLAIN = re.compile(r"(?!\d+$)[\w.,+@%][\w.,+@%/-]*")
 
 
-def asks(command: Callable[..., None]) -> Callable[..., None]:
-    """Decorate a command: pass it a `ControllerClient`, and add the options that select the controller.
+def asks(command: Command) -> Command:
+    """Decorate a command: pass it a `ControllerClient` as ``controller``, and add options that select the controller.
 
     The parameters ``job`` and ``jobs`` of the command get numbers of jobs, also where the user has written names.
     """
 
     @wraps(command)
-    def asking(
-        *, url: str | None = None, token_file: str | None = None, state_dir: str | None = None, **given: Any
-    ) -> None:
-        found = settings.load(url=url, token_file=token_file, state_dir=state_dir)
-        if found.url is None:
-            what = f"no controller has written its address to {found.state_dir}"
-            raise InputError(what, fix="start a controller with powerflow serve, or give --url", exit_code=5)
-        controller = ControllerClient(found.url, found.token)
+    def asking(controller: ControllerClient, **given: Any) -> None:
         if given.get("job") is not None:
             given["job"] = controller.number_of(given["job"])
         if "jobs" in given:  # all of them before the first is changed
             given["jobs"] = [controller.number_of(job) for job in given["jobs"] or []]
-        command(controller, **given)
+        command(controller=controller, **given)
 
-    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
-    added = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
-        for name, option in _OPTIONS.items()
-    ]
-    asking.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
-    asking.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *added)}
-    return asking
+    return options_instead_of("controller", _OPTIONS, _controller)(asking)
+
+
+def _controller(url: str | None, token_file: str | None, state_dir: str | None) -> ControllerClient:
+    """Return a client of the controller that options, variables and files select.
+
+    Raises:
+        InputError: They select no controller, and no controller on this machine has written its address.
+    """
+    found = settings.load(url=url, token_file=token_file, state_dir=state_dir)
+    if found.url is None:
+        what = f"no controller has written its address to {found.state_dir}"
+        raise InputError(what, fix="start a controller with powerflow serve, or give --url", exit_code=5)
+    return ControllerClient(found.url, found.token)
 
 
 def say(kind: str, payload: Mapping[str, Any] | object, words: str, json: bool) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
 from typing import Annotated, Any, NamedTuple
 
 import typer
 
+from powerflow.cli.cluster.options_instead import Command, options_instead_of
 from powerflow.errors import InputError
 
 
@@ -71,38 +70,24 @@ CHANGEABLE = frozenset(
 )
 
 
-def takes_job_flags(command: Callable[..., None]) -> Callable[..., None]:
+def takes_job_flags(command: Command) -> Command:
     """Decorate a command: pass it the options of `FLAGS` as ``flags``, by key, with inner dictionaries for parts."""
-    return _taking(command, FLAGS)
+    return _taking(FLAGS)(command)
 
 
-def takes_changes(command: Callable[..., None]) -> Callable[..., None]:
+def takes_changes(command: Command) -> Command:
     """Decorate a command as `takes_job_flags` does, with the options for keys that can be changed later."""
-    return _taking(command, tuple(flag for flag in FLAGS if flag.key[0] in CHANGEABLE))
+    return _taking([flag for flag in FLAGS if flag.key[0] in CHANGEABLE])(command)
 
 
-def _taking(command: Callable[..., None], options: Sequence[Flag]) -> Callable[..., None]:
-    flags = {flag.parameter: flag for flag in options}
+def _taking(flags: Sequence[Flag]) -> Callable[[Command], Command]:
+    keys = {flag.parameter: flag.key for flag in flags}
+    options = {flag.parameter: Annotated[flag.kind | None, typer.Option(*flag.names, help=flag.help)] for flag in flags}
 
-    @wraps(command)
-    def taking(*args: Any, **given: Any) -> None:
-        values = {name: given.pop(name) for name in flags}
-        command(*args, flags=_nested({flags[name].key: value for name, value in values.items()}), **given)
+    def by_key(**values: Any) -> dict[str, Any]:
+        return _nested({keys[parameter]: value for parameter, value in values.items()})
 
-    own = [at for at in inspect.signature(command, eval_str=True).parameters.values() if at.name != "flags"]
-    first = [at for at in own if at.kind is not inspect.Parameter.KEYWORD_ONLY]
-    rest = [at for at in own if at.kind is inspect.Parameter.KEYWORD_ONLY]
-    added = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[flag.kind | None, typer.Option(*flag.names, help=flag.help)],
-        )
-        for name, flag in flags.items()
-    ]
-    taking.__signature__ = inspect.Signature([*first, *added, *rest])  # type: ignore[attr-defined]
-    return taking
+    return options_instead_of("flags", options, by_key)
 
 
 def variables(texts: list[str]) -> dict[str, str]:

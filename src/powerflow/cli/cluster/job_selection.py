@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import wraps
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +13,7 @@ from powerflow.api import operations as ops
 from powerflow.api.records import JobRecord, JobState
 from powerflow.cli.cluster.client import ControllerClient, job_number
 from powerflow.cli.cluster.controller_command import job_numbers
+from powerflow.cli.cluster.options_instead import Command, options_instead_of
 from powerflow.errors import InputError
 
 _ACTIVE = [state for state in JobState if not state.ended]
@@ -85,22 +84,10 @@ _OPTIONS = {
 }
 
 
-def selects_jobs(command: Callable[..., None]) -> Callable[..., None]:
+def selects_jobs(command: Command) -> Command:
     """Decorate a command: pass it a `Selection` as ``selection``, and add the options that select jobs."""
+    return options_instead_of("selection", _OPTIONS, _selection)(command)
 
-    @wraps(command)
-    def selecting(*args: Any, **given: Any) -> None:
-        chosen = {name: given.pop(name) for name in _OPTIONS}
-        chosen |= {"jobs": chosen["jobs"] or [], "states": chosen["states"] or []}
-        command(*args, selection=Selection(**chosen), **given)
 
-    own = [at for at in inspect.signature(command, eval_str=True).parameters.values() if at.name != "selection"]
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    added = [
-        inspect.Parameter(name, keyword, default=False if name == "every" else None, annotation=at)
-        for name, at in _OPTIONS.items()
-    ]
-    first = [at for at in own if at.kind is not keyword]
-    rest = [at for at in own if at.kind is keyword]
-    selecting.__signature__ = inspect.Signature([*first, *added, *rest])  # type: ignore[attr-defined]
-    return selecting
+def _selection(jobs: Sequence[str] | None, states: Sequence[JobState] | None, **filters: Any) -> Selection:
+    return Selection(jobs=jobs or [], states=states or [], **filters)
