@@ -11,32 +11,12 @@ from tests.cli.shell import Shell
 
 #: Modules that take 5 ms to 0.5 s of CPU each, and that no reading command needs. If pydantic is among those that were
 #: loaded, it may be the installed typer that loads it: pyproject.toml says which versions do not.
-HEAVY: tuple[str, ...] = (
-    "numpy",
-    "numba",
-    "scipy",
-    "torch",
-    "pydantic",
-    "httpx",
-    "asyncio",
-    "fastapi",
-    "sqlalchemy",
-    "plotly",
-)
-HEAVY += ("jinja2", "yaml", "click", "psutil", "structlog", "pygments", "markdown_it", "secrets", "zoneinfo")
+HEAVY: tuple[str, ...] = ("numpy", "numba", "scipy", "torch", "pydantic", "httpx", "asyncio", "fastapi", "sqlalchemy")
+HEAVY += ("plotly", "jinja2", "yaml", "click", "psutil", "structlog", "pygments", "markdown_it", "secrets", "zoneinfo")
 HEAVY += ("importlib.metadata", "powerflow.api.job_spec", "powerflow.api.cluster_api", "powerflow.energy.signal")
 LINES = ("events", "audit", "logs 1", "queue --json", "cap show --json", "--version", "-h", "queue -h", "cap show -h")
-TABLES: tuple[str, ...] = (
-    "top",
-    "queue --all",
-    "describe 1",
-    "explain 1",
-    "explain 1 --history",
-    "history",
-    "acct",
-    "node list",
-)
-TABLES += ("mode", "budget show", "budget forecast", "cap show", "share show", "signal show")
+TABLES: tuple[str, ...] = ("top", "queue --all", "describe 1", "explain 1", "explain 1 --history", "history", "acct")
+TABLES += ("node list", "mode", "budget show", "budget forecast", "cap show", "share show", "signal show")
 
 PROGRAM = """
 import contextlib, io, sys

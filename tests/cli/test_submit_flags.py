@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from powerflow.api.job_change import JobChange
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.merge import merged
-from powerflow.cli.cluster.job_flags import FLAGS
+from powerflow.cli.cluster.job_flags import CHANGEABLE, FLAGS
 from powerflow.cli.cluster.script_hints import hints
 from powerflow.cli.cluster.shell_environment import of_shell
 from tests.cli.shell import Shell
@@ -34,6 +35,10 @@ def _is_part(kind: Any) -> bool:
 
 def test_there_is_an_option_for_each_key_of_a_job() -> None:
     assert {flag.key for flag in FLAGS} | {("directory",), ("env",), ("shell_env",)} == keys(JobSpec)
+
+
+def test_update_has_options_for_the_keys_that_can_be_changed() -> None:
+    assert set(JobChange.model_fields) == CHANGEABLE
 
 
 def test_all_options_together_make_the_job_that_they_say(shell: Shell) -> None:
