@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 
 from powerflow.api.accounts import Account, Accounts, EndedJob
 from powerflow.api.acts import said
+from powerflow.api.bulk_answer import JobsChanged, NotChanged
 from powerflow.api.governance import (
     AuditRecord,
     BudgetOrder,
@@ -29,7 +30,6 @@ from powerflow.api.governance import (
     audited,
 )
 from powerflow.api.job_change import JobChange, JobsOrder, changed
-from powerflow.api.job_changes import JobsChanged, NotChanged
 from powerflow.api.job_detail import JobDetail
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.pages import ALL_JOBS, EVERYTHING, JobFilter, NumberedPage, Page, RecordFilter

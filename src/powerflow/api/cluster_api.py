@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from powerflow.api.accounts import Accounts, EndedJob
+from powerflow.api.bulk_answer import JobsChanged
 from powerflow.api.governance import (
     AuditRecord,
     BudgetOrder,
@@ -22,7 +23,6 @@ from powerflow.api.governance import (
     StageRecord,
 )
 from powerflow.api.job_change import JobChange, JobsOrder
-from powerflow.api.job_changes import JobsChanged
 from powerflow.api.job_detail import JobDetail
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.pages import ALL_JOBS, EVERYTHING, JobFilter, NumberedPage, Page, RecordFilter

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 from powerflow.api.accounts import Accounts, EndedJob
-from powerflow.api.job_changes import JobsChanged
+from powerflow.api.bulk_answer import JobsChanged
 from powerflow.api.pages import Items, NumberedPage, Page
 from powerflow.api.records import (
     DecisionRecord,

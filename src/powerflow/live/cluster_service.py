@@ -14,6 +14,7 @@ from typing import Any
 from typing_extensions import override
 
 from powerflow.api.accounts import Account, Accounts, EndedJob
+from powerflow.api.bulk_answer import JobsChanged
 from powerflow.api.cluster_api import ClusterApi
 from powerflow.api.governance import (
     AuditRecord,
@@ -32,7 +33,6 @@ from powerflow.api.governance import (
     audited,
 )
 from powerflow.api.job_change import JobChange, JobsOrder
-from powerflow.api.job_changes import JobsChanged
 from powerflow.api.job_detail import JobDetail
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.pages import ALL_JOBS, EVERYTHING, JobFilter, NumberedPage, Page, RecordFilter

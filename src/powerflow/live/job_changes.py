@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from powerflow.api.bulk_answer import JobsChanged, NotChanged
 from powerflow.api.governance import audited
 from powerflow.api.job_change import JobChange, changed, flat
-from powerflow.api.job_changes import JobsChanged, NotChanged
 from powerflow.api.records import Caller, Forbidden, JobRecord, JobState, NotFound, Refused, Role
 from powerflow.live.commands import ApiCommand, JobChanged, JobEnded, JobHeld, JobReleased
 from powerflow.live.controller import Controller

@@ -10,8 +10,8 @@ from fastapi import APIRouter, Header, Request, Response
 
 from powerflow.api import operations as ops
 from powerflow.api.accounts import EndedJob
+from powerflow.api.bulk_answer import JobsChanged
 from powerflow.api.job_change import JobChange, JobsOrder
-from powerflow.api.job_changes import JobsChanged
 from powerflow.api.job_detail import JobDetail
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.operations import PREFIX

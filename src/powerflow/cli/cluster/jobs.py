@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from powerflow.api import operations as ops
-from powerflow.api.job_changes import NotChanged
+from powerflow.api.bulk_answer import NotChanged
 from powerflow.api.records import JobRecord
 from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import asks
