@@ -47,7 +47,7 @@ BEYOND = {
     "POST /api/v1/budgets": [positive_data_acceptance],
     "POST /api/v1/signals": [positive_data_acceptance],
 }
-BOUNDED = settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+BOUNDED = settings(max_examples=2, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
 
 @pytest.fixture
