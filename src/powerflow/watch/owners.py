@@ -1,0 +1,139 @@
+"""Describe the jobs of a site's own scheduler, and which GPU each of them holds when."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class GpuAddress(NamedTuple):
+    """A GPU as readings and owners both name it.
+
+    Attributes:
+        node: Short host name of its node, in lower case.
+        number: Its number on the node, as `/dev/nvidiaN` counts.
+    """
+
+    node: str
+    number: int
+
+    def __str__(self) -> str:
+        """Return the address as tables show it: ``node7:3``."""
+        return f"{self.node}:{self.number}"
+
+
+def short_host(name: str) -> str:
+    """Return the short host name in lower case, of a name with or without domain and port (``N7.site.org:9400``)."""
+    host = name.strip().lower()
+    if host.startswith("[") or host.replace(".", "").partition(":")[0].isdigit():  # an address stays as it is
+        return host.rpartition(":")[0] or host if host.count(":") == 1 or host.startswith("[") else host
+    return host.partition(":")[0].partition(".")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedJob:
+    """A job that PowerFlow did not start.
+
+    Attributes:
+        key: Names the job once for ever: ``slurm:4711``, or ``slurm:4711@1764000000`` for one start of several.
+        id: Number or name that its own scheduler gives it, such as ``4711_3`` for a task of an array.
+        name: Name that its user gave it; "" if it is not known.
+        user, account, partition: Whom it belongs to and where it runs, as its scheduler calls these; "" if not known.
+        submitted_s: When it was submitted, Unix seconds; None if it is not known.
+        start_s: When it began to hold its GPUs, Unix seconds.
+        end_s: When it gave them back, Unix seconds; None while it holds them, and if the end is not known yet.
+        state: How it stands, in its scheduler's word: RUNNING, COMPLETED, FAILED…
+        comment: Comment that its user or the site has given it.
+    """
+
+    key: str
+    id: str
+    start_s: float
+    end_s: float | None = None
+    name: str = ""
+    user: str = ""
+    account: str = ""
+    partition: str = ""
+    submitted_s: float | None = None
+    state: str = ""
+    comment: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """The time in which one job holds one GPU.
+
+    Attributes:
+        job: `WatchedJob.key`.
+        gpu: The GPU.
+        start_s, end_s: From when until when, Unix seconds; ``end_s`` is None while the job holds it.
+        slack_s: How far start and end may be off, seconds: Slurm cuts off fractions of a second.
+    """
+
+    job: str
+    gpu: GpuAddress
+    start_s: float
+    end_s: float | None
+    slack_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class OwnersLook:
+    """What a source of owners says at one moment.
+
+    Attributes:
+        time_s: The moment, Unix seconds: what happens later is not in this answer.
+        jobs: Jobs that hold GPUs, and jobs that held some a short while ago, by key.
+        holdings: Which GPUs they hold or held.
+        notes: What could not be told, for the user.
+    """
+
+    time_s: float
+    jobs: Mapping[str, WatchedJob]
+    holdings: Sequence[Holding]
+    notes: Sequence[str] = ()
+
+
+class Segment(NamedTuple):
+    """A time in which the owners of a GPU do not change.
+
+    Attributes:
+        jobs: Keys of the jobs that hold it, in order of their names; empty if nobody does.
+        start_s, end_s: From when until when, Unix seconds.
+        slack_s: How far both moments may be off, seconds.
+    """
+
+    jobs: tuple[str, ...]
+    start_s: float
+    end_s: float
+    slack_s: float
+
+
+def segments(holdings: Iterable[Holding], since_s: float, until_s: float) -> list[Segment]:
+    """Cut a time span where the owners of one GPU change.
+
+    Args:
+        holdings: Holdings of this GPU, in any order; they may overlap.
+        since_s, until_s: The span, Unix seconds.
+
+    Returns:
+        Segments in order, without gaps, that cover the span. Jobs may share a GPU.
+    """
+    inside = [
+        (max(each.start_s, since_s), min(until_s if each.end_s is None else each.end_s, until_s), each)
+        for each in holdings
+    ]
+    inside = [(start, end, each) for start, end, each in inside if end > start]
+    edges = sorted({since_s, until_s, *(start for start, _, _ in inside), *(end for _, end, _ in inside)})
+    found: list[Segment] = []
+    for start, end in itertools.pairwise(edges):
+        present = [each for begin, finish, each in inside if begin <= start and finish >= end]
+        jobs = tuple(sorted({each.job for each in present}))
+        slack_s = max((each.slack_s for each in present), default=0.0)
+        if found and found[-1].jobs == jobs:
+            found[-1] = found[-1]._replace(end_s=end, slack_s=max(slack_s, found[-1].slack_s))
+        else:
+            found.append(Segment(jobs, start, end, slack_s))
+    return found
