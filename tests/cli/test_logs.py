@@ -12,7 +12,7 @@ import pytest
 
 from powerflow.api import operations as ops
 from powerflow.api.decode import decode
-from powerflow.api.records import LogChunk
+from powerflow.api.records import JobState, LogChunk, NodeAway
 from powerflow.cli.cluster import log_reader
 from powerflow.cli.main import main
 from tests.cli.shell import Shell
@@ -172,6 +172,78 @@ def test_a_log_that_cannot_be_read_is_left_out_and_said(twice: Shell) -> None:
         assert out == "three\nfour\nfive\n"
         why = "powerflow: the log of rank 1.1.0 is left out: there is no job away"
         assert err.splitlines() == [f"powerflow: note: {SECOND}", why]
+
+
+class Away:
+    """The logs of a cluster of which the node of one rank is away for a number of requests."""
+
+    def __init__(self, shell: Shell, rank: str, times: int) -> None:
+        self._read, self._rank, self.left, self.asked = shell.cluster.log, rank, times, 0
+        shell.cluster.log = self  # type: ignore[assignment]
+
+    def __call__(self, job_id: str, **query: Any) -> Any:
+        if query["rank"] == self._rank:
+            self.asked += 1
+            self.left -= 1
+            if self.left >= 0:
+                raise NodeAway("node n7 does not answer", fix=f"the log of rank {self._rank} is there")
+        return self._read(job_id, **query)
+
+
+NODE_AWAY = "node n7 does not answer; the log of rank {} is there"
+
+
+def test_a_node_that_is_away_is_named_at_once(twice: Shell) -> None:
+    """Requests that only read are repeated for 30 s if the controller is away: not here, where it has answered."""
+    away = Away(twice, "1.3.0", 99)
+    for more in ([], ["--rank", "1.3.0"], ["--tail", "3"]):
+        away.asked = 0
+        assert main(["logs", "1", *more]) == 5
+        out, err = twice.capsys.readouterr()
+        assert out == ("" if more else "one\ntwo\n45 %")
+        assert err.splitlines()[-1] == f"powerflow: {NODE_AWAY.format('1.3.0')}"
+        assert away.asked == 1
+    Away(twice, "1.1.0", 99)
+    away.left = 0
+    assert main(["logs", "1"]) == 5
+    out, err = twice.capsys.readouterr()
+    assert out == "three\nfour\nfive\n"
+    left_out = f"powerflow: the log of rank 1.1.0 is left out: {NODE_AWAY.format('1.1.0')}"
+    assert err.splitlines() == [f"powerflow: note: {SECOND}", left_out]
+
+
+@pytest.mark.parametrize("more", [[], ["--tail", "2"], ["--rank", "1.3.0"]])
+def test_follow_waits_for_a_node_that_is_away(twice: Shell, monkeypatch: pytest.MonkeyPatch, more: list[str]) -> None:
+    monkeypatch.setattr(log_reader, "_AWAY_S", 0.0)
+    away = Away(twice, "1.3.0", 3)
+    ends = twice.cluster.log
+
+    def end(job_id: str, **query: Any) -> Any:
+        found = ends(job_id, **query)
+        if query["rank"] == "1.3.0" and not found.ended:
+            twice.cluster.end("1", JobState.COMPLETED, "completed")
+        return found
+
+    twice.cluster.log = end  # type: ignore[method-assign]
+    notes = [] if more else [FIRST]
+    notes += ["node n7 does not answer: waiting for the log of rank 1.3.0"]
+    notes += [] if "--rank" in more else [SECOND]
+    printed = twice("logs", "1", "--follow", *more, notes=notes)
+    assert printed.endswith("four\nfive\n")
+    assert printed.startswith("four" if "--tail" in more else "three" if more else "one")
+    assert away.left < 0
+
+
+def test_follow_does_not_wait_for_a_node_without_which_the_job_goes_on(
+    twice: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_reader, "_AWAY_S", 0.0)
+    Away(twice, "1.1.0", 99)
+    twice.cluster.end("1", JobState.COMPLETED, "completed")
+    assert main(["logs", "1", "--follow"]) == 5
+    out, err = twice.capsys.readouterr()
+    assert out == "three\nfour\nfive\n"
+    assert "the log of rank 1.1.0 is left out: node n7 does not answer" in err.splitlines()[-1]
 
 
 def follow(shell: Shell, *steps: tuple[str, str] | None) -> None:

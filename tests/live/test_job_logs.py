@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from powerflow.api.records import JobState, NotFound
+from powerflow.api.records import JobState, NodeAway, NotFound
 from powerflow.engine.protocol import EngineError, RankName
 from powerflow.errors import InputError
 from powerflow.live import job_logs
@@ -146,6 +146,21 @@ def test_times_that_are_not_known_are_not_guessed(bench: Bench, monkeypatch: pyt
     with pytest.raises(InputError, match=r"output of rank 1\.1\.0 are not known: this agent's version does not know"):
         bench.service.log(job, since_s=1.0)
     assert bench.service.log(job, tail=1).text
+
+
+def test_the_node_of_a_log_that_cannot_be_read_is_named(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    script(bench, lasts=1000)
+    job = bench.submit(rescale="none", gpus=1)
+    bench.until_state(job, JobState.RUNNING)
+    bench.turn()
+    (rank,) = bench.service.job(job).ranks
+
+    def away(*_: object) -> tuple[bytes, int]:
+        raise EngineError("the link has ended", retry=True)
+
+    monkeypatch.setattr(type(bench.engine), "log", away)
+    with pytest.raises(NodeAway, match=f"node {rank['node']} does not answer"):
+        bench.service.log(job)
 
 
 def test_the_logs_of_a_job_are_those_of_its_attempts(bench: Bench) -> None:

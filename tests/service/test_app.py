@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from powerflow.api.job_spec import JobSpec
-from powerflow.api.records import Caller, JobRecord, JobState
+from powerflow.api.records import Caller, JobRecord, JobState, NodeAway
 from powerflow.errors import InputError
 from powerflow.service.app import build_app
 from powerflow.service.body import BODY_LIMIT
@@ -389,6 +389,14 @@ def test_a_store_that_cannot_be_used_is_503_and_says_when_to_ask_again(api: Api)
         assert answer.headers["retry-after"] == "1"
     api.cluster.broken = None
     assert api.get(JOBS).json()["items"] == []
+
+
+def test_a_node_that_is_away_is_another_problem_than_a_store_that_is(api: Api) -> None:
+    """A client repeats a request after 503: the store may work again soon."""
+    api.cluster.broken = NodeAway("node n1 does not answer", fix="try again when it answers")
+    answer = api.get(f"{JOBS}/1/log")
+    problem(answer, 504, "node-away")
+    assert "retry-after" not in answer.headers
 
 
 def test_a_bug_shows_nothing_of_itself_and_is_in_the_log(api: Api) -> None:

@@ -112,6 +112,9 @@ class ClusterApi(Protocol):
 
         With `tail` or `since_s`, the part begins there, and not at `offset`; with both, where the later one begins.
         Leave them out to get the next part.
+
+        Raises:
+            NodeAway: The node of the rank does not answer.
         """
 
     def decisions(self, job_id: str, *, after: int = 0, limit: int = 100) -> NumberedPage[DecisionRecord]:

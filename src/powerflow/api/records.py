@@ -92,6 +92,13 @@ class Unavailable(InputError):
         super().__init__(what, exit_code=5)
 
 
+class NodeAway(InputError):
+    """The answer is on a node that does not answer now. It may come back soon, or never."""
+
+    def __init__(self, what: str, *, fix: str = "") -> None:
+        super().__init__(what, fix=fix, exit_code=5)
+
+
 @dataclass(frozen=True, slots=True)
 class JobRecord:
     """One job, as a list of jobs shows it.

@@ -6,7 +6,7 @@ import codecs
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from powerflow.api.records import JobLogs, LogChunk, LogRecord, Unavailable
+from powerflow.api.records import JobLogs, LogChunk, LogRecord, NodeAway
 from powerflow.engine.protocol import EngineError
 from powerflow.errors import InputError
 from powerflow.gangs.manager import Gangs
@@ -56,7 +56,7 @@ def job_log(gangs: Gangs, job_id: str, rank: str | None, part: LogPart, *, ended
     """Return a part of the log of one of a job's ranks; of its first rank if ``rank`` is None.
 
     Raises:
-        Unavailable: The rank's node does not answer.
+        NodeAway: The rank's node does not answer.
         InputError: The times of the log are not known.
     """
     chosen = rank or next(iter(gangs.ranks(job_id)), "")
@@ -83,7 +83,8 @@ def job_log(gangs: Gangs, job_id: str, rank: str | None, part: LogPart, *, ended
         gone = status is not None and not status.state.may_run  # its machine has lost it
         return LogChunk(chosen, "", max(part.offset, 0), complete, gone)
     except EngineError as error:
-        raise Unavailable(str(error)) from error
+        what = str(error) if status is None else f"node {status.node} does not answer"
+        raise NodeAway(what, fix=f"the log of rank {chosen} is there: try again when it answers") from error
     dropped = dropped or 0 <= start < end - len(content)
     complete = complete and len(content) < part.limit
     decoder = codecs.getincrementaldecoder("utf-8")("replace")

@@ -145,7 +145,7 @@ def job_routes() -> APIRouter:
     def logs(cluster: FromCluster, job_id: JobId) -> JobLogs:
         return cluster.logs(job_id)
 
-    @serves(router, ops.LOG)
+    @serves(router, ops.LOG, asks_node=True)
     def log(
         cluster: FromCluster,
         job_id: JobId,

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from powerflow.api.governance import NAME
 from powerflow.api.job_spec import JOB_NAME
-from powerflow.api.records import Forbidden, NotFound, NotSure, Refused, Unavailable
+from powerflow.api.records import Forbidden, NodeAway, NotFound, NotSure, Refused, Unavailable
 from powerflow.errors import InputError
 
 MEDIA_TYPE = "application/problem+json"
@@ -41,6 +41,7 @@ KINDS = {
     429: ("too-many", "This user has too many requests at a time"),
     500: ("internal", "The service failed"),
     503: ("unavailable", "The request cannot be answered now"),
+    504: ("node-away", "The node that has the answer does not answer"),
 }
 
 
@@ -143,5 +144,7 @@ def _status(error: InputError) -> int:
             return 404
         case Unavailable():
             return 503
+        case NodeAway():
+            return 504
         case _:
             return 422

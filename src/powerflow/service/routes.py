@@ -42,6 +42,7 @@ def serves(
     looks_up: bool = False,
     repeatable: bool = False,
     asks_sure: bool = False,
+    asks_node: bool = False,
 ) -> Callable[[Endpoint], Endpoint]:
     """Return a decorator that makes a function the route of an operation.
 
@@ -56,6 +57,7 @@ def serves(
             its path can always answer 404.
         repeatable: True if the answer is 200 instead of 201 for a repeated request.
         asks_sure: True if the answer can be 428 because the change would stop jobs, and the body does not say ``sure``.
+        asks_node: True if the answer can be 504 because it is on a node that does not answer.
     """
 
     def add(endpoint: Endpoint) -> Endpoint:
@@ -70,6 +72,7 @@ def serves(
             422: bool(takes),
             428: asks_sure,
             503: writes,
+            504: asks_node,
         }
         answers = describe(operation.answer, operation.status, *(status for status, may in errors.items() if may))
         if repeatable:

@@ -13,7 +13,7 @@ from powerflow.api import operations as ops
 from powerflow.api.decode import decode
 from powerflow.api.operations import PREFIX, Operation
 from powerflow.api.pages import NumberedPage, Page
-from powerflow.api.records import JobRecord, JobState, NotSure
+from powerflow.api.records import JobRecord, JobState, NodeAway, NotSure
 from powerflow.cli.cluster.http import HttpSender, Lost, NotConnected, Reply
 from powerflow.cli.output import plain
 from powerflow.errors import InputError
@@ -36,7 +36,7 @@ _PAGE = 1000
 _NAMED = 8
 #: What tables show as the name of a job without one.
 _UNNAMED = re.compile(r"job-([0-9]+)")
-_EXIT_CODES = {400: 2, 401: 4, 403: 4, 404: 3, 409: 4, 413: 2, 422: 2, 428: 4, 429: 5, 503: 5}
+_EXIT_CODES = {400: 2, 401: 4, 403: 4, 404: 3, 409: 4, 413: 2, 422: 2, 428: 4, 429: 5, 503: 5, 504: 5}
 
 
 class ControllerClient:
@@ -230,6 +230,8 @@ def _read(answer: Reply, url: str) -> Any:
         raise NotSure(str(said.get("detail", "")))
     where = str(said.get("where") or "").removeprefix("body.").removeprefix("query.").removeprefix("path.")
     fix = str(said.get("fix") or "")
+    if answer.status == 504:
+        raise NodeAway(str(said.get("detail", "")), fix=fix)
     if answer.status == 401:
         fix = "give a token with --token-file or POWERFLOW_TOKEN"
     raise InputError(str(said.get("detail", "")), where=where, fix=fix, exit_code=code)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from powerflow.api import operations as ops
-from powerflow.api.records import JobLogs, LogChunk, LogRecord
+from powerflow.api.records import JobLogs, LogChunk, LogRecord, NodeAway
 from powerflow.cli.cluster.client import ControllerClient
 from powerflow.errors import InputError
 
-#: Seconds between two reads of a log that grows.
-_LOOK_S = 0.5
+#: Seconds between two reads of a log that grows, and of one whose node does not answer.
+_LOOK_S, _AWAY_S = 0.5, 2.0
 _PIECE_BYTES = 1 << 20
 #: What a controller answers if it does not have the path of an operation.
 _NO_PATH = "Not Found"
@@ -35,20 +35,31 @@ class LogReader:
         follow: True to wait for more output until the job ends.
         tail: Number of last lines to read; None for all.
         since_s: Read only output since this time, in Unix seconds; None for all.
+        note: Called with what the user should know, once for each thing.
 
     Attributes:
         left_out: Why a log could not be read, while others could; None if all were read.
     """
 
     def __init__(
-        self, controller: ControllerClient, job: str, *, follow: bool, tail: int | None, since_s: float | None
+        self,
+        controller: ControllerClient,
+        job: str,
+        *,
+        follow: bool,
+        tail: int | None,
+        since_s: float | None,
+        note: Callable[[str], None],
     ) -> None:
         self._controller, self._job, self._follow = controller, job, follow
-        self._tail, self._since_s = tail, since_s
+        self._tail, self._since_s, self._note = tail, since_s, note
+        self._rank = ""  # the only one that is read
+        self._awaited = ""  # rank whose node does not answer, which was noted
         self.left_out: InputError | None = None
 
     def of_rank(self, rank: str) -> Iterator[LogPiece]:
         """Yield the log of one rank."""
+        self._rank = rank
         for chunk in self._read(rank, tail=self._tail, follow=self._follow):
             yield LogPiece(chunk, "")
 
@@ -96,7 +107,8 @@ class LogReader:
         left = self._tail
         for log in reversed(logs):
             try:
-                found[log.rank] = _shortened([*self._read(log.rank, tail=left)], left)
+                read = self._read(log.rank, tail=left, waits=self._follow and log is logs[-1])
+                found[log.rank] = _shortened([*read], left)
             except InputError as error:
                 self._leave_out(log, error, last=log is logs[-1])
             left -= _lines(found[log.rank])
@@ -119,8 +131,8 @@ class LogReader:
                 self._leave_out(log, error, last=log is logs[-1])
 
     def _leave_out(self, log: LogRecord, error: InputError, *, last: bool) -> None:
-        """Note that a log cannot be read now; raise the error if it is the last log."""
-        if last:
+        """Note that a log cannot be read now; raise the error if it is the last log, and no later one may come."""
+        if last and not self._follow:
             raise error
         what = f"the log of rank {log.rank} is left out: {error.what}"
         self.left_out = self.left_out or InputError(what, fix=error.fix, exit_code=error.exit_code)
@@ -134,19 +146,47 @@ class LogReader:
             yield from self._read(rank, after=read[-1].offset, follow=True)
 
     def _read(
-        self, rank: str, *, tail: int | None = None, after: int | None = None, follow: bool = False
+        self,
+        rank: str,
+        *,
+        tail: int | None = None,
+        after: int | None = None,
+        follow: bool = False,
+        waits: bool = False,
     ) -> Iterator[LogChunk]:
-        """Yield the pieces of one log after an offset; with ``follow``, until it does not grow any more."""
+        """Yield the pieces of one log after an offset; with ``follow``, until it does not grow any more.
+
+        With ``follow`` or ``waits``, wait while its node does not answer.
+        """
         offset, start = after or 0, {"tail": tail, "since_s": self._since_s} if after is None else {}
         while True:
             query: dict[str, Any] = {"offset": offset, "limit": _PIECE_BYTES, **start}
-            chunk = self._controller.ask(ops.LOG, job_id=self._job, rank=rank, **query)
+            try:
+                chunk = self._controller.ask(ops.LOG, job_id=self._job, rank=rank, **query)
+            except NodeAway as error:
+                if not (follow or waits) or self._is_over(rank):
+                    raise
+                self._await(rank, error)
+                continue
+            self._awaited = ""
             yield chunk
             offset, start = chunk.offset, {}
             if chunk.ended or not (chunk.text or follow):
                 return
             if not chunk.text:
                 time.sleep(_LOOK_S)
+
+    def _is_over(self, rank: str) -> bool:
+        """Return True if nobody needs to wait for a log: the job has ended, or a later log has followed."""
+        known = self._known()
+        return known.ended or (not self._rank and bool(known.items) and known.items[-1].rank != rank)
+
+    def _await(self, rank: str, error: NodeAway) -> None:
+        """Wait a moment for the node of a log; say so the first time."""
+        if self._awaited != rank:
+            self._note(f"{error.what}: waiting for the log of rank {rank}")
+        self._awaited = rank
+        time.sleep(_AWAY_S)
 
 
 def _lines(chunks: Sequence[LogChunk]) -> int:

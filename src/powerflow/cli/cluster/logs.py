@@ -51,7 +51,7 @@ def logs(
     if previous and rank is not None:
         raise InputError("--rank names one log, so --previous says nothing", fix="give one of them")
     since_s = None if since is None else past(since, "--since", time.time())
-    reader = LogReader(controller, job, follow=follow, tail=tail, since_s=since_s)
+    reader = LogReader(controller, job, follow=follow, tail=tail, since_s=since_s, note=_note)
     printer = _Printer(raw=raw, json=json)
     piece = None
     for piece in reader.of_rank(rank) if rank else reader.of_previous() if previous else reader.of_job():
