@@ -3,32 +3,13 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
-from powerflow.api.accounts import Account, Accounts, EndedJob
-from powerflow.api.acts import said
+from powerflow.api.accounts import Accounts, EndedJob
 from powerflow.api.bulk_answer import JobsChanged, NotChanged
-from powerflow.api.governance import (
-    AuditRecord,
-    BudgetOrder,
-    BudgetRecord,
-    CapOrder,
-    CapRecord,
-    DrainOrder,
-    Outlook,
-    SavingsRecord,
-    ShareOrder,
-    ShareRecord,
-    SignalOrder,
-    SignalRecord,
-    Stage,
-    StageOrder,
-    StageRecord,
-    audited,
-)
+from powerflow.api.governance import DrainOrder
 from powerflow.api.job_change import JobChange, JobsOrder, changed
 from powerflow.api.job_detail import JobDetail
 from powerflow.api.job_spec import JobSpec
@@ -53,38 +34,28 @@ from powerflow.api.records import (
     Top,
     Unavailable,
 )
-from powerflow.energy.budget import Budget, window_at
-from powerflow.energy.kinds import Kind
-from powerflow.energy.signal import read_signal
 from powerflow.errors import InputError
 from powerflow.gangs.manager import Gangs
 from powerflow.live.job_logs import LogPart, job_log, job_logs
+from tests.service.fake_accounts import accounts, ended_job
+from tests.service.fake_governance import FakeGovernance, feed
 from tests.service.fake_logs import FakeLogs
 
-Numbered = TypeVar("Numbered", EventRecord, DecisionRecord, AuditRecord)
 CLOCK_MHZ = 1110.0
 GPU_W = 201.0
 IDLE_W = 50.0
 
 
-class FakeCluster:
+class FakeCluster(FakeGovernance):
     """Two nodes of four emulated A100s, and whatever jobs were submitted."""
 
     def __init__(self, now_s: float = 1_790_000_000.0) -> None:
-        self.now_s = now_s
-        self.broken: Exception | None = None
-        self._lock = threading.RLock()
+        super().__init__(now_s)
         self._jobs: dict[str, JobRecord] = {}
         self._specs: dict[str, JobSpec] = {}
         self._keys: dict[tuple[str, str], str] = {}
         self.logs_of_ranks = FakeLogs()
         self._events: list[EventRecord] = []
-        self._caps: list[CapRecord] = []
-        self._audit: list[AuditRecord] = []
-        self._modes = {"": (Stage.ENFORCE, "")}
-        self._budgets: dict[str, BudgetRecord] = {}
-        self._shares: dict[str, ShareRecord] = {}
-        self._signals: dict[Kind, SignalRecord] = {}
         self._nodes = dict.fromkeys(("n1", "n2"), "up")
 
     # --- what a test does to it -----------------------------------------------------------------------------------
@@ -186,7 +157,7 @@ class FakeCluster:
             if after is not None:
                 known = [job.id for job in found]
                 found = found[known.index(after) + 1 :] if after in known else []
-            page = [self._history_of(job) for job in found[:limit]]
+            page = [ended_job(job, self._signals.get("tariff")) for job in found[:limit]]
             return Page(page, page[-1].id if len(found) > limit else None)
 
     def job(self, job_id: str) -> JobDetail:
@@ -288,7 +259,7 @@ class FakeCluster:
                 and (not only.kinds or event.kind in only.kinds)
                 and (only.since_s or 0.0) <= event.time_s <= (only.until_s or math.inf)
             ]
-            return _feed(found[-limit:] if latest else found, after, limit)
+            return feed(found[-limit:] if latest else found, after, limit)
 
     def nodes(self) -> Sequence[NodeRecord]:
         with self._open():
@@ -336,52 +307,6 @@ class FakeCluster:
                 next_decision_s=self.now_s + 34.0,
             )
 
-    def caps(self) -> Sequence[CapRecord]:
-        with self._open():
-            return self._caps[::-1]
-
-    def cap_csv(self, number: int) -> str:
-        with self._open():
-            if not any(cap.number == number for cap in self._caps):
-                raise NotFound(f"there is no power cap {number}")
-            return f"time_s,watts,allowed_w\n{self.now_s:.3f},400.0,300.0\n"
-
-    def set_cap(self, order: CapOrder, caller: Caller) -> CapRecord:
-        with self._open():
-            if (order.watts is None) == (order.share is None):
-                raise InputError("a cap needs either watts or a share", where="watts")
-            start_s = self.now_s if order.start_s is None else order.start_s
-            watts = order.watts or (order.share or 0.0) * 400.0
-            number, times = len(self._caps) + 1, (start_s, order.end_s, order.deadline_s, order.ramp_w_per_s)
-            cap = CapRecord(number, order.scope, watts, "in force", *times, caller.user, self.now_s, 400.0)
-            self._caps.append(cap)
-            what = audited(caller, self.now_s, "cap set", order.scope, {"watts": watts})
-            text = said(what.action, what.target, what.user, what.fields)
-            self._audit.append(replace(what, number=len(self._audit) + 1, text=text))
-            return cap
-
-    def lift_cap(self, scope: str, caller: Caller) -> Sequence[CapRecord]:
-        with self._open():
-            mine = [cap for cap in self._caps if cap.scope == scope and cap.state != "lifted"]
-            if not mine:
-                raise NotFound(f"there is no power cap on {scope}")
-            over = [replace(cap, state="lifted", end_s=self.now_s) for cap in mine]
-            self._caps = [next((o for o in over if o.number == cap.number), cap) for cap in self._caps]
-            return over
-
-    def stages(self) -> Sequence[StageRecord]:
-        with self._open():
-            return [StageRecord(project, stage, by, self.now_s) for project, (stage, by) in self._modes.items()]
-
-    def savings(self) -> SavingsRecord | None:
-        return SavingsRecord(self.now_s, 3, 120, 5000.0, 9e8, 4000.0, 7.2e8)
-
-    def set_stage(self, order: StageOrder, caller: Caller) -> Sequence[StageRecord]:
-        with self._open():
-            named = dict.fromkeys(order.projects or [""], (order.stage, caller.user))
-            self._modes = self._modes | named if order.projects else named
-        return self.stages()
-
     def decisions(self, job_id: str, *, after: int = 0, limit: int = 100) -> NumberedPage[DecisionRecord]:
         with self._open():
             self._known(job_id)
@@ -389,117 +314,17 @@ class FakeCluster:
             told = replace(
                 row, number=2, would=True, why="would", reason="would run on 1 GPU", jct_s=90.0, energy_j=9e4
             )
-            return _feed([each for each in (row, told) if each.number > after], after, limit)
-
-    def budgets(self) -> Sequence[BudgetRecord]:
-        with self._open():
-            return [*self._budgets.values()]
-
-    def set_budget(self, order: BudgetOrder, caller: Caller) -> BudgetRecord:
-        with self._open():
-            budget = Budget(order.amount_j, order.period, order.zone, order.project)
-            window = window_at(budget, self.now_s)
-            self._budgets[order.project] = BudgetRecord(
-                order.project,
-                order.amount_j,
-                order.period,
-                order.zone,
-                window.name,
-                window.start_s,
-                window.end_s,
-                spent_j=0.25 * order.amount_j,
-                share=0.25,
-                forecast_j=0.9 * order.amount_j,
-                price=0.002,
-                limit_w=1234.0,
-                limited=False,
-                knows_days=True,
-                bias=1.0,
-                outlook=[Outlook(0.0, 1.2 * order.amount_j, False), Outlook(0.002, 0.9 * order.amount_j, True)],
-                by=caller.user,
-                set_s=self.now_s,
-                emulated=True,
-            )
-            return self._budgets[order.project]
-
-    def drop_budget(self, project: str, caller: Caller) -> BudgetRecord:
-        with self._open():
-            if project not in self._budgets:
-                raise NotFound("there is no such energy budget")
-            return self._budgets.pop(project)
-
-    def shares(self) -> Sequence[ShareRecord]:
-        with self._open():
-            return [*self._shares.values()]
-
-    def set_share(self, order: ShareOrder, caller: Caller) -> ShareRecord:
-        with self._open():
-            self._shares[order.project] = ShareRecord(order.project, order.share, caller.user, self.now_s)
-            return self._shares[order.project]
-
-    def signals(self) -> Sequence[SignalRecord]:
-        with self._open():
-            return [*self._signals.values()]
-
-    def set_signal(self, order: SignalOrder, caller: Caller) -> SignalRecord:
-        with self._open():
-            if order.csv is not None and order.url is None and order.constant is None:
-                read_signal(order.csv, order.kind, source=order.source, fallback=0.0)
-            elif (order.url is None) == (order.constant is None) or order.csv is not None:
-                raise InputError("a signal is a CSV, a URL or a constant", where=order.kind)
-            value, source = order.constant or 0.3, order.url or order.source
-            rest = 0.3, None, caller.user, self.now_s, order.currency
-            record = SignalRecord(order.kind, source, value, "", 0.3, order.weight, *rest)
-            self._signals[order.kind] = record
-            return record
-
-    def drop_signal(self, kind: Kind, caller: Caller) -> SignalRecord:
-        with self._open():
-            if kind not in self._signals:
-                raise NotFound(f"there is no {kind} signal")
-            return self._signals.pop(kind)
-
-    def audit(
-        self,
-        *,
-        after: int = 0,
-        limit: int = 100,
-        only: RecordFilter = EVERYTHING,
-        clocks: bool = False,
-        latest: bool = False,
-    ) -> NumberedPage[AuditRecord]:
-        with self._open():
-            if only.job_id is not None:
-                self._known(only.job_id)
-            found = [
-                entry
-                for entry in self._audit
-                if entry.number > after
-                and only.user in (None, entry.user)
-                and (not only.kinds or entry.action in only.kinds)
-                and (clocks or not entry.action.startswith("clock "))
-            ]
-            return _feed(found[-limit:] if latest else found, after, limit)
+            return feed([each for each in (row, told) if each.number > after], after, limit)
 
     def accounts(self, *, since_s: float, until_s: float, by: str) -> Accounts:
         with self._open():
-            names = sorted({job.id if by == "job" else getattr(job, by) or "–" for job in self._jobs.values()})
-            found = [self._account(name, by) for name in names]
-            idle = Account("idle", 0, 0.0, 3.6e6, None)
-            total = Account("total", sum(a.jobs for a in found), 0.0, sum(a.energy_j for a in found) + 3.6e6, None)
-            tariff = self._signals.get("tariff")
-            return Accounts(since_s, until_s, by, [*found, idle, total], (), tariff.currency if tariff else "")
+            return accounts(self._jobs.values(), since_s, until_s, by, self._signals.get("tariff"))
 
     def healthy(self) -> Mapping[str, Any]:
         with self._lock:
             return {"ok": self.broken is None, "turn_age_s": 0.2, "decision_s": 0.013}
 
     # --- its rules ------------------------------------------------------------------------------------------------
-
-    def _open(self) -> threading.RLock:
-        if self.broken is not None:
-            raise self.broken
-        return self._lock
 
     def _known(self, job_id: str) -> JobRecord:
         if job_id not in self._jobs:
@@ -541,39 +366,6 @@ class FakeCluster:
         ]
         return NodeRecord(name, "A100", self._nodes[name], gpus, True)
 
-    def _account(self, name: str, by: str) -> Account:
-        own = [job for job in self._jobs.values() if name == (job.id if by == "job" else getattr(job, by) or "–")]
-        ended = [job.ended_s - job.submitted_s for job in own if job.ended_s is not None]
-        jct_s, used_j = sum(ended) / len(ended) if ended else None, sum(job.energy_j for job in own)
-        tariff = self._signals.get("tariff")
-        cost = None if tariff is None else used_j / 3.6e6 * tariff.value
-        of_job = {"job_name": own[0].name, "user": own[0].user, "state": own[0].state} if by == "job" else {}
-        return Account(name, len(own), 3600.0 * len(own), used_j, jct_s, cost, **of_job)  # type: ignore[arg-type]
-
-    def _history_of(self, job: JobRecord) -> EndedJob:
-        tariff, ran = self._signals.get("tariff"), job.started_s is not None
-        energy_j = job.energy_j if job.energy_j or not ran else None
-        return EndedJob(
-            id=job.id,
-            name=job.name,
-            user=job.user,
-            project=job.project,
-            state=job.state,
-            exit=job.exit,
-            submitted_s=job.submitted_s,
-            started_s=job.started_s,
-            ended_s=job.ended_s or 0.0,
-            gpus=2 if ran else 0,
-            run_s=None if job.started_s is None or job.ended_s is None else job.ended_s - job.started_s,
-            gpu_s=3600.0 * ran,
-            energy_j=energy_j,
-            cost=None if tariff is None or energy_j is None else energy_j / 3.6e6 * tariff.value,
-            currency=tariff.currency if tariff else "",
-            rescales=job.rescales,
-            attempts=job.attempts,
-            emulated=job.emulated,
-        )
-
     def _event(self, kind: str, job_id: str | None, text: str) -> None:
         self._events.append(EventRecord(len(self._events) + 1, self.now_s, kind, job_id, text))
 
@@ -583,11 +375,6 @@ def _selects(only: JobFilter, job: JobRecord) -> bool:
     return job.state in (only.states or JobState) and all(
         value in (None, getattr(job, field)) for field, value in given.items()
     )
-
-
-def _feed(found: list[Numbered], after: int, limit: int) -> NumberedPage[Numbered]:
-    items = found[:limit]
-    return NumberedPage(items, items[-1].number if items else after)
 
 
 UNAVAILABLE = Unavailable("the store is locked")
