@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
@@ -13,7 +12,6 @@ import threading
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,99 +21,6 @@ from powerflow.api.pages import NumberedPage
 from powerflow.api.records import Explanation, JobState
 from powerflow.cli.main import main
 from tests.cli.shell import Shell
-
-# --- submitting ---------------------------------------------------------------------------------------------------
-
-
-def test_submit_by_flags(shell: Shell) -> None:
-    args = ("--run", "python t.py", "--gpus", "A100:1..4", "--rescale", "restart", "--env", "A=b=c", "--name", "x")
-    assert shell("submit", *args) == "job 1 is queued\n"
-    spec = shell.cluster.job("1").spec
-    assert (spec.run, str(spec.gpus), spec.env, spec.directory) == (
-        "python t.py",
-        "A100:1..4",
-        {"A": "b=c"},
-        os.getcwd(),
-    )
-    assert shell.json("submit", *args)["job"]["id"] == "2"
-
-
-def test_submit_a_file_with_flags_over_it(shell: Shell, tmp_path: Path) -> None:
-    file = tmp_path / "job.yaml"
-    file.write_text("run: python t.py\nname: slow\ngpus: 2\nenv: {A: '1', B: '2'}\ndirectory: sub\n")
-    (tmp_path / "sub").mkdir()
-    shell("submit", str(file), "--name", "fast", "--env", "B=3")
-    spec = shell.cluster.job("1").spec
-    assert (spec.name, spec.gpus.least, spec.env) == ("fast", 2, {"A": "1", "B": "3"})
-    assert spec.directory == str(tmp_path / "sub")
-
-
-def test_submit_standard_input(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"run: 'true'\n")))
-    shell("submit", "-")
-    assert shell.cluster.job("1").spec.run == "true"
-
-
-@pytest.mark.parametrize(
-    ("argv", "code", "said"),
-    [
-        ([], 2, "nothing to run"),
-        (["--run", "x", "--gpus", "none"], 2, "cannot read 'none' as GPUs"),
-        (["--run", "x", "--env", "A"], 2, "--env: 'A' is not NAME=VALUE"),
-        (["--run", "x", "--gpus", "64"], 4, "no 8 GPUs can be 64"),
-        (["none.yaml"], 3, "none.yaml: no such file"),
-    ],
-)
-def test_what_cannot_be_submitted_is_said_in_a_line(shell: Shell, argv: list[str], code: int, said: str) -> None:
-    assert said in shell("submit", *argv, code=code)
-    assert shell.json("queue", "--all")["jobs"] == []
-
-
-@pytest.mark.parametrize(("state", "code"), [(JobState.COMPLETED, 0), (JobState.FAILED, 1), (JobState.CANCELLED, 1)])
-def test_submit_and_wait_ends_as_the_job_does(shell: Shell, state: JobState, code: int) -> None:
-    submitted = shell.cluster.submit
-
-    def and_end(*args: Any) -> Any:
-        record, new = submitted(*args)
-        threading.Timer(0.05, lambda: shell.cluster.end(record.id, state, f"it {state}")).start()
-        return record, new
-
-    shell.cluster.submit = and_end  # type: ignore[method-assign, assignment]
-    assert main(["submit", "--run", "true", "--wait"]) == code
-    assert shell.capsys.readouterr().out.splitlines() == ["job 1 is queued", f"job 1 it {state}"]
-
-
-def test_a_submission_whose_answer_is_lost_is_one_job(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy that hangs up after the first answer was made: the client asks again, under the same key."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    upstream = ("127.0.0.1", int(shell.url.rpartition(":")[2]))
-    keys: list[bytes] = []
-
-    def proxy() -> None:
-        for attempt in range(2):
-            client, _ = listener.accept()
-            with client, socket.create_connection(upstream) as server:
-                request = client.recv(1 << 16)
-                while b'"run"' not in request:
-                    request += client.recv(1 << 16)
-                keys.extend(line for line in request.splitlines() if line.lower().startswith(b"idempotency-key"))
-                server.sendall(request)
-                answer = server.recv(1 << 16)
-                while not answer.endswith(b"}"):
-                    answer += server.recv(1 << 16)
-                if attempt:
-                    client.sendall(answer)
-
-    thread = threading.Thread(target=proxy)
-    thread.start()
-    with listener:
-        monkeypatch.setenv("POWERFLOW_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
-        assert shell("submit", "--run", "true") == "job 1 is queued\n"
-        thread.join(30)
-    assert len(keys) == 2
-    assert len(set(keys)) == 1
-    assert len(shell.cluster.jobs().items) == 1
-
 
 # --- reading ------------------------------------------------------------------------------------------------------
 
