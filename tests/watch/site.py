@@ -32,7 +32,8 @@ class TrueDraw:
 
     def counter(self, time_s: FloatArray) -> FloatArray:
         total = np.append(0.0, np.cumsum(self.power_w) * _DT_S)
-        return np.interp(time_s, np.arange(len(total)) * _DT_S, total)
+        found: FloatArray = np.interp(time_s, np.arange(len(total)) * _DT_S, total)
+        return found
 
     @property
     def lasts_s(self) -> float:
@@ -67,7 +68,11 @@ def random_draw(rng: np.random.Generator, jobs: int, usual_s: float) -> TrueDraw
 
 
 def scraped(
-    draw: TrueDraw, rng: np.random.Generator, every_s: float, exporter_s: float = 0.0, resets: Sequence[float] = ()
+    draw: TrueDraw,
+    rng: np.random.Generator,
+    every_s: float,
+    exporter_s: float = 0.0,
+    resets: Sequence[float] | FloatArray = (),
 ) -> GpuSeries:
     """Return what Prometheus has of it.
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from powerflow.arrays import FloatArray
 from powerflow.watch.attribution import attribute
 from powerflow.watch.lag import lags, typical
 from powerflow.watch.owners import Holding, Segment, segments
@@ -61,7 +62,7 @@ def test_pieces_in_time_add_up_to_the_whole() -> None:
     owners = segments(draw.holdings(), series.time_s[0], series.time_s[-1])
     whole = by_job(attribute(series, owners, POWER))
     cuts = series.time_s[[0, 7, 40, 41, 90, len(series) - 1]]
-    parts: dict[str, np.ndarray] = {}  # type: ignore[type-arg]
+    parts: dict[str, np.ndarray] = {}
     for a, b in itertools.pairwise(cuts):
         for job, part in by_job(attribute(series, owners, POWER, since_s=a, until_s=b)).items():
             parts[job] = parts.get(job, np.zeros(3)) + part
@@ -84,10 +85,10 @@ def test_within_two_percent_for_jobs_of_ten_readings(every_s: float, exporter_s:
     step_s = max(every_s, exporter_s)
     for _ in range(8):
         draw = random_draw(rng, 30, 30 * step_s)
-        resets = rng.uniform(0.0, draw.lasts_s, 3) if with_resets else []
+        resets: FloatArray | tuple[()] = rng.uniform(0.0, draw.lasts_s, 3) if with_resets else ()
         series = scraped(draw, rng, every_s, exporter_s, resets)
         owners = segments(draw.holdings(), series.time_s[0], series.time_s[-1])
-        lag_s = typical(lags(series, owners, POWER))
+        lag_s = typical([each.lag_s for each in lags(series, owners, POWER)])
         assert lag_s is not None
         on_time = GpuSeries(series.time_s - lag_s, *(getattr(series, n) for n in GpuSeries.__slots__[1:]))
         shares = by_job(attribute(on_time, owners, POWER, lag_s=every_s / 3))

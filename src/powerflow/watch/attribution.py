@@ -31,6 +31,8 @@ from powerflow.watch.series import GpuSeries, Intervals, intervals
 _NEAR = 5
 #: Relative error of that power: of a GPU that nobody holds, of a job that ends, and of a job that starts.
 _NOBODY, _ENDS, _STARTS = 0.1, 0.3, 1.0
+#: A change of the owner whose moment is known better than this is taken as it is told, seconds.
+_SHARP_S = 2.0
 #: A GPU that nobody holds draws at most this many times its usual idle power (it stays warm for a while).
 _MOST_IDLE = 1.5
 
@@ -147,6 +149,8 @@ def _gaps(owners: Sequence[Segment], time_s: FloatArray, lag_s: float) -> list[t
         if not time_s[0] < moment < time_s[-1]:
             continue
         late_s = min([lag_s, *((each.end_s - each.start_s) / 4 for each in (before, after) if each.jobs)])
+        if after.slack_s > _SHARP_S:
+            late_s = max(late_s, min(after.slack_s, before.end_s - before.start_s, after.end_s - after.start_s))
         a = int(np.searchsorted(time_s, moment - late_s, side="right")) - 1
         b = int(np.searchsorted(time_s, moment + late_s, side="left"))
         a, b = max(a, 0), min(b, len(time_s) - 1)

@@ -8,7 +8,8 @@ which hardly changes within hours. It shows where a job ends and nobody follows:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,8 +25,20 @@ FEWEST = 5
 _CLEAR = 1.5
 
 
-def lags(series: GpuSeries, owners: Sequence[Segment], power: PowerRange, most_s: float = MOST_S) -> list[float]:
-    """Return how late the readings of one GPU seem to be at each end of a job that nobody follows, in seconds.
+class LagSeen(NamedTuple):
+    """How late the readings of a GPU seem to be.
+
+    Attributes:
+        end_s: End of the job that shows it, Unix seconds.
+        lag_s: How late, seconds; negative if the job stopped drawing power before its end.
+    """
+
+    end_s: float
+    lag_s: float
+
+
+def lags(series: GpuSeries, owners: Sequence[Segment], power: PowerRange, most_s: float = MOST_S) -> list[LagSeen]:
+    """Return how late the readings of one GPU seem to be at each end of a job that nobody follows.
 
     At such an end, let the job draw ``p`` and the idle GPU ``q``, both seen in undisturbed intervals; the counter rises
     by E from a reading ``a`` seconds before the end to one ``b`` seconds after it. If readings are late by ``s``, then
@@ -50,10 +63,11 @@ def lags(series: GpuSeries, owners: Sequence[Segment], power: PowerRange, most_s
         if p < _CLEAR * q or not between.counted[before:after].all():
             continue
         rose_j = float(between.energy_j[first:last].sum())
-        found.append((rose_j - p * (end_s - time_s[first]) - q * (time_s[last] - end_s)) / (p - q))
+        lag_s = (rose_j - p * (end_s - time_s[first]) - q * (time_s[last] - end_s)) / (p - q)
+        found.append(LagSeen(end_s, float(lag_s)))
     return found
 
 
-def typical(found: Sequence[float]) -> float | None:
+def typical(found: Collection[float]) -> float | None:
     """Return the lag that many ends of jobs agree on, seconds; None if there are fewer than `FEWEST`."""
-    return None if len(found) < FEWEST else float(np.clip(np.median(found), 0.0, MOST_S))
+    return None if len(found) < FEWEST else float(np.clip(np.median([*found]), 0.0, MOST_S))

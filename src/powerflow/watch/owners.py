@@ -69,7 +69,8 @@ class Holding:
         job: `WatchedJob.key`.
         gpu: The GPU.
         start_s, end_s: From when until when, Unix seconds; ``end_s`` is None while the job holds it.
-        slack_s: How far start and end may be off, seconds: Slurm cuts off fractions of a second.
+        slack_s: How far the start may be off, seconds: Slurm cuts off fractions of a second.
+        end_slack_s: How far the end may be off, seconds.
     """
 
     job: str
@@ -77,6 +78,7 @@ class Holding:
     start_s: float
     end_s: float | None
     slack_s: float = 1.0
+    end_slack_s: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ class Segment(NamedTuple):
     Attributes:
         jobs: Keys of the jobs that hold it, in order of their names; empty if nobody does.
         start_s, end_s: From when until when, Unix seconds.
-        slack_s: How far both moments may be off, seconds.
+        slack_s: How far its start may be off, seconds.
     """
 
     jobs: tuple[str, ...]
@@ -129,11 +131,11 @@ def segments(holdings: Iterable[Holding], since_s: float, until_s: float) -> lis
     edges = sorted({since_s, until_s, *(start for start, _, _ in inside), *(end for _, end, _ in inside)})
     found: list[Segment] = []
     for start, end in itertools.pairwise(edges):
-        present = [each for begin, finish, each in inside if begin <= start and finish >= end]
-        jobs = tuple(sorted({each.job for each in present}))
-        slack_s = max((each.slack_s for each in present), default=0.0)
+        jobs = tuple(sorted({each.job for begin, finish, each in inside if begin <= start and finish >= end}))
         if found and found[-1].jobs == jobs:
-            found[-1] = found[-1]._replace(end_s=end, slack_s=max(slack_s, found[-1].slack_s))
-        else:
-            found.append(Segment(jobs, start, end, slack_s))
+            found[-1] = found[-1]._replace(end_s=end)
+            continue
+        slack_s = [each.slack_s for begin, _, each in inside if begin == start]
+        slack_s += [each.end_slack_s for _, finish, each in inside if finish == start]
+        found.append(Segment(jobs, start, end, max(slack_s, default=0.0)))
     return found

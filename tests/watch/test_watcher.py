@@ -1,0 +1,175 @@
+"""The watch of a site over time: look after look, through outages, restarts and late news."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from powerflow.watch.ledger import Ledger, uses_of
+from powerflow.watch.owners import GpuAddress, Holding, OwnersLook, WatchedJob
+from powerflow.watch.readings import Card, Readings
+from powerflow.watch.series import GpuSeries
+from powerflow.watch.use import JobUse
+from powerflow.watch.watcher import Settled, Watcher, restored, state_of
+from tests.watch.site import GPU, IDLE_W, TrueDraw, random_draw, scraped
+
+CARD = Card("GPU-1", "NVIDIA A100-SXM4-80GB", 700.0)
+LOOK_S = 30.0
+
+
+def slurm(draw: TrueDraw, now_s: float, forgets_s: float = 300.0) -> OwnersLook:
+    """What Slurm says now: running jobs with their GPUs; jobs that ended in the last minutes with their end."""
+    jobs, holdings = {}, []
+    for i, (start, end) in enumerate(draw.jobs):
+        key = f"slurm:{i}"
+        if start <= now_s < end:
+            holdings.append(Holding(key, GPU, float(int(start)), None))
+            jobs[key] = WatchedJob(key, str(i), float(int(start)), user="ada", state="RUNNING")
+        elif end <= now_s < end + forgets_s:
+            jobs[key] = WatchedJob(key, str(i), float(int(start)), float(int(end)), user="ada", state="COMPLETED")
+    return OwnersLook(now_s, jobs, holdings)
+
+
+class Site:
+    """A watch over one GPU of a made-up site."""
+
+    def __init__(self, draw: TrueDraw, series: GpuSeries, *, lag_s: float = 0.0) -> None:
+        self.draw, self.series, self.lag_s = draw, series, lag_s
+        self.watcher = Watcher()
+        self.jobs: dict[str, tuple[WatchedJob, JobUse]] = {}
+        self.nobody_j = 0.0
+        self.seen_s = -math.inf
+
+    def look(self, now_s: float, *, slurm_answers: bool = True) -> Settled:
+        new = self.series.take((self.series.time_s > self.seen_s) & (self.series.time_s <= now_s))
+        self.seen_s = now_s
+        self.watcher.take(
+            Readings({GPU: new} if len(new) else {}, {GPU: CARD}, self.lag_s),
+            slurm(self.draw, now_s) if slurm_answers else None,
+        )
+        return self.settle(now_s)
+
+    def settle(self, now_s: float, *, all_of_it: bool = False) -> Settled:
+        settled = self.watcher.settle(now_s, all_of_it=all_of_it)
+        self.jobs.update(settled.jobs)
+        self.nobody_j += sum(joules for joules, _ in settled.nobody.values())
+        return settled
+
+    def run(self, until_s: float | None = None, **how: Any) -> None:
+        end_s = self.draw.lasts_s if until_s is None else until_s
+        begin_s = max(self.seen_s, 0.0)
+        for now_s in np.arange(begin_s + LOOK_S, end_s, LOOK_S):
+            self.look(float(now_s), **how)
+
+    def check(self, most: float = 0.02) -> None:
+        """Each job has what it drew, and all together what the counter says."""
+        total = sum(use.energy_j for _, use in self.jobs.values()) + self.nobody_j
+        settled_s = self.watcher.tracks[GPU].settled_s
+        assert total == pytest.approx(self.draw.energy_j(float(self.series.time_s[0]), settled_s), rel=1e-6)
+        for i, (start, end) in enumerate(self.draw.jobs):
+            if end < settled_s and start > self.series.time_s[0]:
+                _, use = self.jobs[f"slurm:{i}"]
+                truth = self.draw.energy_j(start, end)
+                if end - start > 300.0:
+                    assert use.energy_j == pytest.approx(truth, rel=most)
+                assert use.low_j <= use.energy_j <= use.high_j
+
+
+@pytest.fixture
+def site() -> Site:
+    rng = np.random.default_rng(3)
+    draw = random_draw(rng, 10, 900.0)
+    return Site(draw, scraped(draw, rng, 15.0))
+
+
+def test_look_after_look_each_job_has_what_it_drew(site: Site) -> None:
+    site.run()
+    site.settle(site.draw.lasts_s, all_of_it=True)
+    site.check()
+    job, use = site.jobs["slurm:4"]
+    assert (job.user, job.state, job.end_s) == ("ada", "COMPLETED", float(int(site.draw.jobs[4][1])))
+    assert sum(use.hours.values()) == pytest.approx(use.energy_j)
+    assert use.gpu_s == pytest.approx(np.subtract(*site.draw.jobs[4][::-1]), abs=2.0)
+
+
+def test_slurm_away_for_minutes_changes_nothing(site: Site) -> None:
+    away_s = site.draw.jobs[3][0] - 100.0
+    site.run(away_s)
+    site.run(away_s + 240.0, slurm_answers=False)
+    site.run()
+    site.settle(site.draw.lasts_s, all_of_it=True)
+    site.check()
+
+
+def test_the_end_of_a_job_that_slurm_forgot_lies_between_two_looks(site: Site) -> None:
+    start_s, end_s = site.draw.jobs[3]
+    site.run(end_s - 60.0)
+    site.run(end_s + 900.0, slurm_answers=False)
+    site.run()
+    job, use = site.jobs["slurm:3"]
+    assert job.end_s is not None
+    assert end_s - 120.0 < job.end_s < end_s + 960.0
+    assert job.state == ""  # how it ended is not known
+    assert use.low_j <= site.draw.energy_j(start_s, end_s) <= use.high_j
+
+
+def test_a_watch_that_was_stopped_goes_on(site: Site, tmp_path: Path) -> None:
+    """Stopped for ten minutes in the middle of a job: its joules are not lost, since the counter went on."""
+    start_s, _ = site.draw.jobs[5]
+    ledger = Ledger(tmp_path / "watch.db")
+    for now_s in np.arange(LOOK_S, start_s + 200.0, LOOK_S):
+        ledger.save(site.look(float(now_s)), {}, state_of(site.watcher))
+    ledger.close()
+    again = Ledger(tmp_path / "watch.db")
+    state = json.loads(json.dumps(again.state()))
+    site.watcher = restored(state, uses_of(again.jobs(0.0, 1e12)))
+    site.seen_s = start_s + 200.0 + 600.0  # what was read meanwhile is lost
+    site.run()
+    site.settle(site.draw.lasts_s, all_of_it=True)
+    again.close()
+    site.check(most=0.05)
+
+
+def test_idle_gpus_that_are_held_are_counted_after_ten_minutes() -> None:
+    """A job trains for 10 minutes, and holds its GPU for 30 more without using it."""
+    draw = TrueDraw(np.repeat([IDLE_W, 400.0, IDLE_W, IDLE_W], [3000, 6000, 18000, 3000]), [(300.0, 2700.0)])
+    site = Site(draw, scraped(draw, np.random.default_rng(0), 15.0))
+    site.run()
+    site.settle(draw.lasts_s, all_of_it=True)
+    _, use = site.jobs["slurm:0"]
+    assert use.idle_s == pytest.approx(1800.0, abs=45.0)
+    assert use.idle_j == pytest.approx(1800.0 * IDLE_W, rel=0.05)
+    assert use.judged_s == pytest.approx(2400.0, abs=45.0)
+
+
+def test_a_job_of_a_node_without_readings_has_no_joules_rather_than_none() -> None:
+    watcher = Watcher()
+    elsewhere = GpuAddress("n2", 0)
+    job = WatchedJob("slurm:1", "1", 100.0, user="ada")
+    watcher.take(Readings({}, {}), OwnersLook(130.0, {job.key: job}, [Holding(job.key, elsewhere, 100.0, None)]))
+    ended = WatchedJob("slurm:1", "1", 100.0, 150.0, user="ada", state="COMPLETED")
+    watcher.take(Readings({}, {}), OwnersLook(160.0, {job.key: ended}, []))
+    found = {}
+    for now_s in (160.0, 50_000.0):
+        found.update(watcher.settle(now_s, all_of_it=True).jobs)
+    assert found["slurm:1"][0].end_s == 150.0
+    assert found["slurm:1"][1].gpu_s == 0.0
+
+
+def test_a_late_exporter_is_found_out(site: Site) -> None:
+    rng = np.random.default_rng(5)
+    draw = random_draw(rng, 25, 900.0)
+    late = Site(draw, scraped(draw, rng, 30.0, 30.0), lag_s=30.0)
+    late.run()
+    late.settle(draw.lasts_s, all_of_it=True)
+    assert 0.0 < late.watcher.lag_of("n1") <= 30.0
+    inside = [
+        late.jobs[f"slurm:{i}"][1].low_j <= draw.energy_j(a, b) <= late.jobs[f"slurm:{i}"][1].high_j
+        for i, (a, b) in enumerate(draw.jobs)
+    ]
+    assert np.mean(inside) >= 0.9
