@@ -223,7 +223,7 @@ def test_what_a_job_says_does_not_steer_the_terminal(busy: Shell, argv: list[str
     busy.cluster.change("1", name=evil, project=evil, reason=evil, user=evil)
     busy.cluster._specs["1"] = busy.cluster._specs["5"]
     busy.cluster.write("1", evil)
-    busy.cluster._event("failed attempt", "1", evil)
+    busy.cluster._event("failure", "1", evil)
     told = busy.cluster.decisions("1").items[0]
     busy.cluster.decisions = lambda *_, **__: NumberedPage([replace(told, reason=evil)], 1)  # type: ignore[method-assign]
     busy.cluster.explain = lambda _: Explanation("1", evil, evil, None, 0.0, 0.0, None, ())  # type: ignore[method-assign, assignment]

@@ -1,4 +1,4 @@
-"""``powerflow logs`` over all attempts of a job, against a real server over a cluster in memory."""
+"""``powerflow logs`` over all starts of a job, against a real server over a cluster in memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from powerflow.cli.cluster import log_reader
 from powerflow.cli.main import main
 from tests.cli.shell import Shell
 
-FIRST, SECOND = "attempt 1 of 2, rank 1.1.0", "attempt 2 of 2, rank 1.3.0"
+FIRST, SECOND = "start 1 of 2, rank 1.1.0", "start 2 of 2, rank 1.3.0"
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def twice(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> Shell:
     return shell
 
 
-def test_all_attempts_are_printed_in_order(twice: Shell) -> None:
+def test_all_starts_are_printed_in_order(twice: Shell) -> None:
     assert twice("logs", "1", notes=[FIRST, SECOND]) == "one\ntwo\n45 %\nthree\nfour\nfive\n"
     assert twice("logs", "1", "--raw", notes=[FIRST, SECOND]) == "one\ntwo\n45 %three\nfour\nfive\n"
 
@@ -49,29 +49,29 @@ def test_a_heading_stands_between_the_logs_on_a_terminal(twice: Shell, monkeypat
     assert twice.capsys.readouterr().out == shown
 
 
-def test_previous_is_the_attempt_before_the_last_one(twice: Shell) -> None:
+def test_previous_is_the_start_before_the_last_one(twice: Shell) -> None:
     assert twice("logs", "1", "--previous", notes=[FIRST]) == "one\ntwo\n45 %"
     assert twice("logs", "1", "-p", "-n", "1", notes=[FIRST]) == "45 %"
     assert twice("logs", "1", "-p", "-f", notes=[FIRST]) == "one\ntwo\n45 %"
 
 
-def test_there_may_be_no_previous_attempt(shell: Shell) -> None:
+def test_there_may_be_no_previous_start(shell: Shell) -> None:
     shell("submit", "--run", "python t.py")
-    what = "powerflow: job 1 has no log of an attempt before the last one\n"
+    what = "powerflow: job 1 has no log of a start before the last one\n"
     assert shell("logs", "1", "--previous", code=3) == what
     shell.cluster.run("1")
     assert shell("logs", "1", "--previous", code=3) == what
     assert "--rank names one log" in shell("logs", "1", "-p", "--rank", "1.1.0", code=2)
 
 
-def test_ranks_that_were_main_one_after_another_are_one_attempt(twice: Shell) -> None:
+def test_ranks_that_were_main_one_after_another_are_one_start(twice: Shell) -> None:
     """The main rank of an in-place job left; the next one was there already."""
     twice.cluster.write("1", "six\n", rank="1.3.1")
-    third = "attempt 2 of 2, rank 1.3.1"
+    third = "start 2 of 2, rank 1.3.1"
     assert twice("logs", "1", "-n", "3", notes=[SECOND, third]) == "four\nfive\nsix\n"
     assert twice("logs", "1", "--previous", notes=[FIRST]) == "one\ntwo\n45 %"
     twice.cluster.write("1", "seven\n", rank="1.7.0")
-    notes = ["attempt 2 of 3, rank 1.3.0", "attempt 2 of 3, rank 1.3.1"]
+    notes = ["start 2 of 3, rank 1.3.0", "start 2 of 3, rank 1.3.1"]
     assert twice("logs", "1", "--previous", notes=notes) == "three\nfour\nfive\nsix\n"
 
 
@@ -179,7 +179,7 @@ class Away:
 
     def __init__(self, shell: Shell, rank: str, times: int) -> None:
         self._read, self._rank, self.left, self.asked = shell.cluster.log, rank, times, 0
-        shell.cluster.log = self  # type: ignore[assignment]
+        shell.cluster.log = self  # type: ignore[method-assign]
 
     def __call__(self, job_id: str, **query: Any) -> Any:
         if query["rank"] == self._rank:
@@ -265,7 +265,7 @@ def follow(shell: Shell, *steps: tuple[str, str] | None) -> None:
 
 def test_follow_goes_on_when_the_job_is_started_again(twice: Shell) -> None:
     follow(twice, ("1.3.0", "six\n"), ("1.4.0", "again\n"), ("1.4.0", "and on\n"), None)
-    notes = [SECOND, "attempt 3 of 3, rank 1.4.0"]
+    notes = [SECOND, "start 3 of 3, rank 1.4.0"]
     assert twice("logs", "1", "-f", "--tail", "1", notes=notes) == "five\nsix\nagain\nand on\n"
 
 

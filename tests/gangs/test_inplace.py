@@ -257,7 +257,7 @@ def test_links_in_the_mailbox_lead_nowhere(bench: Bench, tmp_path: Path) -> None
 
 
 def test_backoff_doubles_up_to_a_most() -> None:
-    assert [backoff_s(attempt) for attempt in (1, 2, 3, 4)] == [1.0, 2.0, 4.0, 8.0]
+    assert [backoff_s(retry) for retry in (1, 2, 3, 4)] == [1.0, 2.0, 4.0, 8.0]
     assert backoff_s(10_000) == 300.0
 
 

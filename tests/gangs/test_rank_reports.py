@@ -221,7 +221,7 @@ def test_nonsense_fails_its_job_once_and_nothing_else(bench: Bench, content: str
     failed = bench.job(evil)
     assert rank in failed.exit
     assert "is rejected: it" in failed.exit
-    assert failed.attempts == 0
+    assert failed.failures == 0
     bench.restart()
     bench.turn(10)
     assert bench.ends(evil) == ["failed"]
@@ -349,4 +349,4 @@ def test_the_most_extreme_that_is_believed_ends_no_controller(bench: Bench, extr
         bench.restart()
     steps = bench.controller.jobs[victim].steps
     bench.until(lambda: bench.controller.jobs[victim].steps > steps)
-    assert bench.job(victim).attempts == 0
+    assert bench.job(victim).failures == 0

@@ -296,7 +296,7 @@ class Bench:
             assert told[job.id] == [job.state], f"job {job.id} ended {told[job.id]}"
             if job.id not in self.outcome.cancelled and job.state is not JobState.CANCELLED:
                 assert job.state is JobState.COMPLETED, f"a job did not complete: {job}"
-            assert job.attempts == 0, f"nothing failed, and yet: {job}"
+            assert job.failures == 0, f"nothing failed, and yet: {job}"
         back = [job_id for job_id in self.outcome.cancelled if jobs[job_id].state is not JobState.CANCELLED]
         assert not back, f"cancelled, and run all the same: {back}"
         self._check_lives(jobs)

@@ -100,7 +100,7 @@ def test_a_rank_that_crashes_is_replaced(bench: Bench) -> None:
     bench.until_state(job, JobState.COMPLETED)
     kinds = [event.kind for event in bench.store.events(limit=1000, only=RecordFilter(job_id=job)).items]
     assert "rank lost" in kinds
-    assert bench.job(job).attempts == 0
+    assert bench.job(job).failures == 0
 
 
 def test_draining_lets_all_save_and_leave_without_spinning(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,4 +134,4 @@ def test_one_process_waits_until_a_node_has_all_its_gpus(bench: Bench, monkeypat
     job = bench.submit(rescale="none", gpus=2)
     bench.until_state(job, JobState.COMPLETED)
     assert not spread
-    assert bench.job(job).attempts == 0
+    assert bench.job(job).failures == 0

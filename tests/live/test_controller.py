@@ -144,7 +144,7 @@ def test_a_held_job_gives_back_what_it_has_and_goes_on_where_it_was(bench: Bench
     bench.service.release(job, ADA)
     bench.until_state(job, JobState.COMPLETED)
     assert bench.job(job).steps == 60
-    assert bench.job(job).attempts == 0
+    assert bench.job(job).failures == 0
 
 
 def test_who_is_held_at_the_very_moment_of_a_decision_gets_nothing(
@@ -178,7 +178,7 @@ def test_a_job_that_fails_at_once_for_ever_is_tried_a_few_times_with_pauses(benc
     detail = bench.service.job(job)
     assert "exited with code 3" in detail.record.exit
     assert detail.last_lines == ("step 1",)
-    assert detail.record.attempts == 1 + 3
+    assert detail.record.failures == 1 + 3
     assert bench.ends(job) == ["failed"]
     bench.turn(20)
     assert len(launched_s) == 4
@@ -267,7 +267,7 @@ def test_a_stop_and_a_start_on_other_gpus_is_told_and_counted(bench: Bench, rest
     assert bench.service.job(job).record.rescales == 1, "on one GPU again"
 
 
-def test_attempts_outlive_the_controller(bench: Bench) -> None:
+def test_failures_outlive_the_controller(bench: Bench) -> None:
     script(bench, lasts=1, code=1)
     job = bench.submit(rescale="none", gpus=1, retries=2)
     for _ in range(40):

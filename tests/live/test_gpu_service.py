@@ -46,8 +46,8 @@ def test_the_job_on_a_lost_gpu_goes_on_elsewhere_and_it_is_no_failure(bench: Ben
     bench.until(lambda: bench.controller.jobs[job].training and bench.controller.jobs[job].placement != (where,))
     entry = bench.controller.jobs[job]
     assert where[1][0] not in {number for _, numbers in entry.placement for number in numbers}
-    assert entry.attempts == 0
-    assert bench.controller.jobs[other].attempts == 0
+    assert entry.failures == 0
+    assert bench.controller.jobs[other].failures == 0
     name = f"GPU {where[1][0]} of {where[0]}"
     assert f"{name} is out of service: GPU is lost" in bench.controller.power.notices()
     bench.until(lambda: any(event.kind == "gpu out" for event in bench.store.events(limit=1000).items))
@@ -76,7 +76,7 @@ def test_what_ran_on_a_gpu_that_was_lost_meanwhile_is_not_taken_over_there(
     assert bench.controller.power.health.out() == {("a100-0", 2): "GPU is lost"}
     bench.until(lambda: bench.controller.jobs[job].epoch > 1 and bench.controller.jobs[job].training)
     assert 2 not in {number for _, numbers in bench.controller.jobs[job].placement for number in numbers}
-    assert bench.controller.jobs[job].attempts == 0
+    assert bench.controller.jobs[job].failures == 0
 
 
 def test_a_job_that_fails_on_a_gpu_that_does_not_answer_has_not_failed(bench: Bench) -> None:
@@ -89,7 +89,7 @@ def test_a_job_that_fails_on_a_gpu_that_does_not_answer_has_not_failed(bench: Be
         bench.engine.end(name, 1)
     bench.until(lambda: bench.controller.jobs[job].training and bench.controller.jobs[job].epoch > 1)
     assert bench.controller.jobs[job].placement != ((node, (number,)),)
-    assert bench.controller.jobs[job].attempts == 0
+    assert bench.controller.jobs[job].failures == 0
 
 
 def xid(bench: Bench, number: int, monkeypatch: pytest.MonkeyPatch) -> None:

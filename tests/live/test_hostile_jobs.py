@@ -28,7 +28,7 @@ def boot(bench: Bench | GangBench, name: RankName, code: int | None) -> None:
 
 @pytest.mark.parametrize("rescale", ["in-place", "none"])
 @pytest.mark.parametrize("code", [None, -15, 0])
-def test_a_boot_costs_no_attempt(bench: Bench, rescale: str, code: int | None) -> None:
+def test_a_boot_costs_no_retry(bench: Bench, rescale: str, code: int | None) -> None:
     bench.steps_total = 10_000
     if rescale == "none":
         bench.engine.play = lambda spec: Script(10_000)
@@ -42,7 +42,7 @@ def test_a_boot_costs_no_attempt(bench: Bench, rescale: str, code: int | None) -
         bench.until(lambda: bool(bench.engine.running()))
         bench.turn(5)
     assert bench.job(job).state is JobState.RUNNING
-    assert bench.job(job).attempts == 0
+    assert bench.job(job).failures == 0
     said = [
         event.text
         for event in bench.store.events(limit=1000, only=RecordFilter(job_id=job)).items
@@ -51,7 +51,7 @@ def test_a_boot_costs_no_attempt(bench: Bench, rescale: str, code: int | None) -
     assert said == ["the machine was restarted"] * 3
 
 
-def test_an_engine_that_lost_its_records_costs_no_attempt(bench: Bench) -> None:
+def test_an_engine_that_lost_its_records_costs_no_retry(bench: Bench) -> None:
     bench.steps_total = 10_000
     job = bench.submit(retries=0)
     bench.until_trains(job)
@@ -60,7 +60,7 @@ def test_an_engine_that_lost_its_records_costs_no_attempt(bench: Bench) -> None:
     bench.restart()
     bench.until(lambda: bool(bench.engine.running()))
     bench.turn(3)
-    assert (bench.job(job).state, bench.job(job).attempts) == (JobState.RUNNING, 0)
+    assert (bench.job(job).state, bench.job(job).failures) == (JobState.RUNNING, 0)
 
 
 def test_the_most_grace_is_the_administrators(tmp_path: Path) -> None:

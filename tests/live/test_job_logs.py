@@ -163,13 +163,13 @@ def test_the_node_of_a_log_that_cannot_be_read_is_named(bench: Bench, monkeypatc
         bench.service.log(job)
 
 
-def test_the_logs_of_a_job_are_those_of_its_attempts(bench: Bench) -> None:
+def test_the_logs_of_a_job_are_those_of_its_starts(bench: Bench) -> None:
     script(bench, lasts=3, code=1)
     job = bench.submit(rescale="restart", gpus=2, retries=1, progress=r"step (?P<step>\d+)", batch={"global": 64})
     bench.until_state(job, JobState.FAILED)
     found = bench.service.logs(job)
     assert found.ended
-    assert [(log.attempt, RankName.parse(log.rank).number, log.ended) for log in found.items] == [
+    assert [(log.start, RankName.parse(log.rank).number, log.ended) for log in found.items] == [
         (1, 0, True),
         (2, 0, True),
     ]

@@ -27,7 +27,7 @@ def test_a_job_on_a_node_that_goes_runs_on_elsewhere_and_nobody_counts_it_as_a_f
     bench.until_trains(job)
     bench.until(lambda: len(bench.engine.running(job)) == 2)
     assert {bench.engine.statuses[name].node for name in bench.engine.running()} == set(bench.engine.gpus) - {node}
-    assert bench.job(job).attempts == 0
+    assert bench.job(job).failures == 0
     assert bench.service.nodes()[list(bench.engine.gpus).index(node)].state == "unreachable"
     bench.until_state(job, JobState.COMPLETED)
 
@@ -52,7 +52,7 @@ def test_a_job_whose_node_does_not_answer_keeps_its_gpus_and_goes_on_there(bench
     assert node_state(bench, node) == "unreachable"
     assert bench.controller.jobs[job].gpus == 2
     assert bench.controller.jobs[job].reason == "keeps its GPUs: its node does not answer, and it may run there"
-    assert bench.job(job).attempts == 0
+    assert bench.job(job).failures == 0
     assert {status.node for status in bench.engine.statuses.values() if status.name.gang in others} == (
         set(bench.engine.gpus) - {node}
     )
@@ -80,7 +80,7 @@ def test_a_job_with_ranks_elsewhere_is_planned_without_the_node(bench: Bench) ->
     bench.engine.mend(second)
     bench.until(lambda: len(bench.engine.running(job)) == 8)
     assert set(kept) <= set(bench.engine.running(job))
-    assert bench.job(job).attempts == 0
+    assert bench.job(job).failures == 0
 
 
 def test_an_operator_declares_a_node_off_and_its_jobs_start_elsewhere(bench: Bench) -> None:
@@ -103,7 +103,7 @@ def test_an_operator_declares_a_node_off_and_its_jobs_start_elsewhere(bench: Ben
     )
     bench.until(lambda: bool(bench.engine.running(job)))
     assert node_state(bench, node) == "failed"
-    assert bench.job(job).attempts == 0
+    assert bench.job(job).failures == 0
     bench.restart()  # the next controller knows it
     bench.turn(3)
     assert node_state(bench, node) == "failed"
@@ -217,7 +217,7 @@ def test_what_runs_on_a_drained_node_moves(bench: Bench) -> None:
         return len(nodes) == 2 and node not in nodes
 
     bench.until(has_moved)
-    assert bench.job(job).attempts == 0
+    assert bench.job(job).failures == 0
     bench.until(lambda: node not in {at for at, _ in bench.gangs.holding()})
     assert {at.name: at.state for at in bench.service.nodes()}[node] == "drained"
     bench.turn()
@@ -248,11 +248,11 @@ def test_what_runs_beside_idle_gpus_of_a_faster_type_moves_there(tmp_path: Path,
     steps = bench.controller.jobs[job].steps
     bench.until(lambda: bench.controller.jobs[job].steps > steps)
     assert bench.service.job(job).record.gpu_type == "A100"
-    assert bench.job(job).attempts == 0
+    assert bench.job(job).failures == 0
     bench.restart()  # the next controller finds it where it is
     bench.turn(5)
     assert bench.service.job(job).record.gpu_type == "A100"
-    assert bench.job(job).attempts == 0
+    assert bench.job(job).failures == 0
     bench.close()
 
 
@@ -287,7 +287,7 @@ def test_what_runs_on_cards_whose_type_has_another_name_by_now_runs_on(bench: Be
     bench.until_trains(job)
     bench.turn(20)
     assert bench.engine.running() == ranks, "nothing was started anew"
-    assert (bench.job(job).state, bench.job(job).attempts) == (R, 0)
+    assert (bench.job(job).state, bench.job(job).failures) == (R, 0)
     assert bench.controller.jobs[job].gpu_type == "V100"
     assert bench.service.explain(job).now is not None
 
@@ -308,4 +308,4 @@ def test_a_job_whose_gpus_are_of_a_type_that_is_gone_waits_and_can_be_explained(
     bench.until(lambda: sorted(bench.job(job).state for job in jobs) == [Q, R])
     for job in jobs:
         assert bench.service.explain(job).sentence
-        assert bench.job(job).attempts == 0
+        assert bench.job(job).failures == 0

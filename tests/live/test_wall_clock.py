@@ -120,7 +120,7 @@ def test_a_controller_goes_on_when_the_clock_is_set(tmp_path: Path, by_s: float)
         for name in bench.engine.running():
             if name.gang == failing:
                 bench.engine.end(name, 1)
-        bench.until(lambda: bench.controller.jobs[failing].attempts == 1)
+        bench.until(lambda: bench.controller.jobs[failing].failures == 1)
         waits_s = bench.controller.jobs[failing].eligible_s - clock()
         used_s, at_s, epoch = (
             bench.controller.jobs[job].gpu_s,

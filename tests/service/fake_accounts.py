@@ -51,6 +51,6 @@ def ended_job(job: JobRecord, tariff: SignalRecord | None) -> EndedJob:
         cost=None if tariff is None or energy_j is None else energy_j / 3.6e6 * tariff.value,
         currency=tariff.currency if tariff else "",
         rescales=job.rescales,
-        attempts=job.attempts,
+        failures=job.failures,
         emulated=job.emulated,
     )

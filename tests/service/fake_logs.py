@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from powerflow.engine.protocol import RankName, RankState, RankStatus
-from powerflow.gangs.attempts import Attempt
+from powerflow.gangs.starts import Start
 
 
 class FakeLogs:
@@ -17,7 +17,7 @@ class FakeLogs:
         self.ended: set[str] = set()  # ranks
 
     def write(self, job_id: str, rank: str, text: str, now_s: float) -> None:
-        """Add to a log. An epoch that is new in the rank's name begins an attempt; the job's other ranks have ended."""
+        """Add to a log. An epoch that is new in the rank's name begins a start; the job's other ranks have ended."""
         ranks = self._writes.setdefault(job_id, {})
         if rank not in ranks:
             self.ended.update(ranks)
@@ -30,11 +30,11 @@ class FakeLogs:
     def ranks(self, job_id: str) -> list[str]:
         return [*reversed(self._writes.get(job_id, {}))]
 
-    def attempts(self, job_id: str) -> list[Attempt]:
+    def starts(self, job_id: str) -> list[Start]:
         found: dict[int, list[str]] = {}
         for name in self._writes.get(job_id, {}):
             found.setdefault(RankName.parse(name).epoch, []).append(name)
-        return [Attempt(number, ranks) for number, ranks in enumerate(found.values(), 1)]
+        return [Start(number, ranks) for number, ranks in enumerate(found.values(), 1)]
 
     def rank_of(self, job_id: str, name: str) -> RankStatus:
         state = RankState.EXITED if name in self.ended else RankState.RUNNING

@@ -80,7 +80,7 @@ def test_a_submitted_job_is_all_there(url: str) -> None:
     job, created = store.submit(SPEC, "ada", 100.5)
     assert created
     assert (job.id, job.user, job.state, job.submitted_s, job.state_since_s) == ("1", "ada", Q, 100.5, 100.5)
-    assert (job.steps, job.steps_total, job.energy_j, job.attempts, job.last_lines) == (0.0, 500.0, 0.0, 0, ())
+    assert (job.steps, job.steps_total, job.energy_j, job.failures, job.last_lines) == (0.0, 500.0, 0.0, 0, ())
     assert job.started_s is None
     assert job.spec == SPEC
     store.close()
@@ -190,7 +190,7 @@ def test_an_update_changes_what_it_names_and_nothing_else(store: Store) -> None:
         [JobUpdate(one, steps=5.0, steps_total=50.0, reason="waits"), JobUpdate(two, energy_j=7.0, rescales=3)]
     )
     store.update(
-        [JobUpdate(one, gpu_s=2.0, started_s=4.0), JobUpdate(two, attempts=1, cost_class="c", step_time_s=0.5)]
+        [JobUpdate(one, gpu_s=2.0, started_s=4.0), JobUpdate(two, failures=1, cost_class="c", step_time_s=0.5)]
     )
     first, second = store.job(one), store.job(two)
     assert (first.steps, first.steps_total, first.reason, first.gpu_s, first.started_s) == (
@@ -201,7 +201,7 @@ def test_an_update_changes_what_it_names_and_nothing_else(store: Store) -> None:
         4.0,
     )
     assert (first.energy_j, first.rescales, first.cost_class) == (0.0, 0, "")
-    assert (second.energy_j, second.rescales, second.attempts) == (7.0, 3, 1)
+    assert (second.energy_j, second.rescales, second.failures) == (7.0, 3, 1)
     assert (second.cost_class, second.step_time_s, second.steps, second.steps_total) == ("c", 0.5, 0.0, None)
 
 

@@ -70,7 +70,7 @@ class EndedJob:
         cost: What this energy cost by the tariff; None without a tariff, or if the energy is not known.
         currency: Currency of the cost; "" if it is not known.
         rescales: How often the job's number of GPUs changed.
-        attempts: How often the job has failed.
+        failures: How often the job has failed.
         emulated: True if the job's GPUs are emulated, so that its joules are computed, not measured.
     """
 
@@ -90,5 +90,5 @@ class EndedJob:
     cost: float | None
     currency: str
     rescales: int
-    attempts: int
+    failures: int
     emulated: bool

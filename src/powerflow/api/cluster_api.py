@@ -96,7 +96,7 @@ class ClusterApi(Protocol):
         """Explain why a job has its present GPUs and clock, and which other GPU counts and clocks it could have."""
 
     def logs(self, job_id: str) -> JobLogs:
-        """List the logs that together are the log of a job, oldest first: those of the first rank of each attempt."""
+        """List the logs that together are the log of a job, oldest first: those of the first rank of each start."""
 
     def log(
         self,

@@ -115,7 +115,7 @@ class JobRecord:
         step_time_s: Seconds per iteration, measured recently.
         eta_s: When the job is expected to end; the same as `Explanation.end_s`.
         exit: How the job ended, in plain words; "" if it has not ended.
-        attempts: How often the job has failed.
+        failures: How often the job has failed.
         model_error: |predicted ÷ measured − 1| of the step time in the job's present configuration.
         emulated: True if the job's GPUs are emulated, so that its joules are computed, not measured.
         array_id, array_task: Id of the first job of the job's array, and the job's task number in it.
@@ -149,7 +149,7 @@ class JobRecord:
     step_time_s: float | None = None
     eta_s: float | None = None
     rescales: int = 0
-    attempts: int = 0
+    failures: int = 0
     model_error: float | None = None
     exit: str = ""
     emulated: bool = False
@@ -393,14 +393,14 @@ class LogRecord:
 
     Attributes:
         rank: Name of the rank.
-        attempt: Number of the attempt, from 1: how often the job had begun without any rank when the rank was launched.
+        start: Number of the start, from 1: how often the job had begun without any rank when the rank was launched.
         node: Node of the rank.
         started_s: Start of the rank, Unix seconds.
         ended: True if the rank does not run any more, so that its log will not grow.
     """
 
     rank: str
-    attempt: int
+    start: int
     node: str
     started_s: float
     ended: bool

@@ -111,7 +111,7 @@ def explain(error: BaseException, trace: TracebackType | None, *, in_place: bool
         in_place: True if PowerFlow started the script.
 
     Returns:
-        The refusal; None for any other error. Its exit code is 1 if another attempt may succeed.
+        The refusal; None for any other error. Its exit code is 1 if another start may succeed.
     """
     if isinstance(error, KeyError) and error.args and error.args[0] in _OF_TORCHRUN:
         return InputError(

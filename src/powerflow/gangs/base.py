@@ -20,12 +20,12 @@ from collections.abc import Sequence
 
 from powerflow.device.protocol import Place
 from powerflow.engine.protocol import EngineError, RankName, RankState
-from powerflow.gangs.attempts import Attempts
 from powerflow.gangs.context import GangContext
 from powerflow.gangs.launcher import CannotStart, Launcher
 from powerflow.gangs.layout import StartPlan
 from powerflow.gangs.machine import ACTIVE, ENDED, ENDING, TABLE, GangState, Trigger
 from powerflow.gangs.outage import Outage, note_ranks
+from powerflow.gangs.starts import Starts
 from powerflow.gangs.state_file import GangFailure, GangRecord
 from powerflow.gangs.stopping import StopAttempts, StopSignal
 from powerflow.gangs.types import DesiredState, GangEvent, GangFailed, Rescaled, Started, Vacated
@@ -77,7 +77,7 @@ class Gang(ABC):
         self._launcher = Launcher(context)
         self.unsent: set[str] = set()
         self.outage = Outage(context, desired.job_id)
-        self._attempts = Attempts(context.attempts_path(desired.job_id), context.limits.ended_kept)
+        self._starts = Starts(context.starts_path(desired.job_id), context.limits.ended_kept)
 
     @property
     def job_id(self) -> str:
@@ -363,9 +363,9 @@ class Gang(ABC):
         if self._saved:
             return
         states = self._states().items()
-        self._attempts.note(self.record, {name for name, state in states if state is not RankState.NOT_STARTED})
+        self._starts.note(self.record, {name for name, state in states if state is not RankState.NOT_STARTED})
         old = self.record.ended
-        self.record.ended = self._attempts.keep(old)
+        self.record.ended = self._starts.keep(old)
         path = self.context.record_path(self.job_id)
         path.parent.mkdir(parents=True, exist_ok=True)
         self.record.save(path)
@@ -373,7 +373,7 @@ class Gang(ABC):
         dropped = [name for name in old if name not in self.record.ended]
         for name in dropped:
             self.context.engine.forget(RankName.parse(name))
-        self._attempts.forget(dropped)
+        self._starts.forget(dropped)
 
     def _launch(self) -> None:
         """Start the members that were not started yet, all of them in one batch."""

@@ -127,8 +127,8 @@ class GangContext:
         """Return the path of the gang record of a job."""
         return self.directory / "gangs" / f"{job_id}.json"
 
-    def attempts_path(self, job_id: str) -> Path:
-        """Return the path of the file with the attempts of a job."""
+    def starts_path(self, job_id: str) -> Path:
+        """Return the path of the file with the starts of a job."""
         return self.directory / "gangs" / f"{job_id}.attempts.json"
 
     def mailbox(self, job_id: str) -> Mailbox:

@@ -22,7 +22,6 @@ from powerflow.device.protocol import Place
 from powerflow.elastic.mailbox import RankReport
 from powerflow.engine.protocol import Engine, EngineError, RankName, RankState, RankStatus
 from powerflow.errors import InputError
-from powerflow.gangs.attempts import Attempt, read_attempts
 from powerflow.gangs.base import Gang
 from powerflow.gangs.context import Environment, GangContext
 from powerflow.gangs.inplace import InPlace
@@ -30,6 +29,7 @@ from powerflow.gangs.machine import ENDED, ENDING, GangState
 from powerflow.gangs.rendezvous import MeetingProbe, look
 from powerflow.gangs.report_reader import ReportReader
 from powerflow.gangs.restart import Scripts
+from powerflow.gangs.starts import Start, read_starts
 from powerflow.gangs.state_file import GangFailure, GangRecord
 from powerflow.gangs.types import DesiredState, GangEvent, Limits
 
@@ -48,7 +48,7 @@ class Gangs:
             (gang records, which only the controller may write).
         environment: See `Environment`. Variables that gangs add (job directory, rank name, RANK, MASTER_PORT …) replace
             variables of the same name, except MASTER_ADDR.
-        limits: Time limits, and numbers of attempts.
+        limits: Time limits, and other limits.
         interpreter: Path of the Python that is run if a job's command says ``python``. Its scripts may run in a process
             that has already loaded modules.
         clock: Returns seconds on a clock that never goes back.
@@ -247,13 +247,13 @@ class Gangs:
         """Return where in a rank's log the output since a time begins, as `Engine.log_offset` does."""
         return self._context.engine.log_offset(RankName.parse(rank), since_s)
 
-    def attempts(self, job_id: str) -> list[Attempt]:
-        """Return the attempts of a job whose logs are kept, the earliest first, without ranks that never started."""
-        found = read_attempts(self._context.attempts_path(job_id))
+    def starts(self, job_id: str) -> list[Start]:
+        """Return the starts of a job whose logs are kept, the earliest first, without ranks that never started."""
+        found = read_starts(self._context.starts_path(job_id))
         if not found:  # an earlier version ran the job
-            found = [Attempt(1, self.ranks(job_id)[:1])]
-        started = [Attempt(each.number, [*filter(partial(self.rank_of, job_id), each.ranks)]) for each in found]
-        return [attempt for attempt in started if attempt.ranks]
+            found = [Start(1, self.ranks(job_id)[:1])]
+        started = [Start(each.number, [*filter(partial(self.rank_of, job_id), each.ranks)]) for each in found]
+        return [start for start in started if start.ranks]
 
     def rank_of(self, job_id: str, name: str) -> RankStatus | None:
         """Return the state of a job's rank in the engine's last answer; None if it never started or is not known."""
@@ -279,7 +279,7 @@ class Gangs:
             self._context.engine.forget(RankName.parse(name))
         self._gangs.pop(job_id, None)
         self._context.record_path(job_id).unlink(missing_ok=True)
-        self._context.attempts_path(job_id).unlink(missing_ok=True)
+        self._context.starts_path(job_id).unlink(missing_ok=True)
 
     def close(self) -> None:
         """End the process and the thread that match log lines. The ranks of all jobs continue."""

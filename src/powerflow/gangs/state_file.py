@@ -37,8 +37,8 @@ class GangFailure:
         text: The reason, in one line.
         rank: Rank whose log has details; "" for none.
         final: True if the job would fail in the same way again.
-        excused: True if the failure is not the job's fault and does not count as an attempt, for example because its
-            machine was booted.
+        excused: True if the failure is not the job's fault and does not count against ``retries``, for example because
+            its machine was booted.
         places: Node and GPUs of each rank that the job had when it failed.
     """
 

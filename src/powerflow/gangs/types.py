@@ -46,7 +46,7 @@ class DesiredState:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Time limits of a gang, and its numbers of attempts.
+    """Time limits of a gang, and its other limits.
 
     Attributes:
         hang_s: A rank hangs if all others wait for it while it is in one step for longer than ``hang_s`` and
@@ -65,7 +65,7 @@ class Limits:
         reach_s: If a rank of a script has not answered for this long, the other ranks are stopped: they wait for it.
         losses: How often a job may lose ranks without training a step in between; the next loss fails the job.
         transit_poll_s, steady_poll_s: Seconds between two looks at a gang while it changes, and while nothing happens.
-        ended_kept: Number of logs of ended ranks to keep for each job; half of them are for first ranks of attempts.
+        ended_kept: Number of logs of ended ranks to keep for each job; half of them are for first ranks of starts.
     """
 
     hang_s: float = 60.0
@@ -208,7 +208,7 @@ class GangFailed:
         last_lines: Last lines in the log of the rank that failed first.
         steps_safe: Steps that the job's checkpoint holds; None if only the script knows.
         final: True if the job must not be tried again, because it would fail in the same way again.
-        excused: True if the failure is not the job's fault. Such a failure does not count as an attempt.
+        excused: True if the failure is not the job's fault. Such a failure does not count against ``retries``.
         places: Node and GPUs of each rank when the job failed; the job may have got other GPUs since.
     """
 
@@ -235,10 +235,10 @@ class Noted:
 GangEvent = Started | Vacated | Progressed | Rescaled | Continued | RankLost | Hung | GangCompleted | GangFailed | Noted
 
 
-def backoff_s(attempt: int) -> float:
+def backoff_s(retry: int) -> float:
     """Return the seconds to wait before a retry: 1 s before the first, doubled for each further one, at most 300 s.
 
     Args:
-        attempt: Number of the retry; 1 for the first.
+        retry: Number of the retry; 1 for the first.
     """
-    return float(min(300.0, 2.0 ** min(max(attempt - 1, 0), 60)))
+    return float(min(300.0, 2.0 ** min(max(retry - 1, 0), 60)))

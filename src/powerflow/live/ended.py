@@ -46,7 +46,7 @@ def ended_jobs(jobs: Sequence[StoredJob], store: Store, tariff: Signal | None, *
                 cost=cost.get(job.id, 0.0) if known and tariff is not None else None,
                 currency=tariff.currency if tariff is not None else "",
                 rescales=job.rescales,
-                attempts=job.attempts,
+                failures=job.failures,
                 emulated=emulated,
             )
         )

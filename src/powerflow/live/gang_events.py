@@ -249,9 +249,9 @@ class GangEvents:
         self._table.drop(job)
 
     def _failed(self, event: GangFailed, job: ActiveJob, now_s: float) -> None:
-        """Schedule another attempt of a job that has failed.
+        """Let a job that has failed start again.
 
-        Let it fail for good after the last attempt, or if more are useless.
+        Let it fail for good after its last retry, or if it would fail in the same way again.
         """
         if event.epoch < job.epoch and not job.placement:
             return  # it was told to leave meanwhile
@@ -260,25 +260,25 @@ class GangEvents:
         node_lost = any(not self._nodes.answers(node) for node, _ in placement)
         place_lost = node_lost or self._gpu_service.failed_on(placement)
         excused = place_lost or event.excused
-        spent = job.attempts >= job.spec.retries and not excused
+        spent = job.failures >= job.spec.retries and not excused
         if event.final or spent:
             if spent:
                 job.failed(job.spec.retries + 1)  # a fixed number: if the store fails, this line runs again
             self._give_up(event, job, now_s)
             return
-        attempts = job.attempts + (not excused)
+        failures = job.failures + (not excused)
         job.stopped()
-        wait_s = 0.0 if excused else backoff_s(attempts)
-        kind = "requeued" if excused else "failed attempt"
-        self._store.append(kind, event.text, now_s, job.id, attempt=attempts, wait_s=wait_s)
-        job.failed(attempts, now_s + wait_s)
+        wait_s = 0.0 if excused else backoff_s(failures)
+        kind = "requeued" if excused else "failure"
+        self._store.append(kind, event.text, now_s, job.id, failures=failures, wait_s=wait_s)
+        job.failed(failures, now_s + wait_s)
         if event.steps_safe is not None:
             job.progressed(float(event.steps_safe))
         self._table.withdraw(job)
         if event.excused:
-            said = f"{event.text}: starts again; this does not count as an attempt"
+            said = f"{event.text}: starts again; this does not count as a failure"
         else:
-            again = "continues on other GPUs" if place_lost else f"retry {attempts} of {job.spec.retries} follows"
+            again = "continues on other GPUs" if place_lost else f"retry {failures} of {job.spec.retries} follows"
             said = f"failed ({event.text}); {again}"
         self._table.vacate(job, said)
 

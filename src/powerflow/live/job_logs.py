@@ -45,10 +45,10 @@ def job_logs(gangs: Gangs, job_id: str, *, ended: bool) -> JobLogs:
         ended: True if the job has ended.
     """
     found = []
-    for attempt in gangs.attempts(job_id):
-        for name in attempt.ranks:
+    for start in gangs.starts(job_id):
+        for name in start.ranks:
             if status := gangs.rank_of(job_id, name):
-                found.append(LogRecord(name, attempt.number, status.node, status.started_s, not status.state.may_run))
+                found.append(LogRecord(name, start.number, status.node, status.started_s, not status.state.may_run))
     return JobLogs(found, ended)
 
 

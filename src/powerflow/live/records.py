@@ -70,7 +70,7 @@ class Records:
             step_time_s=step_time_s,
             eta_s=None if jct_s is None else stored.submitted_s + jct_s,
             rescales=now.rescales,
-            attempts=now.attempts,
+            failures=now.failures,
             exit=stored.exit,
             model_error=known(job.model_error) if job else None,
             emulated=self._power.emulated,

@@ -90,5 +90,5 @@ def _resume(context: LoopContext, job: ActiveJob, stored: StoredJob, intent: Int
         context.store.intents.rename_type(job.id, gpu_type)
     elif intent.placement and not placement:  # the job was held, or ended and came back: its old decision is void
         table.supersede(job, intent.epoch, job.reason)
-    if stored.attempts and not job.placement:
-        job.failed(stored.attempts, min(stored.state_since_s, now_s) + backoff_s(stored.attempts))
+    if stored.failures and not job.placement:
+        job.failed(stored.failures, min(stored.state_since_s, now_s) + backoff_s(stored.failures))

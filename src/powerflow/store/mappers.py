@@ -105,7 +105,7 @@ def new_job(spec: JobSpec, user: str, now_s: float) -> dict[str, Any]:
         "energy_j": 0.0,
         "gpu_s": 0.0,
         "rescales": 0,
-        "attempts": 0,
+        "failures": 0,
         "reason": "",
         "exit": "",
         "last_lines": "[]",

@@ -25,7 +25,7 @@ class StoredJob:
         steps, steps_total: Iterations that are done, and iterations that the job needs.
         step_time_s: Seconds of one iteration, measured recently.
         energy_j, gpu_s: Joules and GPU-seconds charged to the job so far.
-        attempts: How often the job was started again after a failure.
+        failures: How often the job has failed.
         exit: How the job ended, in plain words; "" if it has not ended.
         last_lines: The last lines of the job's log, if it failed.
         cost_class: Name of the job's class. All jobs of a class are assumed to cost the same per step.
@@ -47,7 +47,7 @@ class StoredJob:
     energy_j: float = 0.0
     gpu_s: float = 0.0
     rescales: int = 0
-    attempts: int = 0
+    failures: int = 0
     reason: str = ""
     exit: str = ""
     last_lines: tuple[str, ...] = ()
@@ -74,7 +74,7 @@ class JobUpdate:
     energy_j: float | None = None
     gpu_s: float | None = None
     rescales: int | None = None
-    attempts: int | None = None
+    failures: int | None = None
     reason: str | None = None
     started_s: float | None = None
     cost_class: str | None = None

@@ -38,7 +38,7 @@ jobs = Table(
     Column("energy_j", Double, nullable=False),
     Column("gpu_s", Double, nullable=False),
     Column("rescales", Integer, nullable=False),
-    Column("attempts", Integer, nullable=False),
+    Column("attempts", Integer, key="failures", nullable=False),  # the name of an earlier version
     Column("reason", Text, nullable=False),
     Column("exit", Text, nullable=False),
     Column("last_lines", Text, nullable=False),

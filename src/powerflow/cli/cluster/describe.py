@@ -112,7 +112,7 @@ def _facts(job: JobRecord) -> list[tuple[str, Any]]:
         facts.append(("ends", f"{stamp(job.eta_s)}, in {duration(max(job.eta_s - now_s, 0.0))}"))
     if job.model_error is not None:
         facts.append(("model error", f"{percent(job.model_error)} of its step time"))
-    facts.append(("rescales", f"{job.rescales}" + _failures(job.attempts)))
+    facts.append(("rescales", f"{job.rescales}" + _failures(job.failures)))
     if job.energy_j and job.steps:
         facts.append(("per step", f"{significant(job.energy_j / job.steps)} J{'ᵉ' if job.emulated else ''}"))
     return facts

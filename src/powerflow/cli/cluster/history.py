@@ -64,7 +64,7 @@ def history(
     """List jobs that have ended, the newest first: how they ended, what they had, what they used, and what that cost.
 
     Fields: id, name, user, project, state, reason, submitted, started, ended, waited, ran, GPUs, GPU-h, J, kWh, cost,
-    currency, rescales, attempts.
+    currency, rescales, failures.
     """
     if active := [each.value for each in state or () if not each.ended]:
         what = f"a job that is {active[0]} has not ended"
@@ -138,7 +138,7 @@ def _columns() -> tuple[Column[EndedJob], ...]:
         Column("cost", lambda job: job.cost, lambda job: _amount(job.cost, 2), right=True),
         Column("currency", lambda job: job.currency),
         Column("rescales", lambda job: job.rescales, right=True),
-        Column("attempts", lambda job: job.attempts, right=True),
+        Column("failures", lambda job: job.failures, right=True),
     )
 
 

@@ -1,4 +1,4 @@
-"""Read the logs of a job from the controller, piece by piece: those of all attempts, in order."""
+"""Read the logs of a job from the controller, piece by piece: those of all starts of the job, in order."""
 
 from __future__ import annotations
 
@@ -64,20 +64,20 @@ class LogReader:
             yield LogPiece(chunk, "")
 
     def of_previous(self) -> Iterator[LogPiece]:
-        """Yield the logs of the attempt before the last one.
+        """Yield the logs of the start before the last one.
 
         Raises:
-            InputError: There is no such attempt, or its log is not kept.
+            InputError: There is no such start, or its log is not kept.
         """
         known = self._known()
-        last = known.items[-1].attempt if known.items else 0
-        chosen = [log for log in known.items if log.attempt == last - 1]
+        last = known.items[-1].start if known.items else 0
+        chosen = [log for log in known.items if log.start == last - 1]
         if not chosen:
-            raise InputError(f"job {self._job} has no log of an attempt before the last one", exit_code=3)
+            raise InputError(f"job {self._job} has no log of a start before the last one", exit_code=3)
         yield from self._pieces(chosen, known, self._last_lines(chosen))
 
     def of_job(self) -> Iterator[LogPiece]:
-        """Yield the logs of all attempts, the earliest first. With ``follow``, go on over attempts to come."""
+        """Yield the logs of all starts, the earliest first. With ``follow``, go on over starts to come."""
         known, done = self._known(), set[str]()
         read = self._last_lines(known.items)
         while True:
@@ -120,10 +120,10 @@ class LogReader:
         self, logs: Sequence[LogRecord], known: JobLogs, read: Mapping[str, Sequence[LogChunk]]
     ) -> Iterator[LogPiece]:
         """Yield logs one after another; of those in ``read`` these pieces, and with ``follow`` what comes later."""
-        attempts = known.items[-1].attempt if known.items else 0
+        starts = known.items[-1].start if known.items else 0
         for log in logs:
-            heading = f"attempt {log.attempt} of {attempts}, rank {log.rank}"
-            heading = heading if attempts > 1 or len(known.items) > 1 else ""
+            heading = f"start {log.start} of {starts}, rank {log.rank}"
+            heading = heading if starts > 1 or len(known.items) > 1 else ""
             try:
                 for chunk in self._rest(log.rank, read.get(log.rank)):
                     yield LogPiece(chunk, heading)

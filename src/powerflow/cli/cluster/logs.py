@@ -27,7 +27,7 @@ def logs(
         int | None, typer.Option("--tail", "-n", metavar="LINES", min=0, help="Print only the last lines.")
     ] = None,
     previous: Annotated[
-        bool, typer.Option("--previous", "-p", help="Print only the log of the attempt before the last one.")
+        bool, typer.Option("--previous", "-p", help="Print only the log of the start before the last one.")
     ] = False,
     since: Annotated[
         str | None,
@@ -35,7 +35,7 @@ def logs(
     ] = None,
     rank: Annotated[
         str | None,
-        typer.Option(help="Name of a rank, as powerflow describe shows it. Default: the first rank of each attempt."),
+        typer.Option(help="Name of a rank, as powerflow describe shows it. Default: the first rank of each start."),
     ] = None,
     raw: Annotated[
         bool, typer.Option("--raw", help="Print the log unchanged, with colours and all other control sequences.")
@@ -44,7 +44,7 @@ def logs(
 ) -> None:
     """Print the log of a job: its stdout and stderr. Control characters appear as text, unless --raw is given.
 
-    The logs of all attempts are printed, the earliest first. A line on stderr says where each of them begins.
+    The logs of all starts of the job are printed, the earliest first. A line on stderr says where each of them begins.
 
     With --json, print the log in parts: one JSON object per line, with the part's offset.
     """

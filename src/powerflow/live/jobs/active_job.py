@@ -117,7 +117,7 @@ class ActiveJob:
     run_s: float = 0.0
     last_gpus: int = 0
     rescales: int = 0
-    attempts: int = 0
+    failures: int = 0
     model_error: float = math.nan
     started_s: float | None = None
 
@@ -139,7 +139,7 @@ class ActiveJob:
             array_id=job.array_id,
             needs=read_dependency(job.spec.dependency) if job.spec.dependency else (),
             rescales=job.rescales,
-            attempts=job.attempts,
+            failures=job.failures,
             reason=job.reason,
             started_s=job.started_s,
         )
@@ -178,7 +178,7 @@ class ActiveJob:
             steps_total=self.steps_total,
             step_time_s=None if math.isnan(self.step_time_s) else self.step_time_s,
             rescales=self.rescales,
-            attempts=self.attempts,
+            failures=self.failures,
             reason=self.reason,
             started_s=self.started_s,
             cost_class=self.kind.name,
@@ -284,9 +284,9 @@ class ActiveJob:
             self.ran_gpus = gpus
         return before
 
-    def failed(self, attempts: int, eligible_s: float = -math.inf) -> None:
-        """Set how many attempts of the job have failed, and when the next attempt may begin."""
-        self.attempts, self.eligible_s = attempts, eligible_s
+    def failed(self, failures: int, eligible_s: float = -math.inf) -> None:
+        """Set how often the job has failed, and when it may start again."""
+        self.failures, self.eligible_s = failures, eligible_s
 
     def charged(self, energy_j: float, gpu_s: float) -> None:
         """Add joules and GPU-seconds to the job's charges, and the time that these GPU-seconds lasted."""

@@ -1,4 +1,4 @@
-"""The logs that tell the story of a job: those of the first rank of each attempt."""
+"""The logs that tell the story of a job: those of the first rank of each start."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from powerflow.engine.protocol import EngineError
-from powerflow.gangs.attempts import Attempt, Attempts, read_attempts
+from powerflow.gangs.starts import Start, Starts, read_starts
 from powerflow.gangs.state_file import GangRecord, RankEntry
 from powerflow.gangs.types import GangFailed, Progressed, RankLost, Rescaled, Started, Vacated
 from tests.gangs.bench import Bench, order, spec_of
@@ -25,14 +25,14 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 
 def firsts(bench: Bench) -> list[tuple[int, list[str]]]:
-    return [(attempt.number, attempt.ranks) for attempt in bench.gangs.attempts("j")]
+    return [(start.number, start.ranks) for start in bench.gangs.starts("j")]
 
 
 def scripts(bench: Bench) -> None:
     bench.engine.play = lambda spec: Script(1000, line="step {turn}\n")
 
 
-def test_each_launch_of_a_script_is_an_attempt(bench: Bench) -> None:
+def test_each_launch_of_a_script_is_a_start(bench: Bench) -> None:
     scripts(bench)
     bench.gangs.apply([order(1, "a0", "a1", spec=RESTART)])
     bench.hear(Started)
@@ -49,7 +49,7 @@ def test_each_launch_of_a_script_is_an_attempt(bench: Bench) -> None:
     assert firsts(bench) == [(1, ["j.1.0"]), (2, ["j.2.0"]), (3, ["j.3.0"])]
 
 
-def test_two_launches_in_one_epoch_are_two_attempts(bench: Bench) -> None:
+def test_two_launches_in_one_epoch_are_two_starts(bench: Bench) -> None:
     """A node falls silent for too long: the ranks are stopped, and launched again when it answers."""
     scripts(bench)
     bench.gangs.apply([order(1, "a0", "b0", spec=RESTART)])
@@ -61,7 +61,7 @@ def test_two_launches_in_one_epoch_are_two_attempts(bench: Bench) -> None:
     assert firsts(bench) == [(1, ["j.1.0"]), (2, ["j.1.2"])]
 
 
-def test_what_never_started_is_no_attempt(bench: Bench) -> None:
+def test_what_never_started_is_no_start(bench: Bench) -> None:
     bench.engine.refusals = [EngineError("no such program")]
     bench.gangs.apply([order(1, "a0", spec=RESTART)])
     bench.hear(GangFailed)
@@ -71,7 +71,7 @@ def test_what_never_started_is_no_attempt(bench: Bench) -> None:
     assert firsts(bench) == [(1, ["j.2.0"])]
 
 
-def test_an_in_place_job_is_one_attempt_while_a_rank_lives(bench: Bench) -> None:
+def test_an_in_place_job_is_one_start_while_a_rank_lives(bench: Bench) -> None:
     bench.gangs.apply([order(1, "a0", "a1")])
     bench.hear(Progressed)
     bench.gangs.apply([order(2, "a0", "a1", "b0")])  # grows: the main rank stays
@@ -88,7 +88,7 @@ def test_an_in_place_job_is_one_attempt_while_a_rank_lives(bench: Bench) -> None
     assert firsts(bench) == [(1, ["j.1.0", "j.1.1"]), (2, ["j.4.0"])]
 
 
-def test_the_main_rank_that_leaves_has_a_successor_in_the_same_attempt(bench: Bench) -> None:
+def test_the_main_rank_that_leaves_has_a_successor_in_the_same_start(bench: Bench) -> None:
     bench.gangs.apply([order(1, "a0", "a1")])
     bench.hear(Progressed)
     bench.gangs.apply([order(2, "a1", "b0")])
@@ -96,7 +96,7 @@ def test_the_main_rank_that_leaves_has_a_successor_in_the_same_attempt(bench: Be
     assert firsts(bench) == [(1, ["j.1.0", "j.1.1"])]
 
 
-def test_a_job_of_an_earlier_version_has_one_attempt(bench: Bench) -> None:
+def test_a_job_of_an_earlier_version_has_one_start(bench: Bench) -> None:
     scripts(bench)
     bench.gangs.apply([order(1, "a0", "a1", spec=RESTART)])
     bench.hear(Started)
@@ -116,21 +116,21 @@ def test_all_is_forgotten_with_the_job(bench: Bench) -> None:
 
 
 def test_first_ranks_are_kept_longer_than_others(tmp_path: Path) -> None:
-    """Of jobs with more ranks than logs are kept, the logs of earlier attempts would be lost without this."""
-    attempts = Attempts(tmp_path / "j.attempts.json", most=4)
+    """Of jobs with more ranks than logs are kept, the logs of earlier starts would be lost without this."""
+    starts = Starts(tmp_path / "j.attempts.json", most=4)
     ended: list[str] = []
     for epoch in range(1, 5):
         names = [f"j.{epoch}.{number}" for number in range(6)]
         record = GangRecord(members=names, ranks={name: RankEntry("a", (0,)) for name in names})
-        attempts.note(record, started=ended)
-        kept = attempts.keep([*ended, *reversed(names)])
-        attempts.forget([name for name in ended if name not in kept])
+        starts.note(record, started=ended)
+        kept = starts.keep([*ended, *reversed(names)])
+        starts.forget([name for name in ended if name not in kept])
         ended = kept
     assert ended == ["j.3.0", "j.4.2", "j.4.1", "j.4.0"]
-    assert read_attempts(tmp_path / "j.attempts.json") == [Attempt(3, ["j.3.0"]), Attempt(4, ["j.4.0"])]
+    assert read_starts(tmp_path / "j.attempts.json") == [Start(3, ["j.3.0"]), Start(4, ["j.4.0"])]
 
 
 def test_few_ranks_are_kept_as_they_ended(tmp_path: Path) -> None:
-    attempts = Attempts(tmp_path / "j.attempts.json", most=3)
-    assert attempts.keep(["a", "b"]) == ["a", "b"]
-    assert attempts.keep(["a", "b", "c", "d"]) == ["b", "c", "d"]
+    starts = Starts(tmp_path / "j.attempts.json", most=3)
+    assert starts.keep(["a", "b"]) == ["a", "b"]
+    assert starts.keep(["a", "b", "c", "d"]) == ["b", "c", "d"]

@@ -1,10 +1,11 @@
-"""Remember the first ranks of each attempt of a job, because their logs together are the log of the job.
+"""Remember the first ranks of each start of a job, because their logs together are the log of the job.
 
-An attempt begins when a job that has no rank launches ranks. The first rank of a script writes what the script says.
-The first rank of an in-place job is the main rank. It changes within an attempt, when the main rank leaves or is lost
-and the others go on: then the attempt has several first ranks.
+A start of a job begins when a job that has no rank launches ranks. The first rank of a script writes what the script
+says. The first rank of an in-place job is the main rank. It changes within a start, when the main rank leaves or is
+lost and the others go on: then the start has several first ranks.
 
-The attempts are in a file of their own, beside the gang record, which earlier versions of PowerFlow can still read.
+The starts are in a file of their own, beside the gang record, which earlier versions of PowerFlow can still read. In
+this file they have an earlier name, attempts.
 """
 
 from __future__ import annotations
@@ -16,23 +17,26 @@ from pathlib import Path
 from powerflow.gangs.state_file import GangRecord
 from powerflow.osutil.files import read_json, replace_json
 
+#: Key of the list in the file.
+_KEY = "attempts"
+
 
 @dataclass(slots=True)
-class Attempt:
-    """The first ranks of one attempt, in order, and the number of the attempt; 1 is the job's first."""
+class Start:
+    """The first ranks of one start, in order, and the number of the start; 1 is the job's first."""
 
     number: int
     ranks: list[str] = field(default_factory=list)
 
 
-def read_attempts(path: Path) -> list[Attempt]:
-    """Return the attempts in a file, the earliest first; none if there is no file."""
-    found = read_json(path) or {"attempts": []}
-    return [Attempt(int(each["number"]), list(each["ranks"])) for each in found["attempts"]]
+def read_starts(path: Path) -> list[Start]:
+    """Return the starts in a file, the earliest first; none if there is no file."""
+    found = read_json(path) or {_KEY: []}
+    return [Start(int(each["number"]), list(each["ranks"])) for each in found[_KEY]]
 
 
-class Attempts:
-    """The attempts of one gang.
+class Starts:
+    """The starts of one gang.
 
     Args:
         path: Path of the file.
@@ -41,7 +45,7 @@ class Attempts:
 
     def __init__(self, path: Path, most: int) -> None:
         self._path, self._most = path, most
-        self._known = read_attempts(path)
+        self._known = read_starts(path)
 
     def note(self, record: GangRecord, started: Collection[str]) -> None:
         """Note the first rank of a gang's newest generation, and write the file if this rank was not noted yet.
@@ -53,20 +57,20 @@ class Attempts:
         Raises:
             OSError: The file cannot be written.
         """
-        if not record.members or any(record.members[0] in attempt.ranks for attempt in self._known):
+        if not record.members or any(record.members[0] in start.ranks for start in self._known):
             return
         known, first = self._known, record.members[0]
-        if known and record.launched():  # other ranks of this attempt run on
-            known = [*known[:-1], Attempt(known[-1].number, [*known[-1].ranks, first])]
+        if known and record.launched():  # other ranks of this start run on
+            known = [*known[:-1], Start(known[-1].number, [*known[-1].ranks, first])]
         else:
             if known and not any(name in started for name in known[-1].ranks):  # that one never began
                 known = known[:-1]
-            known = [*known, Attempt(known[-1].number + 1 if known else 1, [first])]
+            known = [*known, Start(known[-1].number + 1 if known else 1, [first])]
         self._write(known)
 
     def keep(self, ended: Sequence[str]) -> list[str]:
         """Return the ended ranks whose logs are kept, in the given order: the last ones, and the last first ranks."""
-        firsts = {name for attempt in self._known for name in attempt.ranks}
+        firsts = {name for start in self._known for name in start.ranks}
         kept = [name for name in ended if name in firsts][-max(self._most // 2, 1) :]
         others = [name for name in ended if name not in kept]
         kept += others[max(len(others) - (self._most - len(kept)), 0) :]
@@ -78,12 +82,12 @@ class Attempts:
         Raises:
             OSError: The file cannot be written.
         """
-        left = [Attempt(each.number, [name for name in each.ranks if name not in names]) for each in self._known]
-        left = [attempt for attempt in left if attempt.ranks]
+        left = [Start(each.number, [name for name in each.ranks if name not in names]) for each in self._known]
+        left = [start for start in left if start.ranks]
         if left != self._known:
             self._write(left)
 
-    def _write(self, attempts: list[Attempt]) -> None:
+    def _write(self, starts: list[Start]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        replace_json(self._path, {"attempts": [asdict(attempt) for attempt in attempts]})
-        self._known = attempts
+        replace_json(self._path, {_KEY: [asdict(start) for start in starts]})
+        self._known = starts
