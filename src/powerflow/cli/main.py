@@ -46,6 +46,7 @@ class Command:
 
 
 LOGS = "On a log of jobs"
+BESIDE = "Beside your own scheduler"
 START = "Start"
 JOBS = "Jobs"
 STATE = "What the cluster does"
@@ -57,6 +58,8 @@ COMMANDS = (
     Command("replay", "replay", "Estimate what PowerFlow would have saved on your own log.", group=LOGS),
     Command("fit", "fit", "Fit cost models to measured points.", group=LOGS),
     Command("trace", "app", "Inspect, convert or generate a log of jobs.", group=LOGS),
+    Command("watch", "watch", "Watch who draws what on GPUs that others give out.", "site.watch", BESIDE),
+    Command("watched", "watched", "Sum up the energy of watched jobs and users.", "site.watched", BESIDE),
     Command("demo", "demo", "Train ten small jobs on an emulated cluster of this machine.", group=START),
     Command("serve", "serve", "Run the controller of a live cluster.", group=START),
     Command("agent", "agent", "Run the agent of this machine for a controller on another one.", group=START),

@@ -203,6 +203,9 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         InputError: The folder does not exist, the path is a folder, or the system does not allow the write.
     """
     target = Path(os.path.realpath(path))
+    if os.path.exists(path) and not target.exists():  # /dev/stdout of a pipe leads to no path
+        yield Path(path)
+        return
     if target.is_dir():
         raise InputError("is a folder, not a file", where=os.fspath(path), fix="name a file in it")
     if not target.parent.is_dir():

@@ -128,6 +128,7 @@ class NvmlGpu:
         self.uuid: str
         self.machine_gpus: int  # number of GPUs that the driver sees
         self.pci_address: tuple[int, ...]  # domain, bus, device; empty if not reported
+        self.minor: int  # N of its file /dev/nvidiaN, by which Slurm counts; the driver's index if not reported
         self.vendor_name: str
         thread_of(f"{node}/{index}", str(self)).call(self._open, OPEN_S)
         from powerflow.device.identity import type_of
@@ -141,6 +142,8 @@ class NvmlGpu:
             self.uuid = self._nvml.nvmlDeviceGetUUID(self._handle)
             self.vendor_name = self._nvml.nvmlDeviceGetName(self._handle)
             self.machine_gpus = int(self._nvml.nvmlDeviceGetCount())
+        minor = self._tells(self._nvml.nvmlDeviceGetMinorNumber, self._handle)
+        self.minor = self.driver_index if math.isnan(minor) else int(minor)
         try:
             with self._calls():
                 pci = self._nvml.nvmlDeviceGetPciInfo(self._handle)

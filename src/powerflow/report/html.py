@@ -144,13 +144,13 @@ def page(template: str, figures: Mapping[str, plots.Figure], **context: Any) -> 
         lstrip_blocks=True,
     )
     context["title"] = words.without_folders(context["title"])
+    context.setdefault("glossary", glossary.GLOSSARY)
     return environment.get_template(template).render(
         figures=figures,
         figures_json=Markup(_json_in_html(figures)),
-        plotly_js=Markup(plotly_js()),
+        plotly_js=Markup(plotly_js() if figures else ""),
         style=Markup((TEMPLATES / "style.css").read_text("utf-8")),
         script=Markup((TEMPLATES / "page.js").read_text("utf-8")),
-        glossary=glossary.GLOSSARY,
         **context,
     )
 

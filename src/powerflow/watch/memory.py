@@ -16,7 +16,9 @@ class OwnerMemory:
         known_until_s: Up to this moment (Unix seconds) it is known who held what; later changes may be unseen.
     """
 
-    def __init__(self, jobs: Iterable[WatchedJob] = (), holdings: Iterable[Holding] = (), known_until_s: float = 0.0):
+    def __init__(
+        self, jobs: Iterable[WatchedJob] = (), holdings: Iterable[Holding] = (), known_until_s: float = 0.0
+    ) -> None:
         self.jobs: dict[str, WatchedJob] = {job.key: job for job in jobs}
         self.known_until_s = known_until_s
         self._held: dict[GpuAddress, list[Holding]] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -163,21 +163,3 @@ def _add_idle(
             if is_idle and run.lasts_s >= IDLE_AFTER_S:
                 use.idle_s += more[0] / n
                 use.idle_j += more[1] / n
-
-
-def total_of(uses: Sequence[JobUse]) -> JobUse:
-    """Return the sum of several jobs."""
-    total = JobUse()
-    for use in uses:
-        for column in fields(JobUse):
-            mine, more = getattr(total, column.name), getattr(use, column.name)
-            if column.name == "hours":
-                for hour, joules in more.items():
-                    mine[hour] = mine.get(hour, 0.0) + joules
-            elif column.name == "from_s":
-                total.from_s = min(mine, more)
-            elif isinstance(mine, tuple):
-                setattr(total, column.name, (mine[0] + more[0], mine[1] + more[1]))
-            else:
-                setattr(total, column.name, mine + more)
-    return total

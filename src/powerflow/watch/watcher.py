@@ -195,6 +195,10 @@ def state_of(watcher: Watcher) -> dict[str, Any]:
     memory = watcher.memory
     return {
         "known_until_s": memory.known_until_s,
+        "emulated": any(track.card.emulated for track in watcher.tracks.values()),
+        "idle_w": min(
+            (track.idle_w for track in watcher.tracks.values() if not math.isnan(track.idle_w)), default=None
+        ),
         "jobs": [asdict(job) for job in memory.jobs.values()],
         "holdings": [
             [each.job, *each.gpu, each.start_s, each.end_s, each.slack_s, each.end_slack_s]

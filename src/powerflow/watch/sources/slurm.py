@@ -177,3 +177,20 @@ def _hosts(text: str) -> Iterator[str]:
             first, _, last = part.partition("-")
             for number in itertools.islice(range(int(first), int(last or first) + 1), _MOST_NUMBERS):
                 yield f"{head}{number:0{len(first)}d}{tail}"
+
+
+class Slurm:
+    """Slurm's queue, as a source of owners."""
+
+    name = "Slurm (squeue)"
+
+    def __init__(self, command: Sequence[str] = COMMAND) -> None:
+        self._command = command
+
+    def look(self, now_s: float) -> OwnersLook:
+        """Return the jobs that hold GPUs, as of a moment (Unix seconds); one request.
+
+        Raises:
+            InputError: Slurm does not answer, or not in a form that can be read.
+        """
+        return read_jobs(ask_slurm(self._command), now_s)

@@ -1,0 +1,1 @@
+"""Commands that work beside a site's own scheduler."""

@@ -1,0 +1,113 @@
+"""Open the sources that ``powerflow watch`` reads: what GPUs draw, and who holds them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from powerflow.errors import InputError
+
+if TYPE_CHECKING:
+    from powerflow.watch.owners import OwnersLook
+    from powerflow.watch.readings import OwnerSource, Readings, ReadingSource
+
+
+class Owners(StrEnum):
+    """Who says which job holds which GPU."""
+
+    AUTO = "auto"
+    SLURM = "slurm"
+    LABELS = "labels"
+    PROCESSES = "processes"
+
+
+@dataclass(slots=True)
+class Sources:
+    """What is watched.
+
+    Attributes:
+        readings: Says what each GPU draws.
+        owners: Says which job holds which GPU; None: the labels of the readings do, if they have any.
+    """
+
+    readings: ReadingSource
+    owners: OwnerSource | None
+
+    def described(self) -> str:
+        """Say in one line what is watched."""
+        by = "labels of the exporter" if self.owners is None else self.owners.name
+        return f"readings: {self.readings.name}; who holds them: {by}"
+
+    def look(self, since_s: float) -> tuple[Readings | None, OwnersLook | None, list[str]]:
+        """Read what is new after a moment (Unix seconds).
+
+        Returns:
+            The readings and the owners, each None if its source did not answer; and notes for the user.
+        """
+        notes: list[str] = []
+        readings = owners = None
+        try:
+            readings = self.readings.read(since_s, time.time())
+            notes += readings.notes
+        except InputError as error:
+            notes.append(str(error))
+        if self.owners is None:
+            owners = readings.owners if readings is not None else None
+        else:
+            try:
+                owners = self.owners.look(time.time())
+            except InputError as error:
+                notes.append(str(error))
+        return readings, owners, notes + list(owners.notes if owners is not None else ())
+
+
+def open_sources(prometheus: str | None, owners: Owners) -> Sources:
+    """Open what the options name, or what this machine has.
+
+    Raises:
+        InputError: There is nothing to read, or the owners that were named cannot be had here.
+    """
+    from powerflow.watch.sources.slurm import Slurm
+
+    slurm = shutil.which("squeue") is not None
+    if owners is Owners.SLURM and not slurm:
+        raise InputError("there is no squeue here", where="--owners", fix="run this where users submit jobs")
+    if prometheus is not None:
+        from powerflow.watch.sources.prometheus import Prometheus
+
+        if owners is Owners.PROCESSES:
+            raise InputError(
+                "processes can be seen on this machine only",
+                where="--owners",
+                fix="leave out --prometheus, or use slurm",
+            )
+        use_slurm = owners is Owners.SLURM or (owners is Owners.AUTO and slurm and _answers(Slurm()))
+        return Sources(Prometheus(prometheus), Slurm() if use_slurm else None)
+    from powerflow.watch.sources.local import LocalGpus
+    from powerflow.watch.sources.processes import ProcessOwners
+
+    if owners is Owners.LABELS:
+        raise InputError("the driver has no labels", where="--owners", fix="name a Prometheus: --prometheus URL")
+    gpus = LocalGpus()
+    use_slurm = owners is Owners.SLURM or (owners is Owners.AUTO and slurm and _answers(Slurm()))
+    return Sources(gpus, Slurm() if use_slurm else ProcessOwners(gpus))
+
+
+def _answers(source: OwnerSource) -> bool:
+    """Return True if a source of owners can be asked here: Slurm's commands may be there without a Slurm."""
+    try:
+        source.look(time.time())
+    except InputError:
+        return False
+    return True
+
+
+def default_file() -> Path:
+    """Return the file in which the watch is kept by default."""
+    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    return home / "powerflow" / "watch.db"

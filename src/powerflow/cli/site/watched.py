@@ -1,0 +1,151 @@
+"""``powerflow watched``: sum up what `powerflow watch` has seen."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from powerflow.cli.options import Json
+from powerflow.cli.output import atomic_write, console, plain, print_json
+from powerflow.cli.site.sources import default_file
+from powerflow.cli.when import minute, window
+from powerflow.errors import InputError
+from powerflow.watch.grouping import GroupBy
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from powerflow.watch.summary import Line, Rates, Summary
+
+
+def watched(
+    since: Annotated[
+        str, typer.Option(help="Start of the time window: a date such as 2026-11-01, or a time ago such as 24h.")
+    ] = "7d",
+    until: Annotated[str | None, typer.Option(help="End of the time window. Default: now.")] = None,
+    by: Annotated[GroupBy, typer.Option(help="Sum by job, user, account or partition.")] = GroupBy.USER,
+    tariff: Annotated[float | None, typer.Option(help="Money that a kWh costs.")] = None,
+    currency: Annotated[str, typer.Option(help="Currency of the tariff, such as EUR.")] = "",
+    carbon: Annotated[float | None, typer.Option(help="Grams of CO2 that a kWh emits.")] = None,
+    file: Annotated[Path | None, typer.Option(help="File that powerflow watch keeps.")] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Write the lines to this CSV file.")] = None,
+    report: Annotated[Path | None, typer.Option("--report", help="Write a report to this HTML file.")] = None,
+    json: Json = False,
+) -> None:
+    """Sum up what was watched: energy, money and CO2 by user or job, GPUs held idle, and clocks that could go down."""
+    from powerflow.watch.ledger import Ledger
+    from powerflow.watch.summary import summarise
+
+    since_s, until_s = window(since, until, time.time())
+    ledger = Ledger(file or default_file(), create=False)
+    try:
+        rows, nobody, state = ledger.jobs(since_s, until_s), ledger.nobody(since_s, until_s), ledger.state()
+    finally:
+        ledger.close()
+    rates = _rates(tariff, currency, carbon)
+    idle_w = math.nan if state.get("idle_w") is None else float(state["idle_w"])
+    emulated = bool(state.get("emulated"))
+    summary = summarise(rows, nobody, since_s, until_s, by, rates, idle_w, emulated=emulated)
+    if csv is not None:
+        with atomic_write(csv) as target:
+            target.write_text(_csv(summary), encoding="utf-8")
+    if report is not None:
+        from powerflow.report.watched import render_watched
+
+        with atomic_write(report) as target:
+            target.write_text(render_watched(summary), encoding="utf-8")
+    if json:
+        print_json("watched", _document(summary))
+    else:
+        console().print(_draw(summary, console().width))
+
+
+def _rates(tariff: float | None, currency: str, carbon: float | None) -> Rates:
+    from powerflow.energy.signal import constant
+    from powerflow.watch.summary import Rates
+
+    for value, where in ((tariff, "--tariff"), (carbon, "--carbon")):
+        if value is not None and not (value >= 0 and math.isfinite(value)):
+            raise InputError(f"{value} is not a valid rate", where=where, fix="give a number ≥ 0 per kWh")
+    return Rates(
+        None if tariff is None else constant("tariff", tariff, currency),
+        None if carbon is None else constant("carbon", carbon),
+    )
+
+
+def _draw(summary: Summary, width: int) -> RenderableType:
+    from rich.console import Group
+    from rich.text import Text
+
+    from powerflow.cli.cluster.job_table import noted
+    from powerflow.cli.columns import fitted_table
+    from powerflow.cli.site.tables import room_columns, summary_columns
+
+    by_job = summary.by is GroupBy.JOB
+    span = f"{minute(summary.since_s)} to {minute(summary.until_s)}"
+    lines = [*summary.lines, summary.total, summary.nobody]
+    parts: list[RenderableType] = [
+        Text(f"Energy by {summary.by.value}, {span}"),
+        fitted_table(lines, summary_columns(summary, jobs=by_job), width),
+    ]
+    if not by_job and summary.dearest:
+        columns = summary_columns(summary, jobs=True)
+        parts += [Text("\nJobs with the most energy"), fitted_table(summary.dearest, columns, width)]
+    if summary.rooms:
+        parts += [
+            Text("\nJobs whose clock could go down (modelled from their activity, not measured at the lower clock)"),
+            fitted_table(summary.rooms, room_columns(), width),
+        ]
+    parts += [Text(f"! {note}", style="yellow") for note in summary.notes]
+    return noted(Group(*parts), summary.emulated)
+
+
+_COLUMNS = (
+    *("name", "user", "label", "jobs", "held_s", "measured_s", "energy_j", "low_j", "high_j", "idle_s", "idle_j"),
+    *("judged_s", "money", "idle_money", "co2_g"),
+)
+
+
+def _csv(summary: Summary) -> str:
+    """Return the lines as CSV in plain SI units; an energy that is not known is an empty cell."""
+    import csv
+    import io
+
+    from powerflow.cli.sanitize import line as harmless
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([summary.by.value if name == "name" else name for name in _COLUMNS])
+    for each in (*summary.lines, summary.nobody):
+        row = _row(each)
+        writer.writerow([harmless(str(row[name])) if row[name] is not None else "" for name in _COLUMNS])
+    return text.getvalue()
+
+
+def _row(line: Line) -> dict[str, object]:
+    known = line.measured_s > 0
+    row: dict[str, object] = plain({name: getattr(line, name) for name in _COLUMNS})
+    if not known:
+        row.update(dict.fromkeys(("energy_j", "low_j", "high_j", "money", "co2_g", "idle_money"), None))
+    return row
+
+
+def _document(summary: Summary) -> dict[str, object]:
+    return {
+        "since_s": summary.since_s,
+        "until_s": summary.until_s,
+        "by": summary.by.value,
+        "currency": summary.currency,
+        "emulated": summary.emulated,
+        "lines": [_row(line) for line in summary.lines],
+        "total": _row(summary.total),
+        "nobody": _row(summary.nobody),
+        "dearest": [_row(line) for line in summary.dearest],
+        "lower_clocks": summary.rooms,
+        "lower_clocks_modelled": True,
+        "notes": summary.notes,
+    }

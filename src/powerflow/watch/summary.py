@@ -1,0 +1,230 @@
+"""Sum up what was watched: energy, money and CO2 of jobs, users, accounts and partitions, and GPUs held idle."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from powerflow.energy.signal import Signal
+from powerflow.units import HOUR_S, J_PER_KWH
+from powerflow.watch.clock_room import ClockRoom, clock_room
+from powerflow.watch.grouping import GroupBy
+from powerflow.watch.ledger import JobRow
+from powerflow.watch.watcher import NobodysHour
+
+#: Number of jobs in the list of those that cost most.
+DEAREST = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What a kilowatt-hour costs and emits over time; None leaves it out."""
+
+    tariff: Signal | None = None
+    carbon: Signal | None = None
+
+
+@dataclass(slots=True)
+class Line:
+    """What one job, user, account or partition has used in a time window.
+
+    Attributes:
+        name: Its name; "" for a job without this piece of information.
+        jobs: Number of jobs.
+        held_s: GPU-seconds that they held.
+        measured_s: GPU-seconds of these for which there are readings.
+        energy_j, low_j, high_j: Energy of the measured time, and its bounds, joules.
+        idle_s, idle_j: GPU-seconds held idle (for 10 minutes and more), and their energy.
+        judged_s: GPU-seconds of which it is known whether they were idle.
+        money, idle_money: Cost of the energy, and of the idle part; None without a tariff.
+        co2_g: Emissions, grams; None without a carbon intensity.
+        user, label: Of a job: its user, and the name that its user gave it.
+    """
+
+    name: str
+    jobs: int = 0
+    held_s: float = 0.0
+    measured_s: float = 0.0
+    energy_j: float = 0.0
+    low_j: float = 0.0
+    high_j: float = 0.0
+    idle_s: float = 0.0
+    idle_j: float = 0.0
+    judged_s: float = 0.0
+    money: float | None = None
+    idle_money: float | None = None
+    co2_g: float | None = None
+    user: str = ""
+    label: str = ""
+
+    def add(self, other: Line) -> None:
+        """Add another line to this one."""
+        for name in ("jobs", "held_s", "measured_s", "energy_j", "low_j", "high_j", "idle_s", "idle_j", "judged_s"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("money", "idle_money", "co2_g"):
+            mine, more = getattr(self, name), getattr(other, name)
+            setattr(self, name, more if mine is None else mine if more is None else mine + more)
+
+
+@dataclass(frozen=True, slots=True)
+class JobRoom:
+    """A job whose clock could go down at little loss."""
+
+    id: str
+    name: str
+    user: str
+    energy_j: float
+    room: ClockRoom
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What was watched in a time window.
+
+    Attributes:
+        since_s, until_s: The window, Unix seconds.
+        by: What a line is.
+        lines: The lines, the one with the most energy first.
+        total: Sum of all jobs.
+        nobody: GPUs that nobody held.
+        dearest: The jobs with the most energy.
+        rooms: Jobs whose clock could go down at little loss, the one with the most energy first.
+        currency: Currency of the money; "" if it is not known.
+        emulated: True if some of the GPUs are emulated.
+        notes: What the numbers leave out.
+    """
+
+    since_s: float
+    until_s: float
+    by: GroupBy
+    lines: Sequence[Line]
+    total: Line
+    nobody: Line
+    dearest: Sequence[Line]
+    rooms: Sequence[JobRoom]
+    currency: str = ""
+    emulated: bool = False
+    notes: Sequence[str] = field(default=())
+
+
+def summarise(
+    rows: Iterable[JobRow],
+    nobody: Mapping[NobodysHour, tuple[float, float]],
+    since_s: float,
+    until_s: float,
+    by: GroupBy,
+    rates: Rates = Rates(),  # frozen
+    idle_w: float = math.nan,
+    *,
+    emulated: bool = False,
+) -> Summary:
+    """Sum up the jobs of a time window.
+
+    The energy of a job that lies partly outside is taken hour by hour.
+
+    Args:
+        rows: The jobs that ran in the window.
+        nobody: What GPUs drew that nobody held, by node and hour.
+        since_s, until_s: The window, Unix seconds.
+        by: What a line is.
+        rates: What a kilowatt-hour costs and emits.
+        idle_w: Idle power of one GPU, watts; nan if it is not known.
+        emulated: True if some of the GPUs are emulated.
+    """
+    jobs = [(row, _job_line(row, since_s, until_s, rates)) for row in rows]
+    jobs = [(row, line) for row, line in jobs if line.held_s > 0 or line.energy_j > 0]
+    lines: dict[str, Line] = {}
+    total = Line("all jobs")
+    for row, line in jobs:
+        total.add(line)
+        if by is GroupBy.JOB:
+            lines[row.job.key] = line
+        else:
+            name = getattr(row.job, by.value)
+            lines.setdefault(name, Line(name)).add(line)
+    idle = Line("nobody")
+    for (_, hour), (joules, seconds) in nobody.items():
+        inside = _overlap(hour, since_s, until_s)
+        part = Line("", held_s=seconds * inside, measured_s=seconds * inside, energy_j=joules * inside)
+        part.low_j = part.high_j = part.energy_j
+        idle.add(_priced(part, {hour: part.energy_j}, rates))
+    rooms = [
+        JobRoom(row.job.id, row.job.name, row.job.user, line.energy_j, room)
+        for row, line in jobs
+        if (room := clock_room(row.use, idle_w)) is not None
+    ]
+    return Summary(
+        since_s,
+        until_s,
+        by,
+        sorted(lines.values(), key=_most),
+        total,
+        idle,
+        sorted((line for _, line in jobs), key=_most)[:DEAREST],
+        sorted(rooms, key=lambda each: -each.energy_j),
+        rates.tariff.currency if rates.tariff else "",
+        emulated,
+        _notes([row for row, _ in jobs], total),
+    )
+
+
+def _most(line: Line) -> tuple[float, str]:
+    return -line.energy_j, line.name
+
+
+def _job_line(row: JobRow, since_s: float, until_s: float, rates: Rates) -> Line:
+    job, use = row.job, row.use
+    end_s = until_s if job.end_s is None else job.end_s
+    held_s = max(min(end_s, until_s) - max(job.start_s, since_s), 0.0) * row.gpus
+    hours = {hour: joules * _overlap(hour, since_s, until_s, job.start_s, end_s) for hour, joules in use.hours.items()}
+    inside_j = sum(hours.values())
+    share = inside_j / use.energy_j if use.energy_j > 0 else 0.0
+    line = Line(job.id, 1, held_s, use.gpu_s * share, user=job.user, label=job.name)
+    for name in ("energy_j", "low_j", "high_j", "idle_s", "idle_j", "judged_s"):
+        setattr(line, name, getattr(use, name) * share)
+    return _priced(line, hours, rates)
+
+
+def _overlap(hour: int, since_s: float, until_s: float, start_s: float = -math.inf, end_s: float = math.inf) -> float:
+    """Return the part of an hour's energy that lies in a window; a job draws only while it runs."""
+    begin, end = max(hour * HOUR_S, start_s), min((hour + 1) * HOUR_S, end_s)
+    if end <= begin:  # readings that are late put a little into the next hour
+        return 1.0 if since_s <= hour * HOUR_S <= until_s else 0.0
+    return max(min(end, until_s) - max(begin, since_s), 0.0) / (end - begin)
+
+
+def _priced(line: Line, hours: Mapping[int, float], rates: Rates) -> Line:
+    """Return a line with what the energy of its hours costs and emits."""
+    if rates.tariff is not None:
+        line.money = _over(hours, rates.tariff)
+        line.idle_money = line.money * (line.idle_j / line.energy_j if line.energy_j > 0 else 0.0)
+    if rates.carbon is not None:
+        line.co2_g = _over(hours, rates.carbon)
+    return line
+
+
+def _over(hours: Mapping[int, float], signal: Signal) -> float:
+    return sum(
+        joules / J_PER_KWH * signal.mean(hour * HOUR_S, (hour + 1) * HOUR_S) for hour, joules in hours.items() if joules
+    )
+
+
+def _notes(rows: Sequence[JobRow], total: Line) -> list[str]:
+    notes = []
+    unknown = sum(row.use.gpu_s <= 0 for row in rows)
+    if unknown:
+        notes.append(
+            f"{unknown} of {len(rows)} jobs have no readings: their energy is not known, and is not in these sums"
+        )
+    early = sum(row.use.gpu_s > 0 and row.use.from_s - row.job.start_s > 60.0 for row in rows)
+    if early:
+        notes.append(f"{early} jobs ran before they were watched: only what they drew since then is known")
+    if total.measured_s > 0 and total.judged_s < 0.5 * total.measured_s:
+        notes.append("whether GPUs were held idle is not known for most of the time: their utilisation is not reported")
+    if rows and not any(row.use.sm_active[1] for row in rows):
+        metric = "DCGM_FI_PROF_SM_ACTIVE"
+        notes.append(
+            f"which clocks could go down is not known: the activity of multiprocessors ({metric}) is not reported"
+        )
+    return notes
