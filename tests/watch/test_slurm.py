@@ -49,10 +49,10 @@ def test_a_running_job_holds_its_gpus_from_its_start_and_its_end_is_open() -> No
     look = read(job(comment="powerflow:off", account="physics"))
     (found,) = look.jobs.values()
     assert (found.id, found.user, found.account, found.partition) == ("1", "nobody", "physics", "all")
-    assert (found.start_s, found.end_s, found.submitted_s) == (1795889932, None, 1795889930)
+    assert (found.start_s, found.end_s, found.submitted_s) == (1795889932.5, None, 1795889930)
     assert (found.state, found.comment, found.name) == ("RUNNING", "powerflow:off", "hello world=x UserId=root")
     assert [each.gpu for each in look.holdings] == [GpuAddress("pf102h1", 0), GpuAddress("pf102h1", 1)]
-    assert {(each.start_s, each.end_s) for each in look.holdings} == {(1795889932, None)}
+    assert {(each.start_s, each.end_s) for each in look.holdings} == {(1795889932.5, None)}
 
 
 def test_a_job_of_several_nodes_names_its_gpus_node_by_node() -> None:
@@ -65,12 +65,12 @@ def test_a_job_of_several_nodes_names_its_gpus_node_by_node() -> None:
 def test_an_ended_job_has_its_exact_end_and_no_gpus_any_more() -> None:
     look = read(job(job_state="COMPLETED", gres_detail=[], end_time=1795889938))
     (found,) = look.jobs.values()
-    assert (found.end_s, found.state, look.holdings) == (1795889938, "COMPLETED", [])
+    assert (found.end_s, found.state, look.holdings) == (1795889938.5, "COMPLETED", [])
 
 
 def test_a_job_that_is_being_ended_has_ended_and_its_state_says_how() -> None:
     look = read(job(job_state=["FAILED", "COMPLETING"], end_time=newer(1795889939)))
-    assert [(each.end_s, each.state) for each in look.jobs.values()] == [(1795889939, "FAILED")]
+    assert [(each.end_s, each.state) for each in look.jobs.values()] == [(1795889939.5, "FAILED")]
 
 
 def test_numbers_and_states_of_newer_versions() -> None:
@@ -85,7 +85,7 @@ def test_numbers_and_states_of_newer_versions() -> None:
         )
     )
     (found,) = look.jobs.values()
-    assert (found.id, found.start_s, found.state) == ("70_3", 1795889932, "RUNNING")
+    assert (found.id, found.start_s, found.state) == ("70_3", 1795889932.5, "RUNNING")
 
 
 def test_the_first_task_of_an_array_is_task_zero() -> None:

@@ -223,8 +223,8 @@ def _notes(rows: Sequence[JobRow], total: Line) -> list[str]:
     if total.measured_s > 0 and total.judged_s < 0.5 * total.measured_s:
         notes.append("whether GPUs were held idle is not known for most of the time: their utilisation is not reported")
     if rows and not any(row.use.sm_active[1] for row in rows):
-        metric = "DCGM_FI_PROF_SM_ACTIVE"
         notes.append(
-            f"which clocks could go down is not known: the activity of multiprocessors ({metric}) is not reported"
+            "which clocks could go down is not known: the activity of the multiprocessors is not reported"
+            " (dcgm-exporter does: DCGM_FI_PROF_SM_ACTIVE)"
         )
     return notes

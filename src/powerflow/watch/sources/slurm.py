@@ -24,6 +24,9 @@ TIMEOUT_S = 20.0
 #: Most GPUs of a node, and most nodes, that a range in brackets may name: a damaged answer must not fill the memory.
 _MOST_NUMBERS = 100_000
 
+#: Slurm cuts off fractions of a second: on average, a moment is this much later than it says.
+_CUT_S = 0.5
+
 _GPUS = re.compile(r"(?:gres[:/])?gpu(?::[^:()]+)?(?::(\d+))?\(IDX:([0-9,\-]+)\)")
 _HOST = re.compile(r"([^,\[\]]+)(?:\[([0-9,\-]+)\])?([^,\[\]]*)")
 #: States in which a job has its GPUs; Slurm gives them back before it leaves COMPLETING.
@@ -112,8 +115,8 @@ def _job(record: Mapping[str, Any]) -> tuple[WatchedJob | None, list[GpuAddress]
     job = WatchedJob(
         key=f"slurm:{int(record['job_id'])}@{int(start_s)}",
         id=_id(record),
-        start_s=start_s,
-        end_s=end_s or None,
+        start_s=start_s + _CUT_S,
+        end_s=end_s + _CUT_S if end_s else None,
         name=str(record.get("name") or ""),
         user=str(record.get("user_name") or _number(record.get("user_id")) or ""),
         account=str(record.get("account") or ""),
