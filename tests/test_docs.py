@@ -57,7 +57,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_the_index_names_every_page() -> None:
-    named = set(re.findall(r"\]\((\w+\.md)", text_of(DOCS / "index.md")))
+    named = set(re.findall(r"\]\(([\w-]+\.md)", text_of(DOCS / "index.md")))
     assert {page.name for page in DOCS.glob("*.md")} - {"index.md"} == named
 
 

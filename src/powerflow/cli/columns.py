@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from powerflow.cli.options import split
-from powerflow.cli.sanitize import line
+from powerflow.cli.sanitize import cell
 from powerflow.errors import InputError
 from powerflow.units import NOTHING
 
@@ -78,13 +78,13 @@ def sorted_by(rows: Sequence[Row], column: Column[Row], *, descending: bool) -> 
 
 
 def print_csv(rows: Sequence[Row], columns: Sequence[Column[Row]], *, header: bool) -> None:
-    """Print records as CSV, one line each. Unknown values are empty; control characters are visible text."""
+    """Print records as CSV, one line each. Unknown values are empty; texts are harmless (`sanitize.cell`)."""
     out = csv.writer(sys.stdout, lineterminator="\n")
     if header:
         out.writerow([column.name for column in columns])
     for row in rows:
         values = [column.value(row) for column in columns]
-        out.writerow(["" if value is None else line(value) if isinstance(value, str) else value for value in values])
+        out.writerow(["" if value is None else cell(value) if isinstance(value, str) else value for value in values])
 
 
 def fitted_table(

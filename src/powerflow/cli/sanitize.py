@@ -43,6 +43,15 @@ def line(text: str) -> str:
     return visible(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
+def cell(text: str) -> str:
+    """Return a text as a cell of CSV: a single line, which no spreadsheet takes for a formula.
+
+    A spreadsheet runs what begins with ``=``, ``+``, ``-`` or ``@``; an apostrophe before it keeps it a text.
+    """
+    shown = line(text)
+    return f"'{shown}" if shown.startswith(("=", "+", "-", "@")) else shown
+
+
 def harmless(value: Shown) -> Shown:
     """Return a record, or a list of records, with the control characters of all texts replaced by visible text."""
     return cast(Shown, _harmless(value))

@@ -117,6 +117,7 @@ def summarise(
     rates: Rates = Rates(),  # frozen
     idle_w: float = math.nan,
     *,
+    known_until_s: float = math.inf,
     emulated: bool = False,
 ) -> Summary:
     """Sum up the jobs of a time window.
@@ -130,9 +131,10 @@ def summarise(
         by: What a line is.
         rates: What a kilowatt-hour costs and emits.
         idle_w: Idle power of one GPU, watts; nan if it is not known.
+        known_until_s: Up to this moment it was watched, Unix seconds: the last hour is no longer than that.
         emulated: True if some of the GPUs are emulated.
     """
-    jobs = [(row, _job_line(row, since_s, until_s, rates)) for row in rows]
+    jobs = [(row, _job_line(row, since_s, until_s, known_until_s, rates)) for row in rows]
     jobs = [(row, line) for row, line in jobs if line.held_s > 0 or line.energy_j > 0]
     lines: dict[str, Line] = {}
     total = Line("all jobs")
@@ -145,7 +147,7 @@ def summarise(
             lines.setdefault(name, Line(name)).add(line)
     idle = Line("nobody")
     for (_, hour), (joules, seconds) in nobody.items():
-        inside = _overlap(hour, since_s, until_s)
+        inside = _overlap(hour, since_s, until_s, end_s=known_until_s)
         part = Line("", held_s=seconds * inside, measured_s=seconds * inside, energy_j=joules * inside)
         part.low_j = part.high_j = part.energy_j
         idle.add(_priced(part, {hour: part.energy_j}, rates))
@@ -173,9 +175,9 @@ def _most(line: Line) -> tuple[float, str]:
     return -line.energy_j, line.name
 
 
-def _job_line(row: JobRow, since_s: float, until_s: float, rates: Rates) -> Line:
+def _job_line(row: JobRow, since_s: float, until_s: float, known_until_s: float, rates: Rates) -> Line:
     job, use = row.job, row.use
-    end_s = until_s if job.end_s is None else job.end_s
+    end_s = min(until_s, known_until_s) if job.end_s is None else job.end_s
     held_s = max(min(end_s, until_s) - max(job.start_s, since_s), 0.0) * row.gpus
     hours = {hour: joules * _overlap(hour, since_s, until_s, job.start_s, end_s) for hour, joules in use.hours.items()}
     inside_j = sum(hours.values())

@@ -11,6 +11,7 @@ import typer
 
 from powerflow.cli.options import Json
 from powerflow.cli.output import atomic_write, console, plain, print_json
+from powerflow.cli.sanitize import harmless
 from powerflow.cli.site.sources import default_file
 from powerflow.cli.when import minute, window
 from powerflow.errors import InputError
@@ -49,7 +50,8 @@ def watched(
     rates = _rates(tariff, currency, carbon)
     idle_w = math.nan if state.get("idle_w") is None else float(state["idle_w"])
     emulated = bool(state.get("emulated"))
-    summary = summarise(rows, nobody, since_s, until_s, by, rates, idle_w, emulated=emulated)
+    known_s = float(state.get("known_until_s") or math.inf)
+    summary = summarise(rows, nobody, since_s, until_s, by, rates, idle_w, known_until_s=known_s, emulated=emulated)
     if csv is not None:
         with atomic_write(csv) as target:
             target.write_text(_csv(summary), encoding="utf-8")
@@ -57,11 +59,11 @@ def watched(
         from powerflow.report.watched import render_watched
 
         with atomic_write(report) as target:
-            target.write_text(render_watched(summary), encoding="utf-8")
+            target.write_text(render_watched(harmless(summary)), encoding="utf-8")
     if json:
         print_json("watched", _document(summary))
     else:
-        console().print(_draw(summary, console().width))
+        console().print(_draw(harmless(summary), console().width))
 
 
 def _rates(tariff: float | None, currency: str, carbon: float | None) -> Rates:
@@ -115,14 +117,15 @@ def _csv(summary: Summary) -> str:
     import csv
     import io
 
-    from powerflow.cli.sanitize import line as harmless
+    from powerflow.cli.sanitize import cell
 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([summary.by.value if name == "name" else name for name in _COLUMNS])
     for each in (*summary.lines, summary.nobody):
         row = _row(each)
-        writer.writerow([harmless(str(row[name])) if row[name] is not None else "" for name in _COLUMNS])
+        values = [row[name] for name in _COLUMNS]
+        writer.writerow([cell(value) if isinstance(value, str) else "" if value is None else value for value in values])
     return text.getvalue()
 
 

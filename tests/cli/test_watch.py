@@ -1,0 +1,147 @@
+"""`powerflow watch` and `watched` as a user has them, on a machine with fake NVIDIA GPUs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from powerflow.cli.main import main
+from powerflow.watch.ledger import Ledger
+from powerflow.watch.owners import WatchedJob
+from powerflow.watch.use import JobUse
+from powerflow.watch.watcher import NobodysHour, Settled
+from tests.device.fake_nvml import Machine, build
+
+pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
+POWERFLOW = str(Path(sys.executable).with_name("powerflow"))
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture
+def machine(library: Path, tmp_path: Path) -> Iterator[Machine]:
+    machine = Machine(library, tmp_path)
+    yield machine
+    machine.close()
+
+
+def run(machine: Machine, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([POWERFLOW, *words], env=machine.env, capture_output=True, text=True, check=False)
+
+
+def test_one_look_shows_who_draws_what(machine: Machine) -> None:
+    machine.gpu[0].power_w, machine.gpu[0].utilisation = 300.0, 97
+    machine.more[0].pids[0] = os.getpid()
+    done = run(machine, "watch", "--once", "--owners", "processes", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    (job,) = found["jobs"]
+    assert (found["power_w"], found["free_power_w"], found["free_gpus"]) == (360.0, 60.0, 1)
+    assert (job["power_w"], job["utilisation"], job["clock_mhz"], job["energy_j"]) == (300.0, 0.97, 1410.0, None)
+    assert job["gpus"][0].endswith(":0")
+
+
+def test_it_ends_in_order_and_only_one_watches_a_file(machine: Machine, tmp_path: Path) -> None:
+    file = tmp_path / "state" / "w.db"
+    command = [POWERFLOW, "watch", "--file", str(file), "--owners", "processes"]
+    first = subprocess.Popen(command, env=machine.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert first.stdout is not None
+    assert "120 W: 0 of 2 GPUs held by 0 jobs" in first.stdout.readline()
+    second = run(machine, *command[1:])
+    assert (second.returncode, second.stderr.count("\n")) == (4, 1)
+    assert "another watch writes it" in second.stderr
+    began_s = time.monotonic()
+    first.send_signal(signal.SIGTERM)
+    out, err = first.communicate(timeout=20)
+    assert (first.returncode, out) == (0, "")
+    assert "kept in" in err
+    assert "Traceback" not in err
+    assert time.monotonic() - began_s < 10.0
+    assert file.stat().st_mode & 0o077 == 0  # other users' jobs are named in it
+
+
+def test_without_gpus_one_line_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["watch", "--once"]) == 1
+    said = capsys.readouterr().err
+    assert "--prometheus URL" in said
+    assert said.count("\n") == 1
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A file with two jobs of an hour that is over, of two users, and what nobody held."""
+    path = tmp_path / "w.db"
+    hour = int(time.time() // 3600) - 2
+    start_s = hour * 3600.0 + 60.0
+    ledger = Ledger(path)
+    settled = Settled(nobody={NobodysHour("n1", hour): (1e5, 1000.0)})
+    for number, (user, joules) in enumerate((("ada", 3.6e6), ("=cmd()", 7.2e6))):
+        job = WatchedJob(f"slurm:{number}@1", str(number), start_s, start_s + 1200, name="a\x1b[31mb", user=user)
+        use = JobUse(joules, 0.99 * joules, 1.02 * joules, 2400.0, hours={hour: joules}, from_s=start_s)
+        use.idle_s, use.idle_j, use.judged_s = 1200.0, 1e5, 2400.0
+        settled.jobs[job.key] = (job, use)
+    ledger.save(settled, {"slurm:0@1": 2, "slurm:1@1": 2}, {})
+    ledger.close()
+    return path
+
+
+def watched(capsys: pytest.CaptureFixture[str], file: Path, *words: str) -> str:
+    assert main(["watched", "--file", str(file), *words]) == 0
+    return capsys.readouterr().out
+
+
+def test_sums_by_user_as_table_json_csv_and_page(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    page, csv = tmp_path / "w.html", tmp_path / "w.csv"
+    price = ["--tariff", "0.3", "--currency", "EUR", "--carbon", "400"]
+    table = watched(capsys, file, *price, "--report", str(page), "--csv", str(csv))
+    assert "cost EUR" in table
+    assert "\x1b" not in table
+    document: dict[str, Any] = json.loads(watched(capsys, file, *price, "--json"))
+    assert [(line["name"], line["money"], line["co2_g"]) for line in document["lines"]] == [
+        ("=cmd()", pytest.approx(0.6), pytest.approx(800.0)),
+        ("ada", pytest.approx(0.3), pytest.approx(400.0)),
+    ]
+    assert document["nobody"]["energy_j"] == pytest.approx(1e5)
+    assert max(len(line) for line in table.splitlines()) <= 100
+    rows = csv.read_text().splitlines()
+    assert rows[0].startswith("user,")
+    assert not any(row.startswith("=") for row in rows)  # a spreadsheet would run it
+    html = page.read_text()
+    assert "Measured." in html
+    assert "Simulated." not in html
+    assert "http://" not in html.replace("http://www.w3.org", "")
+    assert "\x1b" not in html
+
+
+def test_a_narrow_terminal_keeps_name_and_energy(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    table = watched(capsys, file, "--by", "job")
+    assert max(len(line) for line in table.splitlines() if not line.startswith("!")) <= 60
+    assert "kWh" in table
+
+
+def test_a_file_that_is_not_there_or_of_something_else_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["watched", "--file", str(tmp_path / "none.db")]) == 3
+    assert "run powerflow watch first" in capsys.readouterr().err
+    (tmp_path / "text.db").write_text("hello, this is no database at all " * 40)
+    assert main(["watched", "--file", str(tmp_path / "text.db")]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
