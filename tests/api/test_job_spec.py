@@ -188,7 +188,7 @@ def test_no_work(written: object) -> None:
         ({"env": {f"A{i}": "" for i in range(513)}}, "env"),
         ({"run": "a\0b"}, "run .*NUL"),
         ({"run": "  "}, "run"),
-        ({"run": ["python", "x.py"]}, "run is .*give text"),
+        ({"run": ["python", "x.py"]}, "run is .*which is a list; write the command as one text: run: python x.py"),
         ({"run": "x" * 65537}, "run"),
         ({"run": "\ud800"}, "run"),
         ({"directory": "runs/7"}, "directory is 'runs/7'; give an absolute path"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ from powerflow.yaml_lines import at, compose, decode, entries, line_of, read_tex
 
 #: Levels of nesting; a job has two.
 _DEEPEST = 8
+#: Most words of a command that an error message repeats.
+_WORDS = 8
 
 _PARTS: dict[str, type[BaseModel]] = {
     "": JobSpec,
@@ -228,9 +230,19 @@ def _message(path: tuple[str, ...], details: ErrorDetails) -> tuple[str, str]:
         return what, f"give {context['expected']}".replace("'", "")
     if kind == "string_pattern_mismatch":
         return what, _FIXES.get(str(context["pattern"]), f"it must match {context['pattern']}")
+    if path == ("run",) and isinstance(value, list):
+        return f"{what}, which is a list", _as_text(value)
     if kind in _TYPES:
         return what, _TYPES[kind]
     return what, _lower(details["msg"])
+
+
+def _as_text(run: Sequence[object]) -> str:
+    """Return how to write a command that was given as a list of its words, or a list of commands."""
+    words = [str(word) for word in run]
+    plain = words and all(re.fullmatch(r"[A-Za-z0-9_./=+-]{1,40}", word) for word in words[:_WORDS])
+    command = " ".join(words) if plain and len(words) <= _WORDS else "cd data && python train.py"
+    return f"write the command as one text: run: {command}"
 
 
 def _lower(message: str) -> str:
