@@ -223,6 +223,11 @@ def power(watts: float) -> str:
     return _scaled((watts,), _POWERS)[0]
 
 
+def size(count: float) -> str:
+    """Format a number of bytes: ``512 MiB``, ``14.9 GiB``."""
+    return f"{prose(count / 2**30)} GiB" if count >= 2**30 else f"{prose(count / 2**20)} MiB"
+
+
 def percent(share: float) -> str:
     """Format a share in percent: 0.8 as ``80 %``, 0.125 as ``12.5 %``."""
     if not math.isfinite(share * 100):

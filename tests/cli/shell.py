@@ -9,8 +9,12 @@ from typing import Any
 
 import pytest
 
+from powerflow.api.records import Caller, Role
 from powerflow.cli.main import main
 from tests.service.fake_cluster import FakeCluster
+
+#: Who asks by `shell`.
+ADA = Caller("ada", Role.USER)
 
 
 @dataclass

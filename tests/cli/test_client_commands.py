@@ -20,35 +20,9 @@ from powerflow.api.job_spec import JobSpec
 from powerflow.api.pages import NumberedPage
 from powerflow.api.records import Explanation, JobState
 from powerflow.cli.main import main
-from tests.cli.shell import Shell
+from tests.cli.shell import ADA, Shell
 
 # --- reading ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def busy(shell: Shell) -> Shell:
-    """A running, a waiting, a held and a failed job."""
-    for name in ("resnet50", "bert", "held", "broken"):
-        shell("submit", "--run", "python t.py", "--name", name, "--project", "vision")
-    now = shell.cluster.now_s
-    fields: dict[str, Any] = {
-        "steps": 250.0,
-        "steps_total": 1000.0,
-        "progress": 0.25,
-        "step_time_s": 0.112,
-        "eta_s": now + 7259,
-    }
-    shell.cluster.run("1", gpus=2, energy_j=180_000.0, model_error=0.031, **fields)
-    shell.cluster.hold("3", shell_caller())
-    shell.cluster.write("4", "one\nboom\n")
-    shell.cluster.end("4", JobState.FAILED, "failed 3 times")
-    return shell
-
-
-def shell_caller() -> Any:
-    from powerflow.api.records import Caller, Role
-
-    return Caller("ada", Role.USER)
 
 
 def test_queue_lists_what_has_not_ended_running_first(busy: Shell) -> None:
@@ -108,19 +82,8 @@ def test_no_table_is_wider_than_the_terminal(busy: Shell, width: int, monkeypatc
 
 def test_more_jobs_than_a_page_are_all_listed(shell: Shell) -> None:
     for _ in range(1203):
-        shell.cluster.submit(JobSpec(run="true"), shell_caller())
+        shell.cluster.submit(JobSpec(run="true"), ADA)
     assert len({job["id"] for job in shell.json("queue")["jobs"]}) == 1203
-
-
-def test_describe(busy: Shell) -> None:
-    said = busy("describe", "1")
-    for part in ("resnet50", "project vision", "2 × A100 at 1110 MHz on n1", "402 Wᵉ", "0.05 kWhᵉ", "250 of 1,000"):
-        assert part in said
-    assert "3.1 %" in said.replace("\u202f", " ")
-    assert "boom" in busy("describe", "4")
-    document = busy.json("describe", "1")
-    assert (document["kind"], document["job"]["id"], document["spec"]["run"]) == ("job", "1", "python t.py")
-    assert document["gpus_held"] == {"n1": [0, 1]}
 
 
 def test_explain(busy: Shell) -> None:
@@ -219,7 +182,7 @@ def test_events(busy: Shell) -> None:
 def test_what_a_job_says_does_not_steer_the_terminal(busy: Shell, argv: list[str]) -> None:
     """A title set, a bell, and the same escape as the one character that C1 has for it; and a forged line of events."""
     evil = "\x1b]0;owned\x07 \x9b2J\n2026-01-01 00:00:00  job 1      completed   forged"
-    busy.cluster.submit(JobSpec(run=evil, env={"A": evil}, directory=f"/{evil}"), shell_caller())
+    busy.cluster.submit(JobSpec(run=evil, env={"A": evil}, directory=f"/{evil}"), ADA)
     busy.cluster.change("1", name=evil, project=evil, reason=evil, user=evil)
     busy.cluster._specs["1"] = busy.cluster._specs["5"]
     busy.cluster.write("1", evil)

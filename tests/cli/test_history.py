@@ -10,9 +10,8 @@ import pytest
 
 from powerflow.api.governance import SignalOrder
 from powerflow.api.records import Caller, JobState, Role
-from tests.cli.shell import Shell
+from tests.cli.shell import ADA, Shell
 
-ADA = Caller("ada", Role.USER)
 OPS = Caller("ops", Role.OPERATOR)
 
 

@@ -12,12 +12,11 @@ import pytest
 from rich.cells import cell_len
 
 from powerflow.api.job_spec import JobSpec
-from powerflow.api.records import Caller, JobState, Role
+from powerflow.api.records import JobState
 from powerflow.cli.cluster import controller_command
 from powerflow.service.metrics import exposition
-from tests.cli.shell import Shell
+from tests.cli.shell import ADA, Shell
 
-ADA = Caller("ada", Role.USER)
 NAMES = [
     "ジョブ-1",
     "run 7 (best)",
@@ -40,7 +39,7 @@ def submit(shell: Shell, *names: str) -> list[str]:
 def test_any_text_of_a_line_is_a_name(shell: Shell, tmp_path: Path, name: str) -> None:
     assert shell("submit", "--run", "true", "--name", name) == "job 1 is queued\n"
     assert shell.json("queue")["jobs"][0]["name"] == name
-    assert f"job        1  {name}" in shell("describe", name)
+    assert f"   1  {name}" in shell("describe", name).splitlines()[0]
     shell.cluster.run("1")
     label = name.replace("\\", r"\\").replace('"', r"\"")
     assert f'name="{label}"' in exposition(shell.cluster, "1", "")[0].decode()

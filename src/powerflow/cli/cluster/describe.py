@@ -55,12 +55,13 @@ def _draw(detail: _Detail, width: int) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
+    from powerflow.cli.cluster.job_request import request_facts
     from powerflow.cli.cluster.job_table import EMULATED
 
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in (*_facts(detail.record), *_asked(detail.spec)):
+    for name, value in (*_facts(detail.record), *request_facts(detail.spec)):
         table.add_row(name, value)
     parts: list[RenderableType] = [table]
     if detail.ranks:
@@ -74,7 +75,7 @@ def _draw(detail: _Detail, width: int) -> RenderableType:
 
 def _facts(job: JobRecord) -> list[tuple[str, Any]]:
     """Return what a job has now and how it progresses, one fact per line."""
-    from powerflow.cli.cluster.job_table import bar, joules, seconds, state, watts
+    from powerflow.cli.cluster.job_table import bar, joules, state, watts
     from powerflow.units import NOTHING, duration, percent, significant
 
     now_s = time.time()
@@ -106,8 +107,8 @@ def _facts(job: JobRecord) -> list[tuple[str, Any]]:
     facts.append(("energy", "unknown" if unknown else joules(job.energy_j, job.emulated)))
     total = "" if job.steps_total is None else f" of {job.steps_total:,.0f}"
     facts.append(("steps", f"{job.steps:,.0f}{total}"))
-    facts.append(("progress", bar(job.progress, 20)))
-    facts.append(("step time", seconds(job.step_time_s)))
+    facts.append(("progress", "unknown" if job.progress is None else bar(job.progress, 20)))
+    facts.append(("step time", "unknown" if job.step_time_s is None else duration(job.step_time_s)))
     if job.eta_s is not None and job.ended_s is None:
         facts.append(("ends", f"{stamp(job.eta_s)}, in {duration(max(job.eta_s - now_s, 0.0))}"))
     if job.model_error is not None:
@@ -120,28 +121,6 @@ def _facts(job: JobRecord) -> list[tuple[str, Any]]:
 
 def _failures(count: int) -> str:
     return f" · failed {'once' if count == 1 else f'{count} times'}" if count else ""
-
-
-def _asked(spec: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return what the job's owner asked for, one fact per line; ``spec`` is a `JobSpec` as JSON data."""
-    from powerflow.api.gpu_counts import Counts, said
-    from powerflow.units import duration
-
-    asked = spec["gpus"]
-    counts = Counts(asked["least"], asked["most"], asked["gpu_type"], asked.get("counts"))
-    gpus = "GPUs" if counts.most > 1 else "GPU"
-    facts = [
-        ("asked for", f"{said(counts)} {gpus} · {spec['priority']} priority · rescale {spec['rescale']}"),
-        ("command", spec["run"]),
-    ]
-    if spec["directory"]:
-        facts.append(("directory", spec["directory"]))
-    facts += [(name, spec[name]) for name in ("array", "dependency") if spec.get(name)]
-    if spec["time_limit"]:
-        facts.append(("time limit", duration(spec["time_limit"])))
-    if spec["env"]:
-        facts.append(("environment", " ".join(f"{key}={value}" for key, value in spec["env"].items())))
-    return facts
 
 
 def _ranks(ranks: Sequence[Mapping[str, Any]]) -> RenderableType:
