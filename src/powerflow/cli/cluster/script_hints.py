@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from powerflow.api.command import is_shell
+from powerflow.cli.cluster.sbatch_lines import sbatch_note
 
 if TYPE_CHECKING:
     from powerflow.api.job_spec import JobSpec
@@ -28,12 +29,14 @@ def hints(spec: JobSpec, variables: Mapping[str, str]) -> list[str]:
     """Return one line for each thing that will not work as the owner of a job hopes.
 
     Args:
-        spec: The job. Only in-place jobs need anything of their script, and only ``python SCRIPT`` is looked at.
+        spec: The job. Of the script of an in-place job, only ``python SCRIPT`` is looked at.
         variables: Environment variables of the job.
     """
     from powerflow.elastic.check import never_joins
 
     found = _no_output(spec)
+    if note := sbatch_note(spec):
+        found.append(note)
     words = [] if is_shell(spec.run) else shlex.split(spec.run)
     if spec.rescale != "in-place" or len(words) < 2 or words[0] not in ("python", "python3"):
         return found
