@@ -53,14 +53,79 @@ def test_jobs_are_chosen_as_by_scancel_and_only_ones_own(five: Shell, argv: list
 
 
 def test_all_tasks_of_an_array_are_cancelled_together(shell: Shell) -> None:
-    for task in range(3):
-        shell("submit", "--", "true")
-        shell.cluster.change(str(task + 1), array_id="1" if task < 2 else None, array_task=task)
-        shell.cluster.change(str(task + 1), name=f"x[{task}]" if task < 2 else "xyz")
+    shell("submit", "--array", "0-1", "-J", "x", "--", "true")
+    shell("submit", "-J", "xyz", "--", "true")
     assert shell("hold", "--name", "x[1]") == "job 2 is held\n"
     assert shell("hold", "--name", "x") == "job 1 is held\njob 2 is held\n"
     shell("cancel", "--array", "1")
     assert states(shell) == {"1": "cancelled", "2": "cancelled", "3": "queued"}
+
+
+def test_an_array_has_a_name_too(shell: Shell) -> None:
+    """Arrays 1 (jobs 1 and 2) and 3 (jobs 3 and 4), and job 5."""
+    shell("submit", "--array", "0-1", "-J", "x", "--", "true")
+    shell("submit", "--array", "5,7", "-J", "x", "--", "true")
+    shell("submit", "-J", "x", "--", "true")
+    said = "2 arrays have the name 'x'; give the number of one: 3, 1"
+    assert said in shell("cancel", "--array", "x", code=2)
+    assert shell("cancel", "x[1]") == "job 2 is cancelled\n", "as tables show this job"
+    shell("cancel", "1")
+    assert shell("hold", "--array", "x") == "job 3 is held\njob 4 is held\n", "the other array has ended"
+
+
+@pytest.mark.parametrize(
+    ("array", "code", "said"),
+    [
+        ("9", 3, "no job 9"),
+        ("y", 3, "no array has the number or the name 'y'"),
+        ("3", 2, "--array: job 3 is not an array; name it without --array: 3"),
+        ("2", 2, "--array: job 2 is a task of array 1; give --array 1 for all tasks"),
+        ("4", 4, "--array: array 4 belongs to grace; --user grace selects it"),
+    ],
+)
+def test_what_is_no_array_of_the_caller_is_an_error(shell: Shell, array: str, code: int, said: str) -> None:
+    """Array 1 (jobs 1 and 2), job 3, and grace's array 4."""
+    shell("submit", "--array", "0-1", "-J", "x", "--", "true")
+    shell("submit", "-J", "y", "--", "true")
+    shell.cluster.submit(JobSpec(run="true", array="0-1"), GRACE)
+    assert said in shell("cancel", "--array", array, code=code)
+    assert set(states(shell).values()) == {"queued"}
+
+
+def test_an_array_that_has_ended_leaves_nothing_to_cancel(shell: Shell) -> None:
+    shell("submit", "--array", "0-1", "--", "true")
+    shell("cancel", "--array", "1")
+    assert shell("cancel", "--array", "1") == "no such jobs\n"
+
+
+def test_a_dependency_takes_names(shell: Shell) -> None:
+    """The name of an array stands for the array; that of an active job comes before that of one that has ended."""
+    shell("submit", "-J", "prepare", "--", "true")
+    shell.cluster.end("1")
+    shell("submit", "-J", "prepare", "--", "true")
+    shell("submit", "--array", "0-1", "-J", "sweep", "--", "true")
+    shell("submit", "-d", "afterok:prepare:sweep,afterany:1", "--", "true")
+    assert shell.cluster.job("5").spec.dependency == "afterok:2:3,afterany:1"
+    shell("update", "5", "-d", "after:sweep[1]")
+    assert shell.cluster.job("5").spec.dependency == "after:3"
+    shell("update", "5", "-d", "none")
+    assert shell.cluster.job("5").spec.dependency is None
+
+
+@pytest.mark.parametrize(
+    ("dependency", "code", "said"),
+    [
+        ("afterok:x", 2, "2 jobs have the name 'x'; give the number of one: 2, 1"),
+        ("afterok:y", 3, "no job has the number or the name 'y'"),
+        ("afterok:", 2, "cannot read 'afterok:' as a dependency"),
+        ("soon:x", 2, "cannot read 'soon:x' as a dependency"),
+    ],
+)
+def test_a_dependency_on_what_is_not_one_job_is_refused(shell: Shell, dependency: str, code: int, said: str) -> None:
+    shell("submit", "-J", "x", "--", "true")
+    shell("submit", "-J", "x", "--", "true")
+    assert said in shell("submit", "-d", dependency, "--", "true", code=code)
+    assert set(states(shell)) == {"1", "2"}
 
 
 def test_jobs_of_others_need_their_name_and_the_right(five: Shell) -> None:
@@ -73,7 +138,6 @@ def test_jobs_of_others_need_their_name_and_the_right(five: Shell) -> None:
     [
         ([], "no job is named; give numbers of jobs, --name, --state or --all"),
         (["1", "--all"], "numbers and filters cannot be combined"),
-        (["--array", "x"], "'x' is not the number of a job"),
     ],
 )
 def test_a_choice_that_can_be_meant_in_two_ways_changes_nothing(five: Shell, argv: list[str], said: str) -> None:

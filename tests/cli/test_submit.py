@@ -104,3 +104,71 @@ def test_a_submission_whose_answer_is_lost_is_one_job(shell: Shell, monkeypatch:
     assert len(keys) == 2
     assert len(set(keys)) == 1
     assert len(shell.cluster.jobs().items) == 1
+
+
+# --- what is said of a submission ---------------------------------------------------------------------------------
+
+
+def test_the_json_of_an_array_names_all_its_jobs(shell: Shell) -> None:
+    document = shell.json("submit", "--array", "1,4-5", "-J", "sweep", "--run", "true")
+    tasks = [{"id": "1", "array_task": 1}, {"id": "2", "array_task": 4}, {"id": "3", "array_task": 5}]
+    assert document["array"] == {"id": "1", "tasks": tasks}
+    assert [(job["id"], job["array_task"]) for job in shell.json("queue")["jobs"]] == [("3", 5), ("2", 4), ("1", 1)]
+    assert document["job"]["name"] == "sweep[1]"
+    assert shell.json("submit", "--run", "true")["array"] is None
+
+
+SCRIPT = """#!/bin/bash
+#SBATCH --job-name=resnet  # of the paper
+#SBATCH -t 1-12:00:00 -A vision
+#SBATCH --gres gpu:4
+# the GPUs of the big nodes
+
+#SBATCH --partition=long
+module load cuda
+#SBATCH --array=0-9
+"""
+
+
+def test_options_for_sbatch_in_a_script_are_not_read_and_this_is_said(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Line 9 stands after the first command, where sbatch would not read it either."""
+    (tmp_path / "train.sh").write_text(SCRIPT)
+    monkeypatch.chdir(tmp_path)
+    note = (
+        "train.sh: lines with #SBATCH are not read: give --name for --job-name (line 2), --time for -t (line 3), "
+        "--project for -A (line 3), --gpus for --gres (line 4); no option is like --partition (line 7)"
+    )
+    shell("submit", "--", "bash", "-e", "train.sh", notes=[note])
+    note = "./train.sh: lines with #SBATCH are not read: give --time for -t (line 3); "
+    note += "no option is like --partition (line 7)"
+    shell("submit", "-J", "x", "-G", "2", "-A", "vision", "--", "./train.sh", notes=[note])
+    (tmp_path / "train.sh").write_text("#!/bin/bash\n#SBATCH -J x\n")
+    shell("submit", "-J", "x", "--", "bash", "train.sh", notes=[])
+
+
+def test_a_command_that_names_a_pipe_or_a_folder_is_submitted(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.chdir(tmp_path)
+    assert shell("submit", "--", "cat", "pipe") == "job 1 is queued\n"
+    assert shell("submit", "--", "ls", ".") == "job 2 is queued\n"
+
+
+@pytest.mark.parametrize(
+    ("run", "fix"),
+    [
+        ("[python, train.py, --lr=0.1]", "run: python train.py --lr=0.1"),
+        ("[cd data, python train.py]", "run: cd data && python train.py"),
+        ("[]", "run: cd data && python train.py"),
+    ],
+)
+def test_a_command_as_a_list_is_refused_with_the_text_to_write(
+    shell: Shell, tmp_path: Path, run: str, fix: str
+) -> None:
+    (tmp_path / "job.yaml").write_text(f"run: {run}\n")
+    said = shell("submit", str(tmp_path / "job.yaml"), code=2)
+    assert "job.yaml:1: run is [" in said
+    assert said.endswith(f"which is a list; write the command as one text: {fix}\n")

@@ -10,6 +10,7 @@ from typing import Any, cast
 from powerflow.api.accounts import Accounts, EndedJob
 from powerflow.api.bulk_answer import JobsChanged, NotChanged
 from powerflow.api.governance import DrainOrder
+from powerflow.api.job_array import read_array
 from powerflow.api.job_change import JobChange, JobsOrder, changed
 from powerflow.api.job_detail import JobDetail
 from powerflow.api.job_spec import JobSpec
@@ -112,26 +113,13 @@ class FakeCluster(FakeGovernance):
                 return self._jobs[known], False
             if spec.gpus.least > 8:
                 raise Refused(f"no 8 GPUs can be {spec.gpus.least}", fix="ask for fewer")
-            record = JobRecord(
-                id=str(len(self._jobs) + 1),
-                name=spec.name,
-                user=caller.user,
-                project=spec.project,
-                state=JobState.QUEUED,
-                priority=spec.priority,
-                rescale=spec.rescale,
-                submitted_s=self.now_s,
-                gpus_asked=str(spec.gpus),
-                steps_total=spec.work.iterations if spec.work else None,
-                reason="waits for GPUs",
-                emulated=True,
-            )
-            self._jobs[record.id] = record
-            self._specs[record.id] = spec
+            tasks = read_array(spec.array).tasks if spec.array else [None]
+            first = str(len(self._jobs) + 1)
+            for task in tasks:
+                self._add(spec, caller, None if task is None else first, task)
             if key:
-                self._keys[caller.user, key] = record.id
-            self._event("submitted", record.id, f"{caller.user} submitted job {record.id}")
-            return record, True
+                self._keys[caller.user, key] = first
+            return self._jobs[first], True
 
     def jobs(self, only: JobFilter = ALL_JOBS, *, after: str | None = None, limit: int = 100) -> Page[JobRecord]:
         with self._open():
@@ -140,7 +128,7 @@ class FakeCluster(FakeGovernance):
             found = [
                 job
                 for job in reversed(self._jobs.values())
-                if _selects(only, job) and (after is None or int(job.id) < int(after))
+                if self._selects(only, job) and (after is None or int(job.id) < int(after))
             ]
             return Page(found[:limit], found[limit - 1].id if len(found) > limit else None)
 
@@ -151,7 +139,7 @@ class FakeCluster(FakeGovernance):
             found = [
                 job
                 for job in self._jobs.values()
-                if job.ended_s is not None and since_s <= job.ended_s <= until_s and _selects(only, job)
+                if job.ended_s is not None and since_s <= job.ended_s <= until_s and self._selects(only, job)
             ]
             found.sort(key=lambda job: (-(job.ended_s or 0.0), -int(job.id)))
             if after is not None:
@@ -337,6 +325,35 @@ class FakeCluster(FakeGovernance):
             raise Forbidden(f"job {job_id} belongs to {record.user}")
         return record
 
+    def _add(self, spec: JobSpec, caller: Caller, array_id: str | None, task: int | None) -> None:
+        record = JobRecord(
+            id=str(len(self._jobs) + 1),
+            name=spec.name if task is None else f"{spec.name}[{task}]",
+            user=caller.user,
+            project=spec.project,
+            state=JobState.QUEUED,
+            priority=spec.priority,
+            rescale=spec.rescale,
+            submitted_s=self.now_s,
+            gpus_asked=str(spec.gpus),
+            steps_total=spec.work.iterations if spec.work else None,
+            reason="waits for GPUs",
+            emulated=True,
+            array_id=array_id,
+            array_task=task,
+        )
+        self._jobs[record.id] = record
+        self._specs[record.id] = spec
+        self._event("submitted", record.id, f"{caller.user} submitted job {record.id}")
+
+    def _selects(self, only: JobFilter, job: JobRecord) -> bool:
+        given = {"user": only.user, "project": only.project}
+        return (
+            job.state in (only.states or JobState)
+            and all(value in (None, getattr(job, field)) for field, value in given.items())
+            and only.name in (None, self._specs[job.id].name)
+        )
+
     def _ended(self, job_id: str, state: JobState, exit: str) -> JobRecord:
         return self.change(
             job_id, state=state, ended_s=self.now_s, gpus=0, nodes=(), power_w=None, clock_mhz=None, exit=exit
@@ -368,13 +385,6 @@ class FakeCluster(FakeGovernance):
 
     def _event(self, kind: str, job_id: str | None, text: str) -> None:
         self._events.append(EventRecord(len(self._events) + 1, self.now_s, kind, job_id, text))
-
-
-def _selects(only: JobFilter, job: JobRecord) -> bool:
-    given = {"user": only.user, "project": only.project, "name": only.name}
-    return job.state in (only.states or JobState) and all(
-        value in (None, getattr(job, field)) for field, value in given.items()
-    )
 
 
 UNAVAILABLE = Unavailable("the store is locked")

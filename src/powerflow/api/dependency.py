@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -45,3 +46,20 @@ def read_dependency(text: str) -> tuple[Need, ...]:
     if len(needs) > MOST_NEEDS:
         raise ValueError(f"a job can wait for at most {MOST_NEEDS} jobs, not {len(needs)}")
     return tuple(dict.fromkeys(needs))
+
+
+def numbered(text: str, number_of: Callable[[str], str]) -> str:
+    """Return a dependency with numbers instead of names: ``afterok:train:13`` becomes ``afterok:12:13``.
+
+    Names cannot contain ``,`` and ``:``. A part that is not a condition on jobs stays as it is.
+
+    Args:
+        text: The dependency. It may be wrong: `read_dependency` says so.
+        number_of: Function from the number or name of a job to its number.
+    """
+    parts = []
+    for part in text.split(","):
+        kind, *jobs = part.split(":")
+        known = kind in set(Condition)
+        parts.append(":".join([kind, *(number_of(job) if known and job else job for job in jobs)]))
+    return ",".join(parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
@@ -34,6 +34,7 @@ _AGAIN_S = 0.2
 _PAGE = 1000
 #: Jobs that are named when several have the same name.
 _NAMED = 8
+_LISTED = "powerflow queue lists the jobs"
 #: What tables show as the name of a job without one.
 _UNNAMED = re.compile(r"job-([0-9]+)")
 _EXIT_CODES = {400: 2, 401: 4, 403: 4, 404: 3, 409: 4, 413: 2, 422: 2, 428: 4, 429: 5, 503: 5, 504: 5}
@@ -66,24 +67,51 @@ class ControllerClient:
         """Return the number of a job, from a number or from the job's name.
 
         A number is always taken as a number. A name is that of the one active job with this name; if there is none, of
-        the one job that has ended.
+        the one job that has ended. A task of an array is named as tables show it: ``sweep[3]``.
 
         Raises:
             InputError: No job has this name, or several have it.
         """
-        if not job or (job.isascii() and job.isdigit()):
-            return job_number(job)
-        found = self.jobs(name=job)
-        alike = [each for each in found if not each.state.ended] or found
-        if not alike and (unnamed := _UNNAMED.fullmatch(job)):
+        return self._number(job, "job", lambda record: record.id)
+
+    def number_of_array(self, array: str) -> str:
+        """Return the number of an array, from a number or from the name of its jobs; see `number_of`.
+
+        Raises:
+            InputError: No array has this name, or several have it.
+        """
+        return self._number(array, "array", lambda record: record.array_id)
+
+    def number_to_wait_for(self, job: str) -> str:
+        """Return the number of a job or an array that another job is to wait for, from a number or a name.
+
+        Raises:
+            InputError: No job or array has this name, or several have it.
+        """
+        return self._number(job, "job", lambda record: record.array_id or record.id)
+
+    def _number(self, name: str, what: str, number_in: Callable[[JobRecord], str | None]) -> str:
+        """Return the only number that ``number_in`` finds in the jobs with a name, or the name if it is a number."""
+        if not name or (name.isascii() and name.isdigit()):
+            return job_number(name)
+        found = [job for job in self._named(name) if number_in(job) is not None]
+        alike = [job for job in found if not job.state.ended] or found
+        numbers = list(dict.fromkeys(number for job in alike if (number := number_in(job)) is not None))
+        if not numbers and (unnamed := _UNNAMED.fullmatch(name)):
             return job_number(unnamed[1])
-        if not alike:
-            what = f"no job has the number or the name {job!r}"
-            raise InputError(what, fix="powerflow queue lists the jobs", exit_code=3)
-        if len(alike) > 1:
-            some = ", ".join(each.id for each in alike[:_NAMED]) + (" and others" if len(alike) > _NAMED else "")
-            raise InputError(f"{len(alike)} jobs have the name {job!r}", fix=f"give the number of one: {some}")
-        return alike[0].id
+        if not numbers:
+            raise InputError(f"no {what} has the number or the name {name!r}", fix=_LISTED, exit_code=3)
+        if len(numbers) > 1:
+            some = ", ".join(numbers[:_NAMED]) + (" and others" if len(numbers) > _NAMED else "")
+            raise InputError(f"{len(numbers)} {what}s have the name {name!r}", fix=f"give the number of one: {some}")
+        return numbers[0]
+
+    def _named(self, name: str) -> list[JobRecord]:
+        """Return the jobs with a name, newest first; the name of an array is that of all its jobs."""
+        if found := self.jobs(name=name):
+            return found
+        array, bracket, _ = name.rpartition("[")
+        return [job for job in self.jobs(name=array) if job.name == name] if array and bracket else []
 
     def history(
         self, *, states: Sequence[JobState] = (), limit: int | None = None, **filters: str | float | None
@@ -181,7 +209,7 @@ def job_number(job_id: str) -> str:
         InputError: The text is not a job number.
     """
     if not (job_id.isascii() and job_id.isdigit() and len(job_id) <= 18):
-        raise InputError(f"{job_id!r} is not the number of a job", fix="powerflow queue lists the jobs")
+        raise InputError(f"{job_id!r} is not the number of a job", fix=_LISTED)
     return job_id
 
 

@@ -7,6 +7,8 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
+from powerflow.api.dependency import numbered
+from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.options_instead import Command, options_instead_of
 from powerflow.errors import InputError
 
@@ -59,7 +61,10 @@ FLAGS = (
     Flag(("--retries",), ("retries",), int, "How often the job is started again after a failure."),
     Flag(("--array", "-a"), ("array",), str, "Submit a job for each number: 0-9, 1,3,8 or 0-99%4 (at most 4 at once)."),
     Flag(
-        ("--dependency", "-d"), ("dependency",), str, "Start when other jobs have ended: afterok:12:13 (docs/job.md)."
+        ("--dependency", "-d"),
+        ("dependency",),
+        str,
+        "Start when other jobs (numbers or names) have ended: afterok:12:prepare (docs/job.md).",
     ),
 )
 
@@ -88,6 +93,17 @@ def _taking(flags: Sequence[Flag]) -> Callable[[Command], Command]:
         return _nested({keys[parameter]: value for parameter, value in values.items()})
 
     return options_instead_of("flags", options, by_key)
+
+
+def with_numbers(flags: dict[str, Any], controller: ControllerClient) -> dict[str, Any]:
+    """Return flags with numbers of jobs where ``--dependency`` names jobs.
+
+    Raises:
+        InputError: No job or array has a name, or several have it.
+    """
+    if "dependency" not in flags:
+        return flags
+    return {**flags, "dependency": numbered(flags["dependency"], controller.number_to_wait_for)}
 
 
 def variables(texts: list[str]) -> dict[str, str]:

@@ -42,9 +42,9 @@ class Selection:
         """Return the numbers of the jobs, the oldest first.
 
         Raises:
-            InputError: Nothing is selected, or a number is not the number of a job.
+            InputError: Nothing is selected, a number is not the number of a job, or there is no such array.
         """
-        for number in (*self.jobs, *([self.array] if self.array is not None else [])):
+        for number in self.jobs:
             job_number(number)  # no job is changed if one of the numbers is not a number
         filters = (self.name, self.user, self.project, self.array, *self.states)
         if not (self.every or any(value is not None for value in filters)):
@@ -53,12 +53,13 @@ class Selection:
             return list(self.jobs)
         if self.jobs:
             raise InputError("numbers and filters cannot be combined", fix="give numbers, or --name, --state or --all")
+        array = None if self.array is None else controller.number_of_array(self.array)
         user = self.user or controller.ask(ops.ME).user
         found = controller.jobs(states=self.states or _ACTIVE, user=user, project=self.project)
-        return [job.id for job in reversed(found) if self._has(job)]
-
-    def _has(self, job: JobRecord) -> bool:
-        return self._is_named(job) and self.array in (None, job.array_id)
+        chosen = [job.id for job in reversed(found) if self._is_named(job) and array in (None, job.array_id)]
+        if array is not None and not chosen:
+            _check_array(controller, array, user)
+        return chosen
 
     def _is_named(self, job: JobRecord) -> bool:
         """Return True if a job has the name; the name of an array stands for all its tasks."""
@@ -69,9 +70,26 @@ class Selection:
         return any(fnmatch.fnmatchcase(name, pattern) for name in names)
 
 
+def _check_array(controller: ControllerClient, array: str, user: str) -> None:
+    """Check that a user has an array, although no job of it was selected.
+
+    Raises:
+        InputError: There is no such job, it is not an array, or the array belongs to another user.
+    """
+    job = controller.ask(ops.JOB, job_id=array).record
+    if job.array_id is None:
+        raise InputError(f"job {array} is not an array", where="--array", fix=f"name it without --array: {array}")
+    if job.array_id != array:
+        what = f"job {array} is a task of array {job.array_id}"
+        raise InputError(what, where="--array", fix=f"give --array {job.array_id} for all tasks")
+    if job.user != user:
+        what = f"array {array} belongs to {job.user}"
+        raise InputError(what, where="--array", fix=f"--user {job.user} selects it", exit_code=4)
+
+
 _OPTIONS = {
     "jobs": Annotated[
-        list[str] | None, typer.Argument(metavar="[JOB…]", help="Numbers of jobs.", autocompletion=job_numbers)
+        list[str] | None, typer.Argument(metavar="[JOB…]", help="Numbers or names of jobs.", autocompletion=job_numbers)
     ],
     "every": Annotated[bool, typer.Option("--all", help="All your jobs that have not ended.")],
     "name": Annotated[str | None, typer.Option(help="Jobs with this name; * and ? stand for any characters.")],
@@ -80,7 +98,7 @@ _OPTIONS = {
     "states": Annotated[
         list[JobState] | None, typer.Option("--state", "-t", help="Jobs in this state; may be repeated.")
     ],
-    "array": Annotated[str | None, typer.Option(metavar="JOB", help="All jobs of this array.")],
+    "array": Annotated[str | None, typer.Option(metavar="ARRAY", help="Jobs of this array: its number or name.")],
 }
 
 

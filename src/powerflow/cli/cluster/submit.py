@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +19,7 @@ from powerflow.api.records import JobState
 from powerflow.cli import settings
 from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import asks, say
-from powerflow.cli.cluster.job_flags import takes_job_flags, variables
+from powerflow.cli.cluster.job_flags import takes_job_flags, variables, with_numbers
 from powerflow.cli.cluster.script_hints import hints
 from powerflow.cli.cluster.shell_environment import of_shell
 from powerflow.cli.options import Json
@@ -46,7 +48,11 @@ def submit(
     *,
     flags: dict[str, Any],
     directory: Annotated[
-        str | None, typer.Option(help="Working directory of the job. Default: that of the file, or the present folder.")
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder in which the command runs. Default: `directory` of the file, or else the folder you are in.",
+        ),
     ] = None,
     env: Annotated[
         list[str] | None,
@@ -63,18 +69,19 @@ def submit(
 
     Options replace values of the file. Even after a lost connection, the job is submitted only once.
     """
-    spec = _spec(file, flags, directory, variables(env or []))
+    spec = _spec(file, with_numbers(flags, controller), directory, variables(env or []))
     spec = spec if no_env else _with_shell(spec)
     record = controller.submit(spec)
     for note in (*record.notes, *hints(spec, {**spec.shell_env, **spec.env})):
         print(f"powerflow: note: {line(note)}", file=sys.stderr)
-    jobs = _numbers(record, spec)
+    tasks = _tasks(record, spec)
     if not (wait and json):
-        say("job", {"job": record}, _accepted(record, jobs), json)
+        array = {"id": record.id, "tasks": tasks} if spec.array else None
+        say("job", {"job": record, "array": array}, _accepted(record, tasks), json)
     if not wait:
         return
     sys.stdout.flush()
-    ended = [_await(controller, job) for job in jobs]
+    ended = [_await(controller, task.id) for task in tasks]
     for done in ended:
         say("job", {"job": done}, f"job {done.id} {line(done.exit or done.state)}", json)
     if any(done.state is not JobState.COMPLETED for done in ended):
@@ -124,15 +131,24 @@ def _with_shell(spec: JobSpec) -> JobSpec:
     return spec.model_copy(update={"shell_env": kept})
 
 
-def _numbers(record: JobRecord, spec: JobSpec) -> list[str]:
-    """Return the numbers of all jobs of a submission: those of an array follow one another."""
-    count = len(read_array(spec.array).tasks) if spec.array else 1
-    return [str(int(record.id) + more) for more in range(count)]
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A job of a submission, and the number of its task; None for a job that is no task of an array."""
+
+    id: str
+    array_task: int | None
 
 
-def _accepted(record: JobRecord, jobs: list[str]) -> str:
-    if len(jobs) > 1:
-        return f"jobs {jobs[0]} to {jobs[-1]} are {record.state}: array {jobs[0]}"
+def _tasks(record: JobRecord, spec: JobSpec) -> list[_Task]:
+    """Return all jobs of a submission: those of an array follow one another."""
+    if not spec.array:
+        return [_Task(record.id, None)]
+    return [_Task(str(int(record.id) + i), task) for i, task in enumerate(read_array(spec.array).tasks)]
+
+
+def _accepted(record: JobRecord, tasks: Sequence[_Task]) -> str:
+    if len(tasks) > 1:
+        return f"jobs {tasks[0].id} to {tasks[-1].id} are {record.state}: array {record.id}"
     output = f"; its output goes to {line(record.output)}" if record.output else ""
     return f"job {record.id} is {record.state}{output}"
 

@@ -8,7 +8,7 @@ from typing import Any
 from powerflow.api import operations as ops
 from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import Jobs, asks
-from powerflow.cli.cluster.job_flags import takes_changes
+from powerflow.cli.cluster.job_flags import takes_changes, with_numbers
 from powerflow.cli.options import Json
 from powerflow.cli.output import print_json
 from powerflow.cli.sanitize import line
@@ -30,7 +30,7 @@ def update(controller: ControllerClient, jobs: Jobs, *, flags: dict[str, Any], j
     if not flags:
         raise InputError("nothing to change", fix="give an option, such as --gpus 1..4 or --priority high")
     try:
-        change = JobChange.model_validate(_without_none(flags))
+        change = JobChange.model_validate(_without_none(with_numbers(flags, controller)))
     except ValidationError as error:
         raise message_of(error, "update") from None
     done = []
