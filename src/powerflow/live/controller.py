@@ -393,4 +393,6 @@ class Controller:
             return self.settings.busy_s  # something could not be stored: try again soon
         running = any(job.placement for job in self.jobs.values())
         rest_s = self.settings.busy_s if running else self.settings.idle_s
-        return rest_s if self._draining else max(0.0, min(rest_s, self._executor.wake_s - now_s))
+        due_s = self._executor.wake_s - now_s
+        # a decision that is due in every turn (an interval of 0) must not make the loop run without rest
+        return rest_s if self._draining else min(rest_s, due_s if due_s > 0 else self.settings.busy_s)
