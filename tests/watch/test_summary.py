@@ -106,11 +106,12 @@ def test_a_job_that_waits_for_its_input_could_run_at_a_lower_clock() -> None:
 
 
 def test_a_job_bound_by_memory_is_named_with_its_whole_doubt() -> None:
-    room = clock_room(active(0.9, 0.75), 60.0)
+    room = clock_room(active(0.6, 0.75), 60.0)
     assert room is not None
     assert room.bound_by == "memory"
     assert room.longer[0] == 0.0
-    assert room.longer[1] == pytest.approx(0.9 * 0.25)
+    assert room.longer[1] == pytest.approx(0.6 * 0.25)
+    assert clock_room(active(0.9, 0.75), 60.0) is None  # it could draw more, if the memory is not what holds it up
 
 
 @pytest.mark.parametrize("use", [active(0.9, 0.3), active(0.9), active(math.nan), JobUse()])

@@ -11,7 +11,7 @@ from powerflow.report.headline import KeyFigure
 from powerflow.report.html import page
 from powerflow.units import HOUR_S, NOTHING, energy, energy_column, fixed, number_column, percent
 from powerflow.watch.grouping import GroupBy
-from powerflow.watch.summary import JobRoom, Line, Summary
+from powerflow.watch.summary import DEAREST, JobRoom, Line, Summary
 
 _FACTS = {
     "energy": "Difference of each GPU's energy counter while a job held the GPU. Where the owner changes between two "
@@ -54,7 +54,9 @@ def render_watched(summary: Summary) -> str:
         grids.append(_Grid("Jobs with the most energy", "", *_lines(summary.dearest, summary, jobs=True)))
     if summary.rooms:
         words = "Modelled from the activity of their GPUs, not measured at the lower clock: a reason to try."
-        grids.append(_Grid("Jobs whose clock could go down", words, *_rooms(summary.rooms)))
+        more = len(summary.rooms) - DEAREST
+        words += f" {more} more jobs with less energy are not shown." if more > 0 else ""
+        grids.append(_Grid("Jobs whose clock could go down", words, *_rooms(summary.rooms[:DEAREST])))
     return page(
         "watched.html.j2",
         {},

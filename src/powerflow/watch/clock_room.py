@@ -41,7 +41,7 @@ class ClockRoom:
         clock_mhz, lower_mhz: Mean clock that it ran at, and the lower one.
         sm_active, memory_active: Mean activity, 0 to 1; memory is nan if it is not reported.
         longer: Least and most growth of its time, shares.
-        saves: Least and most of its energy that it would save, shares; negative: it would draw more.
+        saves: Least and most of its energy that it would save, shares.
     """
 
     bound_by: Literal["memory", "input"]
@@ -61,7 +61,8 @@ def clock_room(use: JobUse, idle_w: float) -> ClockRoom | None:
         idle_w: Idle power of one of its GPUs, watts; nan if it is not known.
 
     Returns:
-        None if the job could lose more than `MOST_LOSS`, or if too little is known: its SM activity, its clock.
+        None if the job could lose more than `MOST_LOSS`, if it is not certain to save energy, or if too little is known
+        (its SM activity, its clock).
     """
     sm, memory, clock = use.mean("sm_active"), use.mean("memory_active"), use.mean("clock")
     if math.isnan(sm) or math.isnan(clock) or use.sm_active[1] < LEAST_S or use.gpu_s <= 0:
@@ -75,9 +76,12 @@ def clock_room(use: JobUse, idle_w: float) -> ClockRoom | None:
         return None
     power_w = use.energy_j / use.gpu_s
     rest_w = 0.0 if math.isnan(idle_w) else min(idle_w, power_w)
+    # of all bounds together: energy at the lower clock ÷ energy now
     shares = [
         (rest_w + (power_w - rest_w) * falls) / power_w * (1 + more) for falls in (LOWER, LOWER**3) for more in longer
     ]
+    if max(shares) >= 1.0:
+        return None
     return ClockRoom(
         "memory" if busy_memory >= _MEMORY_BOUND else "input",
         clock,

@@ -13,7 +13,7 @@ from powerflow.watch.grouping import GroupBy
 from powerflow.watch.ledger import JobRow
 from powerflow.watch.watcher import NobodysHour
 
-#: Number of jobs in the list of those that cost most.
+#: Number of jobs in the lists of those that cost most, and of those whose clock could go down as tables show it.
 DEAREST = 10
 
 

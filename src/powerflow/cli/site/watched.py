@@ -86,6 +86,7 @@ def _draw(summary: Summary, width: int) -> RenderableType:
     from powerflow.cli.cluster.job_table import noted
     from powerflow.cli.columns import fitted_table
     from powerflow.cli.site.tables import room_columns, summary_columns
+    from powerflow.watch.summary import DEAREST
 
     by_job = summary.by is GroupBy.JOB
     span = f"{minute(summary.since_s)} to {minute(summary.until_s)}"
@@ -100,8 +101,10 @@ def _draw(summary: Summary, width: int) -> RenderableType:
     if summary.rooms:
         parts += [
             Text("\nJobs whose clock could go down (modelled from their activity, not measured at the lower clock)"),
-            fitted_table(summary.rooms, room_columns(), width),
+            fitted_table(summary.rooms[:DEAREST], room_columns(), width),
         ]
+        if len(summary.rooms) > DEAREST:
+            parts.append(Text(f"and {len(summary.rooms) - DEAREST} more, which --json lists", style="dim"))
     parts += [Text(f"! {note}", style="yellow") for note in summary.notes]
     return noted(Group(*parts), summary.emulated)
 
