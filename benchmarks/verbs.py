@@ -33,16 +33,13 @@ VERBS = (
 @contextmanager
 def controller(directory: Path) -> Iterator[dict[str, str]]:
     """Start a controller with three jobs, and yield the environment in which commands find it."""
-    from powerflow.engine.local import LocalEngine
-
-    state = directory / "state"
-    environment = {**os.environ, "POWERFLOW_STATE": str(state), "XDG_CONFIG_HOME": str(directory)}
+    environment = {**os.environ, "POWERFLOW_STATE": str(directory / "state"), "XDG_CONFIG_HOME": str(directory)}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # each command would compile its modules once more
 
     def powerflow(*words: str) -> None:
         subprocess.run([POWERFLOW, *words], env=environment, cwd=directory, stdout=subprocess.DEVNULL, check=True)
 
-    command = [POWERFLOW, "serve", "--emulate", "1x4:A100", "--port", "0", "--interval", "0"]
+    command = [POWERFLOW, "serve", "--emulate", "1x4:A100", "--port", "0", "--interval", "0", "--on-exit", "drain"]
     serve = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert serve.stdout is not None
@@ -51,11 +48,9 @@ def controller(directory: Path) -> Iterator[dict[str, str]]:
         powerflow("submit", "--output", "none", "--gpus", "4", "--", "sleep", "3600")
         powerflow("submit", "--output", "none", "--wait", "--", "echo", "done")
         yield environment
-        powerflow("cancel", "--all")
     finally:
         serve.terminate()
         serve.communicate()
-        LocalEngine(state / "engine").shutdown(kill=True)
 
 
 def cpu_s(verb: str, checkout: Path, environment: Mapping[str, str]) -> float:
@@ -64,7 +59,7 @@ def cpu_s(verb: str, checkout: Path, environment: Mapping[str, str]) -> float:
     silent = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
     process = os.posix_spawn(POWERFLOW, [POWERFLOW, *verb.split()], own, file_actions=silent)
     _, status, used = os.wait4(process, 0)
-    assert status == 0, f"powerflow {verb} failed"
+    assert status == 0, f"powerflow {verb} of {checkout} failed"
     return used.ru_utime + used.ru_stime
 
 
