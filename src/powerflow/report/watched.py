@@ -34,7 +34,7 @@ class _Grid:
 def render_watched(summary: Summary) -> str:
     """Return what was watched as one self-contained HTML page; the same input gives the same bytes."""
     total, nobody = summary.total, summary.nobody
-    span = f"{_day(summary.since_s)} to {_day(summary.until_s)}"
+    span = f"{_day(summary.since_s)} to {_day(summary.until_s)}".replace("-", "\u2011")  # a date must not break
     keys = [
         KeyFigure(energy(total.energy_j), f"drawn by {total.jobs} jobs"),
         *_costs(total, summary.currency, "of jobs"),
