@@ -67,7 +67,8 @@ TIMEOUT|105|2024-01-01T03:00:00|2024-01-01T03:00:10|Unknown|05:30|gres/gpu=1||bo
 SACCT_JSON = """{"meta": {"slurm": {"version": {"major": "23"}}},
  "jobs": [
   {"job_id": 7, "array": {"job_id": 0, "task_id": {"set": false, "infinite": false, "number": 0}}, "name": "a",
-   "user": "ann", "account": "vision", "state": {"current": ["COMPLETED"], "reason": "None"},
+   "user": "ann", "account": "vision", "partition": "gpu", "qos": "high",
+   "state": {"current": ["COMPLETED"], "reason": "None"},
    "time": {"submission": 1700000000, "start": 1700000060, "end": 1700003660, "elapsed": 3600},
    "tres": {"allocated": [{"type": "cpu", "name": "", "count": 8}, {"type": "gres", "name": "gpu", "count": 4},
                           {"type": "gres", "name": "gpu:a100", "count": 4}], "requested": []}},

@@ -186,12 +186,41 @@ def test_sacct(tmp_path: Path) -> None:
     trace = read(tmp_path, examples.SACCT)
     assert trace.jobs == (
         TraceJob(
-            "100", 1704067200.0, 93783.0, 8, wait_s=60.0, project="vision", name="train", outcome=JobOutcome.COMPLETED
+            "100",
+            1704067200.0,
+            93783.0,
+            8,
+            wait_s=60.0,
+            project="vision",
+            name="train",
+            outcome=JobOutcome.COMPLETED,
+            user="ann",
+            account="vision",
         ),
         TraceJob(
-            "101_4", 1704070800.0, 600.0, 4, wait_s=10.0, project="nlp", name="sweep", outcome=JobOutcome.CANCELLED
+            "101_4",
+            1704070800.0,
+            600.0,
+            4,
+            wait_s=10.0,
+            project="nlp",
+            name="sweep",
+            outcome=JobOutcome.CANCELLED,
+            user="bob",
+            account="nlp",
         ),
-        TraceJob("105", 1704078000.0, 330.0, 1, wait_s=10.0, project="nlp", name="limit", outcome=JobOutcome.FAILED),
+        TraceJob(
+            "105",
+            1704078000.0,
+            330.0,
+            1,
+            wait_s=10.0,
+            project="nlp",
+            name="limit",
+            outcome=JobOutcome.FAILED,
+            user="bob",
+            account="nlp",
+        ),
     )
     assert reasons(trace) == {
         3: "a step of a job, not a job",
@@ -264,10 +293,34 @@ def test_sacct_with_final_bar_and_epoch_times(tmp_path: Path) -> None:
 def test_sacct_json(tmp_path: Path) -> None:
     trace = read(tmp_path, examples.SACCT_JSON)
     assert trace.jobs == (
-        TraceJob("7", 1.7e9, 3600.0, 4, wait_s=60.0, project="vision", name="a", outcome=JobOutcome.COMPLETED),
-        TraceJob("8_3", 1.7e9 + 100, 100.0, 2, wait_s=100.0, project="nlp", name="b", outcome=JobOutcome.CANCELLED),
+        TraceJob(
+            "7",
+            1.7e9,
+            3600.0,
+            4,
+            wait_s=60.0,
+            project="vision",
+            name="a",
+            outcome=JobOutcome.COMPLETED,
+            user="ann",
+            account="vision",
+            partition="gpu",
+            qos="high",
+        ),
+        TraceJob(
+            "8_3",
+            1.7e9 + 100,
+            100.0,
+            2,
+            wait_s=100.0,
+            project="nlp",
+            name="b",
+            outcome=JobOutcome.CANCELLED,
+            user="bob",
+            account="nlp",
+        ),
     )
-    assert reasons(trace) == {13: "not ended (PENDING)"}
+    assert reasons(trace) == {14: "not ended (PENDING)"}
 
 
 @pytest.mark.parametrize("text", ['{"jobs": [{]}', '{"jobs": [', '{"jobs": 3}', '{"meta": 1}', '{"jobs": [] "x": 1}'])

@@ -40,6 +40,8 @@ class TraceJob:
         batch_range: Other global batches that the job's owner allows in a simulation, if ``global_batch`` is known;
             None if the batch must not change. The job itself ran at ``global_batch``.
         limit_s: Time limit that the user gave, seconds; None if there was none, or it was not logged.
+        user, account, partition, qos: To whom the job belongs, and where it ran, in the words of Slurm; "" if not
+            logged.
     """
 
     id: str
@@ -56,6 +58,10 @@ class TraceJob:
     earlier_gpu_s: float = 0.0
     batch_range: BatchRange | None = None
     limit_s: float | None = None
+    user: str = ""
+    account: str = ""
+    partition: str = ""
+    qos: str = ""
 
     @property
     def measured_step_s(self) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TextIO
 
-from powerflow.trace.formats.generic import BATCHES, COLUMNS, EARLIER, LIMIT
+from powerflow.trace.formats.generic import BATCHES, COLUMNS, EARLIER, LIMIT, OWNERS
 from powerflow.trace.record import Trace, TraceJob
 
 
@@ -19,8 +19,13 @@ def write_trace(trace: Trace, stream: TextIO) -> None:
     requeued = any(job.earlier_gpu_s for job in trace.jobs)
     changing = any(job.batch_range for job in trace.jobs)
     limited = any(job.limit_s is not None for job in trace.jobs)
-    stream.write(",".join((*COLUMNS, *(EARLIER,) * requeued, *BATCHES * changing, *(LIMIT,) * limited)) + "\n")
-    rows = (_row(job, requeued=requeued, changing=changing, limited=limited) for job in trace.jobs)
+    owners = [name for name in OWNERS if any(getattr(job, name) for job in trace.jobs)]
+    names = (*COLUMNS, *(EARLIER,) * requeued, *BATCHES * changing, *(LIMIT,) * limited, *owners)
+    stream.write(",".join(names) + "\n")
+    rows = (
+        (*_row(job, requeued=requeued, changing=changing, limited=limited), *(getattr(job, name) for name in owners))
+        for job in trace.jobs
+    )
     stream.writelines(",".join(map(_quoted, row)) + "\n" for row in rows)
 
 

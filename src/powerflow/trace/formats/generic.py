@@ -8,7 +8,7 @@ ignored:
 - ``gpus`` (whole number ≥ 1);
 - and, if known: ``id``, ``wait_s``, ``model``, ``global_batch``, ``iterations``, ``project``, ``name``,
   ``state`` (completed, failed, cancelled or unknown), ``earlier_gpu_s`` (GPU-seconds held before a requeue),
-  ``time_limit_s`` (seconds that the user allowed);
+  ``time_limit_s`` (seconds that the user allowed), ``user``, ``account``, ``partition``, ``qos`` (as in Slurm);
 - for simulations in which the global batch may change (`powerflow.cost.batch_range`): ``global_batch_min``,
   ``global_batch_max`` and ``noise_scale`` (samples), all three or none, and ``global_batch``.
 """
@@ -40,6 +40,7 @@ COLUMNS = (
 )
 EARLIER = "earlier_gpu_s"  # written only if a job was requeued
 LIMIT = "time_limit_s"  # written only if a job had a time limit
+OWNERS = ("user", "account", "partition", "qos")  # each written only if a job has it
 BATCHES = ("global_batch_min", "global_batch_max", "noise_scale")  # written only if the batch of a job may change
 
 
@@ -71,6 +72,10 @@ def _job(row: Mapping[str, str], line: int, clock: Clock) -> TraceJob:
         earlier_gpu_s=seconds(row[EARLIER], EARLIER) if text(row, EARLIER) else 0.0,
         batch_range=_batch_range(row, batch),
         limit_s=ran_s(number(row[LIMIT], LIMIT), LIMIT) if text(row, LIMIT) else None,
+        user=row.get("user", ""),
+        account=row.get("account", ""),
+        partition=row.get("partition", ""),
+        qos=row.get("qos", ""),
     )
 
 

@@ -73,6 +73,8 @@ def _run(item: Mapping[str, Any], line: int) -> SlurmRun:
         cluster=_string(item.get("cluster")) or _string(who.get("cluster")),
         asked=asked,
         limit_s=_minutes_s(time.get("limit")),
+        partition=_string(item.get("partition")),
+        qos=_string(item.get("qos")),
     )
 
 
@@ -106,6 +108,8 @@ def _queued_run(item: Mapping[str, Any], line: int) -> SlurmRun:
         name=_string(item.get("name")),
         cluster=_string(item.get("cluster")),
         limit_s=_minutes_s(item.get("time_limit")),
+        partition=_string(item.get("partition")),
+        qos=_string(item.get("qos")),
     )
 
 

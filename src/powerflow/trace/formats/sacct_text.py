@@ -116,6 +116,8 @@ def _run(row: Mapping[str, str], name: str, line: int, clock: Clock) -> SlurmRun
         user=text(row, "User"),
         account=text(row, "Account"),
         name=text(row, "JobName"),
+        partition=text(row, "Partition"),
+        qos=text(row, "QOS"),
     )
 
 

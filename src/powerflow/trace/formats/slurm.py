@@ -55,6 +55,8 @@ class SlurmRun:
         user: Name of the user.
         account: Name of the account.
         name: Name of the job.
+        partition: Partition in which it ran; several names with commas if it never started.
+        qos: Quality of service.
         cluster: Name of the cluster. Each cluster numbers its own jobs.
         asked: Option of the submit line that requests GPUs; "" if there is none.
         limit_s: Time limit, seconds; None if there is none, or it is not logged.
@@ -74,6 +76,8 @@ class SlurmRun:
     cluster: str = ""
     asked: str = ""
     limit_s: float | None = None
+    partition: str = ""
+    qos: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +280,10 @@ def _job(records: Sequence[_Record], cluster: str, said: Counter[str]) -> Iterat
         outcome=outcome_of(last.state),
         earlier_gpu_s=earlier_gpu_s,
         limit_s=last.limit_s,
+        user=last.user,
+        account=last.account,
+        partition=last.partition,
+        qos=last.qos,
     )
 
 
