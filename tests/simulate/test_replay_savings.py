@@ -206,9 +206,9 @@ def test_what_is_saved_is_scaled_to_the_whole_log() -> None:
     """Idle draw is exact, what jobs add goes by GPU-seconds."""
     workload = small_workload(0)
     was = site(workload, "fifo")
-    now = replace(was, energy_j=was.energy_j - 0.25 * was.added_j, completion_s=was.completion_s * 0.8)
+    now = replace(was, energy_j=was.energy_j - 0.25 * was.added_j, jct_s=was.jct_s * 0.8)
     found = savings(
-        [DrawOutcome(was, [now] * len(WAYS))] * 2,
+        [DrawOutcome(was, [now] * len(WAYS), np.zeros(len(was.jct_s)))] * 2,
         log_gpu_s=10 * was.gpu_s,
         idle_j=3 * was.added_j,
         site_completion_s=1000.0,

@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from powerflow.arrays import BoolArray, IntArray
+from powerflow.arrays import BoolArray, FloatArray, IntArray
 from powerflow.cluster.spec import ClusterSpec
 from powerflow.cost.catalogue import gpu_type
 from powerflow.cost.costs_file import Costs
@@ -43,37 +43,44 @@ class Way:
     rigid: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ReplayOutcome:
     """The result of simulating one part of a log once, with or without PowerFlow.
 
     Attributes:
         energy_j: Joules of the cluster, with idle draw counted until the last submission.
         added_j: The part of ``energy_j`` that jobs add to the idle draw.
-        completion_s: Sum of the completion times of all jobs, seconds. For a job that was submitted before this part of
-            the log, the time counts from the start of the part.
-        jobs: Number of jobs.
+        jct_s: ``[J]`` completion time of each job, seconds. For a job that was submitted before this part of the log,
+            the time counts from the start of the part.
         gpu_s: GPU-seconds of the jobs, as logged.
         energy_price: λ_E, seconds per joule.
     """
 
     energy_j: float
     added_j: float
-    completion_s: float
-    jobs: int
+    jct_s: FloatArray
     gpu_s: float
     energy_price: float
 
+    @property
+    def completion_s(self) -> float:
+        """Sum of the completion times of all jobs, seconds."""
+        return float(self.jct_s.sum())
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, eq=False)
 class DrawOutcome:
     """The results of one draw (a random choice of what a log does not say).
 
-    ``site`` is the result without PowerFlow. ``ours`` has the result of each way to run PowerFlow.
+    Attributes:
+        site: The result without PowerFlow.
+        ours: The result of each way to run PowerFlow.
+        added_w: ``[J]`` watts that each job adds to the idle draw of its GPUs without PowerFlow.
     """
 
     site: ReplayOutcome
     ours: Sequence[ReplayOutcome]
+    added_w: FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +130,7 @@ class Draws:
             if known is None or self.believed.costs == "online":  # a belief that learns is used once
                 known = belief_named(self.believed.costs, workload, sizes=self.believed.sizes, seed=seed)
             outcomes.append(self._simulated(workload, way, known, seed))
-        return DrawOutcome(site(workload, self.discipline, _limits(self.windows[draw])), outcomes)
+        return DrawOutcome(site(workload, self.discipline, _limits(self.windows[draw])), outcomes, added_w(workload))
 
     def _simulated(self, workload: Workload, way: Way, belief: Belief, seed: int) -> ReplayOutcome:
         price = way.price_share * natural_price(workload)
@@ -140,8 +147,7 @@ class Draws:
         return ReplayOutcome(
             energy_j,
             energy_j - idle_w(workload.cluster) * until_s,
-            float(result.jobs.jct_s.sum()),
-            len(workload.jobs),
+            result.jobs.jct_s,
             _gpu_s(workload),
             price,
         )
@@ -160,22 +166,25 @@ def site(workload: Workload, discipline: str, limits_s: Mapping[str, float] = Ma
     gpus = np.array([job.gpus for job in workload.jobs], np.int64)
     limit_s = np.array([limits_s.get(job.id, math.nan) for job in workload.jobs])
     start_s = start_times(submit_s, run_s, gpus, workload.cluster.gpus, discipline, limit_s)
+    added_j = float(added_w(workload) @ run_s)
+    return ReplayOutcome(
+        added_j + idle_w(workload.cluster) * float(submit_s[-1]),
+        added_j,
+        start_s + run_s - submit_s,
+        _gpu_s(workload),
+        0.0,
+    )
+
+
+def added_w(workload: Workload) -> FloatArray:
+    """Return the watts that each job adds to the idle draw of its GPUs at the maximum clock, ``[J]``."""
     (pool, axes), *_ = workload.axes.items()
     above_idle_w = {
         name: table.power_w[:, -1] - axes.gpu_counts * gpu_type(pool).idle_w
         for (name, _), table in workload.truth.items()
     }
-    added_w = np.array(
+    return np.array(
         [above_idle_w[job.cost_class][row] for job, row in zip(workload.jobs, _rows(workload), strict=True)]
-    )
-    added_j = float(added_w @ run_s)
-    return ReplayOutcome(
-        added_j + idle_w(workload.cluster) * float(submit_s[-1]),
-        added_j,
-        float((start_s + run_s - submit_s).sum()),
-        len(workload.jobs),
-        _gpu_s(workload),
-        0.0,
     )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from powerflow.arrays import FloatArray
 from powerflow.cluster.spec import ClusterSpec, parse_cluster
 from powerflow.cost.catalogue import gpu_type
 from powerflow.cost.costs_file import Costs
@@ -94,38 +95,97 @@ def replay(
     Raises:
         InputError: The log or the cluster cannot be used.
     """
+    progress(0.05, "reproducing the log")
+    site = reproduce(trace, cluster)
+    if site.refusal is not None and not unvalidated:
+        return Replay(site.title, site.reproductions, site.discipline, site.refusal, None, site.facts, site.misses)
+    progress(0.1, "drawing models")
+    stretches = windows(trace, site.log, site.start_s, draws=draws, most_jobs=jobs_per_draw, seed=seed)
+    ask = Draws(stretches, cluster, [way for _, way in WAYS], site.discipline, believed, seed, costs)
+    facts = {**site.facts, **draw_facts(ask, site.log, believed)}
+    outcomes = simulate_draws(ask, processes, lambda share, note: progress(0.1 + 0.9 * share, note))
+    saved = savings(
+        outcomes,
+        log_gpu_s=site.log.gpu_s,
+        idle_j=site.idle_j,
+        site_completion_s=site.completion_s,
+    )
+    return Replay(site.title, site.reproductions, site.discipline, site.refusal, saved, facts, site.misses)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reproduced:
+    """How well a log is reproduced, before anything is said about PowerFlow.
+
+    Attributes:
+        spec: The site's cluster.
+        log: The log as arrays.
+        title, reproductions, discipline, refusal, facts, misses: As in `Replay`.
+        start_s: ``[J]`` time at which each job started, as reproduced, seconds since the first submission.
+    """
+
+    spec: ClusterSpec
+    log: Log
+    title: str
+    reproductions: Sequence[Reproduction]
+    discipline: str
+    refusal: str | None
+    facts: Mapping[str, str]
+    misses: Sequence[str]
+    start_s: FloatArray
+
+    @property
+    def idle_j(self) -> float:
+        """Joules that the empty cluster would use from the first submission to the last."""
+        return idle_w(self.spec) * self.log.span_s
+
+    @property
+    def completion_s(self) -> float:
+        """Mean completion time, as reproduced, seconds."""
+        return float((self.start_s + self.log.run_s - self.log.submit_s).mean())
+
+
+def reproduce(trace: Trace, cluster: str) -> Reproduced:
+    """Find the discipline (rule by which a queue starts jobs) that reproduces a log best, and compare it with the log.
+
+    Raises:
+        InputError: The log or the cluster cannot be used.
+    """
     spec = _of_one_type(cluster)
     log = log_of(trace, spec.gpus)
-    progress(0.05, "reproducing the log")
     found = reproductions(log, spec.gpus)
-    refusal = _refusal(found)
     discipline = found[0].discipline if found else ASSUMED
-    title = f"{len(trace.jobs):,} jobs of {trace.source} on {cluster}"
-    facts = _facts(trace, log, spec, discipline, found)
-    why = misses(log, spec.gpus, found[0]) if found else []
-    if refusal is not None and not unvalidated:
-        return Replay(title, found, discipline, refusal, None, facts, why)
-    progress(0.1, "drawing models")
-    start_s = start_times(log.submit_s, log.run_s, log.gpus, spec.gpus, discipline, log.limit_s)
-    stretches = windows(trace, log, start_s, draws=draws, most_jobs=jobs_per_draw, seed=seed)
-    ask = Draws(stretches, cluster, [way for _, way in WAYS], discipline, believed, seed, costs)
-    facts |= _draw_facts(ask, log, believed)
-    came = 0
+    return Reproduced(
+        spec,
+        log,
+        f"{len(trace.jobs):,} jobs of {trace.source} on {cluster}",
+        found,
+        discipline,
+        _refusal(found),
+        _facts(trace, log, spec, discipline, found),
+        misses(log, spec.gpus, found[0]) if found else [],
+        start_times(log.submit_s, log.run_s, log.gpus, spec.gpus, discipline, log.limit_s),
+    )
+
+
+def simulate_draws(ask: Draws, processes: int | None, progress: Callable[[float, str], None]) -> list[DrawOutcome]:
+    """Simulate all draws (random choices of what a log does not say), in several processes.
+
+    Args:
+        ask: Simulates one draw.
+        processes: Number of processes; None for one per core. The result does not depend on it.
+        progress: Function that is called with the share of the work that is done, and a note.
+    """
+    draws, came = len(ask.windows), 0
 
     def told(_: int) -> None:
         nonlocal came
         came += 1
-        progress(0.1 + 0.9 * came / draws, f"{came} of {draws} draws")
+        progress(came / draws, f"{came} of {draws} draws")
 
     with workers(ask, min(processes or usable_cores(), draws)) as ask_all:
         outcomes: list[DrawOutcome] = ask_all(range(draws), told)
-    saved = savings(
-        outcomes,
-        log_gpu_s=log.gpu_s,
-        idle_j=idle_w(spec) * log.span_s,
-        site_completion_s=float((start_s + log.run_s - log.submit_s).mean()),
-    )
-    return Replay(title, found, discipline, refusal, saved, facts, why)
+    return outcomes
 
 
 def _of_one_type(cluster: str) -> ClusterSpec:
@@ -170,7 +230,8 @@ def _facts(trace: Trace, log: Log, spec: ClusterSpec, discipline: str, found: Se
     }
 
 
-def _draw_facts(ask: Draws, log: Log, believed: Believed) -> dict[str, str]:
+def draw_facts(ask: Draws, log: Log, believed: Believed) -> dict[str, str]:
+    """Return how draws (random choices of what a log does not say) are made: label → words."""
     jobs = [len(window.jobs.jobs) for window in ask.windows]
     carried = [window.carried for window in ask.windows]
     days = [(window.end_s - window.begin_s) / DAY_S for window in ask.windows]

@@ -10,23 +10,25 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from powerflow.arrays import FloatArray
+from powerflow.arrays import FloatArray, IntArray
 from powerflow.simulate.replay.log import Log
 from powerflow.trace.record import Trace, TraceJob
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class LogWindow:
     """A window of a log: consecutive jobs, together with the jobs that ran or waited when the window began.
 
     Attributes:
         jobs: All jobs of the window. First come the jobs that already ran or waited when the window began. They are
             submitted at its start, with the work that they had left. Then come the jobs submitted in the window.
+        positions: Position of each of these jobs in the log.
         carried: Number of jobs that already ran or waited when the window began.
         begin_s, end_s: First and last submission in the window, seconds since the first submission of the log.
     """
 
     jobs: Trace
+    positions: IntArray
     carried: int
     begin_s: float
     end_s: float
@@ -64,7 +66,8 @@ def _window(trace: Trace, log: Log, start_s: FloatArray, first: int, after: int)
         *(_as_of(trace.jobs[i], begin_s, float(log.run_s[i])) for i in waited.tolist()),
         *(_as_of(trace.jobs[i], float(log.submit_s[i]), float(log.run_s[i])) for i in range(first, after)),
     ]
-    return LogWindow(replace(trace, jobs=tuple(jobs)), len(ran) + len(waited), begin_s, end_s)
+    positions = np.concatenate([ran, waited, np.arange(first, after)])
+    return LogWindow(replace(trace, jobs=tuple(jobs)), positions, len(ran) + len(waited), begin_s, end_s)
 
 
 def _as_of(job: TraceJob, submit_s: float, run_s: float) -> TraceJob:
