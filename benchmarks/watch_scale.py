@@ -111,6 +111,7 @@ def main(gpus: int, jobs_a_day: int, hours: float) -> None:
     looks, spent_s = int(hours * 3600 / EVERY_S), 0.0
     with tempfile.TemporaryDirectory() as folder:
         ledger = Ledger(Path(folder) / "watch.db")
+        half = (0, 0)
         for look in range(1, looks + 1):
             now_s = look * EVERY_S
             site.advance(now_s)
@@ -119,17 +120,20 @@ def main(gpus: int, jobs_a_day: int, hours: float) -> None:
             watcher.take(readings, read_jobs(answer, now_s))
             _settle(watcher, ledger, now_s, all_of_it=False)
             spent_s += time.process_time() - began_s
+            if look == looks // 2:
+                half = ledger.size(), site.number
+        grown, jobs = ledger.size() - half[0], site.number - half[1]
         ledger.close()
-        size = sum(path.stat().st_size for path in Path(folder).iterdir() if path.suffix == ".db")
-        jobs = site.number
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{gpus} GPUs, {jobs_a_day} jobs a day, {hours:g} h: {looks} looks, {jobs} jobs, {len(site.running)} running")
+    print(
+        f"{gpus} GPUs, {jobs_a_day} jobs a day, {hours:g} h: {looks} looks, {site.number} jobs, {len(site.running)} running"
+    )
     print(
         f"CPU: {100 * spent_s / (looks * EVERY_S):.2f} % of a core ({1e3 * spent_s / looks:.0f} ms a look); target 2 %"
     )
     print(f"memory: {memory:.0f} MiB with the made-up site; target 200")
-    per_month = size / max(jobs, 1) * jobs_a_day * 30 / 1e6
-    print(f"file: {size / 1e6:.2f} MB, so about {per_month:.0f} MB a month; target 50")
+    per_job = grown / max(jobs, 1)  # with what nobody held; the state of the watch is in it from the begin
+    print(f"file: {per_job:.0f} bytes a job, so about {per_job * jobs_a_day * 30 / 1e6:.0f} MB a month; target 50")
 
 
 if __name__ == "__main__":

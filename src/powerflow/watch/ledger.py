@@ -1,7 +1,8 @@
 """Keep what was watched in one SQLite file, small enough for months.
 
-A job is one row, with its energy by hour as four bytes an hour; what nobody held is one row per node and hour. The
-state of the watch (who holds what, the last readings) is one row, so that a later start goes on where this one ended.
+A job is one row in whole joules and seconds, with its energy by hour as four bytes an hour; what nobody held is one row
+per node and hour. The state of the watch (who holds what, the last readings) is one row, so that a later start goes on
+where this one ended.
 """
 
 from __future__ import annotations
@@ -102,6 +103,11 @@ class Ledger:
                 fix="use the PowerFlow that wrote it, or name another file",
             )
 
+    def size(self) -> int:
+        """Return the size of the file, bytes."""
+        (pages,), (each,) = (self._file.execute(f"PRAGMA {what}").fetchone() for what in ("page_count", "page_size"))
+        return int(pages) * int(each)
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()
@@ -156,13 +162,13 @@ class Ledger:
             "id": job.id,
             **{name: self._word(getattr(job, name)) for name in _WORDS},
             "gpus": gpus,
-            "submitted_s": job.submitted_s,
-            "start_s": job.start_s,
-            "end_s": job.end_s,
-            "from_s": None if math.isinf(use.from_s) else use.from_s,
-            **{name: getattr(use, name) for name in _PLAIN},
-            **{name: total for name, (total, _) in sums.items()},
-            **{f"{name}_s": seconds for name, (_, seconds) in sums.items()},
+            "submitted_s": _whole(job.submitted_s),
+            "start_s": _whole(job.start_s),
+            "end_s": _whole(job.end_s),
+            "from_s": _whole(use.from_s),
+            **{name: _whole(getattr(use, name)) for name in _PLAIN},
+            **{name: _whole(total) for name, (total, _) in sums.items()},
+            **{f"{name}_s": _whole(seconds) for name, (_, seconds) in sums.items()},
             "first_hour": first,
             "hours": array.array("f", [use.hours.get(hour, 0.0) for hour in range(first, last + 1)]).tobytes(),
         }
@@ -217,6 +223,11 @@ class Ledger:
             (since_s // HOUR_S, until_s // HOUR_S),
         )
         return {NobodysHour(node, hour): (joules, seconds) for node, hour, joules, seconds in rows}
+
+
+def _whole(value: float | None) -> float | None:
+    """Round a number to whole joules or seconds, which SQLite keeps in three or four bytes instead of eight."""
+    return None if value is None or math.isinf(value) else float(round(value))
 
 
 def _row(row: Mapping[str, Any]) -> JobRow:
