@@ -125,14 +125,13 @@ def main(gpus: int, jobs_a_day: int, hours: float) -> None:
         grown, jobs = ledger.size() - half[0], site.number - half[1]
         ledger.close()
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(
-        f"{gpus} GPUs, {jobs_a_day} jobs a day, {hours:g} h: {looks} looks, {site.number} jobs, {len(site.running)} running"
-    )
+    running = len(site.running)
+    print(f"{gpus} GPUs, {jobs_a_day} jobs a day, {hours:g} h: {looks} looks, {site.number} jobs, {running} running")
     print(
         f"CPU: {100 * spent_s / (looks * EVERY_S):.2f} % of a core ({1e3 * spent_s / looks:.0f} ms a look); target 2 %"
     )
     print(f"memory: {memory:.0f} MiB with the made-up site; target 200")
-    per_job = grown / max(jobs, 1)  # with what nobody held; the state of the watch is in it from the begin
+    per_job = grown / max(jobs, 1)  # with what nobody held
     print(f"file: {per_job:.0f} bytes a job, so about {per_job * jobs_a_day * 30 / 1e6:.0f} MB a month; target 50")
 
 
