@@ -137,3 +137,18 @@ def test_two_nodes_are_slower_where_the_family_says_so_and_spreading_is_never_fa
     assert table.step_time_s[3, -1] == pytest.approx(1 / 0.611, rel=0.1)
     assert table.step_time_s[4, -1] == pytest.approx(1 / 0.851, rel=0.1)
     assert (table.spread_step_time_s >= table.step_time_s).all()
+
+
+def test_a_power_limit_is_not_a_clock() -> None:
+    model = replace(JOB, limit_w=300.0)
+    free = Observation(JOB.name, "V100", 1, 50, 0.5, accumulation=4, power_w=150.0, power_limit_w=300.0)
+    lower = replace(free, step_time_s=0.9, power_w=98.0, power_limit_w=100.0)
+    cell = (0, -1)  # one GPU at the maximum clock, which neither point names
+    table = tabulate(model, AXES, 200, [free, lower])
+    assert (table.step_time_s[cell], table.power_w[cell]) == (0.5, 150.0)
+    only_lower = tabulate(model, AXES, 200, [lower])
+    np.testing.assert_array_equal(only_lower.step_time_s, tabulate(model, AXES, 200).step_time_s)
+    far_below = replace(lower, power_w=60.0)  # 60 of 100 W: its clock was its own
+    assert tabulate(model, AXES, 200, [far_below]).step_time_s[cell] == 0.9
+    unknown = replace(lower, power_w=None)
+    assert tabulate(model, AXES, 200, [unknown]).step_time_s[cell] != 0.9

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 
 from powerflow.arrays import BoolArray, FloatArray
 from powerflow.cost.model import JobModel, PowerModel, ThroughputModel, gpu_power, step_time
+from powerflow.cost.observation import Observation
 from powerflow.cost.points import Points
 
 #: Watts within this share of the limit count as being at the limit (driver margin and noise).
@@ -24,6 +25,9 @@ NEAR = 0.025
 #: A limit is visible (`limit_shown`) if clocks with equal watts differ by at least the first ratio, while lower clocks
 #: draw less than the second share of these watts and take longer by the third ratio.
 _SPAN, _FALLS, _RISES = 1.02, 0.93, 1.01
+#: From this share of a limit on, mean watts may have been lowered by it: it cuts the peaks of a job. In Zeus' windows
+#: ResNet-18 draws 190 W on a V100 limited to 250 W, and 171 W on one limited to 225 W.
+_BINDS = 0.7
 _LOWEST, _HALVINGS = 0.1, 40
 
 
@@ -120,3 +124,18 @@ def at_limit(points: Points, limit_w: float | None) -> BoolArray:
     with np.errstate(invalid="ignore"):
         near: BoolArray = points.power_w / points.gpus >= (1.0 - NEAR) * limit
     return near
+
+
+def is_limited(seen: Observation, limit_w: float | None) -> bool:
+    """Return True if a power limit lower than usual may have lowered the clock of a measured point.
+
+    This is so if the point states a limit below ``limit_w``, and its watts come near the stated limit or are unknown.
+
+    Args:
+        seen: The point.
+        limit_w: Usual power limit of one GPU; None if there is none.
+    """
+    own_w = seen.power_limit_w
+    if own_w is None or (limit_w is not None and own_w >= (1.0 - NEAR) * limit_w):
+        return False
+    return seen.power_w is None or seen.power_w / seen.gpus >= _BINDS * own_w

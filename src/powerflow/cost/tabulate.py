@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from powerflow.arrays import FloatArray, IntArray
-from powerflow.cost.limit import limited_costs
+from powerflow.cost.limit import is_limited, limited_costs
 from powerflow.cost.model import JobModel
 from powerflow.cost.observation import Observation
 from powerflow.cost.table import Axes, CostTable
@@ -27,6 +27,9 @@ def tabulate(model: JobModel, axes: Axes, global_batch: int, measured: Sequence[
     as many nodes as the GPU count needs (packed) or more (spread). Repeated points are combined by their geometric
     mean. The other clocks of the same row are multiplied by measured ÷ modelled, interpolated over the clock and
     constant beyond the ends. Rows of other GPU counts do not change; the fit already connects the counts.
+
+    A power limit is not a clock: a point measured under another power limit than the model's, which may have lowered
+    its clock, replaces nothing (`is_limited`). The fit has learnt from it.
 
     Args:
         model: The job's model.
@@ -60,7 +63,8 @@ def tabulate(model: JobModel, axes: Axes, global_batch: int, measured: Sequence[
     spread_s = np.maximum(packed_s, spread_s)
     power_w = n * each_w
 
-    for cells in _measured_cells(measured, axes, local_batch, accumulation):
+    usable = [seen for seen in measured if not is_limited(seen, model.limit_w)]
+    for cells in _measured_cells(usable, axes, local_batch, accumulation):
         row = cells.row
         if cells.spread:
             spread_s[row] = _corrected(spread_s[row], axes.clocks_mhz, cells.clocks_mhz, cells.time_s)
