@@ -1,7 +1,9 @@
-"""``powerflow fit``: fit cost models to measured points."""
+"""``powerflow fit``: fit cost models to measured points, or to what other tools measured."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,47 +15,138 @@ from powerflow.errors import InputError
 
 if TYPE_CHECKING:
     from powerflow.cost.fit import Errors, Fit
+    from powerflow.measured.source import Source
+
+#: Points that are printed; --json has all.
+MOST_POINTS = 40
 
 
 def fit(
-    observations: Annotated[Path, typer.Argument(help="CSV of measured points; docs/models.md names its columns.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Points (our CSV) or readings of Prometheus, W&B, Zeus, nvidia-smi, dcgmi dmon or CodeCarbon."
+        ),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="JSON file to write the models to.")],
     plot: Annotated[
         Path | None, typer.Option("--plot", help="HTML file for plots. Default: OUTPUT with the suffix .html.")
     ] = None,
+    model: Annotated[str | None, typer.Option(help="Name of the model that was trained.")] = None,
+    gpu_type: Annotated[str | None, typer.Option(help="GPU type, such as A100.")] = None,
+    gpus: Annotated[int | None, typer.Option(help="Number of GPUs of the run.", min=1)] = None,
+    nodes: Annotated[int | None, typer.Option(help="Number of nodes of the run.", min=1)] = None,
+    local_batch: Annotated[int | None, typer.Option(help="Samples per GPU in one pass.", min=1)] = None,
+    accumulation: Annotated[int | None, typer.Option(help="Passes per iteration. Default: 1.", min=1)] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Iterations during the recording, or in each window.", min=1)
+    ] = None,
+    step_time: Annotated[
+        float | None, typer.Option(help="Seconds per iteration, as in the script's log.")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Samples of one epoch, for files with seconds per epoch.", min=1)
+    ] = None,
+    runs: Annotated[
+        Path | None,
+        typer.Option("--runs", help="CSV that says the same of several runs, a row each; docs/models.md."),
+    ] = None,
+    step_metric: Annotated[
+        str | None, typer.Option(help="Metric or column that counts iterations. Default: detected.")
+    ] = None,
+    interval: Annotated[
+        float | None, typer.Option(help="Seconds between readings, for files without times.")
+    ] = None,
+    tz: Annotated[str | None, typer.Option("--tz", help="Time zone of dates without an offset.")] = None,
     json: Json = False,
 ) -> None:
-    """Fit cost models to measured points. Write the models, and a page that shows them with the points.
+    """Fit cost models to measured points, or to what other tools measured. Write models, and a page with plots.
 
     Points with the same model and GPU type give one fit. A fit begins with the catalogue's values for this model, or
     with rough guesses if the catalogue does not have it. Without points at several GPU counts, the fit assumes perfect
     scaling.
+
+    Readings over time are those of one run, unless --runs says otherwise. Only steady training is used: warm-up,
+    pauses and idle GPUs are left out, and counted. The options from --model to --tz say what the files do not tell.
     """
     from powerflow.cost.costs_file import catalogue_prior, grouped
     from powerflow.cost.fit import fit as fit_points
     from powerflow.cost.model_file import models_json
-    from powerflow.cost.observation import read_observations
+    from powerflow.cost.observation import observations_of
+    from powerflow.measured.formats.format import Hints
+    from powerflow.measured.read import read_measured
+    from powerflow.measured.told import Told, read_runs
     from powerflow.report.fit_plot import render_fits
 
     page = output.with_suffix(".html") if plot is None else plot
     if page == output:
         raise InputError("model and plot would be the same file", where=str(output), fix="give --plot another name")
-    groups = grouped(read_observations(observations))
+    told = Told(
+        model=model,
+        gpu_type=gpu_type,
+        gpus=gpus,
+        nodes=nodes,
+        local_batch=local_batch,
+        accumulation=accumulation,
+        step_time_s=_seconds(step_time, "--step-time"),
+        steps=steps,
+        samples=samples,
+    )
+    hints = Hints(step_metric, _seconds(interval, "--interval"), tz)
+    measured = read_measured(files, told, () if runs is None else read_runs(runs), hints)
+    groups = grouped(observations_of(measured.rows))
     fits = []
     with progress("fitting", total=len(groups)) as step:
-        for (model, gpu_type), points in groups.items():
-            fits.append(fit_points(points, catalogue_prior(model, gpu_type)))
+        for (name, kind), points in groups.items():
+            fits.append(fit_points(points, catalogue_prior(name, kind)))
             step()
     with atomic_write(output) as model_file, atomic_write(page) as plot_file:
         model_file.write_text(models_json(fits), encoding="utf-8")
         plot_file.write_text(render_fits(fits), encoding="utf-8")
     if json:
-        print_json("fit", {"models": [*map(_row, fits)], "notes": _said(fits), "output": output, "plot": page})
-    else:
-        _print_table(fits)
-        for words in _said(fits):
-            console().print(f"! {words}", soft_wrap=True)
-        console().print(f"models: {output}; plots of models and points: {page}", soft_wrap=True)
+        models = [{**_row(fitted), "observations": fitted.observations} for fitted in fits]
+        print_json(
+            "fit", {"sources": measured.sources, "models": models, "notes": _said(fits), "output": output, "plot": page}
+        )
+        return
+    _print_sources(measured.sources, fits)
+    _print_table(fits)
+    for words in _said(fits):
+        console().print(f"! {words}", soft_wrap=True)
+    console().print(f"models: {output}; plots of models and points: {page}", soft_wrap=True)
+
+
+def _seconds(value: float | None, where: str) -> float | None:
+    if value is not None and not 0 < value < math.inf:
+        raise InputError(f"{value} is no length of time", where=where, fix="give seconds above 0")
+    return value
+
+
+def _print_sources(sources: Sequence[Source], fits: Sequence[Fit]) -> None:
+    """Print what was made of each file, and the points of files that are no table of points."""
+    if all(source.is_table for source in sources):
+        return
+    from rich.table import Table
+
+    from powerflow.units import number_column, power_column, prose
+
+    for source in sources:
+        console().print(source.said(), soft_wrap=True)
+        for words in source.notes:
+            console().print(f"  ! {words}", soft_wrap=True)
+    points = [seen for fitted in fits for seen in fitted.observations]
+    table = Table("model", "GPU type", title="Points", title_justify="left")
+    for column in ("GPUs", "local batch", "clock", "power limit", "s per step", "power"):
+        table.add_column(column, justify="right")
+    clocks = number_column([seen.clock_mhz for seen in points], "MHz")
+    limits = power_column([seen.power_limit_w for seen in points])
+    watts = power_column([seen.power_w for seen in points])
+    for seen, clock, limit, power in list(zip(points, clocks, limits, watts, strict=True))[:MOST_POINTS]:
+        counts = (str(seen.gpus), f"{seen.local_batch}{f' × {seen.accumulation}' * (seen.accumulation > 1)}")
+        table.add_row(seen.model, seen.gpu_type, *counts, clock, limit, prose(seen.step_time_s, 4), power)
+    console().print(table)
+    if len(points) > MOST_POINTS:
+        console().print(f"and {len(points) - MOST_POINTS:,} more points: --json lists them all")
 
 
 def _said(fits: list[Fit]) -> list[str]:

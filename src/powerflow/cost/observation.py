@@ -23,7 +23,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,10 @@ class Observation:
     power_limit_w: float | None = None
 
 
+#: A row of a table of observations (column → text, without blanks around it), and its place (``file:line``).
+ObservationRow = tuple[Mapping[str, str], str]
+
+
 def read_observations(path: str | Path) -> list[Observation]:
     """Read a table of observations.
 
@@ -76,12 +80,33 @@ def read_observations(path: str | Path) -> list[Observation]:
             impossible value (zero GPUs, a negative time, a clock that the type does not have). The message names
             ``file:line``.
     """
+    return observations_of(observation_rows(path))
+
+
+def observation_rows(path: str | Path) -> list[ObservationRow]:
+    """Read the rows of a table of observations, without checking their values (see `observations_of`).
+
+    Raises:
+        InputError: The file cannot be read, is empty or binary, or has an unknown or missing column.
+    """
     lines = text_of(Path(path)).splitlines()
     rows = csv.reader(lines)
     try:
-        return _observations(rows, str(path))
+        return _rows(rows, str(path))
     except csv.Error as error:
         raise InputError(f"is not CSV ({error})", where=f"{path}:{rows.line_num}") from error
+
+
+def observations_of(rows: Sequence[ObservationRow]) -> list[Observation]:
+    """Return checked observations from rows with the columns `REQUIRED`, and any other of `COLUMNS`.
+
+    GPU types that the catalogue does not have are added to it, with the limits seen in these rows.
+
+    Raises:
+        InputError: A row has an impossible value. The message names the place of the row.
+    """
+    _declare_types(rows)
+    return [_observation(row, where) for row, where in rows]
 
 
 def observations_csv(observations: Iterable[Observation]) -> str:
@@ -115,12 +140,12 @@ def text_of(path: Path) -> str:
     return text
 
 
-def _observations(rows: Any, path: str) -> list[Observation]:
+def _rows(rows: Any, path: str) -> list[ObservationRow]:
     header = [name.strip() for name in next(rows, [])]
     if not any(header):
         raise InputError("holds no observations", where=path, fix=f"first line: {','.join(COLUMNS)}")
     _check_header(header, path)
-    found: list[tuple[dict[str, str], str]] = []
+    found: list[ObservationRow] = []
     for cells in rows:
         where = f"{path}:{rows.line_num}"
         if not any(cell.strip() for cell in cells):
@@ -130,11 +155,10 @@ def _observations(rows: Any, path: str) -> list[Observation]:
         found.append((dict(zip(header, (cell.strip() for cell in cells), strict=True)), where))
     if not found:
         raise InputError("holds a header but no observation", where=path)
-    _declare_types(found)
-    return [_observation(row, where) for row, where in found]
+    return found
 
 
-def _declare_types(rows: Sequence[tuple[dict[str, str], str]]) -> None:
+def _declare_types(rows: Sequence[ObservationRow]) -> None:
     """Add the GPU types that the catalogue does not have, with the limits seen in their measured points."""
     clocks_mhz: dict[str, set[float]] = {}
     limits_w: dict[str, float] = {}
@@ -173,7 +197,7 @@ def _check_header(header: Sequence[str], path: str) -> None:
         raise InputError("two columns have the same name", where=where)
 
 
-def _observation(row: dict[str, str], where: str) -> Observation:
+def _observation(row: Mapping[str, str], where: str) -> Observation:
     for name in ("model", "gpu_type"):
         if not row[name]:
             raise InputError(f"{name} is empty", where=where)
