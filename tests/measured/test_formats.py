@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +231,24 @@ def test_a_reset_of_the_energy_counter_costs_one_interval(tmp_path: Path) -> Non
     assert seen.power_w == near(300)
 
 
+def test_series_that_follow_each_other_and_those_of_two_scrapers(tmp_path: Path) -> None:
+    """A GPU's series changes its labels at 100 s; a second scraper of it, 15 s behind, is left out."""
+
+    def part(of: Callable[[int], float], first: int, last: int, **labels: str) -> dict[str, object]:
+        series = examples.answer("DCGM_FI_DEV_GPU_ENERGY_JOULES_TOTAL", of, UUID="GPU-1", **labels)
+        times = (examples.START_S + first, examples.START_S + last)
+        return {**series, "values": [v for v in series["values"] if times[0] <= v[0] <= times[1]]}  # type: ignore[attr-defined]
+
+    text = examples.matrix(
+        part(examples.joules, 0, 95, pod="one"),
+        part(examples.joules, 100, 160, pod="two"),
+        part(lambda s: examples.joules(max(s - 15, 0)), 15, 80, prometheus="second"),
+        examples.answer("train_step", examples.steps),
+    )
+    (seen,), _ = read(tmp_path, text)
+    assert (seen.gpus, seen.power_w) == (1, near(300))
+
+
 def test_a_job_that_resumes_at_a_checkpoint_does_not_run_fast(tmp_path: Path) -> None:
     text = examples.matrix(
         examples.answer("DCGM_FI_DEV_POWER_USAGE", examples.watts, UUID="GPU-1"),
@@ -251,7 +269,7 @@ def test_a_job_that_resumes_at_a_checkpoint_does_not_run_fast(tmp_path: Path) ->
         ('"gpu": "0", "UUID": "GPU-0", ', "", "has no label UUID or gpu"),
         ("NVIDIA A100-SXM4-80GB", "NVIDIA A40", None),
         ('"300.0"', '"fast"', "a value is not a number ('fast')"),
-        ('"values"', '"value"', "does not tell steps; give --steps"),
+        ('"values"', '"value"', "does not tell the number of GPUs and steps"),
     ],
 )
 def test_answers_of_prometheus_that_are_not_what_is_needed(tmp_path: Path, old: str, new: str, why: str | None) -> None:
