@@ -16,7 +16,7 @@ from powerflow.api.job_spec import JobSpec
 from powerflow.api.output_path import output_path
 from powerflow.device.protocol import Place
 from powerflow.elastic.mailbox import CHECKPOINT_DIR, JOB_DIR, RANK_NAME, Mailbox
-from powerflow.engine.protocol import Engine, EngineError, EngineNode, RankName, RankSpec, RankStatus
+from powerflow.engine.protocol import Engine, EngineError, EngineNode, RankName, RankSpec, RankState, RankStatus
 from powerflow.gangs.layout import StartPlan
 from powerflow.gangs.log_matcher import Matcher
 from powerflow.gangs.rendezvous import MeetingProbe
@@ -53,6 +53,7 @@ class GangContext:
             have been a moment ago. Then all nodes fall silent, or answer again, one soon after the other.
         off: Names of the nodes that do not answer and that an operator has declared off.
         owners: For each GPU on which a process may be: the id of the job that the process belongs to.
+        alive_s: When a rank of each job was last seen to run, Unix seconds.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class GangContext:
         self._up_s: dict[str, float] = {}  # since when each node that answers has answered
         self.off: set[str] = set()
         self.owners: dict[Place, str] = {}
+        self.alive_s: dict[str, float] = {}
         self._environment = environment
         self.interpreter = interpreter
         self.shared = shared
@@ -93,8 +95,12 @@ class GangContext:
         """
         nodes = {node.name: node for node in self.engine.nodes()}
         statuses: dict[str, dict[str, RankStatus]] = {}
+        running: set[str] = set()
         for status in self.engine.ranks():
             statuses.setdefault(status.name.gang, {})[str(status.name)] = status
+            if status.state is RankState.RUNNING:
+                running.add(status.name.gang)
+        self.alive_s |= dict.fromkeys(running, self.wall_clock())
         self.nodes, self.statuses = nodes, statuses  # replaced as a whole, because other threads read them
         self.down = frozenset(name for name, node in nodes.items() if not node.up)
         self.off &= self.down

@@ -8,6 +8,7 @@ file) before it acts on them. So a new `Gangs` object for the same directory con
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -255,6 +256,18 @@ class Gangs:
         started = [Start(each.number, [*filter(partial(self.rank_of, job_id), each.ranks)]) for each in found]
         return [start for start in started if start.ranks]
 
+    def last_end_s(self, job_id: str) -> float | None:
+        """Return when the last rank of a job ended, Unix seconds; None if nobody knows it.
+
+        The clock of a rank's machine may be wrong. So the time is at least that at which a rank was last seen to run.
+        """
+        ranks = list(self._context.statuses.get(job_id, {}).values())
+        ends = [rank.ended_s for rank in ranks if rank.state is RankState.EXITED and math.isfinite(rank.ended_s)]
+        newest = max((rank.name.epoch for rank in ranks), default=0)
+        if not ends or any(rank.state is RankState.LOST and rank.name.epoch == newest for rank in ranks):
+            return None
+        return max(*ends, self._context.alive_s.get(job_id, -math.inf))
+
     def rank_of(self, job_id: str, name: str) -> RankStatus | None:
         """Return the state of a job's rank in the engine's last answer; None if it never started or is not known."""
         status = self._context.statuses.get(job_id, {}).get(name)
@@ -278,6 +291,7 @@ class Gangs:
         for name in self.ranks(job_id):
             self._context.engine.forget(RankName.parse(name))
         self._gangs.pop(job_id, None)
+        self._context.alive_s.pop(job_id, None)
         self._context.record_path(job_id).unlink(missing_ok=True)
         self._context.starts_path(job_id).unlink(missing_ok=True)
 
