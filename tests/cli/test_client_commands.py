@@ -106,6 +106,23 @@ def test_top(busy: Shell) -> None:
     assert busy.json("top")["emulated"] is True
 
 
+def test_a_job_whose_processes_are_ending_is_completing(busy: Shell) -> None:
+    busy.cluster.complete("1")
+    head, _, first, *_ = busy("queue").splitlines()
+    at = head.index("state")
+    assert first[at:].split()[0] == "completing"
+    assert "402 Wᵉ" in first
+    assert [job["id"] for job in busy.json("queue")["jobs"]] == ["1", "2", "3"]
+    assert [job["id"] for job in busy.json("queue", "--state", "completing")["jobs"]] == ["1"]
+    assert busy("queue", "--state", "running") == "no jobs\n"
+    assert [job["state"] for job in busy.json("queue", "--state", "completing")["jobs"]] == ["cancelled"]
+    assert "0 running, 1 completing, 1 queued, 1 held" in busy("top")
+    said = busy("describe", "1")
+    assert "state        completing" in said
+    assert "cancelled by ada; its processes are ending" in said
+    assert busy("history", "--no-header", "-o", "id").split() == ["4"]
+
+
 def test_acct(busy: Shell) -> None:
     names = [account["name"] for account in busy.json("acct", "--by", "project", "--since", "24h")["accounts"]]
     assert names == ["vision", "idle", "total"]

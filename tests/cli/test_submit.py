@@ -74,6 +74,24 @@ def test_submit_and_wait_ends_as_the_job_does(shell: Shell, state: JobState, cod
     assert shell.capsys.readouterr().out.splitlines() == ["job 1 is queued", f"job 1 it {state}"]
 
 
+def test_submit_and_wait_waits_until_the_last_process_has_ended(shell: Shell) -> None:
+    submitted, ends = shell.cluster.submit, threading.Event()
+
+    def and_cancel(*args: Any) -> Any:
+        record, new = submitted(*args)
+        shell.cluster.complete(record.id)
+        threading.Timer(0.1, end).start()
+        return record, new
+
+    def end() -> None:
+        ends.set()
+        shell.cluster.end("1", JobState.CANCELLED, "cancelled by ada")
+
+    shell.cluster.submit = and_cancel  # type: ignore[method-assign, assignment]
+    assert main(["submit", "--run", "true", "--wait"]) == 1
+    assert ends.is_set()
+
+
 def test_a_submission_whose_answer_is_lost_is_one_job(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     """A proxy that hangs up after the first answer was made: the client asks again, under the same key."""
     listener = socket.create_server(("127.0.0.1", 0))

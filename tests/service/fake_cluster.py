@@ -102,6 +102,12 @@ class FakeCluster(FakeGovernance):
             chosen = rank or (known[0] if known else f"{job_id}.1.0")
             self.logs_of_ranks.write(job_id, chosen, text, self.now_s)
 
+    def complete(self, job_id: str, **fields: Any) -> JobRecord:
+        """Let a job that ran be cancelled, while its processes use their grace."""
+        with self._lock:
+            left = {"state": JobState.CANCELLED, "exit": "cancelled by ada", "completing": True}
+            return self.change(job_id, **{**left, **fields})
+
     # --- Cluster -----------------------------------------------------------------------------------------------------
 
     def submit(self, spec: JobSpec, caller: Caller, key: str | None = None) -> tuple[JobRecord, bool]:
@@ -271,6 +277,7 @@ class FakeCluster(FakeGovernance):
         with self._open():
             count = {state: [job for job in self._jobs.values() if job.state is state] for state in JobState}
             running, queued = count[JobState.RUNNING], count[JobState.QUEUED]
+            completing = [job for job in self._jobs.values() if job.completing]
             busy = sum(job.gpus for job in running)
             jobs_w = sum(job.power_w or 0.0 for job in running)
             jobs_j = sum(job.energy_j for job in self._jobs.values())
@@ -290,7 +297,8 @@ class FakeCluster(FakeGovernance):
                 energy_price=0.002,
                 budget="none",
                 emulated=True,
-                jobs=[*running, *queued],
+                completing=len(completing),
+                jobs=[*running, *completing, *queued],
                 notices=["no right to set clocks on n2"],
                 next_decision_s=self.now_s + 34.0,
             )
@@ -349,14 +357,22 @@ class FakeCluster(FakeGovernance):
     def _selects(self, only: JobFilter, job: JobRecord) -> bool:
         given = {"user": only.user, "project": only.project}
         return (
-            job.state in (only.states or JobState)
+            (job.state in (only.states or JobState) or (only.completing and job.completing))
             and all(value in (None, getattr(job, field)) for field, value in given.items())
             and only.name in (None, self._specs[job.id].name)
         )
 
     def _ended(self, job_id: str, state: JobState, exit: str) -> JobRecord:
         return self.change(
-            job_id, state=state, ended_s=self.now_s, gpus=0, nodes=(), power_w=None, clock_mhz=None, exit=exit
+            job_id,
+            state=state,
+            completing=False,
+            ended_s=self.now_s,
+            gpus=0,
+            nodes=(),
+            power_w=None,
+            clock_mhz=None,
+            exit=exit,
         )
 
     def _turn(self, node: str, caller: Caller, state: str, reason: str) -> NodeRecord:

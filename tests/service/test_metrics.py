@@ -64,7 +64,8 @@ def test_units_are_base_units(samples: Samples) -> None:
 
 
 def test_counts(samples: Samples) -> None:
-    assert [one(samples, "powerflow_jobs", state=state) for state in ("queued", "running", "held")] == [1, 1, 0]
+    states = ("queued", "running", "held", "completing")
+    assert [one(samples, "powerflow_jobs", state=state) for state in states] == [1, 1, 0, 0]
     assert [one(samples, "powerflow_gpus", state=state) for state in ("busy", "free")] == [2, 6]
     assert one(samples, "powerflow_healthy") == 1
     assert one(samples, "powerflow_build_info", version="1.2.3") == 1

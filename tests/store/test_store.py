@@ -14,7 +14,7 @@ from powerflow.api.records import JobState, NotFound, Refused
 from powerflow.cost.observation import Observation
 from powerflow.errors import InputError
 from powerflow.store.database import StoreError
-from powerflow.store.models import Charge, Intent, JobUpdate, NodeState, Seen
+from powerflow.store.models import Charge, Intent, JobUpdate, NodeState, Seen, StoredJob
 from powerflow.store.store import Store
 from tests.store.specs import PLAIN, SPEC, submit
 
@@ -452,3 +452,51 @@ def test_jobs_of_a_name_are_those_to_which_their_owners_gave_it(store: Store) ->
     assert [job.id for job in store.jobs(JobFilter(name="A_b%")).items] == ["4"]
     assert store.jobs(JobFilter(name="a_b%")).items == []
     assert store.jobs(JobFilter(name='say "x"')).items == []
+
+
+def test_a_job_is_completing_until_its_last_process_has_ended(store: Store) -> None:
+    asked = AuditRecord(0, 20.0, "ada", "", "job cancelled", "job 1", {})
+    ids = [store.submit(PLAIN, "ada", 1.0)[0].id for _ in range(4)]
+    runs, stops, waits, fails = ids
+    for job in (runs, fails):
+        store.move(job, R, 10.0)
+    found = store.move_all([(job, asked) for job in (runs, stops, waits)], JobState.CANCELLED, 20.0, {stops})
+    assert [(job.state, job.completing, job.ended_s) for job in found if isinstance(job, StoredJob)] == [
+        (JobState.CANCELLED, True, None),
+        (JobState.CANCELLED, True, None),  # it is queued, but has processes
+        (JobState.CANCELLED, False, 20.0),
+    ]
+    store.move(fails, JobState.FAILED, 21.0, processes=None)
+    completing = [runs, stops, fails]
+    assert [job.id for job in store.completing()] == completing
+    more = store.submit(PLAIN, "ada", 22.0)[0].id
+    active = [state for state in JobState if not state.ended]
+
+    def listed(*states: JobState) -> list[str]:
+        return [job.id for job in store.jobs(JobFilter(states=states, completing=True)).items]
+
+    assert listed(*active) == [more, *completing[::-1]]
+    assert listed(Q) == [more, *completing[::-1]]
+    assert listed(JobState.CANCELLED) == [fails, waits, stops, runs]
+    assert [job.id for job in store.jobs(JobFilter(states=active)).items] == [more]
+    assert [job.id for job in store.ended.page(0.0, 99.0).items] == [waits]
+    store.finish(runs, 25.5, 26.0)
+    store.finish(runs, 99.0, 99.0)  # nothing changes
+    store.finish(more, 99.0, 99.0)  # it has not ended
+    assert (store.job(runs).ended_s, store.job(more).ended_s) == (25.5, None)
+    assert [job.id for job in store.completing()] == [stops, fails]
+    assert [job.id for job in store.ended.page(0.0, 99.0).items] == [runs, waits]
+    events = store.events(only=RecordFilter(job_id=runs)).items
+    assert events[-1].text == "its last process has ended, 5.5 s after the job was cancelled"
+    assert [event.kind for event in events].count("ended") == 1
+    with pytest.raises(NotFound):
+        store.finish("99", 1.0, 1.0)
+
+
+def test_an_end_may_be_noted_later_than_it_was(store: Store) -> None:
+    job = store.submit(PLAIN, "ada", 1.0)[0].id
+    store.move(job, R, 10.0)
+    moved = store.move(job, JobState.COMPLETED, 90.0, exit="completed", text="completed, a while ago", ended_s=30.0)
+    assert (moved.ended_s, moved.completing) == (30.0, False)
+    told = store.events(only=RecordFilter(job_id=job)).items[-1]
+    assert (told.time_s, told.text) == (90.0, "completed, a while ago")

@@ -65,11 +65,13 @@ class JobFilter:
 
     Attributes:
         states: Only jobs in these states.
+        completing: With ``states``: True for jobs that are completing, too, whatever their state.
         user, project: Only jobs of this user, and of this project.
         name: Only jobs whose owners gave them this name.
     """
 
     states: Sequence[JobState] = ()
+    completing: bool = False
     user: str | None = None
     project: str | None = None
     name: str | None = None

@@ -105,6 +105,9 @@ class JobRecord:
 
     Attributes:
         id: The job's number, as text.
+        completing: True while the job's processes are ending, after it was cancelled, held, preempted, or has reached
+            its time limit: they may save their state (`checkpoint.grace`), and the GPUs stay the job's own.
+        ended_s: When the last process of the job has ended.
         gpus, gpu_type, clock_mhz, nodes: Present number of GPUs, their type, clock and nodes. While the job has no
             GPUs: 0, None, None and ().
         clock_read_mhz: Clock that was read from the job's GPUs; None if it was not read.
@@ -159,6 +162,7 @@ class JobRecord:
     time_limit_s: float | None = None
     output: str = ""
     notes: tuple[str, ...] = ()
+    completing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,12 +342,13 @@ class Top:
         energy_j, jobs_energy_j, idle_energy_j: Joules metered since the store was created: of all GPUs, of jobs, and of
             idle GPUs. The first is the sum of the others.
         queued, running, held: Number of jobs in each of these states.
+        completing: Number of jobs whose processes are ending (`JobRecord.completing`), whatever their state.
         policy: Name of the policy that decides.
         energy_price: λ_E, in seconds per joule.
         budget: What limits energy now, in plain words.
         cap_w: Watts that power caps allow the whole cluster now; None if there is no such cap.
         watt_price: Worth of one more watt under the power caps, in seconds per joule like λ_E; 0 if no cap limits jobs.
-        jobs: Running jobs, then queued jobs.
+        jobs: Running jobs, then those that are completing, then queued and held jobs.
         notices: Problems that an operator should know, one line each: no right to set clocks, two meters that differ,
             ….
         next_decision_s: Time of the next decision, in Unix seconds; until then, running jobs do not change. None if no
@@ -370,6 +375,7 @@ class Top:
     cap_w: float | None = None
     watt_price: float = 0.0
     next_decision_s: float | None = None
+    completing: int = 0
 
 
 @dataclass(frozen=True, slots=True)

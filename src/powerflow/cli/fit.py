@@ -41,9 +41,7 @@ def fit(
     steps: Annotated[
         int | None, typer.Option(help="Iterations during the recording, or in each window.", min=1)
     ] = None,
-    step_time: Annotated[
-        float | None, typer.Option(help="Seconds per iteration, as in the script's log.")
-    ] = None,
+    step_time: Annotated[float | None, typer.Option(help="Seconds per iteration, as in the script's log.")] = None,
     samples: Annotated[
         int | None, typer.Option(help="Samples of one epoch, for files with seconds per epoch.", min=1)
     ] = None,
@@ -54,9 +52,7 @@ def fit(
     step_metric: Annotated[
         str | None, typer.Option(help="Metric or column that counts iterations. Default: detected.")
     ] = None,
-    interval: Annotated[
-        float | None, typer.Option(help="Seconds between readings, for files without times.")
-    ] = None,
+    interval: Annotated[float | None, typer.Option(help="Seconds between readings, for files without times.")] = None,
     tz: Annotated[str | None, typer.Option("--tz", help="Time zone of dates without an offset.")] = None,
     json: Json = False,
 ) -> None:

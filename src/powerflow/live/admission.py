@@ -16,8 +16,9 @@ class Admission:
     """Watch the conditions and time limits of all jobs of one cluster. Only the controller's loop may use it."""
 
     def __init__(self, context: LoopContext, gang_events: GangEvents) -> None:
-        self._store, self._table, self._gang_events = context.store, context.table, gang_events
-        self._conditions = StartConditions(context.store, context.table.jobs)
+        self._store, self._table, self._gangs = context.store, context.table, context.gangs
+        self._gang_events = gang_events
+        self._conditions = StartConditions(context.store, context.table.jobs, context.table.completing)
 
     def admit(self, now_s: float) -> None:
         """Tell the scheduler about the jobs that may start now; cancel those that never can.
@@ -51,5 +52,6 @@ class Admission:
 
     def _end(self, job: ActiveJob, state: JobState, text: str, now_s: float) -> None:
         with contextlib.suppress(Refused):  # it was cancelled in the store a moment ago
-            self._store.move(job.id, state, now_s, exit=text, reason=text, text=text)
+            processes = job.id in self._gangs.holding().values() or None
+            self._store.move(job.id, state, now_s, exit=text, reason=text, text=text, processes=processes)
         self._gang_events.stop(job)

@@ -122,7 +122,7 @@ class ClusterService(ClusterApi):
     @override
     def jobs(self, only: JobFilter = ALL_JOBS, *, after: str | None = None, limit: int = 100) -> Page[JobRecord]:
         page = self._store.jobs(only, after, limit)
-        return Page([self._records.job(job) for job in page.items], page.next)
+        return Page(self._records.jobs(page.items), page.next)
 
     @override
     def history(
@@ -135,8 +135,7 @@ class ClusterService(ClusterApi):
     @override
     def job(self, job_id: str) -> JobDetail:
         job = self._store.job(job_id)
-        active = self._controller.snapshot.get(job_id)
-        held = {node: list(gpus) for node, gpus in active.placement} if active else {}
+        held = {node: list(gpus) for node, gpus in self._records.placement(job)}
         ranks = self._controller.gangs.standing(job_id)
         return JobDetail(self._records.job(job), job.spec, held, ranks, job.last_lines)
 
@@ -158,11 +157,12 @@ class ClusterService(ClusterApi):
 
     @override
     def explain(self, job_id: str) -> Explanation:
-        return explain(self._controller, self._store.job(job_id))
+        job = self._store.job(job_id)
+        return explain(self._controller, job, completing=self._records.job(job).completing)
 
     @override
     def logs(self, job_id: str) -> JobLogs:
-        return job_logs(self._controller.gangs, job_id, ended=self._store.job(job_id).state.ended)
+        return job_logs(self._controller.gangs, job_id, ended=self._store.job(job_id).ended_s is not None)
 
     @override
     def log(
@@ -175,7 +175,7 @@ class ClusterService(ClusterApi):
         tail: int | None = None,
         since_s: float | None = None,
     ) -> LogChunk:
-        ended, gangs = self._store.job(job_id).state.ended, self._controller.gangs
+        ended, gangs = self._store.job(job_id).ended_s is not None, self._controller.gangs
         names = gangs.ranks(job_id)
         if rank is not None and rank not in names:
             raise NotFound(f"job {job_id} has no rank {rank}", fix=f"it has {_some(names)}" if names else "")

@@ -136,6 +136,8 @@ class ApiCommands:
             case JobEnded() | JobChanged() | JobHeld() | JobReleased():
                 if job := self._table.jobs.get(command.job_id):
                     self._carry_out_on(job, command)
+                elif isinstance(command, JobEnded) and command.job_id not in self._table.completing:
+                    self._complete(command.job_id)
             case NodeChanged(node, drained):
                 self._change(node, drained)
             case NodeDeclaredOff(node):
@@ -161,6 +163,12 @@ class ApiCommands:
             case JobReleased():
                 if job.held:
                     self._table.release(job)
+
+    def _complete(self, job_id: str) -> None:
+        """Note when the processes of a job have ended that was cancelled before the loop has heard of it."""
+        stored = self._store.job(job_id)
+        if stored.completing:
+            self._table.adopt_completing(stored, 0)
 
     def _change(self, node: str, drained: bool) -> None:
         if drained:

@@ -87,7 +87,8 @@ class Controller:
 
     Attributes:
         jobs: Active jobs by id. Only the loop's thread may use it; other threads read `snapshot`.
-        snapshot: Copies of the active jobs, replaced as a whole after each turn.
+        snapshot, completing: Copies of the active jobs, and of those that are completing (they have their final state,
+            but processes may still run). They are replaced as a whole after each turn.
         notices: Messages for operators.
         turned_s: When the last turn ended.
     """
@@ -112,6 +113,7 @@ class Controller:
         self.power, self.learning, self.settings, self.owner = power, learning, settings, owner
         self.governance, self.clock = governance, clock or WallClock()
         self.snapshot: Mapping[str, ActiveJob] = {}
+        self.completing: Mapping[str, ActiveJob] = {}
         self.notices = Notices()
         self.turned_s = 0.0
         self._log = log
@@ -294,6 +296,7 @@ class Controller:
         self._guarded("commands", self._commands.take_all, now_s)
         self._guarded("gangs", self._poll, now_s)
         self._guarded("gang events", self._gang_events.take_all, now_s)
+        self._guarded("ends", self._gang_events.finish, now_s)
         self._table.let_go(frozenset(self.gangs.holding().values()))
         self._guarded("starts", self._admission.admit, now_s)
         self._guarded("meters", self._measurement.measure, now_s)
@@ -306,7 +309,8 @@ class Controller:
         self._guarded("clocks", self._executor.tune, now_s)
         self._guarded("store", self._save, now_s)
         self._guarded("logs", self._forget_logs, now_s)
-        self.snapshot, self.turned_s = self._table.copies(), now_s
+        self.snapshot, self.completing = self._table.copies(), self._table.completing_copies()
+        self.turned_s = now_s
         self._questions.answer(now_s)
         return self._rest_s(now_s)
 

@@ -21,20 +21,28 @@ from powerflow.store.models import StoredJob
 #: Reasons of jobs that wait, and what a job waits for, by the limit that binds; for GPUs, unless it is listed here.
 WAITS = frozenset({Why.WAITS_GPUS, Why.WAITS_BUDGET, Why.WAITS_CAP})
 WAITED_FOR = {"budget": "budget", "cap": "the power cap to end", NEXT: "the next decision"}
+#: What is added to the reason of a job whose processes are ending.
+ENDING = "; its processes are ending, and keep their GPUs until then"
 #: An end this close to the time limit is the end by the limit, in seconds: sums of times are rounded.
 LIMIT_NEAR_S = 0.01
 
 
-def explain(controller: Controller, stored: StoredJob) -> Explanation:
+def explain(controller: Controller, stored: StoredJob, *, completing: bool = False) -> Explanation:
     """Explain why a job has its GPUs and clock.
 
     Any thread may call this function. It waits until the controller's loop has asked the scheduler.
+
+    Args:
+        controller: The controller.
+        stored: The job.
+        completing: True if the job's processes are ending.
     """
     scheduler = controller.scheduler
     price = scheduler.energy_price
     job = controller.snapshot.get(stored.id)
     if job is None or not job.known:
         sentence = stored.exit or (job.reason if job else stored.reason) or stored.state.value
+        sentence += ENDING if completing else ""
         return Explanation(stored.id, sentence, stored.state.value, None, 0.0, price, None, ())
     pool = scheduler.pools[job.gpu_type or next(iter(scheduler.pools))]
     table = controller.learning.table(job.kind.name, pool.gpu_type)
@@ -57,6 +65,7 @@ def explain(controller: Controller, stored: StoredJob) -> Explanation:
         said = replace(said, binds=insight.binds, otherwise=insight.otherwise, start_s=start_s, limits_known=True)
         if insight.binds and job.why in WAITS and LIMITS[job.why] != insight.binds:  # much may have changed since then
             said = replace(said, sentence=f"waits for {WAITED_FOR.get(insight.binds, 'GPUs')}")
+    said = replace(said, sentence=said.sentence + ENDING) if completing else said
     return _with_forecast(said, controller, job, pool.gpu_type, best)
 
 

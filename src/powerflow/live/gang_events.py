@@ -34,11 +34,14 @@ from powerflow.scheduler import events as scheduler_events
 from powerflow.scheduler.plan import gpus_said, nodes_said
 from powerflow.store.database import StoreError
 from powerflow.store.models import Placement, Seen
+from powerflow.units import duration
 
 #: Setting in the store: the batch of each class, as its ranks reported it.
 BATCHES = "batches"
 #: Setting in the store: how long each class paused for a rescale.
 PAUSES = "pauses"
+#: What was noted at most this much later was noted at once, seconds.
+LATE_S = 5.0
 #: Most events handled in one turn, so that one job cannot block the loop.
 EVENTS_AT_ONCE = 2000
 
@@ -98,19 +101,40 @@ class GangEvents:
             self._waiting.popleft()
 
     def stop(self, job: ActiveJob) -> None:
-        """End all ranks of a job that has ended according to the store, and remove the job from the job table."""
+        """End all ranks of a job that has its final state in the store. The job is completing until they have ended."""
         self._table.write_down(job)
         self._governance.save()  # its last decision, so that what has ended is known as a whole
         self._table.withdraw(job)
         self._gangs.kill(job.id)
         self._governance.dropped(job)
-        self._table.drop(job)
+        self._table.complete(job)
+
+    def finish(self, now_s: float) -> None:
+        """Store when the last process ended of those completing jobs that have no process any more.
+
+        Raises:
+            StoreError: The store cannot be written. The next call continues.
+        """
+        holding = set(self._gangs.holding().values())
+        over = [job for job in self._table.completing.values() if job.id not in holding]
+        if over:
+            self._measurement.settle(now_s)
+        for job in over:
+            self._table.write_down(job)
+            self._store.finish(job.id, self._end_s(job, now_s), now_s)
+            self._table.completed(job)
+
+    def _end_s(self, job: ActiveJob, now_s: float) -> float:
+        """Return when the last process of a job ended, which may be earlier than its end was noted."""
+        found_s = self._gangs.last_end_s(job.id)
+        begun_s = job.submitted_s if job.started_s is None else job.started_s
+        return now_s if found_s is None else min(max(found_s, begun_s), now_s)
 
     def _break_off(self, job: ActiveJob, error: Exception, now_s: float) -> None:
         self._log.error("a defect ended a job", job=job.id, exc_info=error)
         text = f"internal: {type(error).__name__}: {error}"[:DEFECT_CHARS]
         with contextlib.suppress(Refused):  # it has ended meanwhile
-            self._store.move(job.id, JobState.FAILED, now_s, exit=text, reason=text)
+            self._store.move(job.id, JobState.FAILED, now_s, exit=text, reason=text, processes=None)
         self.stop(job)
 
     def _handle(self, event: GangEvent, job: ActiveJob, now_s: float) -> None:
@@ -239,11 +263,12 @@ class GangEvents:
         self._measurement.settle(now_s)
         self._table.write_down(job)
         self._governance.save()  # its last decision, so that what has ended is known as a whole
-        text = f"completed, but {event.note}" if event.note else "completed"
-        self._store.move(job.id, JobState.COMPLETED, now_s, exit=text, reason=text)
+        text, ended_s = f"completed, but {event.note}" if event.note else "completed", self._end_s(job, now_s)
+        told = _late(text, now_s - ended_s)
+        self._store.move(job.id, JobState.COMPLETED, now_s, exit=text, reason=text, text=told, ended_s=ended_s)
         self._store.intents.retire(job.id)
         self._learning.completed(job.kind.name, job.steps)
-        self._governance.completed(job, now_s)
+        self._governance.completed(job, ended_s)
         if job.known:
             self._table.emit(scheduler_events.Completed(job.id, job.steps))
         self._table.drop(job)
@@ -270,7 +295,8 @@ class GangEvents:
         job.stopped()
         wait_s = 0.0 if excused else backoff_s(failures)
         kind = "requeued" if excused else "failure"
-        self._store.append(kind, event.text, now_s, job.id, failures=failures, wait_s=wait_s)
+        told = event.text if excused else _late(event.text, now_s - self._end_s(job, now_s))
+        self._store.append(kind, told, now_s, job.id, failures=failures, wait_s=wait_s)
         job.failed(failures, now_s + wait_s)
         if event.steps_safe is not None:
             job.progressed(float(event.steps_safe))
@@ -285,13 +311,21 @@ class GangEvents:
     def _give_up(self, event: GangFailed, job: ActiveJob, now_s: float) -> None:
         self._table.write_down(job)
         self._governance.save()  # its last decision, so that what has ended is known as a whole
-        text, lines = event.text, event.last_lines
-        self._store.move(job.id, JobState.FAILED, now_s, exit=text, reason=text, last_lines=lines)
+        text, lines, ended_s = event.text, event.last_lines, self._end_s(job, now_s)
+        told = _late(text, now_s - ended_s)
+        self._store.move(
+            job.id, JobState.FAILED, now_s, exit=text, reason=text, last_lines=lines, text=told, ended_s=ended_s
+        )
         self._store.intents.retire(job.id)
         self._governance.dropped(job)
         if job.known:
             self._table.emit(scheduler_events.Failed(job.id, retry=False))
         self._table.drop(job)
+
+
+def _late(text: str, by_s: float) -> str:
+    """Add to the text of an event that it happened earlier, if this is some time ago."""
+    return text if by_s < LATE_S else f"{text}; this was {duration(by_s)} before it was noted"
 
 
 def _change_said(event: Rescaled, before: Placement, now: Placement) -> tuple[str, str]:

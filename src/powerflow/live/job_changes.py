@@ -84,7 +84,8 @@ class JobChanges:
                 found[job_id] = error
             else:
                 wishes[job_id] = audited(caller, now_s, f"job {change}", f"job {job_id}", {"owner": job.user})
-        moved = self._store.move_all(list(wishes.items()), to, now_s)
+        holding = set(self._controller.gangs.holding().values())
+        moved = self._store.move_all(list(wishes.items()), to, now_s, holding)
         for job_id, result in zip(wishes, moved, strict=True):
             found[job_id] = result
             if isinstance(result, StoredJob):

@@ -41,7 +41,7 @@ class Measurement:
     def settle(self, now_s: float) -> None:
         """Take the machines' last reports, and charge the energy up to then to the jobs whose ranks drew it."""
         for job_id, (energy_j, gpu_s) in self._power.settle(now_s).items():
-            job = self._table.jobs.get(job_id)
+            job = self._table.jobs.get(job_id) or self._table.completing.get(job_id)
             if job is not None:
                 job.charged(energy_j, gpu_s)
                 self._table.changed(job)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from powerflow.api.output_path import output_path
@@ -13,9 +13,10 @@ from powerflow.device.protocol import Reading
 from powerflow.gangs.context import job_values
 from powerflow.live.controller import Controller
 from powerflow.live.gpus.machines import ClusterGpu
+from powerflow.live.jobs.active_job import ActiveJob
 from powerflow.live.node_watch import NodeCondition
 from powerflow.live.rank_environment import job_variables
-from powerflow.store.models import StoredJob
+from powerflow.store.models import Placement, StoredJob
 
 #: Jobs that `Records.top` lists.
 TOP_JOBS = 200
@@ -37,9 +38,44 @@ class Records:
 
         For an active job, the values of the controller's loop replace older values of the store.
         """
-        job = None if stored.state.ended else self._controller.snapshot.get(stored.id)
-        now = job or stored  # the later of the two
-        on_gpus = job if job and job.placement else None
+        return self.jobs([stored])[0]
+
+    def jobs(self, stored: Sequence[StoredJob]) -> list[JobRecord]:
+        """Return the records of several jobs."""
+        held = self._held()
+        return [self._job(job, held.get(job.id, ())) for job in stored]
+
+    def _held(self) -> Mapping[str, Placement]:
+        """Return the GPUs on which processes of each job may be, by job id."""
+        found: dict[str, dict[str, list[int]]] = {}
+        for (node, gpu), job_id in self._controller.gangs.holding().items():
+            found.setdefault(job_id, {}).setdefault(node, []).append(gpu)
+        return {job_id: tuple((node, tuple(gpus)) for node, gpus in of.items()) for job_id, of in found.items()}
+
+    def placement(self, stored: StoredJob) -> Placement:
+        """Return the GPUs that a job has: those that were decided, or else those on which its processes are ending."""
+        decided = self._decided(stored, self._active(stored))
+        return decided.placement if decided else self._ends_on(stored, self._held().get(stored.id, ()))
+
+    def _active(self, stored: StoredJob) -> ActiveJob | None:
+        return None if stored.state.ended else self._controller.snapshot.get(stored.id)
+
+    @staticmethod
+    def _decided(stored: StoredJob, job: ActiveJob | None) -> ActiveJob | None:
+        """Return an active job if it has GPUs, and shall keep them as far as the store knows."""
+        return job if job and job.placement and stored.state is not JobState.HELD else None
+
+    @staticmethod
+    def _ends_on(stored: StoredJob, held: Placement) -> Placement:
+        """Return the GPUs on which processes of a job are ending, if no GPUs are decided for it."""
+        return held if stored.state is not JobState.RUNNING and stored.ended_s is None else ()
+
+    def _job(self, stored: StoredJob, held: Placement) -> JobRecord:
+        job = self._active(stored)
+        now = job or self._controller.completing.get(stored.id) or stored  # the latest
+        on_gpus = self._decided(stored, job)
+        ends_on = () if on_gpus else self._ends_on(stored, held)
+        placement = on_gpus.placement if on_gpus else ends_on
         step_time_s, total = known(now.step_time_s), now.steps_total
         jct_s = None
         if on_gpus:
@@ -56,12 +92,13 @@ class Records:
             started_s=now.started_s or stored.started_s,
             ended_s=stored.ended_s,
             gpus_asked=str(stored.spec.gpus),
-            gpus=job.gpus if job else 0,
-            gpu_type=(job.gpu_type if job else "") or None,
+            completing=stored.completing or bool(ends_on),
+            gpus=sum(len(gpus) for _, gpus in placement),
+            gpu_type=(self._power.node_kind(placement[0][0])[0] if placement else job.gpu_type if job else "") or None,
             clock_mhz=on_gpus.clock_now_mhz if on_gpus else None,
-            clock_read_mhz=self._power.clock_of(stored.id) if on_gpus else None,
-            nodes=tuple(node for node, _ in job.placement) if job else (),
-            power_w=on_gpus.power_w if on_gpus else None,
+            clock_read_mhz=self._power.clock_of(stored.id) if placement else None,
+            nodes=tuple(node for node, _ in placement),
+            power_w=on_gpus.power_w if on_gpus else self._power.watts_of(stored.id) if placement else None,
             energy_j=now.energy_j,
             reason=now.reason or stored.reason,
             steps=now.steps,
@@ -117,6 +154,9 @@ class Records:
         controller, power, scheduler = self._controller, self._power, self._controller.scheduler
         governance, step = controller.governance, controller.governance_step
         first, counts = controller.store.front((JobState.RUNNING, JobState.QUEUED, JobState.HELD), TOP_JOBS)
+        jobs = self.jobs([*first, *controller.store.completing()])
+        jobs.sort(key=lambda job: (job.state is not JobState.RUNNING, not job.completing))
+        held = set(controller.gangs.holding().values())
         metered_j, jobs_j, idle_j = power.totals_j()
         now_s = controller.clock()
         return Top(
@@ -124,7 +164,7 @@ class Records:
             gpus=power.gpu_count,
             gpus_busy=len(controller.gangs.holding()),
             power_w=power.power_w(),
-            jobs_power_w=sum(job.power_w for job in controller.snapshot.values() if job.placement),
+            jobs_power_w=sum(power.watts_of(job_id) for job_id in held),
             energy_j=metered_j,
             jobs_energy_j=jobs_j,
             idle_energy_j=idle_j,
@@ -137,10 +177,16 @@ class Records:
             watt_price=step.watt_price,
             budget=governance.budgets.words(now_s),
             emulated=power.emulated,
-            jobs=[self.job(job) for job in first],
+            completing=sum(map(self._completes, held)),
+            jobs=jobs[:TOP_JOBS],
             notices=sorted(self._notices(now_s)),
             next_decision_s=known(controller.next_decision_s),
         )
+
+    def _completes(self, job_id: str) -> bool:
+        """Return True if a job that has processes shall have none, as the loop knows it."""
+        active = self._controller.snapshot.get(job_id)
+        return job_id in self._controller.completing or (active is not None and not active.placement)
 
     def _notices(self, now_s: float) -> set[str]:
         """Return what an operator should know about the cluster, one line each."""

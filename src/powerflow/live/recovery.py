@@ -27,7 +27,7 @@ def recall(context: LoopContext) -> None:
     learning.batches.update({name: int(batch) for name, batch in batches.items() if batch >= 1})
     learning.pauses_s.update(within(store.get(PAUSES), MOST_S))
     latest = store.jobs(JobFilter(states=[state for state in JobState if state.ended]), limit=LOGS_KEPT).items[::-1]
-    table.ended(job.id for job in latest)
+    table.ended(job.id for job in latest if not job.completing)
     completed = [(job, class_of(job.spec, job.user)) for job in latest if job.state is JobState.COMPLETED]
     learned = restore(
         learning,
@@ -48,6 +48,8 @@ def adopt(context: LoopContext, now_s: float) -> None:
     2. If a gang has a later epoch than the store, the store was restored from a backup. Then the ranks of the gang end.
     3. The scheduler gets an event for each running job, with its GPUs. It hears of other jobs when they may start.
     4. Decisions that differ from the stored ones are stored. Then the gangs take over their ranks, and end all others.
+
+    Jobs whose processes were still ending stay completing until these have ended.
     """
     store, table, gangs = context.store, context.table, context.gangs
     intents = {intent.job_id: intent for intent in store.intents.active()}
@@ -75,6 +77,10 @@ def adopt(context: LoopContext, now_s: float) -> None:
     store.intents.add([table.jobs[job_id].intent() for job_id in table.pending], now_s)
     table.carried_out()
     gangs.adopt(desired)
+    completing = store.completing()
+    gpus = store.decisions.last_gpus([stored.id for stored in completing])
+    for stored in completing:
+        table.adopt_completing(stored, gpus.get(stored.id, 0))
 
 
 def _resume(context: LoopContext, job: ActiveJob, stored: StoredJob, intent: Intent, now_s: float) -> None:

@@ -21,6 +21,7 @@ from powerflow.service.routes import FromCaller, FromCluster, serves, window_end
 from powerflow.service.schemas import (
     AfterJob,
     AfterNumber,
+    Completing,
     JobId,
     JobNameQuery,
     Limit,
@@ -73,13 +74,14 @@ def job_routes() -> APIRouter:
         request: Request,
         response: Response,
         state: States = None,
+        completing: Completing = False,
         user: NameQuery = None,
         project: NameQuery = None,
         name: JobNameQuery = None,
         after: AfterJob = None,
         limit: Limit = 100,
     ) -> Page[JobRecord]:
-        only = JobFilter(states=state or (), user=user, project=project, name=name)
+        only = JobFilter(states=state or (), completing=completing, user=user, project=project, name=name)
         page = cluster.jobs(only, after=after, limit=limit)
         _link(page, request, response)
         return page

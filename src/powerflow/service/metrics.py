@@ -76,7 +76,8 @@ def _cluster(top: Top) -> Iterator[Metric]:
     gpus.add_metric(("free",), top.gpus - top.gpus_busy)
     yield gpus
     jobs = GaugeMetricFamily("powerflow_jobs", "Jobs that have not ended.", labels=("state",))
-    for state, count in (("queued", top.queued), ("running", top.running), ("held", top.held)):
+    counts = {"queued": top.queued, "running": top.running, "held": top.held, "completing": top.completing}
+    for state, count in counts.items():
         jobs.add_metric((state,), count)
     yield jobs
     yield _plain("powerflow_energy_price_seconds_per_joule", "Price of energy that decisions use.", top.energy_price)

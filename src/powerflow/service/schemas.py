@@ -25,6 +25,9 @@ AfterJob = Annotated[
     str | None, Query(pattern=r"^[1-9][0-9]{0,8}$", description="Value of `next` in the previous page.")
 ]
 States = Annotated[list[JobState] | None, Query(description="Job states; all by default.")]
+Completing = Annotated[
+    bool, Query(description="With `state`: true for jobs whose processes are ending, too, whatever their state.")
+]
 Since = Annotated[float, Query(ge=0, le=1e11, description="Start of the window, in Unix seconds.")]
 Until = Annotated[float | None, Query(ge=0, le=1e11, description="End of the window. Default: now.")]
 LogRank = Annotated[str | None, Query(pattern=NAME, description="Name of a rank. Default: the first rank.")]

@@ -22,6 +22,7 @@ class StoredJob:
     Attributes:
         state_since_s: When the job entered its present state.
         started_s: When the job ran for the first time.
+        ended_s: When the last process of the job ended. None if the job has not ended, or is completing.
         steps, steps_total: Iterations that are done, and iterations that the job needs.
         step_time_s: Seconds of one iteration, measured recently.
         energy_j, gpu_s: Joules and GPU-seconds charged to the job so far.
@@ -55,6 +56,11 @@ class StoredJob:
     array_id: str | None = None
     array_task: int | None = None
     run_s: float = 0.0
+
+    @property
+    def completing(self) -> bool:
+        """True if the job has its final state, but processes of it may still run."""
+        return self.state.ended and self.ended_s is None
 
     @property
     def name(self) -> str:

@@ -6,7 +6,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, Update, bindparam, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    Select,
+    Update,
+    and_,
+    bindparam,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from powerflow.api.acts import said
 from powerflow.api.governance import AuditRecord
@@ -18,6 +31,8 @@ from powerflow.store.database import Database
 from powerflow.store.models import StoredJob
 from powerflow.store.schema import audit, events, jobs, settings
 
+#: Selects jobs that have a final state, and of which processes may still run.
+IS_COMPLETING = and_(jobs.c.ended_s.is_(None), jobs.c.state.not_in(mappers.ACTIVE))
 #: User of entries of the audit about what PowerFlow itself has done.
 OWN = "powerflow"
 
@@ -119,8 +134,13 @@ def selected(query: Select[Any], only: JobFilter, *, sqlite: bool) -> Select[Any
         query, only: The query and the filter.
         sqlite: True if the database is SQLite, False if it is PostgreSQL.
     """
-    if only.states:
-        query = query.where(jobs.c.state.in_([state.value for state in only.states]))
+    states = [state.value for state in only.states]
+    if states and only.completing and set(states) == set(mappers.ACTIVE):
+        query = query.where(jobs.c.ended_s.is_(None))
+    elif states and only.completing:
+        query = query.where(or_(jobs.c.state.in_(states), IS_COMPLETING))
+    elif states:
+        query = query.where(jobs.c.state.in_(states))
     if only.user is not None:
         query = query.where(jobs.c.user == only.user)
     if only.project is not None:

@@ -7,7 +7,7 @@ it raises an exception, nothing was written. Every method may raise `StoreError`
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Select, case, func, insert, select, text
@@ -26,7 +26,7 @@ from powerflow.store.high_marks import Marks
 from powerflow.store.intents import Intents
 from powerflow.store.leader_lease import LeaderLease
 from powerflow.store.models import JobUpdate, NodeState, StoredJob
-from powerflow.store.moves import moved
+from powerflow.store.moves import finish, moved
 from powerflow.store.observations import Observations
 from powerflow.store.schema import events, jobs, keys, nodes, settings
 from powerflow.store.statements import add_acts, add_audit, add_event, checked, put_setting, states_of, stored_job
@@ -163,6 +163,10 @@ class Store:
         """Return all jobs that have not ended, oldest first."""
         return self._all(select(jobs).where(jobs.c.state.in_(mappers.ACTIVE)).order_by(jobs.c.id))
 
+    def completing(self) -> list[StoredJob]:
+        """Return all jobs that have a final state, and of which processes may still run, oldest first."""
+        return self._all(select(jobs).where(statements.IS_COMPLETING).order_by(jobs.c.id))
+
     def front(self, states: Sequence[JobState], limit: int) -> tuple[list[StoredJob], Mapping[JobState, int]]:
         """Return at most ``limit`` jobs in the given states, and the number of jobs in each state.
 
@@ -187,6 +191,8 @@ class Store:
         last_lines: Sequence[str] | None = None,
         text: str = "",
         asked: AuditRecord | None = None,
+        ended_s: float | None = None,
+        processes: bool | None = False,
     ) -> StoredJob:
         """Change the state of a job, and add an event for the change.
 
@@ -202,6 +208,9 @@ class Store:
             last_lines: The last lines of the job's log.
             text: Text of the event, if nobody asked for the change.
             asked: Audit entry about the request for this change; the event has its text.
+            ended_s: When the last process of a job ended that gets a final state; None: now.
+            processes: True if processes of a job that gets a final state may still run. Then its end is not noted
+                before `finish`. None: True if the job is running.
 
         Raises:
             NotFound: There is no job with this id.
@@ -209,11 +218,30 @@ class Store:
         """
         with self._database.write_claimed() as connection:
             return moved(
-                connection, job_id, to, now_s, exit=exit, reason=reason, last_lines=last_lines, text=text, asked=asked
+                connection,
+                job_id,
+                to,
+                now_s,
+                exit=exit,
+                reason=reason,
+                last_lines=last_lines,
+                text=text,
+                asked=asked,
+                ended_s=ended_s,
+                processes=processes,
             )
 
+    def finish(self, job_id: str, ended_s: float, now_s: float) -> None:
+        """Note when the last process of a job ended that has a final state already. Nothing changes if it is noted.
+
+        Raises:
+            NotFound: There is no job with this id.
+        """
+        with self._database.write_claimed() as connection:
+            finish(connection, job_id, ended_s, now_s)
+
     def move_all(
-        self, wishes: Sequence[tuple[str, AuditRecord]], to: JobState, now_s: float
+        self, wishes: Sequence[tuple[str, AuditRecord]], to: JobState, now_s: float, holding: Collection[str] = ()
     ) -> list[StoredJob | Refused | NotFound]:
         """Change the states of several jobs in one transaction, as `move` does; return a job or an error for each.
 
@@ -221,13 +249,15 @@ class Store:
             wishes: Id of each job, and the audit entry about the request for its change.
             to: The new state of all of them.
             now_s: Unix seconds.
+            holding: Jobs that have processes, although they are not running.
         """
         found: list[StoredJob | Refused | NotFound] = []
         with self._database.write_claimed() as connection:
             for job_id, asked in wishes:
                 by = f"{asked.action.removeprefix('job ')} by {asked.user}"
+                runs, end = job_id in holding or None, by if to.ended else ""
                 try:
-                    job = moved(connection, job_id, to, now_s, exit=by if to.ended else "", reason=by, asked=asked)
+                    job = moved(connection, job_id, to, now_s, exit=end, reason=by, asked=asked, processes=runs)
                 except (Refused, NotFound) as error:
                     found.append(error)
                 else:

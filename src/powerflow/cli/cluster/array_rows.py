@@ -15,7 +15,7 @@ def collapsed(jobs: Sequence[JobRecord]) -> list[JobRecord]:
     """Return jobs with one record for all queued tasks of an array that wait for the same; its id is a range."""
     groups: dict[tuple[object, ...], list[JobRecord]] = {}
     for job in jobs:
-        together = job.array_id is not None and job.state is JobState.QUEUED
+        together = job.array_id is not None and job.state is JobState.QUEUED and not job.completing
         groups.setdefault((job.array_id, job.reason) if together else (job.id,), []).append(job)
     return [group[0] if len(group) == 1 else _one(group) for group in groups.values()]
 

@@ -58,10 +58,16 @@ class ControllerClient:
         return self.ask(ops.SUBMIT, spec, key=token_hex(16))
 
     def jobs(
-        self, *, states: Sequence[JobState] = (), limit: int | None = None, **filters: str | None
+        self,
+        *,
+        states: Sequence[JobState] = (),
+        completing: bool = False,
+        limit: int | None = None,
+        **filters: str | None,
     ) -> list[JobRecord]:
-        """Return jobs, newest first; all of them if ``limit`` is None."""
-        return self._pages(ops.JOBS, limit, state=[str(state) for state in states], **filters)
+        """Return jobs, newest first; all of them if ``limit`` is None. See `JobFilter`."""
+        more = {"completing": "true"} if completing else {}
+        return self._pages(ops.JOBS, limit, state=[str(state) for state in states], **filters, **more)
 
     def number_of(self, job: str) -> str:
         """Return the number of a job, from a number or from the job's name.

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
+#: What is added to the reason of a job that is completing.
+_ENDING = "; its processes are ending"
 #: Key of a rank of which the kernel has killed a process for lack of memory.
 _MEMORY = "out_of_memory"
 
@@ -75,15 +77,15 @@ def _draw(detail: _Detail, width: int) -> RenderableType:
 
 def _facts(job: JobRecord) -> list[tuple[str, Any]]:
     """Return what a job has now and how it progresses, one fact per line."""
-    from powerflow.cli.cluster.job_table import bar, joules, state, watts
+    from powerflow.cli.cluster.job_table import bar, joules, state, state_of, watts
     from powerflow.units import NOTHING, duration, percent, significant
 
     now_s = time.time()
     facts: list[tuple[str, Any]] = [
         ("job", f"{job.id}  {job.name}".rstrip()),
         ("owner", f"{job.user} · project {job.project}" if job.project else job.user),
-        ("state", state(str(job.state))),
-        ("why", job.exit or job.reason or NOTHING),
+        ("state", state(state_of(job))),
+        ("why", (job.exit or job.reason or NOTHING) + (_ENDING if job.completing else "")),
         ("submitted", stamp(job.submitted_s)),
     ]
     if job.started_s is not None:

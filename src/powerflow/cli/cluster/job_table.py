@@ -25,6 +25,7 @@ STYLES = {
     "queued": "yellow",
     "running": "green",
     "held": "magenta",
+    "completing": "yellow",
     "completed": "cyan",
     "failed": "red",
     "cancelled": "dim",
@@ -55,7 +56,7 @@ def job_table(jobs: Sequence[JobRecord], width: int, now_s: float) -> Renderable
         width: Width of the terminal in characters. If it is narrow, less important columns are left out.
         now_s: Present time in Unix seconds, from which the time until a job's end is computed.
     """
-    table = fitted_table(jobs, _columns(now_s), width, style=lambda job: "dim" if job.state.ended else "")
+    table = fitted_table(jobs, _columns(now_s), width, style=lambda job: "dim" if job.ended_s is not None else "")
     return noted(table, any(job.emulated and job.power_w is not None for job in jobs))
 
 
@@ -105,6 +106,11 @@ def state(word: str) -> Text:
     return Text(word, style=STYLES.get(word, "red"))
 
 
+def state_of(job: JobRecord) -> str:
+    """Return the state of a job as it is shown: while its processes are ending, it is completing (as for Slurm)."""
+    return "completing" if job.completing else job.state.value
+
+
 def seconds(value: float | None) -> str:
     """Format a duration; return a dash if it is None."""
     return NOTHING if value is None else duration(value)
@@ -115,7 +121,7 @@ def _columns(now_s: float) -> list[Column[JobRecord]]:
         Column("id", lambda job: job.id, right=True),
         Column("name", lambda job: job.name, least=12),
         Column("user", lambda job: job.user, spare=3, least=8),
-        Column("state", lambda job: job.state.value, lambda job: state(job.state.value)),
+        Column("state", state_of, lambda job: state(state_of(job))),
         Column("GPUs", _gpus, right=True),
         Column("MHz", _clock, right=True, spare=4),
         Column("power", lambda job: job.power_w, right=True, spare=2, alike=_powers),

@@ -53,7 +53,7 @@ def _change(controller: ControllerClient, selection: Selection, to: str, json: b
         print_json("jobs", {"jobs": done})
     else:
         for job in done:
-            print(f"job {job.id} is {job.state}")
+            print(f"job {job.id} is {job.state}" + ("; its processes are ending" if job.completing else ""))
         if not numbers:
             print("no such jobs")
     for other in refused[:-1]:

@@ -157,7 +157,7 @@ def _await(controller: ControllerClient, job_id: str) -> JobRecord:
     """Wait until a job has ended, and return its record."""
     after = 0
     record = controller.ask(ops.JOB, job_id=job_id).record
-    while not record.state.ended:
+    while not record.state.ended or record.completing:
         after = controller.ask(ops.EVENTS, after=after, job=job_id, wait_s=_WAIT_S).after
         record = controller.ask(ops.JOB, job_id=job_id).record
     return record

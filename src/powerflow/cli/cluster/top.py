@@ -50,10 +50,16 @@ def draw(found: Top, width: int) -> RenderableType:
             ("energy  ", "bold"),
             f"{all_j} · jobs {jobs_j} ({of_jobs:.0%}), idle {idle_j}",
         ),
-        Text.assemble(("jobs    ", "bold"), f"{found.running} running, {found.queued} queued, {found.held} held{soon}"),
+        Text.assemble(("jobs    ", "bold"), f"{_counts(found)}{soon}"),
         Text.assemble(("policy  ", "bold"), f"{found.policy}{price} · budget: {found.budget}"),
         *(Text(f"! {notice}", style="yellow") for notice in found.notices),
     ]
     if not found.jobs:
         return noted(Group(*lines), found.emulated)
     return Group(*lines, Text(), job_table(found.jobs, width, found.time_s))
+
+
+def _counts(found: Top) -> str:
+    """Return in words how many jobs are in each state."""
+    ending = f", {found.completing} completing" if found.completing else ""
+    return f"{found.running} running{ending}, {found.queued} queued, {found.held} held"

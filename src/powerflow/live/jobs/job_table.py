@@ -35,6 +35,7 @@ class JobTable:
 
     Attributes:
         jobs: Active jobs by id; read-only.
+        completing: Jobs by id that have their final state, and of which processes may still run; read-only.
         pending: Ids of jobs whose last decision is not stored yet. The value is True if the job's GPUs change, False if
             only its clock changes. Read-only.
     """
@@ -48,7 +49,9 @@ class JobTable:
         self._measurements: list[Seen] = []  # not stored yet
         self._ended: deque[str] = deque()  # ended jobs with logs, oldest first
         self._leaving: set[str] = set()  # the scheduler has been told; their processes still hold GPUs
+        self._completing: dict[str, ActiveJob] = {}
         self.jobs: Mapping[str, ActiveJob] = MappingProxyType(self._jobs)
+        self.completing: Mapping[str, ActiveJob] = MappingProxyType(self._completing)
         self.pending: Mapping[str, bool] = MappingProxyType(self._pending)
 
     # -- events for the scheduler -----------------------------------------------------------------------------------
@@ -161,9 +164,25 @@ class JobTable:
 
     def drop(self, job: ActiveJob) -> None:
         """Remove a job that has ended from the table; its log is kept for a while."""
-        del self._jobs[job.id]
+        self.complete(job)
+        self.completed(job)
+
+    def complete(self, job: ActiveJob) -> None:
+        """Record that a job has its final state, but processes of it may still run, until `completed`."""
+        self._jobs.pop(job.id, None)
         self._pending.pop(job.id, None)
+        self._completing[job.id] = job
+
+    def completed(self, job: ActiveJob) -> None:
+        """Remove a job from the table, because its last process has ended; its log is kept for a while."""
+        del self._completing[job.id]
         self._ended.append(job.id)
+
+    def adopt_completing(self, stored: StoredJob, gpus: int) -> None:
+        """Add a job to the table that has its final state, and of which processes may still run, on ``gpus`` GPUs."""
+        job = ActiveJob.from_store(stored, class_of(stored.spec, stored.user))
+        job.last_gpus = gpus
+        self.complete(job)
 
     def ended(self, job_ids: Iterable[str]) -> None:
         """Record jobs that ended under an earlier controller, for `forget_logs`. Give the oldest job first."""
@@ -222,7 +241,8 @@ class JobTable:
 
     def save(self) -> None:
         """Store all marked jobs, all new measurements, and all charges."""
-        self._store.update([self._jobs[job_id].update() for job_id in sorted(self._dirty & self._jobs.keys())])
+        known = self._jobs | self._completing
+        self._store.update([known[job_id].update() for job_id in sorted(self._dirty & known.keys())])
         self._dirty.clear()
         self._store.observations.add(self._measurements)
         self._measurements.clear()
@@ -231,3 +251,7 @@ class JobTable:
     def copies(self) -> Mapping[str, ActiveJob]:
         """Return a copy of each active job by id, for readers in other threads."""
         return {job_id: job.copied() for job_id, job in self._jobs.items()}
+
+    def completing_copies(self) -> Mapping[str, ActiveJob]:
+        """Return a copy of each job in `completing` by id, for readers in other threads."""
+        return {job_id: job.copied() for job_id, job in self._completing.items()}

@@ -46,10 +46,11 @@ class StartConditions:
     Args:
         store: Has the jobs that have ended.
         jobs: The active jobs.
+        completing: Jobs that have their final state, and of which processes may still run: they have not ended.
     """
 
-    def __init__(self, store: Store, jobs: Mapping[str, ActiveJob]) -> None:
-        self._store, self._jobs = store, jobs
+    def __init__(self, store: Store, jobs: Mapping[str, ActiveJob], completing: Mapping[str, ActiveJob]) -> None:
+        self._store, self._jobs, self._completing = store, jobs, completing
         self._ended: dict[str, JobState | None] = {}  # final states of jobs that others wait for; None: no such job
         self._arrays: dict[str, tuple[str, ...]] = {}
         self._running: Counter[str] = Counter()  # jobs of each array that the scheduler plans for
@@ -98,6 +99,8 @@ class StartConditions:
         active = self._jobs.get(job_id)
         if active is not None:
             return True if condition is Condition.STARTED and active.started_s is not None else None
+        if job_id in self._completing:
+            return True if condition is Condition.STARTED else None
         if job_id not in self._ended:
             try:
                 state = self._store.job(job_id).state
