@@ -20,7 +20,7 @@ import numpy as np
 from tests.watch.site import TrueDraw
 
 #: Debian's package prometheus.
-PROMETHEUS = shutil.which("prometheus")
+PROMETHEUS = shutil.which("prometheus") if shutil.which("setpriv") else None
 _CONFIG = """
 global: {{scrape_interval: {every_ms}ms, scrape_timeout: {every_ms}ms}}
 scrape_configs:
@@ -137,6 +137,7 @@ def running_prometheus(folder: Path, targets: Mapping[str, Sequence[int]], every
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [
+        *("setpriv", "--pdeathsig=KILL", "--"),  # it ends with the tests, however these end
         *(PROMETHEUS, f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}"),
         *(f"--web.listen-address=127.0.0.1:{port}", "--log.level=error", "--storage.tsdb.retention.time=1h"),
     ]

@@ -141,10 +141,12 @@ def test_look_after_look_tells_the_same_as_all_at_once(names: str, steps: list[i
     assert (held(look), look.time_s) == (held(at_once), at_once.time_s)
 
 
-def owners_of(store: StoredSamples, until_s: float = 120.0) -> OwnersLook:
-    found = MetricsSource(store, clock=timer()).read(T, T + until_s).owners
-    assert found is not None
-    return found
+def owners_of(store: StoredSamples, label: str = "") -> OwnersLook:
+    """Who held GPUs; a note names the label that tells it, if one is given."""
+    found = MetricsSource(store, clock=timer()).read(T, T + 120)
+    assert found.owners is not None
+    assert not label or f"Prometheus: the label {label} tells which job holds a GPU" in found.notes
+    return found.owners
 
 
 def jobs_of(look: OwnersLook) -> dict[str, tuple[str, str, str, str]]:
@@ -154,10 +156,9 @@ def jobs_of(look: OwnersLook) -> dict[str, tuple[str, str, str, str]]:
 def test_dcgm_exporters_hpc_job() -> None:
     store = dcgm(every(15, 60, lambda at: 100 * at), f'{DCGM},hpc_job="4711_3"')
     store.series += dcgm(every(15, 120, lambda at: 100 * at, 60)).series
-    look = owners_of(store)
+    look = owners_of(store, "hpc_job")
     assert jobs_of(look) == {"job:4711_3": ("4711_3", "", "", "")}
     assert [(each.gpu, each.start_s - T, each.end_s and each.end_s - T) for each in look.holdings] == [(N1, 0, 52.5)]
-    assert look.notes == ["the label hpc_job tells which job holds a GPU"]
 
 
 JOBSTATS = 'instance="n1:9445",job="gpu",minor_number="0",uuid="GPU-a",name="A100"'
@@ -170,7 +171,7 @@ def test_jobstats_tells_jobs_and_users_by_values_or_by_labels() -> None:
     store.add(
         f"nvidia_gpu_jobUid{{{JOBSTATS}}}", every(15, 120, lambda at: 0 if at < 30 else 1001 if at < 75 else 1002)
     )
-    look = owners_of(store)
+    look = owners_of(store, "nvidia_gpu_jobId")
     assert jobs_of(look) == {"job:81": ("81", "", "1001", ""), "job:82": ("82", "", "1002", "")}
     assert {each.job: (each.start_s - T, each.end_s and each.end_s - T) for each in look.holdings} == {
         "job:81": (22.5, 67.5),
@@ -204,9 +205,8 @@ def test_pods_are_told_by_labels_that_are_not_those_of_the_exporter() -> None:
     assert jobs_of(look) == {"pod:vision/train-0": ("vision/train-0", "train-0", "", "vision")}
     assert look.holdings[0].start_s == T + 52.5
     exported = ",".join(f"exported_{each}" for each in POD.split(","))
-    look = owners_of(dcgm(every(15, 120, lambda at: 100 * at), f"{DCGM},{EXPORTER},{exported}"))
+    look = owners_of(dcgm(every(15, 120, lambda at: 100 * at), f"{DCGM},{EXPORTER},{exported}"), "exported_pod")
     assert [*look.jobs] == ["pod:vision/train-0"]
-    assert look.notes == ["the label exported_pod tells which job holds a GPU"]
 
 
 def test_a_pod_that_is_a_node_of_a_scheduler_is_no_job() -> None:

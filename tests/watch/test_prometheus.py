@@ -400,3 +400,13 @@ def test_a_damaged_answer_is_refused_in_one_line(series: dict[str, object]) -> N
     store.ask = lambda query, at_s: Answer([series], (), 0.0)  # type: ignore[method-assign]
     with pytest.raises(InputError, match="Prometheus at http://prom:9090: its answer cannot be read; check"):
         read(store)
+
+
+def test_a_gpu_without_a_reading_yet_is_named() -> None:
+    """An exporter that repeats its values has shown one so far, and nobody knows how old it is."""
+    other = DCGM.replace("GPU-a", "GPU-b").replace('nvidia0"', 'nvidia1"')
+    store = dcgm(every(15, 300, lambda at: 100 * (at // 30 * 30)))
+    store.series += dcgm(every(15, 300, lambda at: 500.0, 245), other).series
+    found = MetricsSource(store).read(T + 240, T + 290)
+    assert {*found.series} == {N1}
+    assert {*found.cards} == {N1, GpuAddress("n1", 1)}

@@ -65,10 +65,24 @@ class Presence(NamedTuple):
     held_s: dict[str, FloatArray]
 
 
-def presences(
-    gpus: Sequence[FoundGpu], tracks: Iterable[Track]
-) -> tuple[dict[GpuAddress, Presence], dict[str, JobFacts], list[str]]:
-    """Return who held each GPU when, what is known of the jobs, and notes for the user.
+class Told(NamedTuple):
+    """What labels tell in one time span.
+
+    Attributes:
+        presences: Who held each GPU when.
+        facts: What is known of the jobs, by key.
+        labels: The labels or metrics that name these jobs.
+        notes: What could not be told, for the user.
+    """
+
+    presences: dict[GpuAddress, Presence]
+    facts: dict[str, JobFacts]
+    labels: set[str]
+    notes: list[str]
+
+
+def told_by(gpus: Sequence[FoundGpu], tracks: Iterable[Track]) -> Told:
+    """Return who held each GPU when.
 
     Args:
         gpus: GPUs with what was scraped of them.
@@ -92,10 +106,7 @@ def presences(
         for each in found.values():
             for key in pods & each.held_s.keys():
                 del each.held_s[key]
-    if keys:
-        labels = sorted({facts[key].label for key in keys})
-        notes.insert(0, f"the label {' or '.join(labels)} tells which job holds a GPU")
-    return found, facts, notes
+    return Told(found, facts, {facts[key].label for key in keys}, notes)
 
 
 def _presence(gpu: FoundGpu, facts: dict[str, JobFacts]) -> Presence:

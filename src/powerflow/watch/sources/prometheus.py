@@ -28,7 +28,7 @@ from powerflow.watch.owners import GpuAddress, OwnersLook
 from powerflow.watch.readings import Card, Readings
 from powerflow.watch.series import GpuSeries, without_repeats
 from powerflow.watch.sources.gpu_exporters import METRICS
-from powerflow.watch.sources.label_owners import LabelOwners, presences
+from powerflow.watch.sources.label_owners import LabelOwners, told_by
 from powerflow.watch.sources.prometheus_api import PrometheusApi, SampleStore, TooMuch, api_address, authorization
 from powerflow.watch.sources.prometheus_series import FoundGpu, Scraper, Tracks, add_series, found_gpus
 
@@ -56,11 +56,10 @@ _CLOCK_OFF_S = 10.0
 
 @dataclass(slots=True)
 class _Delivered:
-    """What was delivered of a GPU: time (Unix seconds) and counter (joules) of its last reading, and what it is."""
+    """Time (Unix seconds) and counter (joules) of the last reading of a GPU that was returned."""
 
     time_s: float
     energy_j: float
-    card: Card
 
 
 class MetricsSource:
@@ -85,6 +84,8 @@ class MetricsSource:
     def _begin_anew(self) -> None:
         self._since_s, self._until_s, self._newest_s = -math.inf, -math.inf, -math.inf
         self._delivered: dict[GpuAddress, _Delivered] = {}
+        self._cards: dict[GpuAddress, Card] = {}
+        self._labels: set[str] = set()
         self._owners = LabelOwners()
         self._look: OwnersLook | None = None
         self._interval_s, self._lag_s, self._repeats = math.nan, _INTERVAL_S, False
@@ -123,15 +124,16 @@ class MetricsSource:
         if not goes_on:
             self._since_s = since_s
         series = {gpu.address: self._new(gpu, until_s) for gpu in gpus}
+        for gpu in gpus:
+            self._keep_card(gpu)
         notes += [*said, *self._stand_still(gpus)]
-        held, facts, told = presences(gpus, tracks.values())
-        look = self._owners.update(held, facts, self._usual_s)
-        self._look = None if look is None else replace(look, notes=told)
-        notes += told if look is None else []
+        told = told_by(gpus, tracks.values())
+        self._look = self._owners.update(told.presences, told.facts, self._usual_s)
+        notes += [*told.notes, *self._new_labels(told.labels)]
         self._used |= {key: next(iter(gpu.scraped)) for key, gpu in found.items()}
         self._until_s = max(self._until_s, until_s)
         self._newest_s = max([self._newest_s, *(float(gpu.series.time_s[-1]) for gpu in gpus)])
-        return self._readings({gpu: each for gpu, each in series.items() if len(each)}, notes)
+        return self._readings({address: each for address, each in series.items() if len(each)}, notes)
 
     @property
     def _usual_s(self) -> float:
@@ -219,10 +221,7 @@ class MetricsSource:
         """Return the readings of a GPU that were not returned yet, without those that repeat the one before."""
         series = without_repeats(gpu.series)
         known = self._delivered.get(gpu.address)
-        card = gpu.card
         since_s = self._since_s if known is None else known.time_s
-        if known is not None and math.isnan(card.limit_w):
-            card = replace(card, limit_w=known.card.limit_w)
         new = series.take((series.time_s > since_s) & (series.time_s <= until_s))
         if len(new):
             # the first value of all may have been repeated for a while already
@@ -230,10 +229,23 @@ class MetricsSource:
             if first_of_all if known is None else new.energy_j[0] == known.energy_j:
                 new = new.take(slice(1, None))
         if len(new):
-            self._delivered[gpu.address] = _Delivered(float(new.time_s[-1]), float(new.energy_j[-1]), card)
-        elif known is not None:
-            known.card = card
+            self._delivered[gpu.address] = _Delivered(float(new.time_s[-1]), float(new.energy_j[-1]))
         return new
+
+    def _keep_card(self, gpu: FoundGpu) -> None:
+        """Keep what a GPU is; its limit too, while the limit is not reported."""
+        known = self._cards.get(gpu.address)
+        if known is not None and math.isnan(gpu.card.limit_w):
+            self._cards[gpu.address] = replace(gpu.card, limit_w=known.limit_w)
+        else:
+            self._cards[gpu.address] = gpu.card
+
+    def _new_labels(self, labels: set[str]) -> list[str]:
+        """Return a note on the labels that tell who holds GPUs, if there are others than before."""
+        if labels <= self._labels:
+            return []
+        self._labels |= labels
+        return [f"the label {' or '.join(sorted(self._labels))} tells which job holds a GPU"]
 
     def _stand_still(self, gpus: Iterable[FoundGpu]) -> list[str]:
         """Return a note on GPUs that are scraped, but whose counter does not move."""
@@ -246,8 +258,8 @@ class MetricsSource:
         return [f"the counters of {still} GPUs stand still; their exporter may hang"] if still else []
 
     def _readings(self, series: Mapping[GpuAddress, GpuSeries], notes: Iterable[str]) -> Readings:
-        cards = {gpu: each.card for gpu, each in self._delivered.items()}
-        return Readings(series, cards, self._lag_s, self._look, [f"Prometheus: {note}" for note in notes])
+        said = [f"Prometheus: {note}" for note in notes]
+        return Readings(series, dict(self._cards), self._lag_s, self._look, said)
 
 
 _SELECTOR = '{__name__=~"' + "|".join(METRICS) + '"}'
