@@ -41,6 +41,7 @@ class Silent:
     """An engine whose answers are the test's."""
 
     shares_mailboxes = True
+    shells = None
 
     def __init__(self) -> None:
         self.statuses: list[RankStatus] = []

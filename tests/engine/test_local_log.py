@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from powerflow.engine.local import shim
+from powerflow.engine.local.becoming import Launch
 from powerflow.engine.local.cgroups import Cgroups
 from powerflow.engine.local.logs import LogWriter, offset_since, read_log
 from powerflow.engine.protocol import EngineError, RankName, RankSpec
@@ -206,7 +207,7 @@ def test_a_status_waits_for_room_on_the_disk(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(time, "sleep", calls.append)
     limits = 0o022, (1024, 1024)
     spec = RankSpec(RankName("g", 0, 0), "n", ("true",))
-    launch = shim.Launch(spec, tmp_path, -1, -1, Cgroups(None, {}), frozenset(), *limits)
+    launch = Launch(spec, tmp_path, -1, -1, Cgroups(None, {}), frozenset(), *limits)
     shim._write_status(launch, {"state": "exited", "code": 7})
     assert len(calls) == 2
     assert read_json(tmp_path / "status.json") == {"state": "exited", "code": 7}

@@ -21,6 +21,7 @@ from powerflow.engine.protocol import (
     RankStatus,
     not_started,
 )
+from powerflow.engine.shells import Shells
 from tests.gangs.fake_rank import FakeRank, Habits
 
 
@@ -53,6 +54,8 @@ class Script:
 
 class FakeEngine:
     """An `Engine`. ``play`` makes what runs; ``stubborn`` ranks ignore SIGTERM."""
+
+    shells: Shells | None = None
 
     def __init__(self, nodes: dict[str, int]) -> None:
         self.now_s = 1000.0

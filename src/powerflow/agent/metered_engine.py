@@ -24,7 +24,7 @@ class MeteredEngine:
 
     def __init__(self, engine: Engine, devices: NodeDevices) -> None:
         self._engine, self._devices = engine, devices
-        self.shares_mailboxes = engine.shares_mailboxes
+        self.shares_mailboxes, self.shells = engine.shares_mailboxes, engine.shells
         self._guard = threading.Lock()
         self._gpus: dict[str, tuple[str, ...]] = {}  # UUIDs, by the rank's name
         self._last: Sequence[RankStatus] | None = None

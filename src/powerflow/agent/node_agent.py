@@ -23,6 +23,7 @@ from powerflow.agent.logins import login_environment
 from powerflow.agent.mailboxes import Mailboxes
 from powerflow.agent.pythons import PYTHON_IN_PATH, is_own_script, python_in
 from powerflow.agent.ranks import RankChanges
+from powerflow.agent.shells import LocalShells, shell_verbs
 from powerflow.elastic.mailbox import CHECKPOINT_DIR, JOB_DIR
 from powerflow.engine.cluster.mail import Letter
 from powerflow.engine.cluster.rows import spec_from_row, status_row
@@ -57,6 +58,7 @@ class NodeAgent:
         devices: The GPUs of the machine.
         side: The agent's side of the sealed messages.
         shutdown: Ends what starts the ranks; raises EngineError if ranks run and ``kill`` is False.
+        shells: Opens shells beside the ranks; None if nobody can.
 
     Attributes:
         left: Set when the controller has let this machine leave the cluster.
@@ -70,8 +72,9 @@ class NodeAgent:
         devices: NodeDevices,
         side: AgentSide,
         shutdown: Callable[..., None],
+        shells: LocalShells | None = None,
     ) -> None:
-        self._shutdown = shutdown
+        self._shutdown, self._shells = shutdown, shells
         self._about, self._engine, self._devices, self._side = about, engine, devices, side
         self._term_file = directory / "term.json"
         self._term = int((read_json(self._term_file) or {"term": 0})["term"])
@@ -99,6 +102,7 @@ class NodeAgent:
             "acknowledge": self._acknowledge,
             "leave": self._leave,
             "shutdown": self._end,
+            **({} if shells is None else shell_verbs(shells)),
         }
 
     @property
@@ -163,6 +167,8 @@ class NodeAgent:
             self._term = int(order["term"])
             replace_json(self._term_file, {"term": self._term}, durable=True)
             self._sessions.clear()
+            if self._shells is not None:  # those of users of an earlier controller, which knows what they have opened
+                self._shells.close_all()
         self._sessions.add(session)
         while self._launching:  # launches of an earlier session: their ranks must be in the next answer
             await asyncio.sleep(0.01)

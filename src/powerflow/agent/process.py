@@ -20,6 +20,7 @@ from powerflow.agent.about import LOOPBACK, address_towards, interface_of, versi
 from powerflow.agent.devices import NodeDevices
 from powerflow.agent.metered_engine import MeteredEngine
 from powerflow.agent.node_agent import NodeAgent
+from powerflow.agent.shells import LocalShells
 from powerflow.device.protocol import DeviceError, Gpu
 from powerflow.engine.cluster.frames import answer_frames
 from powerflow.engine.cluster.rows import node_row
@@ -107,7 +108,8 @@ async def _run(settings: AgentSettings) -> None:
         undo.callback(local.close)
         local.renew()
         engine = MeteredEngine(local, devices)
-        agent = NodeAgent(directory, _about(settings, local, devices), engine, devices, side, local.shutdown)
+        about, shells = _about(settings, local, devices), LocalShells(local.open_shell)
+        agent = NodeAgent(directory, about, engine, devices, side, local.shutdown, shells)
         devices.start()
         tasks = [asyncio.create_task(each) for each in (agent.run(), _talk(settings, agent), agent.left.wait())]
         loop = asyncio.get_running_loop()

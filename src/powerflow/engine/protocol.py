@@ -13,7 +13,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from powerflow.engine.shells import Shells
 
 
 class RankName(NamedTuple):
@@ -211,6 +214,11 @@ class Engine(Protocol):
     """
 
     shares_mailboxes: bool
+
+    @property
+    def shells(self) -> Shells | None:
+        """What opens shells beside ranks; None if this engine cannot."""
+        ...
 
     def nodes(self) -> Sequence[EngineNode]:
         """Return all nodes of this engine."""

@@ -9,6 +9,9 @@ import contextlib
 import time
 from pathlib import Path
 
+#: Variable that tells a process that it is not a rank, although it has the environment of one: it is in a shell beside.
+BESIDE_RANK = "POWERFLOW_SHELL"
+
 
 def stat_fields(pid: int) -> list[bytes] | None:
     """Return the fields of ``/proc/PID/stat`` (see proc(5)) from the third on. The third is the state of the process.

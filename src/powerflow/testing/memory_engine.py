@@ -30,6 +30,7 @@ class MemoryEngine:
     """
 
     shares_mailboxes = True
+    shells = None
 
     def __init__(self, cluster: MemoryCluster) -> None:
         self._cluster = cluster

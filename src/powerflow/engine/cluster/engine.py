@@ -20,7 +20,8 @@ from powerflow.engine.cluster.link import Link
 from powerflow.engine.cluster.mail import Mailroom
 from powerflow.engine.cluster.rows import spec_row
 from powerflow.engine.cluster.sealed import NotGenuine, own_key, own_token
-from powerflow.engine.cluster.sessions import LAUNCH_S, Answer, Sessions, run_in
+from powerflow.engine.cluster.sessions import ANSWER_S, LAUNCH_S, Answer, Sessions, run_in
+from powerflow.engine.cluster.shells import ClusterShells
 from powerflow.engine.cluster.tables import ClusterTables
 from powerflow.engine.local.records import check_epoch, check_gang, check_spec
 from powerflow.engine.protocol import (
@@ -56,6 +57,7 @@ class ClusterEngine:
     Attributes:
         token: The join token of this cluster's agents.
         devices: The GPUs of all machines.
+        shells: The shells beside all ranks.
         loop: The event loop of all links, which runs in a thread of its own.
     """
 
@@ -78,6 +80,7 @@ class ClusterEngine:
         self._changed = self._tables.changed
         self._sessions = Sessions(self._tables, Mailroom(mail), key, self.token, interpreter, pins=pins)
         self.devices = ClusterDevices(self._tables, self._replace)
+        self.shells = ClusterShells(self._ask_soon, lambda node, order: self._soon(self._put, node, order))
         self._seen = threading.local()
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, name="powerflow-engine", daemon=True)
@@ -371,10 +374,27 @@ class ClusterEngine:
             return machine.ranks[name].node
 
     def _ask_node(self, node: str, order: Answer) -> Answer:
+        self._tables.refuse_if_closed()
+        return self.run(self._asked(node, order))
+
+    async def _ask_soon(self, node: str, order: Answer, wait_s: float) -> Answer:
+        """Ask the machine of a node from another event loop than the engine's; do not block it."""
+        self._tables.refuse_if_closed()
+        work = asyncio.run_coroutine_threadsafe(self._asked(node, order, wait_s), self.loop)
+        return await asyncio.wrap_future(work)
+
+    async def _asked(self, node: str, order: Answer, wait_s: float = 0.0) -> Answer:
+        """Return the answer of a node's machine, which may take ``wait_s`` longer than other answers."""
         with self._changed:
-            self._tables.refuse_if_closed()
             machine = self._tables.answering(node)
         try:
-            return self.run(self._sessions.ask(machine.name, order))
+            return await self._sessions.ask(machine.name, order, ANSWER_S + wait_s)
         except (TimeoutError, ConnectionError, NotGenuine) as error:
-            raise EngineError(f"{node} does not answer ({error})", retry=True) from None
+            why = f" ({error})" if str(error) else ""
+            raise EngineError(f"{node} does not answer{why}", retry=True) from None
+
+    def _put(self, node: str, order: Answer) -> None:
+        with self._changed:
+            machine = self._tables.of_node(node)
+        if machine is not None:
+            self._sessions.put(machine.name, order)

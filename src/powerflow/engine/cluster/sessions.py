@@ -94,7 +94,7 @@ class Sessions:
         """Send an order to a machine when it answers. See `Outbox.put`."""
         self._outboxes.setdefault(machine, Outbox()).put(order, timeout_s, done, key)
 
-    async def ask(self, machine: str, order: Answer) -> Answer:
+    async def ask(self, machine: str, order: Answer, timeout_s: float = ANSWER_S) -> Answer:
         """Send an order to a machine now, and return its answer.
 
         Raises:
@@ -103,7 +103,7 @@ class Sessions:
         """
         if machine not in self._links:
             raise ConnectionResetError("the link has ended")
-        return await ask(*self._links[machine], order, ANSWER_S)
+        return await ask(*self._links[machine], order, timeout_s)
 
     def launch(self, machine: str, specs: Sequence[RankSpec]) -> None:
         """Start ranks on a machine, in batches."""

@@ -18,11 +18,13 @@ from typing import Any
 
 from powerflow import __version__
 from powerflow.engine.local import process, records
+from powerflow.engine.local.becoming import write_environment
 from powerflow.engine.local.environment import server_environment
 from powerflow.engine.local.logs import offset_since, read_log
-from powerflow.engine.local.shim import write_environment
+from powerflow.engine.local.shells import OpenShell, open_shell
 from powerflow.engine.local.why_not import why_not
 from powerflow.engine.protocol import EngineError, EngineNode, Fenced, RankName, RankSpec, RankStatus, launch_each
+from powerflow.engine.shells import ShellSpec
 from powerflow.osutil.files import locked, read_json
 
 _PATIENCE_S = 30.0  # for how long a request is repeated to a fork server that dies again and again
@@ -55,6 +57,7 @@ class LocalEngine:
     """
 
     shares_mailboxes = True
+    shells = None  # its user keeps the files of a shell: see `open_shell`
 
     def __init__(
         self,
@@ -172,6 +175,14 @@ class LocalEngine:
             return offset_since(directory, since_s)
         except FileNotFoundError:
             raise KeyError(name) from None
+
+    def open_shell(self, spec: ShellSpec) -> OpenShell:
+        """Start a command beside a rank, and return the other ends of its files.
+
+        Raises:
+            EngineError: The rank does not run, or cannot have one more shell.
+        """
+        return open_shell(self._home / "ranks" / records.file_name(spec.rank), spec)
 
     def forget(self, name: RankName) -> None:
         """Delete the status and the log of a rank that has ended."""

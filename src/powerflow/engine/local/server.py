@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from powerflow import __version__
-from powerflow.engine.local import process, records, shim
+from powerflow.engine.local import process, records
+from powerflow.engine.local.becoming import Launch
 from powerflow.engine.local.table import RankTable
 from powerflow.engine.protocol import EngineError, Fenced
 
@@ -61,7 +62,7 @@ class Pending:
 
 
 class _Forked(BaseException):  # no error: it carries a new shim out of the loop, past all `except Exception`
-    def __init__(self, launch: shim.Launch) -> None:
+    def __init__(self, launch: Launch) -> None:
         self.launch = launch
 
 
@@ -112,7 +113,7 @@ class ForkServer:
             "shutdown": self._shutdown,
         }
 
-    def serve(self) -> shim.Launch | None:
+    def serve(self) -> Launch | None:
         """Answer requests until a request asks the fork server to end, and return None.
 
         In a fork for a shim, return the rank to launch.
@@ -258,7 +259,7 @@ class ForkServer:
             environment = peer.files[0]
             peer.files.clear()
             limits = self._umask, self._open_files
-            raise _Forked(shim.Launch(spec, directory, environment, reply, self._table.cgroups, self._keep, *limits))
+            raise _Forked(Launch(spec, directory, environment, reply, self._table.cgroups, self._keep, *limits))
         os.close(reply)
         self._pending[name] = Pending(child, [peer])
         self._selector.register(answer, selectors.EVENT_READ, lambda _: self._hear(name, answer))

@@ -16,56 +16,26 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pwd
-import resource
 import select
 import signal
 import socket
 import time
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import NoReturn
+from collections.abc import Mapping
+from typing import NamedTuple, NoReturn
 
 from powerflow.engine.local import process
-from powerflow.engine.local.cgroups import Cgroups, kill, killed_for_memory, leave
+from powerflow.engine.local.becoming import Launch, close_all_but, read_environment, restore, switch_user
+from powerflow.engine.local.cgroups import kill, killed_for_memory, leave
 from powerflow.engine.local.interpreter import HEEDED
 from powerflow.engine.local.not_executed import is_permanent, script_of, why_not_entered, why_not_executed
 from powerflow.engine.local.output_file import CopiedLog, Handed, hand_over, open_output, receive
+from powerflow.engine.local.shell_host import ShellHost
 from powerflow.engine.protocol import RankSpec
 from powerflow.osutil.files import replace_json, try_lock
 from powerflow.osutil.processes import boot_id, start_ticks
 
 _GO = b"g"
 _CHUNK_BYTES = 1 << 16
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """Everything that a shim needs to launch its rank.
-
-    Attributes:
-        spec: Spec of the rank.
-        directory: Directory of the rank's records.
-        environment: Descriptor of a file with the rank's environment variables; see `read_environment`.
-        reply: Descriptor of a pipe to the fork server, for one JSON object: ``{}`` if the rank runs, ``error`` with
-            ``retry`` and ``final`` (as in `EngineError`) if it cannot be started, ``held`` if the name was launched
-            before.
-        cgroups: Control groups that limit ranks.
-        keep: Descriptors of files that preloaded modules have opened. The rank inherits them.
-        umask: Umask with which the fork server was started.
-        open_files: Limits on open files (soft, hard) with which the fork server was started.
-    """
-
-    spec: RankSpec
-    directory: Path
-    environment: int
-    reply: int
-    cgroups: Cgroups
-    keep: Collection[int]
-    umask: int
-    open_files: tuple[int, int]
-
 
 #: Not empty once this shim was asked to end, by a shutdown of the machine; the shim still waits for its rank.
 _told: list[int] = []
@@ -85,18 +55,32 @@ def run(launch: Launch) -> None:
     except (OSError, ValueError) as error:
         _give_up(launch, f"its shim cannot start it: {error}", retry=True)
     if started is not None:
-        _keep(launch, *started)
+        _keep(launch, started)
 
 
-def _start(launch: Launch) -> tuple[int, int, list[str], float, Handed] | None:
-    """Start the rank; return its pid, the pipe of its output, its control groups, the time of the boot, its file.
+class _Started(NamedTuple):
+    """A rank that runs.
 
-    The time of the boot is the time of day at the start less the seconds since the boot: it stays as it is if the clock
-    is set.
-
-    In the rank's process, return None.
+    Attributes:
+        rank: Its pid.
+        output: Pipe with its output.
+        groups: Its control groups.
+        booted_s: Time of day at the start less the seconds since the boot: it stays as it is if the clock is set.
+        handed: The user's file for the output.
+        shells: Starts shells beside the rank.
     """
-    _close_all_but({*launch.keep, launch.reply, launch.environment})
+
+    rank: int
+    output: int
+    groups: list[str]
+    booted_s: float
+    handed: Handed
+    shells: ShellHost
+
+
+def _start(launch: Launch) -> _Started | None:
+    """Start the rank, and return it. In the rank's process, return None."""
+    close_all_but({*launch.keep, launch.reply, launch.environment})
     os.setsid()
     process.show_as("powerflow-shim")
     for number in (signal.SIGINT, signal.SIGHUP):
@@ -120,7 +104,7 @@ def _start(launch: Launch) -> tuple[int, int, list[str], float, Handed] | None:
         copy.close()
         _become_rank(launch, shim, go, failure_w, output_w, copy_w)
         return None
-    for descriptor in (go, failure_w, output_w, launch.environment):
+    for descriptor in (go, failure_w, output_w):
         os.close(descriptor)
     copy_w.close()
     spec = launch.spec
@@ -143,20 +127,22 @@ def _start(launch: Launch) -> tuple[int, int, list[str], float, Handed] | None:
         os.waitpid(rank, 0)
         leave(groups)
         _give_up(launch, **json.loads(failed), retry=False)
+    shells = ShellHost(launch, groups)  # before anybody hears that the rank runs
     _reply(launch, {})
-    return rank, output, groups, booted_s, receive(copy)
+    return _Started(rank, output, groups, booted_s, receive(copy), shells)
 
 
-def _keep(launch: Launch, rank: int, output: int, groups: Sequence[str], booted_s: float, handed: Handed) -> NoReturn:
+def _keep(launch: Launch, started: _Started) -> NoReturn:
     """Wait until a rank has ended, kill all processes that it started, write its status, and end this process."""
-    log = CopiedLog(launch.directory, handed)
-    code = _watch(rank, output, log)
-    kill(groups)
+    log = CopiedLog(launch.directory, started.handed)
+    code = _watch(started.rank, started.output, log, started.shells)
+    kill(started.groups)
     process.end_children()
-    _drain(output, log)
-    out_of_memory = killed_for_memory(groups)
-    leave(groups)
-    ended_s = booted_s + time.clock_gettime(time.CLOCK_BOOTTIME)  # the run time is right even if the clock was set
+    _drain(started.output, log)
+    out_of_memory = killed_for_memory(started.groups)
+    leave(started.groups)
+    # the run time is right even if the clock was set
+    ended_s = started.booted_s + time.clock_gettime(time.CLOCK_BOOTTIME)
     how = {"code": code, "ended_s": ended_s, "told": bool(_told), "out_of_memory": out_of_memory}
     _write_status(launch, {"state": "exited", **how})
     os._exit(0)
@@ -176,7 +162,7 @@ def _become_rank(launch: Launch, shim: int, go: int, failure: int, output: int, 
         env = read_environment(launch.environment)
         os.close(launch.environment)
         here = runs_here(spec, env)
-        _restore(launch, python=here)
+        restore(launch, python=here)
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
         os.dup2(output, 1)
@@ -195,7 +181,7 @@ def _become_rank(launch: Launch, shim: int, go: int, failure: int, output: int, 
             os.stat(script)  # the interpreter would only end with code 2
         if not here:
             os.execvpe(spec.command[0], spec.command, env)
-        _close_all_but({*launch.keep, failure})
+        close_all_but({*launch.keep, failure})
         os.environ.clear()
         os.environ.update(env)
         process.show_as("powerflow-rank")
@@ -204,28 +190,6 @@ def _become_rank(launch: Launch, shim: int, go: int, failure: int, output: int, 
         why = why_not_executed(error, spec, env) if entered else why_not_entered(error, spec.directory)
         os.write(failure, json.dumps({"why": why, "final": is_permanent(error)}).encode())
         os._exit(127)
-
-
-def _close_all_but(kept: Collection[int]) -> None:
-    for descriptor in process.descriptors() - set(kept):
-        os.close(descriptor)
-
-
-def write_environment(env: Mapping[str, str]) -> int:
-    """Write environment variables to a file in memory; return its descriptor.
-
-    The file passes from the caller to the rank. So secrets in it are never in the memory of the fork server, which all
-    ranks share.
-    """
-    file = os.memfd_create("environment")
-    os.write(file, json.dumps(dict(env)).encode())
-    return file
-
-
-def read_environment(file: int) -> dict[str, str]:
-    """Return the environment variables in a file from `write_environment`."""
-    found: dict[str, str] = json.loads(os.pread(file, os.fstat(file).st_size, 0))
-    return found
 
 
 def runs_here(spec: RankSpec, env: Mapping[str, str]) -> bool:
@@ -239,48 +203,11 @@ def runs_here(spec: RankSpec, env: Mapping[str, str]) -> bool:
     return spec.python and len(spec.command) > 1 and not spec.command[1].startswith("-") and heeded
 
 
-def _restore(launch: Launch, *, python: bool) -> None:
-    """Reset signal handlers, umask and the limit on open files to those of a new process."""
-    signal.set_wakeup_fd(-1)
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        with contextlib.suppress(OSError):
-            signal.signal(number, signal.SIG_DFL)
-    if python:  # as python sets them at its start
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    os.umask(launch.umask)
-    resource.setrlimit(resource.RLIMIT_NOFILE, launch.open_files)
-
-
-def switch_user(user: str) -> None:
-    """Make this process run as another user, with the groups of that user, umask 022, and no way to gain privileges.
-
-    Raises:
-        ValueError: The user does not exist, or this process may not become the user.
-        PermissionError: The system does not permit the change.
-    """
-    try:
-        entry = pwd.getpwnam(user)
-    except KeyError:
-        raise ValueError(f"there is no user {user!r}") from None
-    if entry.pw_uid == os.geteuid():
-        return
-    if os.geteuid() != 0:
-        raise ValueError(f"only root can run ranks as another user ({user!r})")
-    os.setgroups([])
-    os.initgroups(entry.pw_name, entry.pw_gid)
-    os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
-    os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
-    os.umask(0o022)
-    process.gain_no_privileges()
-    process.be_dumpable()  # so that /proc/self belongs to the user, as usual
-
-
-def _watch(rank: int, output: int, log: CopiedLog) -> int:
+def _watch(rank: int, output: int, log: CopiedLog, shells: ShellHost) -> int:
     """Copy the rank's output to its log until the rank ends; return the rank's exit code.
 
-    Orphans of the rank that end in the meantime are reaped (their exit codes are read), so that no zombies remain.
+    Meanwhile start shells beside the rank. Orphans of the rank that end in the meantime are reaped (their exit codes
+    are read), so that no zombies remain.
     """
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
@@ -291,6 +218,7 @@ def _watch(rank: int, output: int, log: CopiedLog) -> int:
     poll = select.poll()
     poll.register(output, select.POLLIN)
     poll.register(woken, select.POLLIN)
+    shells.join(poll)
     while True:
         while True:  # look before the first sleep: the signal may have come before its handler
             ended, status = os.waitpid(-1, os.WNOHANG)
@@ -299,11 +227,15 @@ def _watch(rank: int, output: int, log: CopiedLog) -> int:
                 return os.waitstatus_to_exitcode(status)
             if ended == 0:
                 break
-        for descriptor, _ in poll.poll():
+            shells.ended(ended, os.waitstatus_to_exitcode(status))
+        for descriptor, _ in poll.poll(shells.rest_ms()):
             if descriptor == woken:
                 os.read(woken, 4096)
+            elif descriptor != output:
+                shells.act(descriptor)
             elif not _copy(output, log):
                 poll.unregister(output)  # closed, but the rank may still run
+        shells.kill_late()
 
 
 def _copy(output: int, log: CopiedLog) -> bool:
