@@ -55,6 +55,18 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     return elastic.init()
 
 
+def test_a_script_in_a_shell_beside_a_rank_does_not_speak_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the environment of the rank, which trains with others at the same time."""
+    monkeypatch.setenv("POWERFLOW_JOB_DIR", str(tmp_path / "job"))
+    monkeypatch.setenv("POWERFLOW_RANK", "12.1.0")
+    monkeypatch.setenv("POWERFLOW_EMULATED", str(tmp_path / "missing"))
+    monkeypatch.setenv("POWERFLOW_SHELL", "1")
+    assert elastic.init().rank == 0
+    assert not (tmp_path / "job").exists()
+
+
 def test_one_sided_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POWERFLOW_JOB_DIR", "/nowhere")
     monkeypatch.delenv("POWERFLOW_RANK", raising=False)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from powerflow.elastic.mailbox import CHECKPOINT_FILE, JOB_DIR, RANK_NAME, Mailbox, Target
 from powerflow.errors import InputError
+from powerflow.osutil.processes import BESIDE_RANK
 
 if TYPE_CHECKING:
     from powerflow.device.emulated.pacer import Pacer
@@ -28,10 +29,14 @@ class RankPlace(NamedTuple):
 def find_mailbox() -> tuple[Mailbox | None, str]:
     """Return the job's mailbox and the name of this rank; None and "" if PowerFlow did not start the script.
 
+    A script that a user runs in a shell beside a rank trains alone, because it must not speak for the rank.
+
     Raises:
         InputError: Only one of the environment variables POWERFLOW_JOB_DIR and POWERFLOW_RANK is set, or the checkpoint
             folder cannot be used.
     """
+    if os.environ.get(BESIDE_RANK):
+        return None, ""
     directory, name = os.environ.get(JOB_DIR), os.environ.get(RANK_NAME)
     if (directory is None) != (name is None):
         raise InputError(
@@ -87,7 +92,7 @@ def first_place(mailbox: Mailbox | None, name: str) -> RankPlace:
 
 def find_pacer() -> Pacer | None:
     """Return the pacer, which slows steps on an emulated GPU to the speed of real hardware; None on a real GPU."""
-    if not os.environ.get("POWERFLOW_EMULATED"):
+    if not os.environ.get("POWERFLOW_EMULATED") or os.environ.get(BESIDE_RANK):
         return None
     from powerflow.device.emulated.pacer import pacer_from_environment
 
