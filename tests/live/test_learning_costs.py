@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import structlog
 
 from powerflow.api.job_spec import JobSpec
 from powerflow.cost.catalogue import axes_for, family_model
 from powerflow.cost.costs_file import read_costs
 from powerflow.cost.tabulate import tabulate
+from powerflow.errors import InputError
+from powerflow.live.build import ClusterSettings, build
 from powerflow.live.jobs.cost_learning import CostLearning, class_of
 
 POINTS = "model,gpu_type,gpus,local_batch,clock_mhz,step_time_s,power_w\n" + "".join(
@@ -44,6 +47,15 @@ def test_they_start_from_the_file_and_the_others_from_the_catalogue(tmp_path: Pa
     learning.expect(unnamed)
     (said,) = learning.costs_said()
     assert said == (
-        f"costs from {path}: 1 of 3 classes of jobs start from it; from the catalogue: bert, no model named"
+        f"costs from {path} (lm (A100)): 1 of 3 classes of jobs start from it; from the catalogue: bert, no model named"
     )
     assert CostLearning(axes).costs_said() == ()
+
+
+def test_a_controller_with_costs_of_other_gpus_starts_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "points.csv"
+    path.write_text(POINTS)
+    settings = ClusterSettings(tmp_path / "state", emulate="1x4:V100+1x2:t4", costs=read_costs([path]))
+    with pytest.raises(InputError, match=r"points.csv: its models were measured on A100, but .* has V100, T4"):
+        build(settings, structlog.get_logger())
+    assert not (tmp_path / "state").exists()

@@ -18,6 +18,7 @@ from powerflow.cost.observation import read_observations
 from powerflow.errors import InputError
 from powerflow.simulate.belief import Fitted, Online
 from powerflow.simulate.workload.build import build_workload
+from powerflow.simulate.workload.measured_costs import check_used
 from powerflow.simulate.workload.workload import alone_times
 from powerflow.trace.record import Trace, TraceJob
 
@@ -67,7 +68,7 @@ def test_a_fitted_step_is_the_simulated_one(tmp_path: Path) -> None:
     assert unmeasured.power_w[0] == pytest.approx(watts)
     assert alone_times(workload) == pytest.approx([3600.0] * 3)  # a log's durations stay what they were
     assert [job.gpus_max for job in workload.jobs] == [4, 4, 4], "as many GPUs as were measured"
-    assert workload.facts["Costs"] == f"measured, from {models}: 3 of 3 jobs"
+    assert workload.facts["Costs"] == f"measured, from {models} (lm (A100)): 3 of 3 jobs"
 
 
 def test_jobs_that_are_not_in_the_file_fall_back_and_are_counted(tmp_path: Path) -> None:
@@ -143,6 +144,31 @@ def test_bad_files_are_one_line(tmp_path: Path, name: str, text: str, where: str
     assert what in error.value.what
 
 
+def test_files_that_no_job_uses_are_refused(tmp_path: Path) -> None:
+    """Nothing of them would be in the result, although the user named them."""
+    log = Trace("log.csv", "test", [job(0, "LM"), job(1, None)])
+    check_used(costs_of(tmp_path, LM), [log], "1x4:V100+1x4:a100")
+    with pytest.raises(InputError, match=r"points.csv: its models were measured on A100, but 1x4:V100 has V100"):
+        check_used(costs_of(tmp_path, LM), [log], "1x4:V100")
+    other = costs_of(tmp_path, LM.replace("lm,", "gpt,"))
+    with pytest.raises(InputError, match=r"no job of log.csv has a model of it: it has gpt \(A100\), .* names 'LM'"):
+        check_used(other, [log], "1x4:A100")
+    both = costs_of(tmp_path, LM.replace("lm,", "gpt,") + LM.removeprefix(HEAD).replace("A100", "V100"))
+    with pytest.raises(InputError, match="'LM' was measured on V100 alone"):
+        check_used(both, [log], "1x4:A100")
+
+
+def test_a_model_measured_elsewhere_is_said(tmp_path: Path) -> None:
+    costs = costs_of(tmp_path, LM + LM.removeprefix(HEAD).replace("lm,A100", "gpt,V100"))
+    workload = build_workload(Trace("log.csv", "test", [job(0, "lm"), job(1, "gpt")]), "1x4:A100", costs=costs)
+    assert "(lm (A100), gpt (V100)): 1 of 2 jobs; not in it: 1 of 'gpt' (measured on V100)" in workload.facts["Costs"]
+
+
+def test_what_another_tool_measured_is_not_costs_yet(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"is neither a file of models nor .*: powerflow fit FILE -o MODELS.json"):
+        costs_of(tmp_path, "timestamp, index, power.draw [W]\n")
+
+
 def test_two_files_must_not_tell_of_the_same(tmp_path: Path) -> None:
     one, two = tmp_path / "one.csv", tmp_path / "two.csv"
     one.write_text(LM)
@@ -152,5 +178,5 @@ def test_two_files_must_not_tell_of_the_same(tmp_path: Path) -> None:
     two.write_text(LM.replace("A100", "V100"))
     costs = read_costs([one, two])
     assert costs is not None
-    assert costs.names() == ["lm (A100, V100)"]
+    assert costs.names() == "lm (A100, V100)"
     assert read_costs([]) is None

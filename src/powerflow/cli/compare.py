@@ -22,6 +22,7 @@ from powerflow.cli.options import (
     Report,
     Seed,
     WorkloadOf,
+    costs_of,
     of_load,
     project_shares,
     shares,
@@ -69,7 +70,6 @@ def compare(
 
     --seed sets the first seed. Results do not depend on --processes.
     """
-    from powerflow.cost.costs_file import read_costs
     from powerflow.report.html import render_comparison
     from powerflow.report.svg import frontier_svg
     from powerflow.simulate.compare import compare as compare_policies
@@ -93,7 +93,8 @@ def compare(
         drawing = None if picture is None else stack.enter_context(atomic_write(picture))
         logs = [read_trace(trace) for trace in traces] if traces else [demo_day()]
         believed = Believed(belief, sizes, shares=project_shares(share, logs))
-        workload_of = WorkloadOf(logs, cluster or DAY_CLUSTER, of_load(load), most_gpus, read_costs(costs or ()))
+        on = cluster or DAY_CLUSTER
+        workload_of = WorkloadOf(logs, on, of_load(load), most_gpus, costs_of(costs, logs, on))
         with progress_of_share("comparing", quiet) as progress:
             comparison = compare_policies(
                 workload_of,

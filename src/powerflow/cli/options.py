@@ -82,6 +82,26 @@ class WorkloadOf:
         )
 
 
+def costs_of(files: Sequence[Path] | None, traces: Sequence[Trace], cluster: str) -> Costs | None:
+    """Read the files of ``--costs``; return None if there are none.
+
+    Args:
+        files: The files.
+        traces: The logs whose jobs are to have these costs.
+        cluster: The cluster, as the user gave it.
+
+    Raises:
+        InputError: A file cannot be read, or no job of the logs has a model of the files on a GPU type of the cluster.
+    """
+    from powerflow.cost.costs_file import read_costs
+    from powerflow.simulate.workload.measured_costs import check_used
+
+    costs = read_costs(files or ())
+    if costs is not None:
+        check_used(costs, traces, cluster)
+    return costs
+
+
 def of_load(load: float | None) -> float | None:
     """Return the load of ``--load``.
 

@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from powerflow.cli.options import BelievedCosts, BelievedSizes, Cluster, CostFiles, Json, Processes, Quiet, Report, Seed
+from powerflow.cli.options import (
+    BelievedCosts,
+    BelievedSizes,
+    Cluster,
+    CostFiles,
+    Json,
+    Processes,
+    Quiet,
+    Report,
+    Seed,
+    costs_of,
+)
 from powerflow.cli.output import atomic_write, console, print_facts, print_json, progress_of_share
 from powerflow.errors import InputError
 
@@ -44,7 +55,6 @@ def replay(
 
     If the simulated times differ from those in the log by more than 10 %, print no savings and exit with code 4.
     """
-    from powerflow.cost.costs_file import read_costs
     from powerflow.report.replay import Rates, render_replay
     from powerflow.simulate.experiment import Believed
     from powerflow.simulate.replay.replay import replay as replayed
@@ -55,12 +65,13 @@ def replay(
         page = None if report is None else stack.enter_context(atomic_write(report))
         say = stack.enter_context(progress_of_share("replay", quiet))
         say(0.0, "reading the log")
+        jobs = read_trace(log, format, tz=tz)
         result = replayed(
-            read_trace(log, format, tz=tz),
+            jobs,
             cluster,
             unvalidated=unvalidated,
             believed=Believed(belief, sizes),
-            costs=read_costs(costs or ()),
+            costs=costs_of(costs, (jobs,), cluster),
             seed=seed,
             processes=processes,
             progress=say,

@@ -22,6 +22,7 @@ from powerflow.cli.options import (
     Report,
     Seed,
     WorkloadOf,
+    costs_of,
     of_load,
     project_shares,
 )
@@ -66,7 +67,6 @@ def simulate(
     quiet: Quiet = False,
 ) -> None:
     """Simulate a log of jobs under one policy, on a cluster with modelled costs, and print the result."""
-    from powerflow.cost.costs_file import read_costs
     from powerflow.report.html import render_simulation
     from powerflow.simulate.energy_target import run_at_energy
     from powerflow.simulate.experiment import Believed, Experiment
@@ -81,7 +81,7 @@ def simulate(
         log = read_trace(trace)
         believed = Believed(belief, sizes, world, project_shares(share, (log,)))
         experiment = Experiment(
-            WorkloadOf((log,), cluster, of_load(load), most_gpus, read_costs(costs or ())), believed
+            WorkloadOf((log,), cluster, of_load(load), most_gpus, costs_of(costs, (log,), cluster)), believed
         )
         facts = {**experiment.workload(seed).facts, **believed.facts()}
         run = _runner(experiment, seed, quiet)

@@ -7,7 +7,7 @@ Measured points are used where they exist; the fit fills in the rest.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,8 +15,11 @@ from powerflow.cost.catalogue import GpuType, declared, family, family_model
 from powerflow.cost.fit import Fit, fit
 from powerflow.cost.model import JobModel
 from powerflow.cost.model_file import read_models
-from powerflow.cost.observation import Observation, read_observations, text_of
+from powerflow.cost.observation import REQUIRED, Observation, read_observations, text_of
 from powerflow.errors import InputError
+
+#: Most models that are named in a message.
+MOST_NAMED = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +47,34 @@ class Costs:
         called = _called(model)
         return next((found for name in called if (found := self._named(name))), {})
 
-    def names(self) -> list[str]:
-        """Return the names of the models with their GPU types, as text: ``lm (A40, H100)``."""
+    def names(self, most: int = MOST_NAMED) -> str:
+        """Return the names of the models with their GPU types, for the user: ``lm (A40, H100), ncf (T4)``."""
         on: dict[str, list[str]] = {}
         for fitted in self.fits.values():
             on.setdefault(fitted.model.name, []).append(fitted.model.gpu_type)
-        return [f"{name} ({', '.join(types)})" for name, types in on.items()]
+        named = [f"{name} ({', '.join(types)})" for name, types in list(on.items())[:most]]
+        return ", ".join([*named, *[f"and {len(on) - most} more"] * (len(on) > most)])
+
+    def types(self) -> list[str]:
+        """Return the GPU types on which any model was measured."""
+        return list(dict.fromkeys(kind for _, kind in self.fits))
+
+    def check_types(self, types: Collection[str], cluster: str) -> None:
+        """Check that some model was measured on a GPU type of the cluster.
+
+        Args:
+            types: GPU types of the cluster, as the catalogue names them.
+            cluster: The cluster, for the message.
+
+        Raises:
+            InputError: No model was.
+        """
+        if not set(self.types()) & set(types):
+            raise InputError(
+                f"its models were measured on {', '.join(self.types())}, but {cluster} has {', '.join(types)}",
+                where=self.source,
+                fix="give models that were measured on one of its GPU types",
+            )
 
     def _named(self, name: str) -> dict[str, Fit]:
         return {kind: fitted for (model, kind), fitted in self.fits.items() if model == name}
@@ -101,8 +126,15 @@ def catalogue_prior(model: str, kind: str) -> JobModel | None:
 
 
 def _read(path: Path) -> list[Fit]:
-    if text_of(path).lstrip()[:1] in ("{", "["):
+    text = text_of(path).strip()
+    if text[:1] in ("{", "["):
         return read_models(path)
+    if text and not set(REQUIRED) & {name.strip() for name in text.split("\n", 1)[0].split(",")}:
+        raise InputError(
+            "is neither a file of models nor a table of observations",
+            where=str(path),
+            fix="make models of what other tools measured: powerflow fit FILE -o MODELS.json",
+        )
     groups = grouped(read_observations(path))
     return [fit(points, catalogue_prior(model, kind), folds=0) for (model, kind), points in groups.items()]
 

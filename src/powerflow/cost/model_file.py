@@ -53,10 +53,12 @@ def read_models(path: str | Path) -> list[Fit]:
     try:
         document = json.loads(text_of(Path(path)))
     except json.JSONDecodeError as error:
-        raise InputError(f"is not JSON ({error.msg})", where=f"{where}:{error.lineno}") from error
+        raise InputError(
+            f"is not JSON ({error.msg})", where=f"{where}:{error.lineno}", fix="give a file that powerflow fit wrote"
+        ) from error
     if not isinstance(document, dict) or document.get("kind") != "models":
         raise InputError(
-            "is not a file of models", where=where, fix="create one with `powerflow fit OBSERVATIONS -o FILE`"
+            "is not a file of models", where=where, fix="create one with `powerflow fit FILE -o MODELS.json`"
         )
     if document.get("version") != VERSION:
         raise InputError(

@@ -14,7 +14,7 @@ from typing import Any
 
 from powerflow.agent.pythons import PYTHON_IN_PATH
 from powerflow.api.governance import Stage
-from powerflow.cluster.spec import ClusterSpec, Node
+from powerflow.cluster.spec import ClusterSpec, Node, parse_cluster
 from powerflow.cost.catalogue import axes_for, declared, gpu_type
 from powerflow.cost.costs_file import Costs
 from powerflow.cost.guess import in_words
@@ -154,6 +154,9 @@ def build(settings: ClusterSettings, log: Any, phase: Phase = _silent) -> LiveCl
     """
     interval_s = settings.interval_s
     policy = with_rules(registry.load(settings.policy), interval_s=interval_s)
+    if settings.costs is not None and settings.emulate is not None:  # of real GPUs, the types are not known yet
+        types = [gpu_type(name).name for name in parse_cluster(settings.emulate, "--emulate").pools()]
+        settings.costs.check_types(types, settings.emulate)
     state = settings.state
     try:
         state.mkdir(parents=True, exist_ok=True, mode=0o711)  # job directories below are their users' to enter
@@ -184,6 +187,8 @@ def build(settings: ClusterSettings, log: Any, phase: Phase = _silent) -> LiveCl
             if card.name in spec.pools():
                 log.warning("GPU type not in the catalogue", what=in_words(card))
         joins = kind is not EngineKind.LOCAL
+        if settings.costs is not None and not set(settings.costs.types()) & set(spec.pools()):
+            log.warning("costs of other GPUs", what=f"{settings.costs.source} has {settings.costs.names()}")
         axes = {name: _axes(name, nodes, joins=joins) for name, nodes in spec.pools().items()}
         idle_w = {name: gpu_type(name).idle_w for name in axes}
         scheduler = Scheduler(spec, axes, idle_w, policy, energy_price=settings.energy_price, interval_s=interval_s)

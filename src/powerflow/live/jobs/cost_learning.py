@@ -192,7 +192,8 @@ class CostLearning:
         classes = list(self._classes.values())
         without = sorted({kind.model or "no model named" for kind in classes if not self._costs_of(kind)})
         covered = sum(self._costs_of(kind) for kind in classes)
-        said = f"costs from {self._costs.source}: {covered} of {len(classes)} classes of jobs start from it"
+        told = f"{self._costs.source} ({self._costs.names()})"
+        said = f"costs from {told}: {covered} of {len(classes)} classes of jobs start from it"
         return (f"{said}; from the catalogue: {', '.join(without)}" if without else said,)
 
     def _costs_of(self, kind: JobClass) -> bool:

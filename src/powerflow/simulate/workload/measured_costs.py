@@ -6,14 +6,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from powerflow.cluster.spec import parse_cluster
+from powerflow.cost.catalogue import gpu_type
 from powerflow.cost.costs_file import Costs, usual_batch
 from powerflow.cost.fit import Fit
 from powerflow.cost.goodput import tabulate_best
 from powerflow.cost.model import JobModel
 from powerflow.cost.table import Axes, CostTable
+from powerflow.errors import InputError
 from powerflow.simulate.workload.workload import Kind, with_logged
 from powerflow.trace.fields import clip
-from powerflow.trace.record import TraceJob
+from powerflow.trace.record import Trace, TraceJob
 
 _MOST_SAID = 6
 
@@ -25,8 +28,8 @@ class Measured:
     Attributes:
         kinds: Model and global batches of each job; None if the catalogue's costs are used for the job.
         fits: Model → GPU type of the cluster → fit to the measured costs.
-        source: Names of the files; "" without files.
-        without: Name of a model that the files do not have ("" for jobs without a model name) → number of jobs.
+        source: Names of the files, and the models in them; "" without files.
+        without: What the files do not have: the name of a model, or words for jobs that name none → number of jobs.
     """
 
     kinds: Sequence[Kind | None]
@@ -86,10 +89,7 @@ class Measured:
         said = f"measured, from {self.source}: {covered:,} of {len(self.kinds):,} jobs"
         if not self.without:
             return said
-        named = [
-            f"{count:,} {f'of {clip(name)}' if name else 'that name no model'}"
-            for name, count in Counter(self.without).most_common(_MOST_SAID)
-        ]
+        named = [f"{count:,} {which}" for which, count in Counter(self.without).most_common(_MOST_SAID)]
         more = [f"and {len(self.without) - _MOST_SAID} more models"] * (len(self.without) > _MOST_SAID)
         return f"{said}; not in it: {', '.join([*named, *more])}, which are {otherwise}"
 
@@ -115,6 +115,48 @@ def measured(jobs: Sequence[TraceJob], costs: Costs | None, pools: Sequence[str]
     for job in jobs:
         name = names.get(job.model or "")
         if name is None:
-            without[job.model or ""] += 1
+            without[_which(job.model, costs)] += 1
         kinds.append(None if name is None else Kind(name, job.global_batch or batches[name], job.batch_range))
-    return Measured(kinds, fits, costs.source, without)
+    return Measured(kinds, fits, f"{costs.source} ({costs.names()})", without)
+
+
+def check_used(costs: Costs, traces: Sequence[Trace], cluster: str) -> None:
+    """Check that the measured costs are those of some job on a GPU type of the cluster.
+
+    Args:
+        costs: Measured costs.
+        traces: The logs.
+        cluster: The cluster, as `parse_cluster` reads it.
+
+    Raises:
+        InputError: No job uses them; the message says which models the files have, and which the logs name.
+    """
+    types = [gpu_type(name).name for name in parse_cluster(cluster).pools()]
+    costs.check_types(types, cluster)
+    models = dict.fromkeys(job.model for trace in traces for job in trace.jobs if job.model is not None)
+    found = [costs.of(model) for model in models]
+    if any(set(of) & set(types) for of in found):
+        return
+    logs = ", ".join(trace.source for trace in traces)
+    named = ", ".join(clip(model) for model in list(models)[:_MOST_SAID]) or "no model"
+    elsewhere = next(
+        (
+            f"; {clip(model)} was measured on {', '.join(of)} alone"
+            for model, of in zip(models, found, strict=True)
+            if of
+        ),
+        "",
+    )
+    raise InputError(
+        f"no job of {logs} has a model of it: it has {costs.names()}, the log names {named}{elsewhere}",
+        where=costs.source,
+        fix="name the model in the log's column model, or leave out --costs",
+    )
+
+
+def _which(model: str | None, costs: Costs) -> str:
+    """Return words for a job whose model was not measured on the cluster: ``of 'lm' (measured on A40)``."""
+    if model is None:
+        return "that name no model"
+    other = costs.of(model)
+    return f"of {clip(model)} (measured on {', '.join(other)})" if other else f"of {clip(model)}"
