@@ -116,6 +116,8 @@ class JobRecord:
         reason: Why the job has its present GPUs and clock (or no GPUs), in plain words.
         progress: Share of the job's work that is done, 0 to 1.
         step_time_s: Seconds per iteration, measured recently.
+        energy_per_step_j: Energy of an iteration since the job was last started; earlier starts, whose steps may be
+            lost, do not count.
         eta_s: When the job is expected to end; the same as `Explanation.end_s`.
         exit: How the job ended, in plain words; "" if it has not ended.
         failures: How often the job has failed.
@@ -163,6 +165,7 @@ class JobRecord:
     output: str = ""
     notes: tuple[str, ...] = ()
     completing: bool = False
+    energy_per_step_j: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

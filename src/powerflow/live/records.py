@@ -105,6 +105,7 @@ class Records:
             steps_total=total,
             progress=min(1.0, now.steps / total) if total else None,
             step_time_s=step_time_s,
+            energy_per_step_j=_energy_per_step_j(now),
             eta_s=None if jct_s is None else stored.submitted_s + jct_s,
             rescales=now.rescales,
             failures=now.failures,
@@ -210,6 +211,12 @@ def _output(job: StoredJob) -> str:
         return ""
     path = output_path(job.spec.output, {**job_values(job.id, job_variables(job)), "N": "%N", "t": "%t"})
     return os.path.join(job.spec.directory or "", path)
+
+
+def _energy_per_step_j(job: ActiveJob | StoredJob) -> float | None:
+    """Return the energy of a step since a job was last started, in joules; None if it has done none since."""
+    steps, energy_j = job.steps - (job.start_steps or 0.0), job.energy_j - (job.start_energy_j or 0.0)
+    return energy_j / steps if steps > 0 and energy_j > 0 else None
 
 
 def known(value: float | None) -> float | None:

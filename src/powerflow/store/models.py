@@ -32,6 +32,7 @@ class StoredJob:
         cost_class: Name of the job's class. All jobs of a class are assumed to cost the same per step.
         array_id, array_task: The job's array (id of its first job), and its task number in it; None without an array.
         run_s: Seconds for which the job has run.
+        start_steps, start_energy_j: ``steps`` and ``energy_j`` when the job was last started; None: not known.
     """
 
     id: str
@@ -56,6 +57,8 @@ class StoredJob:
     array_id: str | None = None
     array_task: int | None = None
     run_s: float = 0.0
+    start_steps: float | None = None
+    start_energy_j: float | None = None
 
     @property
     def completing(self) -> bool:
@@ -85,6 +88,8 @@ class JobUpdate:
     started_s: float | None = None
     cost_class: str | None = None
     run_s: float | None = None
+    start_steps: float | None = None
+    start_energy_j: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from sqlalchemy import Boolean, CheckConstraint, Column, Double, ForeignKey, Ind
 from powerflow.api.acts import CLOCK
 
 #: Revision of the tables below; the newest of ``migrations/versions``.
-VERSION = "0007"
+VERSION = "0008"
 #: Table that holds the revision of the database.
 VERSION_TABLE = "powerflow_version"
 
@@ -47,6 +47,8 @@ jobs = Table(
     Column("array_id", Integer),
     Column("array_task", Integer),
     Column("run_s", Double, nullable=False, server_default="0"),
+    Column("start_steps", Double),
+    Column("start_energy_j", Double),
     Index("jobs_by_state", "state", "id"),
     Index("jobs_by_user", "user", "id"),
     Index("jobs_by_project", "project", "id"),

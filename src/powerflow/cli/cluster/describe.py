@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -116,8 +117,10 @@ def _facts(job: JobRecord) -> list[tuple[str, Any]]:
     if job.model_error is not None:
         facts.append(("model error", f"{percent(job.model_error)} of its step time"))
     facts.append(("rescales", f"{job.rescales}" + _failures(job.failures)))
-    if job.energy_j and job.steps:
-        facts.append(("per step", f"{significant(job.energy_j / job.steps)} J{'ᵉ' if job.emulated else ''}"))
+    if job.energy_per_step_j is not None:
+        several = job.steps and not math.isclose(job.energy_per_step_j, job.energy_j / job.steps, rel_tol=1e-3)
+        of = ", since its last start" if several else ""
+        facts.append(("per step", f"{significant(job.energy_per_step_j)} J{'ᵉ' if job.emulated else ''}{of}"))
     return facts
 
 

@@ -78,6 +78,7 @@ class ActiveJob:
         power_w: Watts of the job's GPUs at the last reading.
         energy_j, gpu_s: Joules and GPU-seconds charged so far.
         run_s: Seconds for which the job has run so far.
+        start_steps, start_energy_j: ``steps`` and ``energy_j`` when the job was last started.
         last_gpus: Number of GPUs of the last placement that was not empty.
         model_error: |predicted ÷ measured − 1| of the last measured step time; nan while no step time was measured.
     """
@@ -115,6 +116,8 @@ class ActiveJob:
     energy_j: float = 0.0
     gpu_s: float = 0.0
     run_s: float = 0.0
+    start_steps: float = 0.0
+    start_energy_j: float = 0.0
     last_gpus: int = 0
     rescales: int = 0
     failures: int = 0
@@ -136,6 +139,8 @@ class ActiveJob:
             energy_j=job.energy_j,
             gpu_s=job.gpu_s,
             run_s=job.run_s,
+            start_steps=job.start_steps or 0.0,
+            start_energy_j=job.start_energy_j or 0.0,
             array_id=job.array_id,
             needs=read_dependency(job.spec.dependency) if job.spec.dependency else (),
             rescales=job.rescales,
@@ -183,6 +188,8 @@ class ActiveJob:
             started_s=self.started_s,
             cost_class=self.kind.name,
             run_s=self.run_s,
+            start_steps=self.start_steps,
+            start_energy_j=self.start_energy_j,
         )
 
     def job(self, iterations: float) -> Job:
@@ -245,6 +252,7 @@ class ActiveJob:
         self.last_gpus = self.gpus
         self.clock_mhz = intent.clock_mhz if placement else 0.0
         self.ran_gpus = 0 if self.started_s is None else self.gpus
+        self.trains_on = () if self.started_s is None else placement
 
     def started(self, now_s: float) -> int:
         """Record that all ranks of the job train.
@@ -255,6 +263,9 @@ class ActiveJob:
         self.started_s = now_s if self.started_s is None else self.started_s
         self.training = True
         before, self.left_gpus, self.ran_gpus = self.left_gpus, 0, self.gpus
+        launched = self.spec.rescale != "in-place" and self.trains_on != self.placement
+        if launched or not self.trains_on:
+            self.start_steps, self.start_energy_j = self.steps, self.energy_j
         self.trains_on = self.trains_on or self.placement
         if before in (0, self.gpus):
             return 0
@@ -268,10 +279,11 @@ class ActiveJob:
     def progressed(self, steps: float, steps_total: float | None = None) -> None:
         """Set how many steps are completed; the number falls if the job went back to a checkpoint."""
         self.steps, self.steps_total = steps, steps_total or self.steps_total
+        self.start_steps = min(self.start_steps, steps)
 
     def began_again(self, reason: str) -> None:
-        """Set the reason that says that the job's script did not continue from its last step."""
-        self.reason = reason
+        """Record that the job's script began at its first step again, and set the reason that says so."""
+        self.reason, self.start_steps = reason, 0.0
 
     def rescaled(self, gpus_before: int, gpus: int) -> Placement:
         """Record that the job trains on ``gpus`` GPUs; count one more rescale if it had another number before.
