@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +17,10 @@ from powerflow.simulate.replay.queue import start_times
 from powerflow.simulate.replay.windows import LogWindow
 from powerflow.simulate.workload.workload import Workload
 from powerflow.trace.record import Trace, TraceJob
+from powerflow.watch.ledger import Ledger
+from powerflow.watch.owners import WatchedJob
+from powerflow.watch.use import JobUse
+from powerflow.watch.watcher import Settled
 
 CLUSTER = "2x8:A100"
 BELIEVED = Believed("oracle", "known")
@@ -84,3 +91,27 @@ def truth_of(trace: Trace, seed: int) -> Truth:
 
 
 _MODELS = ("cifar10", "imagenet", "bert", "deepspeech2", "resnet101", "gpt2", "alexnet")
+
+
+def write_log(trace: Trace, path: Path) -> None:
+    """Write a log as ``sacct -P`` does, in UTC to the second."""
+    head = "JobID|JobName|User|Account|Partition|QOS|Submit|Start|ElapsedRaw|State|AllocTRES"
+    lines = [head]
+    for job in trace.jobs:
+        begins = (job.submit_s, job.submit_s + (job.wait_s or 0.0))
+        submit, start = (datetime.fromtimestamp(round(when), UTC).strftime("%Y-%m-%dT%H:%M:%S") for when in begins)
+        owner = "|".join((job.name, job.user, job.account, job.partition, job.qos))
+        lines.append(f"{job.id}|{owner}|{submit}|{start}|{round(job.duration_s)}|COMPLETED|gres/gpu={job.gpus}")
+    path.write_text("\n".join(lines) + "\n")
+
+
+def write_watch(runs: Sequence[MeasuredRun], path: Path, *, emulated: bool = False) -> None:
+    """Write measured runs as `powerflow watch` keeps them."""
+    ledger = Ledger(path)
+    settled = Settled()
+    for run in runs:
+        key = f"slurm:{run.id}@{int(run.start_s)}"
+        use = JobUse(run.energy_j, run.low_j, run.high_j, run.gpu_s, from_s=run.start_s)
+        settled.jobs[key] = (WatchedJob(key, run.id, run.start_s, run.start_s + 1e4), use)
+    ledger.save(settled, {}, {"emulated": emulated})
+    ledger.close()

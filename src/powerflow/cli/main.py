@@ -60,6 +60,7 @@ COMMANDS = (
     Command("trace", "app", "Inspect, convert or generate a log of jobs.", group=LOGS),
     Command("watch", "watch", "Watch who draws what on GPUs that others give out.", "site.watch", BESIDE),
     Command("watched", "watched", "Sum up the energy of watched jobs and users.", "site.watched", BESIDE),
+    Command("poc", "poc", "Say on one page what PowerFlow would save here.", "site.poc", BESIDE),
     Command("demo", "demo", "Train ten small jobs on an emulated cluster of this machine.", group=START),
     Command("serve", "serve", "Run the controller of a live cluster.", group=START),
     Command("agent", "agent", "Run the agent of this machine for a controller on another one.", group=START),

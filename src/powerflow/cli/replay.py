@@ -60,7 +60,7 @@ def replay(
     from powerflow.simulate.replay.replay import replay as replayed
     from powerflow.trace.read import read_trace
 
-    rates = Rates(_rate(tariff, "--tariff"), _rate(carbon, "--carbon"))
+    rates = Rates(rate(tariff, "--tariff"), rate(carbon, "--carbon"))
     with ExitStack() as stack:
         page = None if report is None else stack.enter_context(atomic_write(report))
         say = stack.enter_context(progress_of_share("replay", quiet))
@@ -90,7 +90,12 @@ def replay(
         )
 
 
-def _rate(value: float | None, where: str) -> float | None:
+def rate(value: float | None, where: str) -> float | None:
+    """Return a price or the emissions of a kWh, as given.
+
+    Raises:
+        InputError: It is negative or not a number.
+    """
     if value is not None and not (value >= 0 and math.isfinite(value)):
         raise InputError(f"{value} is not a valid rate", where=where, fix="give a number ≥ 0 per kWh")
     return value

@@ -144,7 +144,7 @@ def page(template: str, figures: Mapping[str, plots.Figure], **context: Any) -> 
         lstrip_blocks=True,
     )
     context["title"] = words.without_folders(context["title"])
-    context.setdefault("glossary", glossary.GLOSSARY)
+    context = {"glossary": glossary.GLOSSARY, "lang": "en", "how": "How it was computed", **context}
     return environment.get_template(template).render(
         figures=figures,
         figures_json=Markup(_json_in_html(figures)),
