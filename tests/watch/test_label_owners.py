@@ -216,6 +216,16 @@ def test_a_pod_that_is_a_node_of_a_scheduler_is_no_job() -> None:
     assert [*owners_of(store).jobs] == ["job:5"]
 
 
+def test_a_pod_that_was_seen_to_be_a_node_of_a_scheduler_is_no_job_while_the_scheduler_has_none() -> None:
+    store = dcgm(every(15, 90, lambda at: 100 * at), f'{DCGM},{POD},hpc_job="5"')
+    store.series += dcgm(every(15, 900, lambda at: 100 * at, 90), f"{DCGM},{POD}").series
+    source = MetricsSource(store, clock=timer())
+    for end in range(60, 901, 30):
+        look = source.read(T + end - 30, T + end).owners
+        assert look is not None
+        assert {*look.jobs} <= {"job:5"}
+
+
 SLURM_JOB = 'user="ann",account="phys",gpu_type="H100",instance="n1:9798",job="slurm"'
 
 

@@ -16,7 +16,7 @@ and half their distance is how far it may be off. A job whose label is missing a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -33,6 +33,8 @@ TOLD_S = 600.0
 _KNOWN_S = 7200.0
 #: Metrics that every GPU has, and whose labels are looked at.
 _LOOKED_AT = {"energy_j", "power_w", "job"}
+#: Labels that name pods.
+_PODS = {"pod", "exported_pod"}
 #: A sample of slurm-job-exporter counts for scrapes of other exporters this near, as a share of the usual interval.
 _NEAR = 0.75
 
@@ -81,12 +83,13 @@ class Told(NamedTuple):
     notes: list[str]
 
 
-def told_by(gpus: Sequence[FoundGpu], tracks: Iterable[Track]) -> Told:
+def told_by(gpus: Sequence[FoundGpu], tracks: Iterable[Track], earlier: Set[str] = frozenset()) -> Told:
     """Return who held each GPU when.
 
     Args:
         gpus: GPUs with what was scraped of them.
         tracks: All time series; those of slurm-job-exporter belong to no GPU.
+        earlier: Labels that named jobs before. After a scheduler's label pods no longer count.
     """
     facts: dict[str, JobFacts] = {}
     found = {gpu.address: _presence(gpu, facts) for gpu in gpus}
@@ -96,12 +99,12 @@ def told_by(gpus: Sequence[FoundGpu], tracks: Iterable[Track]) -> Told:
             known = facts.get(key, told)
             facts[key] = known._replace(user=told.user or known.user, account=told.account or known.account)
     keys = {key for each in found.values() for key in each.held_s}
-    pods = {key for key in keys if key.startswith("pod:")}
+    pods = {key for key in keys if facts[key].label in _PODS}
     notes = []
     if not keys and of_jobs:
         notes = _add_whole_nodes(found, of_jobs)
         keys = {key for each in found.values() for key in each.held_s}
-    elif keys - pods:
+    elif keys - pods or earlier - _PODS:
         keys -= pods
         for each in found.values():
             for key in pods & each.held_s.keys():

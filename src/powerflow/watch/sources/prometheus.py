@@ -127,7 +127,7 @@ class MetricsSource:
         for gpu in gpus:
             self._keep_card(gpu)
         notes += [*said, *self._stand_still(gpus)]
-        told = told_by(gpus, tracks.values())
+        told = told_by(gpus, tracks.values(), self._labels)
         self._look = self._owners.update(told.presences, told.facts, self._usual_s)
         notes += [*told.notes, *self._new_labels(told.labels)]
         self._used |= {key: next(iter(gpu.scraped)) for key, gpu in found.items()}
