@@ -36,6 +36,7 @@ def test_the_last_step_counts_however_the_log_is_cut(matcher: Matcher, cuts: lis
     for begin, end in zip([0, *ends], ends, strict=False):
         log.feed(text[begin:end], end)
     assert log.steps == Steps(1007, 90)
+    assert log.first == 1
     assert log.offset == len(text)
 
 

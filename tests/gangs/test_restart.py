@@ -327,3 +327,12 @@ def test_who_is_launched_again_went_on_or_began_again_as_its_first_step_shows(be
     assert isinstance(
         events[events.index(bench.told(Continued)[-1]) + 1], Progressed
     )  # who knows of it knows how far it was
+
+
+def test_a_launch_whose_first_lines_are_read_together_began_again(bench: Bench) -> None:
+    bench.engine.play = lambda spec: Script(2000, line="step {turn}/1000\n")
+    bench.gangs.apply([order(1, "a0", spec=RESTART)])
+    bench.until(lambda: bool(bench.told(Progressed)) and bench.told(Progressed)[-1].step >= 10)
+    bench.engine.play = lambda spec: Script(2000, line="step 1/1000\nstep 2/1000\nstep 3/1000\n")
+    bench.gangs.apply([order(2, "b0", spec=RESTART)])
+    assert bench.hear(Continued) == Continued("j", 1, went_on=False)

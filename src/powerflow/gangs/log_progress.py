@@ -28,12 +28,14 @@ class LogProgress:
     Attributes:
         offset: How many bytes of the log were passed to `feed`.
         steps: Last steps in the log; None before the first.
+        first: Step with which the log begins; None before the first.
         given_up: Why the pattern is not used any more; "" while it is used.
     """
 
     def __init__(self, pattern: str, matcher: Matcher) -> None:
         self.offset = 0
         self.steps: Steps | None = None
+        self.first: int | None = None
         self.given_up = ""
         self._pattern = pattern
         self._matcher = matcher
@@ -56,6 +58,7 @@ class LogProgress:
         for group in asked.groups or ():
             step, total = _count(group.get("step")), _count(group.get("total"))
             if step is not None:
+                self.first = step if self.first is None else self.first
                 self.steps = Steps(step, total if total is not None else self.steps.total if self.steps else None)
         return True
 

@@ -282,7 +282,7 @@ class Scripts(Gang):
             return
         if self._first is None or step < self._first[0]:
             self._first = step, now
-        self._tell_continued(step)
+        self._tell_continued(step if log.first is None else min(log.first, MOST_COUNT))
         self._told_step = (record.generation, step)
         if self._still_since_step and now - self._still_s > record.gap_s:
             record.gap_s = now - self._still_s
