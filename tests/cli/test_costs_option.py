@@ -1,4 +1,4 @@
-"""``--costs`` means the same to each command on a log: it is used and named, or refused before anything is simulated."""
+"""``--costs`` means the same to each command on a log: used and named, or refused before anything is simulated."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from powerflow.cost.observation import Observation, observations_of
@@ -207,6 +208,32 @@ def test_clocks_in_one_run_are_told_apart(tmp_path: Path) -> None:
         (1410.0, near(0.5), near(300)),
         (990.0, near(0.625), near(200)),
     ]
+
+
+@pytest.mark.parametrize(("step_s", "within"), [(0.35, 0.002), (22.0, 0.01), (70.0, 0.03)])
+def test_two_hours_with_evaluations_and_an_exporter_that_is_late(tmp_path: Path, step_s: float, within: float) -> None:
+    """A scrape every 15 s of readings that are up to 30 s old; 90 s of every 20 min are an evaluation at 186 W."""
+    rng = np.random.default_rng(0)
+    at = np.arange(7200)
+    evaluates = (at - 300) % 1200 >= 1110
+    trains = (at >= 300) & ~evaluates
+    watts = np.where(trains, 310.0 * (1 + rng.normal(0, 0.05, len(at))), np.where(at < 300, 70.0, 186.0))
+    pace = np.where(at < 420, 0.5, 1.0) * (1 + rng.normal(0, 0.02, len(at))) / step_s
+    steps, joules = np.cumsum(np.where(trains, pace, 0.0)), np.cumsum(watts)
+
+    def scraped(name: str, of: Callable[[int], object], **labels: str) -> dict[str, object]:
+        values = [[examples.START_S + second, str(of(second))] for second in range(0, len(at), 15)]
+        return {"metric": {"__name__": name, **labels}, "values": values}
+
+    text = examples.matrix(
+        scraped("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", lambda s: int(1000 * joules[s // 30 * 30]), UUID="GPU-1"),
+        scraped("DCGM_FI_DEV_POWER_USAGE", lambda s: watts[s // 30 * 30], UUID="GPU-1"),
+        scraped("train_step", lambda s: int(steps[s])),
+    )
+    (seen,), (source,) = read(tmp_path, text)
+    assert seen.step_time_s == pytest.approx(step_s, rel=within)
+    assert seen.power_w == pytest.approx(310.0, rel=0.02)
+    assert source.left_out["with a pause or a gap"] >= 4
 
 
 def test_a_counter_in_another_unit_is_seen(tmp_path: Path) -> None:

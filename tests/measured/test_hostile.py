@@ -35,7 +35,7 @@ NASTY = st.sampled_from(
     ["-1", "0", "nan", "inf", "-inf", "1e308", "1e-308", "9" * 5000, "", '"', ",", "\n", "\x00", "\ud7ff", "{", "]",
      "null", "[N/A]", "1,5", "1_000", "2026/01/01 00:00:00", "9999-12-31 23:59:59", " W", "GPU 0", "true", "[[[[", "∞"]
 )  # fmt: skip
-fuzz = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fuzz = settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def check(path: Path, content: bytes, told: Told) -> None:

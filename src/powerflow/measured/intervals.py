@@ -21,14 +21,17 @@ from powerflow.measured.recording import Quantity, Recording, Series
 FEWEST = 3
 #: An interval at the beginning (or after a pause) is warm-up while its iterations are slower than usual by this factor.
 WARM = 1.25
-#: An interval whose iterations are slower (faster) than usual by this factor has a pause (a jump of the counter) in it.
-PAUSE = 3.0
+#: An interval has a pause in it if its iterations are slower than usual by this factor; and a jump of the counter, if
+#: they are faster by the second factor.
+PAUSE, JUMP = 1.75, 3.0
 #: A GPU that works for less than this share of the time is idle.
 BUSY = 0.05
 #: Watts below this multiple of the type's idle draw are those of an idle GPU.
 IDLE = 1.25
 #: Without a step counter, the first intervals are warm-up while the watts are below this share of the usual ones.
 COLD = 0.8
+#: How often the usual time of an iteration is judged anew without pauses and jumps.
+_ROUNDS = 3
 
 
 class Reason(StrEnum):
@@ -49,12 +52,14 @@ class Intervals:
     Attributes:
         start_s, end_s: Start and end.
         steps: Iterations in each; nan throughout if there is no step counter.
+        apart_s: Usual time between two readings of the step counter, or of a GPU.
         why: Why it is left out: a `Reason`, or "" for steady training. Functions of this module fill it in.
     """
 
     start_s: FloatArray
     end_s: FloatArray
     steps: FloatArray
+    apart_s: float
     why: np.ndarray
 
     @property
@@ -90,7 +95,7 @@ def counted_intervals(steps: Series, where: str) -> Intervals:
         )
     why = np.full(len(forward), "", dtype=object)
     why[~forward] = Reason.JUMP
-    return Intervals(time_s[:-1], time_s[1:], np.diff(count), why)
+    return Intervals(time_s[:-1], time_s[1:], np.diff(count), float(np.median(np.diff(steps.time_s))), why)
 
 
 def busy_intervals(recording: Recording, where: str, idle_w: float | None) -> Intervals:
@@ -120,9 +125,9 @@ def busy_intervals(recording: Recording, where: str, idle_w: float | None) -> In
         )
     why = np.full(len(start_s), "", dtype=object)
     why[~(working[:-1] & working[1:])] = Reason.IDLE
-    apart_s = end_s - start_s
-    why[apart_s > GAP * np.median(apart_s)] = Reason.PAUSE
-    return Intervals(start_s, end_s, np.full(len(start_s), np.nan), why)
+    usual_s = float(np.median(end_s - start_s))
+    why[end_s - start_s > GAP * usual_s] = Reason.PAUSE
+    return Intervals(start_s, end_s, np.full(len(start_s), np.nan), usual_s, why)
 
 
 def _working(recording: Recording, time_s: FloatArray, idle_w: float | None) -> BoolArray | None:
@@ -149,38 +154,61 @@ def leave_out_unsteady(found: Intervals, labels: IntArray, recording: Recording)
         recording: Readings of GPUs; their watts tell warm-up where there is no step counter.
     """
     counted = bool(np.isfinite(found.steps).all())
-    each_s = found.lasts_s / np.where(found.steps > 0, found.steps, np.nan) if counted else found.lasts_s
     watts = np.nansum([_mean_power(of, found.start_s, found.end_s) for of in recording.gpus.values()], axis=0)
+    _leave_out_few(found, labels)
     unusual = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
+    for label in np.unique(labels[found.kept]):
         mine = labels == label
-        kept = mine & found.kept
-        if not kept.any():
-            continue
-        if not counted:
-            unusual |= mine & (watts < COLD * float(np.median(watts[kept])))
-            continue
-        most = PAUSE * float(np.median(found.steps[kept]))  # so that a jump of the counter does not outweigh the rest
-        usual_s = _weighted_median(each_s[kept], np.minimum(found.steps[kept], most))
-        found.why[kept & (each_s < usual_s / PAUSE)] = Reason.JUMP
-        changed = found.why == Reason.CHANGE  # an evaluation has other clocks
-        found.why[mine & (found.kept | changed) & (each_s > usual_s * PAUSE)] = Reason.PAUSE
-        unusual |= mine & (each_s > usual_s * WARM)
+        if counted:
+            unusual |= mine & _slow(found, mine)
+        else:
+            unusual |= mine & (watts < COLD * float(np.median(watts[mine & found.kept])))
     _leave_out_warm_up(found.why, unusual)
+    _leave_out_few(found, labels)
+
+
+def _leave_out_few(found: Intervals, labels: IntArray) -> None:
     numbers, counts = np.unique(labels[found.kept], return_counts=True)
     found.why[found.kept & np.isin(labels, numbers[counts < FEWEST])] = Reason.FEW
 
 
+def _slow(found: Intervals, mine: BoolArray) -> BoolArray:
+    """Leave out pauses and jumps of one configuration; return True for intervals that are slow enough for warm-up.
+
+    The moment at which a counter moved is known to a reading, and the number of its steps to one: an interval is slow
+    only beyond the shorter of both times.
+    """
+    kept = mine & found.kept
+    most = PAUSE * float(np.median(found.steps[kept]))  # so that a jump of the counter does not outweigh the rest
+    usual_s = _weighted_median(found.lasts_s[kept] / found.steps[kept], np.minimum(found.steps[kept], most))
+    for _ in range(_ROUNDS):
+        margin_s = min(found.apart_s, usual_s)
+        expected_s = found.steps * usual_s
+        paused = found.lasts_s > PAUSE * expected_s + 2.0 * margin_s
+        jumped = found.lasts_s < expected_s / JUMP
+        steady = kept & ~paused & ~jumped
+        if not steady.any():
+            break
+        usual_s = float(found.lasts_s[steady].sum() / found.steps[steady].sum())
+    found.why[kept & jumped] = Reason.JUMP
+    changed = found.why == Reason.CHANGE  # an evaluation has other clocks
+    found.why[mine & (found.kept | changed) & paused] = Reason.PAUSE
+    slow: BoolArray = found.lasts_s > WARM * expected_s + margin_s
+    return slow
+
+
 def _leave_out_warm_up(why: np.ndarray, unusual: BoolArray) -> None:
     """Leave out unusual intervals at the beginning, and after each interval that is left out."""
-    starting = True
+    starting, trained = True, False
     for i in range(len(why)):
-        if why[i] != "":
+        if why[i] == Reason.PAUSE and not trained:
+            why[i] = Reason.WARM  # nothing was there that could pause
+        elif why[i] != "":
             starting = True
         elif starting and unusual[i]:
             why[i] = Reason.WARM
         else:
-            starting = False
+            starting, trained = False, True
 
 
 def _mean_power(of: Mapping[Quantity, Series], start_s: FloatArray, end_s: FloatArray) -> FloatArray:
