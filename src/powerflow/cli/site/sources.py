@@ -66,7 +66,25 @@ class Sources:
         return readings, owners, notes + list(owners.notes if owners is not None else ())
 
 
-def open_sources(prometheus: str | None, owners: Owners) -> Sources:
+@dataclass(frozen=True, slots=True)
+class PrometheusAccess:
+    """How to reach a Prometheus.
+
+    Attributes:
+        url: Its address; None to read the GPUs of this machine instead.
+        token_file, basic_file, ca_file: Files with a bearer token, with ``user:password``, and with the certificates of
+            trusted authorities.
+        node_label: Label of its metrics that names the node; "" to look for it.
+    """
+
+    url: str | None
+    token_file: Path | None = None
+    basic_file: Path | None = None
+    ca_file: Path | None = None
+    node_label: str = ""
+
+
+def open_sources(prometheus: PrometheusAccess, owners: Owners) -> Sources:
     """Open what the options name, or what this machine has.
 
     Raises:
@@ -77,7 +95,7 @@ def open_sources(prometheus: str | None, owners: Owners) -> Sources:
     slurm = shutil.which("squeue") is not None
     if owners is Owners.SLURM and not slurm:
         raise InputError("there is no squeue here", where="--owners", fix="run this where users submit jobs")
-    if prometheus is not None:
+    if prometheus.url is not None:
         from powerflow.watch.sources.prometheus import Prometheus
 
         if owners is Owners.PROCESSES:
@@ -86,8 +104,15 @@ def open_sources(prometheus: str | None, owners: Owners) -> Sources:
                 where="--owners",
                 fix="leave out --prometheus, or use slurm",
             )
+        readings = Prometheus(
+            prometheus.url,
+            token_file=prometheus.token_file,
+            basic_file=prometheus.basic_file,
+            ca_file=prometheus.ca_file,
+            node_label=prometheus.node_label,
+        )
         use_slurm = owners is Owners.SLURM or (owners is Owners.AUTO and slurm and _answers(Slurm()))
-        return Sources(Prometheus(prometheus), Slurm() if use_slurm else None)
+        return Sources(readings, Slurm() if use_slurm else None)
     from powerflow.watch.sources.local import LocalGpus
     from powerflow.watch.sources.processes import ProcessOwners
 

@@ -15,7 +15,7 @@ import typer
 
 from powerflow.cli.options import Json
 from powerflow.cli.output import console, json_line, print_json
-from powerflow.cli.site.sources import Owners, Sources, default_file, open_sources
+from powerflow.cli.site.sources import Owners, PrometheusAccess, Sources, default_file, open_sources
 from powerflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,6 +40,18 @@ def watch(
         Owners, typer.Option(help="Who says which job holds which GPU. auto: Slurm where there is one.")
     ] = Owners.AUTO,
     file: Annotated[Path | None, typer.Option(help="File to keep the energy of jobs in.")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option("--token-file", help="File with the bearer token for Prometheus.")
+    ] = None,
+    basic_file: Annotated[
+        Path | None, typer.Option("--basic-file", help="File with user:password for Prometheus.")
+    ] = None,
+    ca_file: Annotated[
+        Path | None, typer.Option("--ca-file", help="Certificates to trust for Prometheus, PEM.")
+    ] = None,
+    node_label: Annotated[
+        str, typer.Option("--node-label", help="Label of the metrics that names the node; found by default.")
+    ] = "",
     once: Annotated[bool, typer.Option("--once", help="Look once, and keep nothing.")] = False,
     json: Json = False,
 ) -> None:
@@ -48,7 +60,8 @@ def watch(
     Look every 30 s, show each job with its power and its energy so far, and keep both until Ctrl-C and after.
     `powerflow watched` sums up what was kept. No special rights are needed.
     """
-    sources = open_sources(prometheus, owners)
+    access = PrometheusAccess(prometheus, token_file, basic_file, ca_file, node_label)
+    sources = open_sources(access, owners)
     if once:
         _look_once(sources, json)
         return
