@@ -41,13 +41,14 @@ from powerflow.live.job_logs import LogPart, job_log, job_logs
 from tests.service.fake_accounts import accounts, ended_job
 from tests.service.fake_governance import FakeGovernance, feed
 from tests.service.fake_logs import FakeLogs
+from tests.service.fake_shells import FakeUserShells
 
 CLOCK_MHZ = 1110.0
 GPU_W = 201.0
 IDLE_W = 50.0
 
 
-class FakeCluster(FakeGovernance):
+class FakeCluster(FakeGovernance, FakeUserShells):
     """Two nodes of four emulated A100s, and whatever jobs were submitted."""
 
     def __init__(self, now_s: float = 1_790_000_000.0) -> None:
@@ -56,6 +57,7 @@ class FakeCluster(FakeGovernance):
         self._specs: dict[str, JobSpec] = {}
         self._keys: dict[tuple[str, str], str] = {}
         self.logs_of_ranks = FakeLogs()
+        FakeUserShells.__init__(self)
         self._events: list[EventRecord] = []
         self._nodes = dict.fromkeys(("n1", "n2"), "up")
 

@@ -34,9 +34,18 @@ BODIES = {
     "drop_budget": {},
     "lift_cap": {},
     "drop_signal": {"kind": "carbon"},
+    "open_shell": {"command": ["true"]},
+    "shell_input": {"offset": 0},
+    "resize_shell": {"rows": 24, "columns": 80},
 }
 #: What takes more than a viewer, with the role it takes.
-WRITERS = dict.fromkeys(["submit", "change_jobs", "update", "cancel", "hold", "release"], Role.USER) | dict.fromkeys(
+WRITERS = dict.fromkeys(
+    [
+        *("submit", "change_jobs", "update", "cancel", "hold", "release"),
+        *("open_shell", "shell_output", "shell_input", "resize_shell", "close_shell"),
+    ],
+    Role.USER,
+) | dict.fromkeys(
     [
         *("drain", "resume", "declare_off", "audit", "set_mode", "set_budget", "drop_budget", "set_share"),
         *("set_signal", "drop_signal", "set_cap", "lift_cap"),
@@ -71,7 +80,9 @@ def ask() -> Iterator[Callable[[Operation[Any], str], httpx.Response]]:
             own = next(job.id for job in clusters[0].jobs().items if job.user == TOKENS[role][0])
             if operation.name == "release":
                 clusters[0].change(own, state=JobState.HELD)
-            path = operation.path.format(job_id=own, name="n1", number=1)
+            if operation.name == "open_shell":
+                clusters[0].change(own, state=JobState.RUNNING)
+            path = operation.path.format(job_id=own, name="n1", number=1, shell="0" * 16)
             before = state_of(clusters[0])
             body = BODIES.get(operation.name)
             answer = http.request(operation.method, f"{server.url}{PREFIX}{path}", json=body, headers=bearer(role))

@@ -33,6 +33,8 @@ _WHAT = {
     "job updated": "changed",
     "job held": "held",
     "job released": "released",
+    "job shell opened": "shell beside rank {rank} opened",
+    "job shell ended": "end of the shell beside rank {rank}, opened",
     "node drained": "{target} set to drain",
     "node up": "{target} put back into use",
     "node failed": "{target} failed",
@@ -65,6 +67,10 @@ def _more(action: str, fields: Mapping[str, Any]) -> str:
             return ", ".join(f"{_name(key)} {_value(key, value)}" for key, value in fields.items() if key != "owner")
         case "job cancelled" | "job held" | "job released" | "clock set" | "clock asked" | "clock back" | "share set":
             return ""
+        case "job shell opened":
+            return str(fields.get("command", ""))
+        case "job shell ended":
+            return str(fields.get("why", ""))
         case "node drained" | "node up" | "node declare-off":
             return str(fields.get("reason", ""))
         case "mode set":

@@ -37,11 +37,14 @@ from powerflow.api.records import (
     NodeRecord,
     Top,
 )
+from powerflow.api.shells import ShellInput, ShellOrder, ShellPiece, ShellRecord, ShellSize, ShellTaken
 from powerflow.energy.kinds import Kind
 
 
 class ClusterApi(Protocol):
     """Interface through which the REST API asks a live cluster. Methods can be called from any thread.
+
+    Coroutines are awaited in the event loop of the REST API, and do not block it.
 
     The REST API checks the caller's role (`powerflow.api.operations`) before it calls a method. Every method may raise
     `NotFound` (a job or node does not exist), `Forbidden` (the job belongs to another user), `Refused` (the present
@@ -116,6 +119,34 @@ class ClusterApi(Protocol):
         Raises:
             NodeAway: The node of the rank does not answer.
         """
+
+    async def open_shell(self, job_id: str, order: ShellOrder, caller: Caller) -> ShellRecord:
+        """Run a command, or the user's shell, beside a rank of a job, as a part of this rank.
+
+        It has the user, the environment and the working directory of the rank, and ends with it. If nobody asks for its
+        output for 60 s, it is hung up.
+
+        Raises:
+            Refused: The job has no such process now, or has the most shells.
+            NodeAway: The node of the rank does not answer.
+        """
+
+    async def shell_output(
+        self, job_id: str, shell: str, caller: Caller, *, after: int = 0, wait_s: float = 0.0
+    ) -> ShellPiece:
+        """Show a piece of the output of a shell. To get the next piece, set `after` to the number of this one.
+
+        The last piece can be asked for again. If there is no output yet, the answer has none, and the same number.
+        """
+
+    async def shell_input(self, job_id: str, shell: str, given: ShellInput, caller: Caller) -> ShellTaken:
+        """Pass input to a shell. If the command does not read it, only a part of the input is taken, or nothing."""
+
+    async def resize_shell(self, job_id: str, shell: str, size: ShellSize, caller: Caller) -> ShellRecord:
+        """Change the size of a shell's terminal."""
+
+    async def close_shell(self, job_id: str, shell: str, caller: Caller) -> ShellRecord:
+        """Hang a shell up: its command gets SIGHUP, and is killed if it has not ended after 5 s."""
 
     def decisions(self, job_id: str, *, after: int = 0, limit: int = 100) -> NumberedPage[DecisionRecord]:
         """List the decisions about a job, oldest first, each with the predicted completion time and energy."""

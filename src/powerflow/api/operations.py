@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         StageList,
     )
     from powerflow.api.job_detail import JobDetail
+    from powerflow.api.shells import ShellPiece, ShellRecord, ShellTaken
 
 #: All paths of the API begin with this.
 PREFIX = "/api/v1"
@@ -88,6 +89,21 @@ EXPLAIN = Operation("explain", "GET", "/jobs/{job_id}/explain", Explanation)
 DECISIONS = Operation("decisions", "GET", "/jobs/{job_id}/decisions", NumberedPage[DecisionRecord])
 LOGS = Operation("logs", "GET", "/jobs/{job_id}/logs", JobLogs)
 LOG = Operation("log", "GET", "/jobs/{job_id}/log", LogChunk)
+
+_SHELL = "/jobs/{job_id}/shells/{shell}"
+OPEN_SHELL: Operation[ShellRecord] = Operation(
+    "open_shell", "POST", "/jobs/{job_id}/shells", "shells:ShellRecord", Role.USER, 201
+)
+SHELL_OUTPUT: Operation[ShellPiece] = Operation(
+    "shell_output", "GET", f"{_SHELL}/output", "shells:ShellPiece", Role.USER
+)
+SHELL_INPUT: Operation[ShellTaken] = Operation("shell_input", "POST", f"{_SHELL}/input", "shells:ShellTaken", Role.USER)
+RESIZE_SHELL: Operation[ShellRecord] = Operation(
+    "resize_shell", "POST", f"{_SHELL}/resize", "shells:ShellRecord", Role.USER
+)
+CLOSE_SHELL: Operation[ShellRecord] = Operation(
+    "close_shell", "POST", f"{_SHELL}/close", "shells:ShellRecord", Role.USER
+)
 
 ME = Operation("me", "GET", "/me", Identity)
 TOP = Operation("top", "GET", "/top", Top)

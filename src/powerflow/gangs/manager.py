@@ -230,6 +230,14 @@ class Gangs:
         others = [name for name in list(record.ranks) if name not in members]
         return [*members, *others, *list(record.cut), *reversed(list(record.ended))]
 
+    def members(self, job_id: str) -> list[str]:
+        """Return the names of the ranks that form the gang of a job now, in order; [] between two placements."""
+        gang = self._gangs.get(job_id)
+        if gang is None:
+            return []
+        leaving = list(gang.record.leaving)
+        return [name for name in list(gang.record.members) if name not in leaving]
+
     def log(self, job_id: str, rank: str | None = None, offset: int = 0, limit: int = 65536) -> tuple[bytes, int]:
         """Return a part of a rank's log, as `Engine.log` does.
 

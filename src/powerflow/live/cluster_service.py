@@ -49,6 +49,7 @@ from powerflow.api.records import (
     Refused,
     Top,
 )
+from powerflow.api.shells import ShellInput, ShellOrder, ShellPiece, ShellRecord, ShellSize, ShellTaken
 from powerflow.energy.kinds import Kind
 from powerflow.live.commands import (
     CapsChanged,
@@ -180,6 +181,28 @@ class ClusterService(ClusterApi):
         if rank is not None and rank not in names:
             raise NotFound(f"job {job_id} has no rank {rank}", fix=f"it has {_some(names)}" if names else "")
         return job_log(gangs, job_id, rank, LogPart(offset, limit, tail, since_s), ended=ended)
+
+    @override
+    async def open_shell(self, job_id: str, order: ShellOrder, caller: Caller) -> ShellRecord:
+        return await self._controller.shells.open(job_id, order, caller)
+
+    @override
+    async def shell_output(
+        self, job_id: str, shell: str, caller: Caller, *, after: int = 0, wait_s: float = 0.0
+    ) -> ShellPiece:
+        return await self._controller.shells.output(job_id, shell, caller, after, wait_s)
+
+    @override
+    async def shell_input(self, job_id: str, shell: str, given: ShellInput, caller: Caller) -> ShellTaken:
+        return await self._controller.shells.input(job_id, shell, given, caller)
+
+    @override
+    async def resize_shell(self, job_id: str, shell: str, size: ShellSize, caller: Caller) -> ShellRecord:
+        return await self._controller.shells.resize(job_id, shell, size, caller)
+
+    @override
+    async def close_shell(self, job_id: str, shell: str, caller: Caller) -> ShellRecord:
+        return await self._controller.shells.close(job_id, shell, caller)
 
     # -- the cluster ----------------------------------------------------------------------------------------------
 

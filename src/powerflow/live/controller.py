@@ -42,6 +42,7 @@ from powerflow.live.node_watch import NodeWatch
 from powerflow.live.notices import Notices
 from powerflow.live.plan_executor import PlanExecutor
 from powerflow.live.recovery import LOGS_KEPT, adopt, recall
+from powerflow.live.shells import UserShells
 from powerflow.live.wall_clock import SchedulerTime, WallClock, moved
 from powerflow.scheduler.scheduler import Scheduler
 from powerflow.store.database import LostClaim, StoreError
@@ -90,6 +91,7 @@ class Controller:
         snapshot, completing: Copies of the active jobs, and of those that are completing (they have their final state,
             but processes may still run). They are replaced as a whole after each turn.
         notices: Messages for operators.
+        shells: Shells that users have opened beside ranks.
         turned_s: When the last turn ended.
     """
 
@@ -114,7 +116,7 @@ class Controller:
         self.governance, self.clock = governance, clock or WallClock()
         self.snapshot: Mapping[str, ActiveJob] = {}
         self.completing: Mapping[str, ActiveJob] = {}
-        self.notices = Notices()
+        self.notices, self.shells = Notices(), UserShells(store, engine, gangs, self.clock)
         self.turned_s = 0.0
         self._log = log
         self._scheduler_time, self._table = SchedulerTime(), JobTable(store, power, learning, settings.pause_s)
@@ -188,6 +190,7 @@ class Controller:
         self._gpu_service.start()
         self.governance_step.start(now_s)
         adopt(self._context, now_s)
+        self.shells.start()
         self._event_logger.start()
         self._log_jobs("started")
 
@@ -260,6 +263,7 @@ class Controller:
             raise LostClaim
         try:
             self._save(self.clock(), everything=True)
+            self.shells.finish()
         finally:
             self.governance_step.close()
             self.power.finish(give_back=not self.gangs.holding())
@@ -307,6 +311,7 @@ class Controller:
             self._guarded(step.__name__, step, now_s)
         self._guarded("decisions", self._act, now_s)
         self._guarded("clocks", self._executor.tune, now_s)
+        self._guarded("shells", self.shells.look, now_s)
         self._guarded("store", self._save, now_s)
         self._guarded("logs", self._forget_logs, now_s)
         self.snapshot, self.completing = self._table.copies(), self._table.completing_copies()

@@ -52,6 +52,7 @@ from powerflow.service.schemas import (
     Since,
     Until,
 )
+from powerflow.service.shells import WAITING, shell_routes
 from powerflow.service.tokens import Tokens
 
 OPENAPI = f"{PREFIX}/openapi.json"
@@ -100,6 +101,7 @@ def build_app(
     app.state.stopping = False
     app.state.cluster = cluster
     app.include_router(job_routes(), prefix=PREFIX, tags=["jobs"])
+    app.include_router(shell_routes(), prefix=PREFIX, tags=["jobs"])
     app.include_router(_cluster(), prefix=PREFIX, tags=["cluster"])
     app.include_router(governing(), prefix=PREFIX, tags=["governance"])
     app.include_router(_health(cluster, version), prefix=PREFIX, tags=["health"])
@@ -115,7 +117,7 @@ def build_app(
         hosts=hosts,
         open_paths=open_paths,
         quick_paths={OPENAPI, HEALTH},
-        watch_paths={EVENTS},
+        waiting=re.compile(f"{EVENTS}|{WAITING.pattern}"),
         proxies=proxies,
         refused=refused or RefusedTokens(),
         log=log,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping, Sequence
@@ -28,8 +29,9 @@ READS, READS_EACH = 24, 8
 WRITES, WRITES_EACH = 8, 4
 #: Most bodies of one user that are read at the same time.
 BODIES_EACH = 16
-#: Most unanswered requests of one user, without and with a wait for events; both kinds are counted separately.
-INSIDE, WATCHING = 64, 16
+#: Most unanswered requests of one user, without and with a wait for events or for a shell; both kinds are counted
+#: separately.
+INSIDE, WATCHING = 64, 32
 
 
 def hosts_of(bound_to: str) -> frozenset[str] | None:
@@ -50,7 +52,7 @@ class RequestGuard:
         hosts: Host names that a request's URL may have; None allows any.
         open_paths: Paths that need no token. A request to one of them must have no body.
         quick_paths: Paths whose requests are answered at once, without waiting for other requests.
-        watch_paths: Paths on which a request may wait until something happens.
+        waiting: Matches paths on which a request may wait until something happens. It holds no thread meanwhile.
         proxies: Proxies whose ``X-Forwarded-For`` header is trusted (`powerflow.service.peers`).
         refused: Counts failed authentications.
         log: A structlog logger.
@@ -65,7 +67,7 @@ class RequestGuard:
         hosts: Collection[str] | None,
         open_paths: Collection[str],
         quick_paths: Collection[str],
-        watch_paths: Collection[str],
+        waiting: re.Pattern[str],
         proxies: Sequence[Network],
         refused: RefusedTokens,
         log: Any,
@@ -76,7 +78,7 @@ class RequestGuard:
         self._hosts = hosts
         self._open = frozenset(open_paths)
         self._quick = frozenset(quick_paths)
-        self._watched = frozenset(watch_paths)
+        self._waiting = waiting
         self._proxies = proxies
         self._refused = refused
         self._log, self._logs_all = log, logs_all
@@ -133,7 +135,7 @@ class RequestGuard:
         self, scope: Scope, receive: Receive, send: Send, caller: Caller | None, headers: Mapping[bytes, str]
     ) -> None:
         """Pass a request on, unless the same user already has too many unanswered requests."""
-        user, watches = caller.user if caller else "", scope["path"] in self._watched
+        user, watches = caller.user if caller else "", self._waiting.fullmatch(scope["path"]) is not None
         if scope["path"] in self._quick:
             await self._hand_on(scope, receive, send, caller, b"")
             return

@@ -13,6 +13,7 @@ from powerflow.api.pages import RecordFilter
 from powerflow.api.records import JobState
 
 JobId = Annotated[str, Path(pattern=r"^[0-9]{1,18}$", description="Number of a job.", examples=["12"])]
+ShellId = Annotated[str, Path(pattern=r"^[0-9a-f]{16}$", description="Id of a shell.", examples=["3f0c9a5d27e1b846"])]
 NodeName = Annotated[
     str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", description="Name of a node.", examples=["n1"])
 ]

@@ -74,7 +74,9 @@ def add_acts(connection: Connection, rows: Sequence[AuditRecord]) -> None:
         if row.user != OWN:
             about = {"node": row.target} if row.action.startswith("node ") else {"target": row.target}
             text = said(row.action, row.target, row.user, row.fields)
-            add_event(connection, row.action, text, row.time_s, None, {**about, "by": row.user})
+            job_id = row.target.removeprefix("job ") if row.action.startswith("job ") else None
+            kind = row.action.removeprefix("job ")
+            add_event(connection, kind, text, row.time_s, job_id, {**about, "by": row.user})
 
 
 def put_setting(database: Database, connection: Connection, key: str, value: Any) -> None:
