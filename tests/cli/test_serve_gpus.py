@@ -6,12 +6,13 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -55,11 +56,22 @@ class Serve:
         )
 
     def ask(self, *argv: str) -> Any:
+        return json.loads(self.say(*argv, "--json"))
+
+    def say(self, *argv: str) -> str:
         """What a command says to the controller's process; the command itself runs in this one."""
         with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
-            code = main([*argv, "--json", "--state-dir", str(self.state)])
+            code = main([*argv, "--state-dir", str(self.state)])
         assert code == 0, err.getvalue()
-        return json.loads(out.getvalue())
+        return out.getvalue()
+
+    def log(self, job: str) -> str:
+        return "".join(piece["text"] for piece in map(json.loads, self.say("logs", job, "--json").splitlines()))
+
+    def shell(self, job: str, *command: str) -> subprocess.Popen[str]:
+        words = [sys.executable, "-c", "from powerflow.cli.main import run; run()", "exec", job]
+        words += ["--state-dir", str(self.state), "--", *command]
+        return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def submit(self, run: str) -> None:
         spec = self.directory / "job.yaml"
@@ -92,6 +104,14 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     made.close()
 
 
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """One for several tests, which let it run on."""
+    made = Serve(tmp_path_factory.mktemp("serve"))
+    yield made
+    made.close()
+
+
 def test_gpus_that_hang_or_are_others_leave_service_and_the_rest_goes_on(serve: Serve) -> None:
     serve.machine.gpu[0].utilisation, serve.machine.gpu[0].power_w = 99, 390.0
     serve.machine.more[1].hangs = HANG_READING
@@ -115,9 +135,46 @@ def test_gpus_that_hang_or_are_others_leave_service_and_the_rest_goes_on(serve: 
     assert time.monotonic() - began_s < MOST_S
 
 
-def test_a_second_controller_over_the_same_gpus_is_refused_in_one_line(serve: Serve) -> None:
-    with serve.start(serve.directory / "other") as second:
+def test_a_second_controller_over_the_same_gpus_is_refused_in_one_line(calm: Serve) -> None:
+    with calm.start(calm.directory / "other") as second:
         _, said = second.communicate(timeout=MOST_S)
     assert second.returncode == 1
     *_, line = [line for line in said.splitlines() if not line.startswith("{")]  # after the phases of the start
-    assert f"another PowerFlow controller or agent (process {agent_of(serve.state)}) uses GPU GPU-00000000-fake" in line
+    assert f"another PowerFlow controller or agent (process {agent_of(calm.state)}) uses GPU GPU-00000000-fake" in line
+
+
+def test_a_shell_beside_a_rank_has_what_the_rank_has_and_is_no_stranger_on_its_gpu(calm: Serve) -> None:
+    """It ends with the rank, and the audit tells of it without secrets."""
+    calm.submit("pwd; env; exec sleep 600\nenv: {PASSWORD: hunter2}")
+    calm.until(lambda: "PASSWORD" in calm.log("1"))
+    calm.until(lambda: any(gpu["job_id"] == "1" for gpu in calm.gpus()))
+    index = next(gpu["index"] for gpu in calm.gpus() if gpu["job_id"] == "1")
+    with calm.shell("1", "sh", "-c", "pwd; env; echo $$; trap '' TERM; cat; sleep 600") as shell:
+        assert shell.stdin is not None
+        assert shell.stdout is not None
+        *found, pid = iter_until(shell.stdout, str.isdigit)
+        rank = calm.log("1").splitlines()
+        assert found[0] == rank[0]
+        assert set(found) - set(rank) == {"POWERFLOW_SHELL=1"}
+        assert {"PASSWORD=hunter2", f"CUDA_VISIBLE_DEVICES={index}"} <= set(found)
+        calm.machine.more[index].pids[0] = int(pid)
+        calm.machine.more[index].pids[1] = os.getpid()
+        calm.until(lambda: any(f"process {os.getpid()} of" in notice for notice in calm.ask("top")["notices"]))
+        assert f"process {pid} of" not in str(calm.ask("top")["notices"])
+        calm.machine.more[index].pids[0] = calm.machine.more[index].pids[1] = 0
+        calm.ask("cancel", "1")
+        assert shell.wait(MOST_S) == 137
+    opened, ended = (act for act in calm.ask("audit")["audit"] if act["action"].startswith("job shell"))
+    assert opened["fields"]["command"] == "sh"
+    assert ended["fields"]["rank"] == opened["fields"]["rank"] == "1.1.0"
+    for path in [*calm.state.rglob("*.json"), *calm.state.rglob("*.log")]:
+        assert "hunter2" not in path.read_text(), path
+    assert "hunter2" not in str(calm.ask("audit"))
+
+
+def iter_until(stream: IO[str], last: Callable[[str], bool]) -> Iterator[str]:
+    """Lines up to the first one that is the last."""
+    for line in stream:
+        yield line.rstrip("\n")
+        if last(line.rstrip("\n")):
+            return

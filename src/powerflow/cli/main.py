@@ -73,6 +73,7 @@ COMMANDS = (
     Command("describe", "describe", "Show everything that is known about a job.", "cluster.describe", JOBS),
     Command("explain", "explain", "Explain why a job has its GPUs and clock.", "cluster.explain", JOBS),
     Command("logs", "logs", "Print the log of a job.", "cluster.logs", JOBS),
+    Command("exec", "execute", "Open a shell beside a job, or run a command there.", "cluster.exec", JOBS),
     Command("cancel", "cancel", "Cancel jobs.", "cluster.jobs", JOBS),
     Command("update", "update", "Change jobs that wait.", "cluster.update", JOBS),
     Command("hold", "hold", "Keep jobs from running.", "cluster.jobs", JOBS),

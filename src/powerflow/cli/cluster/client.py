@@ -14,7 +14,7 @@ from powerflow.api.decode import decode
 from powerflow.api.operations import PREFIX, Operation
 from powerflow.api.pages import NumberedPage, Page
 from powerflow.api.records import JobRecord, JobState, NodeAway, NotSure
-from powerflow.cli.cluster.http import HttpSender, Lost, NotConnected, Reply
+from powerflow.cli.cluster.http import HttpSender, KeptSender, Lost, NotConnected, Reply
 from powerflow.cli.output import plain
 from powerflow.errors import InputError
 
@@ -48,8 +48,25 @@ class ControllerClient:
 
     def __init__(self, url: str, token: str | None) -> None:
         self.url = url
-        self._http = HttpSender(f"{url}{PREFIX}", {"Authorization": f"Bearer {token}"} if token else {})
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._http, self._patience_s = HttpSender(f"{url}{PREFIX}", self._headers), PATIENCE_S
         self._answered = False  # a controller that has answered before may be starting again
+
+    def lasting(self, patience_s: float, read_s: float) -> ControllerClient:
+        """Return a client for many requests of one thread, which keeps its connection open.
+
+        Args:
+            patience_s: How long a request that is safe to repeat is repeated.
+            read_s: Longest wait for an answer.
+        """
+        other = ControllerClient(self.url, None)
+        other._http, other._patience_s = KeptSender(f"{self.url}{PREFIX}", self._headers, read_s), patience_s
+        other._answered = self._answered
+        return other
+
+    def close(self) -> None:
+        """Close the connection that a client from `lasting` has kept open."""
+        self._http.close()
 
     def submit(self, spec: JobSpec) -> JobRecord:
         """Submit a job exactly once. If the connection is lost, the request is repeated with the same key."""
@@ -154,18 +171,27 @@ class ControllerClient:
             return self.every(operation, after, **given)
         return list(self.ask(operation, after=after, limit=limit, latest=True, **given).items)
 
-    def ask(self, operation: Operation[Answer], body: Any = None, *, key: str | None = None, **given: Any) -> Answer:
+    def ask(
+        self,
+        operation: Operation[Answer],
+        body: Any = None,
+        *,
+        key: str | None = None,
+        repeatable: bool = False,
+        **given: Any,
+    ) -> Answer:
         """Send one request and return its answer.
 
-        If the connection is lost or the store is locked, a request is sent again if it only reads or has a key.
+        If the connection is lost or the store is locked, a request is sent again if it only reads or is repeatable.
 
         Args:
             operation: The operation to request.
             body: A request of `powerflow.api.governance`, or a job.
             key: Text by which the controller recognises a repeated request.
+            repeatable: True if the controller recognises a repeated request in another way.
             given: Values for the parameters in the path and the query. Parameters with the value None are left out.
         """
-        return self.ask_as(operation.answer, operation, body, key=key, **given)
+        return self.ask_as(operation.answer, operation, body, key=key, repeatable=repeatable, **given)
 
     def ask_as(
         self,
@@ -175,6 +201,7 @@ class ControllerClient:
         /,
         *,
         key: str | None = None,
+        repeatable: bool = False,
         **given: Any,
     ) -> Answer:
         """Send one request as `ask` does, and read its answer as another type."""
@@ -183,8 +210,8 @@ class ControllerClient:
             name: value for name, value in given.items() if value is not None and f"{{{name}}}" not in operation.path
         }
         headers = {} if key is None else {"Idempotency-Key": key}
-        repeat = operation.method == "GET" or key is not None
-        until = time.monotonic() + PATIENCE_S
+        repeat = operation.method == "GET" or key is not None or repeatable
+        until = time.monotonic() + self._patience_s
         lost = False
         while True:
             try:
@@ -196,6 +223,8 @@ class ControllerClient:
                     return _decoded(kind, _read(answer, self.url), self.url)
             except NotConnected:  # no controller, unless one was there before
                 if not (lost or self._answered) or time.monotonic() > until:
+                    if self._answered:
+                        raise InputError(f"the controller at {self.url} has gone", exit_code=5) from None
                     what = f"no controller at {self.url}"
                     raise InputError(what, fix="start one with powerflow serve", exit_code=5) from None
             except Lost as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import ipaddress
 import json
+import time
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from urllib.parse import SplitResult, unquote, urlencode, urlsplit
 
 #: Seconds to wait for a connection, and for the next byte of an answer.
 CONNECT_S, READ_S = 10.0, 60.0
+#: A connection that was not used for this long is not used again: the server may close it at the same time.
+IDLE_S = 3.0
 
 
 class NotConnected(Exception):
@@ -40,10 +43,15 @@ class HttpSender:
     Args:
         url: Address of the server; paths are relative to it.
         headers: Headers of every request.
+        read_s: Seconds to wait for the next byte of an answer.
     """
 
-    def __init__(self, url: str, headers: Mapping[str, str]) -> None:
-        self._url, self._headers = urlsplit(url), {"Accept": "application/json", "Connection": "close", **headers}
+    #: What becomes of the connection after an answer, in words of HTTP.
+    _after = "close"
+
+    def __init__(self, url: str, headers: Mapping[str, str], read_s: float = READ_S) -> None:
+        self._url, self._headers = urlsplit(url), {"Accept": "application/json", "Connection": self._after, **headers}
+        self._read_s = read_s
         self._proxy = None if on_loopback(url) else _proxy_for(self._url)
 
     def send(
@@ -72,23 +80,42 @@ class HttpSender:
             content, sent["Content-Type"] = json.dumps(body).encode(), "application/json"
         values = {name: value for name, value in query.items() if value != []}
         target = self._url.path.rstrip("/") + path + (f"?{urlencode(values, doseq=True)}" if values else "")
-        connection = self._connection()
+        if self._proxy is not None and self._url.scheme == "http":
+            target = f"http://{self._url.netloc}{target}"
+            sent |= _authorization(self._proxy)
+        connection, lasts = self._connected(), False
         try:
-            if self._proxy is not None and self._url.scheme == "http":
-                target = f"http://{self._url.netloc}{target}"
-                sent |= _authorization(self._proxy)
-            try:
-                connection.connect()
-            except (OSError, http.client.HTTPException) as error:
-                raise NotConnected(type(error).__name__) from error
-            connection.sock.settimeout(READ_S)
             connection.request(method, target, content, sent)
             answer = connection.getresponse()
-            return Reply(answer.status, answer.getheader("content-type", ""), answer.read())
+            reply = Reply(answer.status, answer.getheader("content-type", ""), answer.read())
+            lasts = not answer.will_close
+            return reply
         except (OSError, http.client.HTTPException) as error:
             raise Lost(type(error).__name__) from error
         finally:
+            self._used(connection, lasts=lasts)
+
+    def _connected(self) -> http.client.HTTPConnection:
+        """Return an open connection.
+
+        Raises:
+            NotConnected: There is no connection to the server.
+        """
+        connection = self._connection()
+        try:
+            connection.connect()
+        except (OSError, http.client.HTTPException) as error:
             connection.close()
+            raise NotConnected(type(error).__name__) from error
+        connection.sock.settimeout(self._read_s)
+        return connection
+
+    def close(self) -> None:
+        """Close what is still open."""
+
+    def _used(self, connection: http.client.HTTPConnection, *, lasts: bool) -> None:
+        """Take a connection back after a request; ``lasts`` is True if another request may follow on it."""
+        connection.close()
 
     def _connection(self) -> http.client.HTTPConnection:
         """Return a connection to the server, or to its proxy, that is not open yet."""
@@ -101,6 +128,33 @@ class HttpSender:
         if tls:
             connection.set_tunnel(host, port, _authorization(self._proxy))
         return connection
+
+
+class KeptSender(HttpSender):
+    """Send requests to one server over one connection, which is not closed after an answer. For one thread only."""
+
+    _after = "keep-alive"
+    _kept: tuple[http.client.HTTPConnection, float] | None = None
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._kept is not None:
+            self._kept[0].close()
+            self._kept = None
+
+    def _connected(self) -> http.client.HTTPConnection:
+        kept, self._kept = self._kept, None
+        if kept is not None and time.monotonic() < kept[1] + IDLE_S:
+            return kept[0]
+        if kept is not None:
+            kept[0].close()
+        return super()._connected()
+
+    def _used(self, connection: http.client.HTTPConnection, *, lasts: bool) -> None:
+        if lasts:
+            self._kept = connection, time.monotonic()
+        else:
+            connection.close()
 
 
 def on_loopback(url: str) -> bool:
