@@ -173,3 +173,17 @@ def test_a_late_exporter_is_found_out(site: Site) -> None:
         for i, (a, b) in enumerate(draw.jobs)
     ]
     assert np.mean(inside) >= 0.9
+
+
+def test_a_job_that_comes_back_to_a_gpu_holds_it_again() -> None:
+    memory = Watcher().memory
+    job = WatchedJob("job:1", "1", 100.0)
+    other = GpuAddress("n1", 1)
+    rest = Holding(job.key, other, 100.0, None)
+    memory.update(OwnersLook(130.0, {job.key: job}, [Holding(job.key, GPU, 100.0, None), rest]))
+    memory.update(OwnersLook(160.0, {job.key: job}, [Holding(job.key, GPU, 100.0, 140.0, end_slack_s=7.0), rest]))
+    memory.update(OwnersLook(190.0, {job.key: job}, [Holding(job.key, GPU, 175.0, None), rest]))
+    assert [(each.start_s, each.end_s, each.end_slack_s) for each in memory.holdings(GPU)] == [
+        (100.0, 140.0, 7.0),
+        (175.0, None, 1.0),
+    ]

@@ -39,7 +39,7 @@ class OwnerMemory:
             ]
         for (job, gpu), each in held_now.items():
             mine = self._held.setdefault(gpu, [])
-            if not any(other.job == job for other in mine):
+            if not any(other.job == job and (other.end_s is None or other.start_s == each.start_s) for other in mine):
                 mine.append(each)
         holders = {job for job, _ in held_now}
         self.jobs.update({key: job for key, job in look.jobs.items() if key in self.jobs or key in holders})
@@ -55,8 +55,8 @@ class OwnerMemory:
         each: Holding, held_now: Mapping[tuple[str, GpuAddress], Holding], look: OwnersLook, before_s: float
     ) -> Holding:
         """Return a holding as it stands after a look: open, or with its end."""
-        if (each.job, each.gpu) in held_now:
-            return replace(each, end_s=held_now[each.job, each.gpu].end_s)
+        if (now := held_now.get((each.job, each.gpu))) is not None:
+            return replace(each, end_s=now.end_s, end_slack_s=now.end_slack_s)
         job = look.jobs.get(each.job)
         if job is not None and job.end_s is not None:
             return replace(each, end_s=job.end_s)

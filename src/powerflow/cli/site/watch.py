@@ -41,13 +41,13 @@ def watch(
     ] = Owners.AUTO,
     file: Annotated[Path | None, typer.Option(help="File to keep the energy of jobs in.")] = None,
     token_file: Annotated[
-        Path | None, typer.Option("--token-file", help="File with the bearer token for Prometheus.")
+        Path | None, typer.Option("--prometheus-token-file", help="File with the bearer token for Prometheus.")
     ] = None,
     basic_file: Annotated[
-        Path | None, typer.Option("--basic-file", help="File with user:password for Prometheus.")
+        Path | None, typer.Option("--prometheus-basic-file", help="File with user:password for Prometheus.")
     ] = None,
     ca_file: Annotated[
-        Path | None, typer.Option("--ca-file", help="Certificates to trust for Prometheus, PEM.")
+        Path | None, typer.Option("--prometheus-ca", help="Certificates to trust for Prometheus, PEM.")
     ] = None,
     node_label: Annotated[
         str, typer.Option("--node-label", help="Label of the metrics that names the node; found by default.")
