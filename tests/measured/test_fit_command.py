@@ -65,7 +65,7 @@ def test_points_of_a_table_and_of_readings_are_fitted_together(
 ) -> None:
     Path("points.csv").write_text("model,gpu_type,gpus,local_batch,step_time_s,power_w\nlm,A100,1,16,0.45,290\n")
     assert main(["fit", "points.csv", "run.json", "--model", "lm", "--local-batch", "16", "-o", "lm.json"]) == 0
-    assert "points.csv (table of observations): 1 point from 1 rows" in capsys.readouterr().out
+    assert "points.csv (table of observations): 1 point from 1 row" in capsys.readouterr().out
     assert main(["fit", "points.csv", "-o", "lm.json"]) == 0
     assert "table of observations" not in capsys.readouterr().out  # as before: nothing to say of it
 

@@ -61,6 +61,18 @@ def test_nvidia_smi(tmp_path: Path, units: bool) -> None:
     assert source.used == 59 - 24
 
 
+def test_gpus_of_the_node_that_idle_are_left_out(tmp_path: Path) -> None:
+    lines = examples.nvidia_smi().splitlines()
+    idle = [line for line in lines if ", 0, NVIDIA" in line]
+    others = [
+        line.replace(", 0, NVIDIA", f", {gpu}, NVIDIA").replace("300.00", "58.00").replace("1410", "210")
+        .replace("97 %", "0 %") for line in idle for gpu in (2, 3)
+    ]  # fmt: skip
+    (seen,), (source,) = read(tmp_path, "\n".join([*lines, *others]), told=told(step_time_s=0.5))
+    assert (seen.gpus, seen.clock_mhz, seen.power_w) == (2, 1410.0, near(600))
+    assert "idle GPUs are left out: 2, 3" in source.notes
+
+
 def test_steps_are_divided_over_the_time_in_which_gpus_work(tmp_path: Path) -> None:
     """Between the first and the last reading of working GPUs are 39 s; 78 steps are 0.5 s each, and this is said."""
     (seen,), (source,) = read(tmp_path, examples.nvidia_smi(), told=told(steps=78))
@@ -114,7 +126,7 @@ def test_a_unit_is_never_guessed(tmp_path: Path) -> None:
 
 def test_a_torn_line_is_counted(tmp_path: Path) -> None:
     _, (source,) = read(tmp_path, examples.nvidia_smi()[:-30], told=told(step_time_s=0.5))
-    assert source.left_out["rows that cannot be read"] == 1
+    assert source.left_out["that cannot be read"] == 1
 
 
 @pytest.mark.parametrize("times", [True, False])
@@ -362,7 +374,7 @@ def test_zeus_windows(tmp_path: Path) -> None:
     assert source.left_out == {
         "in warm-up": 1,
         "with a pause": 1,
-        "windows too short for the energy counter": 1,
+        "too short for the energy counter": 1,
     }
 
 
@@ -420,7 +432,7 @@ RANKS = [("2026-01-01T10:00:00", f"rank{r}", 3600.0 - r, 3.2 * (3600.0 - r) / 36
 def test_ranks_that_each_count_the_whole_node(tmp_path: Path) -> None:
     (seen,), (source,) = read(tmp_path, examples.codecarbon(RANKS), told=told(steps=7200))
     assert seen == Observation("lm", "A100", 8, 16, 0.5, power_w=near(3200))
-    assert source.left_out["rows that count a node again"] == 7
+    assert source.left_out["that count a node again"] == 7
     assert (
         "8 rows at one time each count all 8 GPUs of a node (a tracker in each rank): counted as 1 node"
         in (source.notes[0])
@@ -448,7 +460,7 @@ def test_a_run_that_was_flushed_counts_once(tmp_path: Path) -> None:
     rows = [("2026-01-01T09:30:00", "a", 1800.0, 1.5), ("2026-01-01T10:00:00", "a", 3600.0, 3.2)]
     (seen,), (source,) = read(tmp_path, examples.codecarbon(rows), told=told(steps=7200))
     assert seen.power_w == near(3200)
-    assert source.left_out["earlier rows of a run that was flushed"] == 1
+    assert source.left_out["of a run that was flushed later"] == 1
 
 
 def test_runs_of_a_project_are_told_apart_by_their_id(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def gpus_of(
         series = series_of(pairs, _MOST[quantity])
         if len(series.time_s):
             mine[quantity] = series
-    return gpus, {"impossible readings": impossible} if impossible else {}
+    return gpus, {"with an impossible value": impossible} if impossible else {}
 
 
 def joined(first: Series, then: Series) -> Series:

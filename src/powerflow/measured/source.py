@@ -50,7 +50,8 @@ class Source:
 
     def said(self) -> str:
         """Return one line for the user."""
-        made = f"{self.points:,} point{'s' * (self.points != 1)} from {self.used:,} {self.unit}"
+        parts = self.unit if self.used != 1 else self.unit.removesuffix("s")
+        made = f"{self.points:,} point{'s' * (self.points != 1)} from {self.used:,} {parts}"
         out = f"; left out: {counted(self.left_out)}" if self.left_out else ""
         return f"{self.name} ({self.title}): {made}{out}"
 

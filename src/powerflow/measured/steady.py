@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -81,6 +81,10 @@ def steady(recording: Recording, told: Told, where: str, idle_w: float | None) -
         if recording.steps is None
         else counted_intervals(recording.steps, where)
     )
+    notes: dict[str, None] = {}
+    kept = found.kept
+    gpus = _gpus_at_work(recording, found.start_s[kept], found.end_s[kept], told, notes)
+    recording = replace(recording, gpus=gpus)
     labels = _configurations(found, recording)
     leave_out_unsteady(found, labels, recording)
     left_out = Counter(str(why) for why in found.why[~found.kept])
@@ -90,7 +94,6 @@ def steady(recording: Recording, told: Told, where: str, idle_w: float | None) -
     if len(names) > 1 and recording.steps is None:
         what = f"the GPUs ran at {len(names)} clocks or power limits, and there is no step counter"
         raise InputError(what, where=where, fix="give a row of --runs for each, with start, end and step_time_s")
-    notes: dict[str, None] = {}
     points = [_point(found, found.kept & (labels == name), recording, told, where, notes) for name in names]
     points.sort(key=lambda point: (-(point.clock_mhz or 0.0), -(point.limit_w or 0.0)))
     return Steady(tuple(points), int(found.kept.sum()), left_out, tuple(notes))
@@ -149,7 +152,7 @@ def _point(
     """Return what some intervals of steady training took; add to ``notes`` what the user should know."""
     inner = _inner(mine)
     start_s, end_s = found.start_s[inner], found.end_s[inner]
-    gpus = _gpus_at_work(recording, start_s, end_s, told, notes)
+    gpus = recording.gpus
     watts = [_watts(gpu, of, start_s, end_s, where) for gpu, of in gpus.items()]
     clocks = [mean(of[Quantity.CLOCK], start_s, end_s) for of in gpus.values() if Quantity.CLOCK in of]
     limits = [mean(of[Quantity.LIMIT], start_s, end_s) for of in gpus.values() if Quantity.LIMIT in of]

@@ -63,7 +63,7 @@ def _of_one_run(
     contents = [file.content for file in files if isinstance(file.content, Totals)]
     check_nesting(spans)
     whole, repeated, notes = joined(spans, told)
-    left_out: Counter[str] = Counter({"rows that count a node again": repeated, "without a row in --runs": without})
+    left_out: Counter[str] = Counter({"that count a node again": repeated, "without a row in --runs": without})
     said = dict.fromkeys([*notes, *(note for content in contents for note in content.notes)])
     hint = next((f"; {content.steps_hint}" for content in contents if content.steps_hint), "")
     unit = "windows" if all(span.machine is None and not span.of_epoch for _, span in spans) else "rows"

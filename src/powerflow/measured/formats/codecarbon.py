@@ -60,9 +60,9 @@ def _read(stream: TextIO, hints: Hints) -> Totals:
         raise InputError("holds no run with energy of GPUs", fix="CodeCarbon found no GPU; it needs pynvml on the node")
     last = _last_of_each_run(rows)
     damaged = {
-        "rows that cannot be read": table.damaged,
-        "rows without energy of GPUs": without,
-        "earlier rows of a run that was flushed": len(rows) - len(last),
+        "that cannot be read": table.damaged,
+        "without energy of GPUs": without,
+        "of a run that was flushed later": len(rows) - len(last),
     }
     return Totals(
         tuple(last),

@@ -81,7 +81,7 @@ def _read(stream: TextIO, hints: Hints) -> Recording:
     gpus, impossible = gpus_of(readings)
     if not any({Quantity.POWER, Quantity.ENERGY} & set(of) for of in gpus.values()):
         raise InputError("has no watts", fix="add the field 155 (POWER) to dcgmi dmon -e")
-    return Recording(gpus, bases.pop(), damaged={"lines that cannot be read": damaged} | impossible)
+    return Recording(gpus, bases.pop(), damaged={"that cannot be read": damaged} | impossible)
 
 
 def _units(header: str, fields: list[str], line: str) -> dict[str, str]:

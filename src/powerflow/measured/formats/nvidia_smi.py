@@ -100,7 +100,7 @@ def _read(stream: TextIO, hints: Hints) -> Recording:
         gpus,
         TimeBase.RELATIVE if dated is None else TimeBase.UNIX if hints.zone else TimeBase.LOCAL,
         gpu_type=next(iter(kinds), ""),
-        damaged={"rows that cannot be read": table.damaged} | impossible,
+        damaged={"that cannot be read": table.damaged} | impossible,
     )
 
 

@@ -94,7 +94,7 @@ def _read(rows: Table | JsonLines, hints: Hints) -> Recording:
         {gpu: of for gpu, of in gpus.items() if gpu.name not in others},
         base,
         steps,
-        damaged={"rows that cannot be read": rows.damaged} | impossible,
+        damaged={"that cannot be read": rows.damaged} | impossible,
         notes=notes,
     )
 

@@ -63,7 +63,7 @@ def _read(stream: TextIO, hints: Hints) -> Totals:
                 of_epoch=True,
             )
         )
-    return Totals(tuple(spans), {"rows that cannot be read": table.damaged} if table.damaged else {})
+    return Totals(tuple(spans), {"that cannot be read": table.damaged} if table.damaged else {})
 
 
 ZEUS_LIMITS = MeasuredFormat("Zeus' table of power limits", _recognises, _read)

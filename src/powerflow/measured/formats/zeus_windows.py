@@ -66,7 +66,7 @@ def _read(stream: TextIO, hints: Hints) -> Totals:
         )
     if not spans:
         raise InputError("holds no window with energy" if table.rows else "holds a header but no window")
-    damaged = {"rows that cannot be read": table.damaged, "windows too short for the energy counter": unmeasured}
+    damaged = {"that cannot be read": table.damaged, "too short for the energy counter": unmeasured}
     return Totals(
         tuple(spans),
         {why: count for why, count in damaged.items() if count},
