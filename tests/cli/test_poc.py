@@ -84,10 +84,7 @@ def test_another_time_zone_is_named(site: Path, truth: Truth, capsys: pytest.Cap
     assert "9 h later than in the log: give its time zone with --tz" in err
 
 
-def test_names_control_no_terminal_and_no_page(
-    site: Path, truth: Truth, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("powerflow.simulate.poc.poc._PRICES", (0.0, 0.25))
+def test_names_control_no_terminal_and_no_page(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     evil = "\x1b[31m<script>alert(1)</script>"
     jobs = tuple(replace(job, user=evil if job.user == "ada" else job.user) for job in TRACE.jobs)
     write_log(replace(TRACE, jobs=jobs), site / "log.txt")

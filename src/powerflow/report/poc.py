@@ -25,11 +25,12 @@ _STEPS = ("watch", "observe", "shadow", "canary", "enforce")
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A part of the page: its title, sentences, and a table, if it has one."""
+    """A part of the page: its title, sentences, and a table, if it has one; ``prose`` is True for a table of text."""
 
     title: str
     words: Sequence[str]
     grid: Grid | None = None
+    prose: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,8 @@ class _Writer:
         if one is not None and math.isfinite(one.completion_s.mean):
             hours = times(one.completion_s, 1 / units.HOUR_S)
             yield KeyFigure(self.say("hours", value=rounded(hours.mean)), self.say("key_time", range=self.span(hours)))
-        yield KeyFigure(units.percent(self.poc.matching.share), self.say("key_measured"))
+        if one is None:
+            yield KeyFigure(units.percent(self.poc.matching.share), self.say("key_measured"))
 
     # --- refusals ---
 
@@ -170,7 +172,7 @@ class _Writer:
                 self.say("high"), [self.high(self.shown)] if not self.poc.high else [case, self.high(self.shown)]
             )
             yield self.whom(self.shown, case)
-        yield Section(self.say("takes"), [self.say("takes_words")], self.takes())
+        yield Section(self.say("takes"), [self.say("takes_words")], self.takes(), prose=True)
 
     def savings(self) -> Grid:
         currency = f", {self.currency}" if self.currency else ""
@@ -299,7 +301,7 @@ def poc_page(
         writer.standfirst(),
         list(writer.key_figures()),
         writer.say(f"origin{kind}"),
-        writer.say(f"origin_words{kind}", jobs=poc.matching.jobs),
+        writer.say(f"origin_words{kind}", jobs=poc.matching.jobs, share=units.percent(poc.matching.share)),
         list(writer.sections()),
         writer.facts(),
     )

@@ -77,14 +77,12 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "origin": ("Measured and modelled.", "実測値とモデル値があります。"),
     "origin_emulated": ("Emulated and modelled.", "エミュレーション値とモデル値です。"),
     "origin_words": (
-        "Measured: the energy of {jobs} jobs by the counters of their GPUs, and the times in the log. Modelled: "
-        "all that "
-        "PowerFlow would have done, and the energy of the other jobs. Every interval is 95 % and holds the error "
-        "of the "
-        "models.",
-        "実測：ジョブ{jobs}件の電力量（GPUのカウンター）と、ログに記録された時刻。"
-        "モデル：PowerFlowを導入した場合の結果すべてと、"
-        "その他のジョブの電力量。区間はいずれも95 %区間で、モデルの誤差を含みます。",
+        "Measured: the energy of {jobs} jobs, {share} of the log's GPU-hours, by the counters of their GPUs; and the "
+        "times in the log. Modelled: all that PowerFlow would have done, and the energy of the other jobs. Every "
+        "interval is 95 % and holds the error of the models.",
+        "実測：ジョブ{jobs}件（ログのGPU時間の{share}）の電力量（GPUのカウンター）と、ログに記録された時刻。"
+        "モデル：PowerFlowを導入した場合の結果すべてと、その他のジョブの電力量。"
+        "区間はいずれも95 %区間で、モデルの誤差を含みます。",
     ),
     "origin_words_emulated": (
         "The GPUs of {jobs} jobs are emulated: their energy comes from a model too. Nothing on this page was "

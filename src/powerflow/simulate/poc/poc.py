@@ -44,7 +44,8 @@ MOST_FACTOR = 2.0
 #: Exit code where the data do not carry an answer.
 REFUSED = 4
 #: First prices of energy, in units of the natural price; dearer ones are added while jobs end earlier than at the site.
-_PRICES = (0.0, 0.25, 1.0)
+#: Where GPU counts may change they nearly always do at 1, and a later simulation would have to fit all models again.
+_PRICES_RIGID, _PRICES_ELASTIC = (0.0, 0.25, 1.0), (0.0, 0.25, 1.0, 4.0)
 _DEARER = 4.0
 
 
@@ -169,7 +170,7 @@ def poc(
     card = next(iter(site.spec.pools()))
     chooser = FamilyChooser(trace, matching.power_w, card, max(node.gpus for node in site.spec.nodes))
     placed = [_with_models(window, chooser, [seed, draw]) for draw, window in enumerate(stretches)]
-    ways = [Way(price, rigid) for rigid in (True, False) for price in _PRICES]
+    ways = [*(Way(price, rigid=True) for price in _PRICES_RIGID), *map(Way, _PRICES_ELASTIC)]
     ask = Draws(placed, cluster, ways, site.discipline, believed, seed, costs)
     outcomes = simulate_draws(ask, processes, lambda share, note: progress(0.1 + 0.6 * share, note))
     outcomes, ways = _extended(ask, outcomes, processes, progress)
