@@ -132,10 +132,10 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "実測した電力量がモデルの{value}倍で、モデルがこれらのジョブに合っていません",
     ),
     "do_factor": (
-        "check the GPU type of --cluster; then fit models to these jobs (powerflow fit, --costs) with {least} "
-        "days of "
-        "measurements",
-        "--clusterのGPU種別を確認し、{least}日間の実測値からモデルを作成してください（powerflow fit、--costs）",
+        "check the GPU type of --cluster; if it is right, take {least} days of one partition where jobs train on their "
+        "GPUs (powerflow watched shows GPUs that are held idle)",
+        "--clusterのGPU種別を確認してください。正しい場合は、学習ジョブが中心のパーティション1つについて{least}日間測定して"
+        "ください（使われていないGPUはpowerflow watchedで確認できます）",
     ),
     "missing": ("What to measure", "必要な測定"),
     # tables

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from powerflow.cli.options import BelievedCosts, BelievedSizes, Cluster, CostFiles, Json, Processes, Quiet, Report, Seed
+from powerflow.cli.options import BelievedCosts, BelievedSizes, Cluster, Json, Processes, Quiet, Report, Seed
 from powerflow.cli.output import atomic_write, console, print_json, progress_of_share
 from powerflow.cli.replay import REFUSED, rate
 from powerflow.cli.sanitize import harmless
@@ -47,7 +47,6 @@ def poc(
     tz: Annotated[str | None, typer.Option("--tz", help="Time zone of dates without an offset.")] = None,
     belief: BelievedCosts = "fitted",
     sizes: BelievedSizes = "unknown",
-    costs: CostFiles = None,
     seed: Seed = 0,
     processes: Processes = None,
     json: Json = False,
@@ -58,7 +57,6 @@ def poc(
 
     If the data do not carry an answer, say what to measure for how long, and exit with code 4.
     """
-    from powerflow.cost.costs_file import read_costs
     from powerflow.report.poc import poc_page, refusal_line, render_poc
     from powerflow.report.replay import Rates
     from powerflow.simulate.experiment import Believed
@@ -79,7 +77,6 @@ def poc(
             high=high or (),
             unvalidated=unvalidated,
             believed=Believed(belief, sizes),
-            costs=read_costs(costs or ()),
             seed=seed,
             processes=processes,
             progress=say,

@@ -19,7 +19,6 @@ import numpy as np
 
 from powerflow.cluster.spec import parse_cluster
 from powerflow.cost.catalogue import gpu_type
-from powerflow.cost.costs_file import Costs
 from powerflow.errors import InputError
 from powerflow.simulate.comparison import Estimate
 from powerflow.simulate.experiment import Believed
@@ -133,7 +132,6 @@ def poc(
     high: Sequence[str] = (),
     unvalidated: bool = False,
     believed: Believed,
-    costs: Costs | None = None,
     seed: int = 0,
     draws: int = DRAWS,
     jobs_per_draw: int = JOBS_PER_DRAW,
@@ -148,7 +146,7 @@ def poc(
         measured: Runs of jobs with their measured energy.
         high: Conditions that make a job important, such as ``qos=high``.
         unvalidated: True to simulate even if the data do not carry an answer.
-        believed, costs, seed, draws, jobs_per_draw, processes, progress: As for `powerflow.simulate.replay.replay`.
+        believed, seed, draws, jobs_per_draw, processes, progress: As for `powerflow.simulate.replay.replay`.
 
     Raises:
         InputError: The log, the cluster or a condition cannot be used, or the cluster has several GPU types (exit code
@@ -171,7 +169,7 @@ def poc(
     chooser = FamilyChooser(trace, matching.power_w, card, max(node.gpus for node in site.spec.nodes))
     placed = [_with_models(window, chooser, [seed, draw]) for draw, window in enumerate(stretches)]
     ways = [*(Way(price, rigid=True) for price in _PRICES_RIGID), *map(Way, _PRICES_ELASTIC)]
-    ask = Draws(placed, cluster, ways, site.discipline, believed, seed, costs)
+    ask = Draws(placed, cluster, ways, site.discipline, believed, seed)
     outcomes = simulate_draws(ask, processes, lambda share, note: progress(0.1 + 0.6 * share, note))
     outcomes, ways = _extended(ask, outcomes, processes, progress)
     check = energy_check(trace, matching, placed, outcomes, gpu_type(card).idle_w)
