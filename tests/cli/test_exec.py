@@ -15,6 +15,7 @@ import termios
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -282,13 +283,12 @@ def test_a_terminal_is_restored_when_the_controller_is_lost(
 ) -> None:
     with ApiServer(service(shell.cluster)) as server:
         monkeypatch.setenv("POWERFLOW_URL", server.url)
-        beside = Beside(shell, tmp_path)
-        beside.says(b"> ")
-        url = server.url
-        server.stop()
-        assert beside.process.wait(120.0) == 5
-        assert beside.is_restored()
-        beside.says(f"\r\npowerflow: the controller at {url} has gone\r\n".encode())
-        for session in beside.shells._sessions.values():  # its event loop has gone, too
-            session._shell.connection.close()
-        beside.close()
+        with closing(Beside(shell, tmp_path)) as beside:
+            beside.says(b"> ")
+            url = server.url
+            server.stop()
+            assert beside.process.wait(120.0) == 5
+            assert beside.is_restored()
+            beside.says(f"\r\npowerflow: the controller at {url} has gone\r\n".encode())
+            for session in beside.shells._sessions.values():  # its event loop has gone, too
+                session._shell.connection.close()
