@@ -12,6 +12,7 @@ from powerflow.api import operations as ops
 from powerflow.api.records import JobRecord
 from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import Job, Watch, asks
+from powerflow.cli.cluster.state_word import state_word
 from powerflow.cli.options import Json
 from powerflow.cli.watch import show
 from powerflow.cli.when import stamp
@@ -78,14 +79,14 @@ def _draw(detail: _Detail, width: int) -> RenderableType:
 
 def _facts(job: JobRecord) -> list[tuple[str, Any]]:
     """Return what a job has now and how it progresses, one fact per line."""
-    from powerflow.cli.cluster.job_table import bar, joules, state, state_of, watts
+    from powerflow.cli.cluster.job_table import bar, joules, state, watts
     from powerflow.units import NOTHING, duration, percent, significant
 
     now_s = time.time()
     facts: list[tuple[str, Any]] = [
         ("job", f"{job.id}  {job.name}".rstrip()),
         ("owner", f"{job.user} · project {job.project}" if job.project else job.user),
-        ("state", state(state_of(job))),
+        ("state", state(state_word(job))),
         ("why", (job.exit or job.reason or NOTHING) + (_ENDING if job.completing else "")),
         ("submitted", stamp(job.submitted_s)),
     ]

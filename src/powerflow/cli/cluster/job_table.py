@@ -11,6 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from powerflow.cli.cluster.state_word import state_word
 from powerflow.cli.columns import Column, fitted_table
 from powerflow.units import NOTHING, duration, duration_column, elapsed, energy, energy_column, power, power_column
 
@@ -106,11 +107,6 @@ def state(word: str) -> Text:
     return Text(word, style=STYLES.get(word, "red"))
 
 
-def state_of(job: JobRecord) -> str:
-    """Return the state of a job as it is shown: while its processes are ending, it is completing (as for Slurm)."""
-    return "completing" if job.completing else job.state.value
-
-
 def seconds(value: float | None) -> str:
     """Format a duration; return a dash if it is None."""
     return NOTHING if value is None else duration(value)
@@ -121,7 +117,7 @@ def _columns(now_s: float) -> list[Column[JobRecord]]:
         Column("id", lambda job: job.id, right=True),
         Column("name", lambda job: job.name, least=12),
         Column("user", lambda job: job.user, spare=3, least=8),
-        Column("state", state_of, lambda job: state(state_of(job))),
+        Column("state", state_word, lambda job: state(state_word(job))),
         Column("GPUs", _gpus, right=True),
         Column("MHz", _clock, right=True, spare=4),
         Column("power", lambda job: job.power_w, right=True, spare=2, alike=_powers),

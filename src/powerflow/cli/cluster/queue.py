@@ -12,6 +12,7 @@ import typer
 from powerflow.api.records import JobState
 from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import Watch, asks
+from powerflow.cli.cluster.state_word import state_word
 from powerflow.cli.options import Json
 from powerflow.cli.watch import show
 
@@ -52,11 +53,9 @@ def queue(
     shown = state or ([] if all else [ShownState(each) for each in _ACTIVE] + [ShownState.COMPLETING])
 
     def read() -> list[JobRecord]:
-        from powerflow.cli.cluster.job_table import state_of
-
         states, completing = _asked(shown)
         found = controller.jobs(states=states, completing=completing, limit=limit, user=user, project=project)
-        of = {job.id: ShownState(state_of(job)) for job in found}
+        of = {job.id: ShownState(state_word(job)) for job in found}
         order = list(ShownState)
         return sorted((job for job in found if of[job.id] in (shown or order)), key=lambda job: order.index(of[job.id]))
 
