@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from powerflow.cli.site.watch import EVERY_S, _settle
+from powerflow.cli.site.watch import EVERY_S, _Kept
 from powerflow.watch.ledger import Ledger
 from powerflow.watch.owners import GpuAddress
 from powerflow.watch.readings import Card, Readings
@@ -111,6 +111,7 @@ def main(gpus: int, jobs_a_day: int, hours: float) -> None:
     looks, spent_s = int(hours * 3600 / EVERY_S), 0.0
     with tempfile.TemporaryDirectory() as folder:
         ledger = Ledger(Path(folder) / "watch.db")
+        kept = _Kept(watcher, ledger)
         half = (0, 0)
         for look in range(1, looks + 1):
             now_s = look * EVERY_S
@@ -118,7 +119,7 @@ def main(gpus: int, jobs_a_day: int, hours: float) -> None:
             readings, answer = site.readings(now_s), site.squeue()
             began_s = time.process_time()
             watcher.take(readings, read_jobs(answer, now_s))
-            _settle(watcher, ledger, now_s, all_of_it=False)
+            kept.settle(now_s, all_of_it=False)
             spent_s += time.process_time() - began_s
             if look == looks // 2:
                 half = ledger.size(), site.number

@@ -9,16 +9,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from powerflow.cli.main import main
+from powerflow.cli.site.watch import _Kept
+from powerflow.errors import InputError
 from powerflow.watch.ledger import Ledger
-from powerflow.watch.owners import WatchedJob
+from powerflow.watch.owners import GpuAddress, Holding, OwnersLook, WatchedJob
+from powerflow.watch.readings import Readings
+from powerflow.watch.series import series_of
 from powerflow.watch.use import JobUse
-from powerflow.watch.watcher import NobodysHour, Settled
+from powerflow.watch.watcher import HourUse, NodeHour, Settled, Watcher
 from tests.device.fake_nvml import Machine, build
 
 pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
@@ -58,7 +64,7 @@ def test_it_ends_in_order_and_only_one_watches_a_file(machine: Machine, tmp_path
     command = [POWERFLOW, "watch", "--file", str(file), "--owners", "processes"]
     first = subprocess.Popen(command, env=machine.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert first.stdout is not None
-    assert "120 W: 0 of 2 GPUs held by 0 jobs" in first.stdout.readline()
+    assert "120 W: 2 GPUs in all; 0 held by 0 jobs" in first.stdout.readline()
     second = run(machine, *command[1:])
     assert (second.returncode, second.stderr.count("\n")) == (4, 1)
     assert "another watch writes it" in second.stderr
@@ -86,7 +92,7 @@ def file(tmp_path: Path) -> Path:
     hour = int(time.time() // 3600) - 2
     start_s = hour * 3600.0 + 60.0
     ledger = Ledger(path)
-    settled = Settled(nobody={NobodysHour("n1", hour): (1e5, 1000.0)})
+    settled = Settled(others={NodeHour("n1", hour): HourUse(1e5, 1e5, 1e5, 1000.0)})
     for number, (user, joules) in enumerate((("ada", 3.6e6), ("=cmd()", 7.2e6))):
         job = WatchedJob(f"slurm:{number}@1", str(number), start_s, start_s + 1200, name="a\x1b[31mb", user=user)
         use = JobUse(joules, 0.99 * joules, 1.02 * joules, 2400.0, hours={hour: joules}, from_s=start_s)
@@ -119,13 +125,62 @@ def test_sums_by_user_as_table_json_csv_and_page(
     assert document["nobody"]["energy_j"] == pytest.approx(1e5)
     assert max(len(line) for line in table.splitlines()) <= 100
     rows = csv.read_text().splitlines()
-    assert rows[0].startswith("user,")
+    assert rows[0].startswith("user,user,label,account,partition,state,start_s,end_s")
     assert not any(row.startswith("=") for row in rows)  # a spreadsheet would run it
     html = page.read_text()
     assert "Measured." in html
     assert "Simulated." not in html
     assert "http://" not in html.replace("http://www.w3.org", "")
     assert "\x1b" not in html
+
+
+def test_a_file_in_a_folder_that_is_read_only_can_be_read(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.parent.chmod(0o500)
+    try:
+        assert "ada" in watched(capsys, file)
+    finally:
+        file.parent.chmod(0o700)
+
+
+def test_nothing_settled_yet_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Ledger(tmp_path / "new.db").close()
+    assert "nothing is settled for this time yet" in watched(capsys, tmp_path / "new.db")
+
+
+def test_an_address_that_is_no_prometheus_is_refused_at_the_first_look(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["watch", "--prometheus", "http://127.0.0.1:9", "--file", str(tmp_path / "w.db")]) == 5
+    assert capsys.readouterr().err.count("powerflow:") == 1
+
+
+def test_what_cannot_be_written_now_is_written_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full for two looks; nothing is lost, and the number of GPUs of an ended job stays."""
+    job = WatchedJob("slurm:1@1", "1", 0.0, 600.0, user="ada")
+    watcher, ledger = Watcher(), Ledger(tmp_path / "w.db")
+    kept = _Kept(watcher, ledger)
+    gpu, save = GpuAddress("n1", 0), ledger.save
+
+    def full(*_: object) -> None:
+        raise InputError("cannot be written: database or disk is full")
+
+    for now_s in range(15, 4000, 15):
+        series = series_of(np.array([float(now_s)]), energy_j=np.array([100.0 * now_s]))
+        holding = [Holding(job.key, gpu, 0.0, None)] if now_s < 600 else []
+        known = replace(job, end_s=None) if now_s < 600 else job
+        watcher.take(Readings({gpu: series}, {}), OwnersLook(now_s, {job.key: known} if now_s < 900 else {}, holding))
+        monkeypatch.setattr(ledger, "save", full if 300 < now_s < 1000 else save)
+        notes = kept.settle(now_s, all_of_it=False)
+        assert bool(notes) is (300 < now_s < 1000 and bool(kept._settled.jobs or kept._settled.others))
+    (row,) = ledger.jobs(0.0, 5000.0)
+    others = ledger.others(0.0, 5000.0)
+    ledger.close()
+    assert (row.gpus, row.job.end_s) == (1, 600.0)
+    assert row.use.energy_j == pytest.approx(58_500.0, rel=0.02)
+    settled_s = watcher.tracks[gpu].settled_s
+    assert row.use.energy_j + sum(use.energy_j for use in others.values()) == pytest.approx(
+        100.0 * (settled_s - 15.0), rel=1e-3
+    )
 
 
 def test_a_narrow_terminal_keeps_name_and_energy(

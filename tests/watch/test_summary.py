@@ -15,7 +15,7 @@ from powerflow.watch.ledger import JobRow
 from powerflow.watch.owners import WatchedJob
 from powerflow.watch.summary import Rates, summarise
 from powerflow.watch.use import JobUse
-from powerflow.watch.watcher import NobodysHour
+from powerflow.watch.watcher import HourUse, NodeHour
 
 HOUR = 3600.0
 
@@ -40,9 +40,19 @@ def row(key: str, hours: dict[int, float], *, user: str = "ada", gpus: int = 2, 
 
 def test_users_are_summed_and_the_one_with_the_most_energy_is_first() -> None:
     rows = [row("1", {10: 1e6}), row("2", {10: 5e6}, user="bob"), row("3", {11: 2e6})]
-    found = summarise(rows, {NobodysHour("n1", 10): (4e5, 3600.0)}, 10 * HOUR, 12 * HOUR, GroupBy.USER)
+    found = summarise(
+        rows,
+        {
+            NodeHour("n1", 10): HourUse(4e5, 3.9e5, 4.2e5, 3600.0),
+            NodeHour("n1", 10, False): HourUse(7.0, 7.0, 7.0, 9.0),
+        },
+        10 * HOUR,
+        12 * HOUR,
+        GroupBy.USER,
+    )
     assert [(line.name, line.jobs, line.energy_j) for line in found.lines] == [("bob", 1, 5e6), ("ada", 2, 3e6)]
-    assert (found.total.energy_j, found.total.held_s, found.nobody.energy_j) == (8e6, 6 * HOUR, 4e5)
+    assert (found.total.energy_j, found.total.held_s) == (8e6, 6 * HOUR)
+    assert (found.nobody.energy_j, found.nobody.low_j, found.unknown.energy_j) == (4e5, 3.9e5, 7.0)
     assert [line.name for line in found.dearest] == ["2", "3", "1"]
     assert found.lines[0].low_j == pytest.approx(4.5e6)
 
@@ -52,6 +62,9 @@ def test_of_a_job_that_lies_partly_outside_its_hours_inside_count() -> None:
     (line,) = found.lines
     assert line.energy_j == pytest.approx(3e6 + 1e6)
     assert line.held_s == pytest.approx(2 * 1.5 * HOUR)
+    assert line.measured_s == pytest.approx(2 * 1.5 * HOUR)
+    assert line.judged_s == 0.0  # whether it was idle in this part is not known
+    assert any("1 jobs lie partly outside" in note for note in found.notes)
 
 
 def test_money_follows_the_tariff_hour_by_hour() -> None:

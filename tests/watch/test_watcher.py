@@ -12,8 +12,9 @@ import pytest
 
 from powerflow.watch.ledger import Ledger, uses_of
 from powerflow.watch.owners import GpuAddress, Holding, OwnersLook, WatchedJob
+from powerflow.watch.present import present
 from powerflow.watch.readings import Card, Readings
-from powerflow.watch.series import GpuSeries
+from powerflow.watch.series import GpuSeries, series_of
 from powerflow.watch.use import JobUse
 from powerflow.watch.watcher import Settled, Watcher, restored, state_of
 from tests.watch.site import GPU, IDLE_W, TrueDraw, random_draw, scraped
@@ -42,7 +43,7 @@ class Site:
         self.draw, self.series, self.lag_s = draw, series, lag_s
         self.watcher = Watcher()
         self.jobs: dict[str, tuple[WatchedJob, JobUse]] = {}
-        self.nobody_j = 0.0
+        self.nobody_j = self.unknown_j = 0.0
         self.seen_s = -math.inf
 
     def look(self, now_s: float, *, slurm_answers: bool = True) -> Settled:
@@ -57,7 +58,8 @@ class Site:
     def settle(self, now_s: float, *, all_of_it: bool = False) -> Settled:
         settled = self.watcher.settle(now_s, all_of_it=all_of_it)
         self.jobs.update(settled.jobs)
-        self.nobody_j += sum(joules for joules, _ in settled.nobody.values())
+        self.nobody_j += sum(use.energy_j for key, use in settled.others.items() if key.known)
+        self.unknown_j += sum(use.energy_j for key, use in settled.others.items() if not key.known)
         return settled
 
     def run(self, until_s: float | None = None, **how: Any) -> None:
@@ -68,7 +70,7 @@ class Site:
 
     def check(self, most: float = 0.02) -> None:
         """Each job has what it drew, and all together what the counter says."""
-        total = sum(use.energy_j for _, use in self.jobs.values()) + self.nobody_j
+        total = sum(use.energy_j for _, use in self.jobs.values()) + self.nobody_j + self.unknown_j
         settled_s = self.watcher.tracks[GPU].settled_s
         assert total == pytest.approx(self.draw.energy_j(float(self.series.time_s[0]), settled_s), rel=1e-6)
         for i, (start, end) in enumerate(self.draw.jobs):
@@ -107,15 +109,62 @@ def test_slurm_away_for_minutes_changes_nothing(site: Site) -> None:
 
 
 def test_the_end_of_a_job_that_slurm_forgot_lies_between_two_looks(site: Site) -> None:
+    """Slurm is away for a quarter of an hour: another job may have followed unseen, so nobody's end is claimed."""
     start_s, end_s = site.draw.jobs[3]
     site.run(end_s - 60.0)
+    last_s = site.watcher.memory.known_until_s
     site.run(end_s + 900.0, slurm_answers=False)
     site.run()
     job, use = site.jobs["slurm:3"]
-    assert job.end_s is not None
-    assert end_s - 120.0 < job.end_s < end_s + 960.0
-    assert job.state == ""  # how it ended is not known
+    assert (job.end_s, job.state) == (last_s, "")  # the last time that it was seen; how it ended is not known
     assert use.low_j <= site.draw.energy_j(start_s, end_s) <= use.high_j
+    assert site.unknown_j > 0
+    site.settle(site.draw.lasts_s, all_of_it=True)
+
+
+def test_what_ran_unseen_for_hours_is_nobody_elses() -> None:
+    """Slurm is silent while job 0 ends and job 1 begins: 0 does not get the energy of 1, and none is nobody's."""
+    power = np.repeat([IDLE_W, 400.0, 650.0, IDLE_W], [3000, 12_000, 120_000, 6000])
+    draw = TrueDraw(power, [(300.0, 1500.0), (1500.0, 13_500.0)])
+    site = Site(draw, scraped(draw, np.random.default_rng(0), 15.0))
+    site.run(1200.0)
+    site.run(1200.0 + 7 * 1200.0, slurm_answers=False)
+    site.run()
+    site.settle(draw.lasts_s, all_of_it=True)
+    first, second = site.jobs["slurm:0"][1], site.jobs["slurm:1"][1]
+    assert first.energy_j <= draw.energy_j(300.0, 1500.0) * 1.02
+    assert first.low_j <= draw.energy_j(300.0, 1500.0) <= first.high_j
+    assert second.energy_j == pytest.approx(draw.energy_j(1500.0, 13_500.0), rel=0.02)  # Slurm tells when it began
+    site.check(most=0.3)
+
+
+def test_owners_that_were_never_heard_are_not_nobody() -> None:
+    draw = TrueDraw(np.repeat([400.0], 300_000), [])
+    site = Site(draw, scraped(draw, np.random.default_rng(0), 60.0))
+    site.run(slurm_answers=False)
+    assert site.nobody_j == 0.0
+    assert site.unknown_j == pytest.approx(400.0 * (draw.lasts_s - 6 * 3600.0), rel=0.05)
+
+
+def test_readings_without_power_and_energy_claim_nothing() -> None:
+    watcher = Watcher()
+    nothing = series_of(np.arange(0.0, 3600.0, 15.0), clock_mhz=np.full(240, 1410.0))
+    job = WatchedJob("slurm:1", "1", 0.0)
+    watcher.take(
+        Readings({GPU: nothing}, {GPU: CARD}), OwnersLook(3600.0, {job.key: job}, [Holding("slurm:1", GPU, 0.0, None)])
+    )
+    settled = watcher.settle(3600.0, all_of_it=True)
+    assert (settled.jobs, settled.others) == ({}, {})
+    assert present(watcher, 3600.0).silent == [GPU]
+
+
+def test_a_job_whose_source_does_not_tell_its_start_keeps_the_first_one() -> None:
+    memory = Watcher().memory
+    for now_s in (100.0, 130.0, 160.0):
+        job = WatchedJob("slurm:7", "7", now_s)
+        memory.update(OwnersLook(now_s, {job.key: job}, [Holding(job.key, GPU, now_s, None)]))
+    assert memory.jobs["slurm:7"].start_s == 100.0
+    assert [each.start_s for each in memory.holdings(GPU)] == [100.0]
 
 
 def test_a_watch_that_was_stopped_goes_on(site: Site, tmp_path: Path) -> None:

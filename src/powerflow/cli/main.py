@@ -102,7 +102,8 @@ def _writable(stream: TextIO | None) -> TextIO:
     if stream is None:
         return open(os.devnull, "w", encoding="utf-8")
     if isinstance(stream, TextIOWrapper):
-        stream.reconfigure(errors="replace" if stream.errors == "strict" else stream.errors)
+        # in the C locale Python lets single bytes pass instead ("surrogateescape"), and takes no other character either
+        stream.reconfigure(errors="replace" if stream.errors in ("strict", "surrogateescape") else stream.errors)
     return stream
 
 

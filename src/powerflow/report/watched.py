@@ -16,7 +16,7 @@ from powerflow.watch.summary import DEAREST, JobRoom, Line, Summary
 _FACTS = {
     "energy": "Difference of each GPU's energy counter while a job held the GPU. Where the owner changes between two "
     "readings, the GPU's idle power is taken off, and the job has the rest.",
-    "±": "The truth lies in this interval: what the readings before and after a change of the owner leave open.",
+    "±": "What the readings before and after a change of the owner leave open; the truth nearly always lies inside.",
     "held idle": "Share of the time in which a job held GPUs on which nothing ran for 10 minutes and more.",
     "lower clocks": "Only the time in which the multiprocessors are active grows when their clock falls. Power above "
     "idle falls at least like the clock, and at most like its third power. Both together bound the change.",
@@ -33,7 +33,7 @@ class _Grid:
 
 def render_watched(summary: Summary) -> str:
     """Return what was watched as one self-contained HTML page; the same input gives the same bytes."""
-    total, nobody = summary.total, summary.nobody
+    total, nobody, unknown = summary.total, summary.nobody, summary.unknown
     span = f"{_day(summary.since_s)} to {_day(summary.until_s)}".replace("-", "\u2011")  # a date must not break
     keys = [
         KeyFigure(energy(total.energy_j), f"drawn by {total.jobs} jobs"),
@@ -43,11 +43,14 @@ def render_watched(summary: Summary) -> str:
         keys.append(KeyFigure(percent(round(total.idle_s / total.judged_s, 3)), "of held GPU time was idle"))
     if nobody.energy_j > 0:
         keys.append(KeyFigure(energy(nobody.energy_j), "drawn by GPUs that nobody held"))
+    if unknown.energy_j > 0:
+        keys.append(KeyFigure(energy(unknown.energy_j), "drawn by GPUs of an owner who is not known"))
+    others = [nobody, *([unknown] * (unknown.measured_s > 0))]
     grids = [
         _Grid(
             f"By {summary.by.value}",
             "",
-            *_lines([*summary.lines, total, nobody], summary, jobs=summary.by is GroupBy.JOB),
+            *_lines([*summary.lines, total, *others], summary, jobs=summary.by is GroupBy.JOB),
         )
     ]
     if summary.by is not GroupBy.JOB and summary.dearest:
@@ -67,7 +70,8 @@ def render_watched(summary: Summary) -> str:
         origin="Emulated." if summary.emulated else "Measured.",
         origin_words="These GPUs are emulated: their energy comes from a model."
         if summary.emulated
-        else "The energy on this page comes from the counters of the GPUs; CPUs, memory and cooling are not in it.",
+        else "The energy on this page comes from the counters of the GPUs, or from their power where they have none; "
+        "CPUs, memory and cooling are not in it.",
         grids=grids,
         notes=summary.notes,
         facts=_FACTS,

@@ -1,6 +1,6 @@
 """Keep what was watched in one SQLite file, small enough for months.
 
-A job is one row in whole joules and seconds, with its energy by hour as four bytes an hour; what nobody held is one row
+A job is one row in whole joules and seconds, with its energy by hour as four bytes an hour; what no job had is one row
 per node and hour. The state of the watch (who holds what, the last readings) is one row, so that a later start goes on
 where this one ended.
 """
@@ -21,7 +21,7 @@ from powerflow.errors import InputError
 from powerflow.units import DAY_S, HOUR_S
 from powerflow.watch.owners import WatchedJob
 from powerflow.watch.use import JobUse
-from powerflow.watch.watcher import NobodysHour, Settled
+from powerflow.watch.watcher import HourUse, NodeHour, Settled
 
 #: Number of the layout of the tables; stored in the file.
 _LAYOUT = 1
@@ -34,7 +34,9 @@ CREATE TABLE jobs(
     clock REAL, clock_s REAL, utilisation REAL, utilisation_s REAL, sm_active REAL, sm_active_s REAL,
     memory_active REAL, memory_active_s REAL, first_hour INTEGER, hours BLOB);
 CREATE INDEX jobs_by_end ON jobs(end_s);
-CREATE TABLE nobody(hour INTEGER, node INTEGER, energy_j REAL, gpu_s REAL, PRIMARY KEY(hour, node)) WITHOUT ROWID;
+CREATE TABLE others(
+    hour INTEGER, node INTEGER, known INTEGER, energy_j REAL, low_j REAL, high_j REAL, gpu_s REAL,
+    PRIMARY KEY(hour, node, known)) WITHOUT ROWID;
 CREATE TABLE state(id INTEGER PRIMARY KEY CHECK(id = 1), content TEXT NOT NULL);
 """
 _WORDS = ("name", "user", "account", "partition", "state", "comment")
@@ -73,16 +75,7 @@ class Ledger:
         """
         self.path = path
         try:
-            if create:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.touch(mode=0o600)
-            elif not path.is_file():
-                raise InputError(
-                    "nothing was watched yet", where=str(path), fix="run powerflow watch first", exit_code=3
-                )
-            self._file = sqlite3.connect(path, timeout=10.0, isolation_level=None, check_same_thread=False)
-            self._file.execute("PRAGMA journal_mode=WAL")
-            self._file.execute("PRAGMA synchronous=NORMAL")
+            self._file = _opened_to_write(path) if create else _opened_to_read(path)
             self._prepare()
         except (sqlite3.Error, OSError) as error:
             raise InputError(f"cannot be used: {error}", where=str(path), exit_code=1) from error
@@ -139,11 +132,13 @@ class Ledger:
             with self._all_or_nothing():
                 for key, (job, use) in settled.jobs.items():
                     self._save_job(job, use, gpus.get(key, 0))
-                for (node, hour), (joules, seconds) in settled.nobody.items():
+                for (node, hour, known), other in settled.others.items():
+                    columns = (other.energy_j, other.low_j, other.high_j, other.gpu_s)
                     self._file.execute(
-                        "INSERT INTO nobody VALUES(?, ?, ?, ?) ON CONFLICT DO UPDATE"
-                        " SET energy_j = energy_j + excluded.energy_j, gpu_s = gpu_s + excluded.gpu_s",
-                        (hour, self._word(node), joules, seconds),
+                        "INSERT INTO others VALUES(?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE"
+                        " SET energy_j = energy_j + excluded.energy_j, low_j = low_j + excluded.low_j,"
+                        " high_j = high_j + excluded.high_j, gpu_s = gpu_s + excluded.gpu_s",
+                        (hour, self._word(node), int(known), *map(_whole, columns)),
                     )
                 self._file.execute("INSERT OR REPLACE INTO state VALUES(1, ?)", (json.dumps(state),))
         except sqlite3.Error as error:
@@ -216,13 +211,14 @@ class Ledger:
         columns = [column[0] for column in rows.description]
         return [_row(dict(zip(columns, row, strict=True))) for row in rows]
 
-    def nobody(self, since_s: float, until_s: float) -> dict[NobodysHour, tuple[float, float]]:
-        """Return joules and GPU-seconds of GPUs that nobody held, by node and hour, in a time window (Unix seconds)."""
+    def others(self, since_s: float, until_s: float) -> dict[NodeHour, HourUse]:
+        """Return what no job had, by node and hour, in a time window (Unix seconds)."""
         rows = self._file.execute(
-            "SELECT word, hour, energy_j, gpu_s FROM nobody JOIN words ON words.id = node WHERE hour BETWEEN ? AND ?",
+            "SELECT word, hour, known, energy_j, low_j, high_j, gpu_s FROM others JOIN words ON words.id = node"
+            " WHERE hour BETWEEN ? AND ?",
             (since_s // HOUR_S, until_s // HOUR_S),
         )
-        return {NobodysHour(node, hour): (joules, seconds) for node, hour, joules, seconds in rows}
+        return {NodeHour(node, hour, bool(known)): HourUse(*use) for node, hour, known, *use in rows}
 
 
 def _whole(value: float | None) -> float | None:
@@ -242,6 +238,28 @@ def _row(row: Mapping[str, Any]) -> JobRow:
         from_s=math.inf if row["from_s"] is None else row["from_s"],
     )
     return JobRow(job, use, row["gpus"])
+
+
+def _opened_to_write(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600)
+    file = sqlite3.connect(path, timeout=10.0, isolation_level=None, check_same_thread=False)
+    file.execute("PRAGMA journal_mode=WAL")
+    file.execute("PRAGMA synchronous=NORMAL")
+    return file
+
+
+def _opened_to_read(path: Path) -> sqlite3.Connection:
+    """Open the file without a right to write: a copy may lie in a folder of somebody else."""
+    if not path.is_file():
+        raise InputError("nothing was watched yet", where=str(path), fix="run powerflow watch first", exit_code=3)
+    address = path.absolute().as_uri()
+    try:
+        file = sqlite3.connect(f"{address}?mode=ro", uri=True, timeout=10.0, isolation_level=None)
+        file.execute("PRAGMA user_version").fetchone()
+    except sqlite3.OperationalError:  # no right to make the files that SQLite needs beside it: nobody writes it now
+        file = sqlite3.connect(f"{address}?immutable=1", uri=True, timeout=10.0, isolation_level=None)
+    return file
 
 
 def uses_of(rows: Sequence[JobRow]) -> dict[str, JobUse]:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import NamedTuple
 
 from powerflow.watch.owners import GpuAddress, Holding, OwnersLook, WatchedJob
+
+#: Slurm tells for this long how a job has ended. After a longer silence, jobs may have come and gone unseen, seconds.
+UNSEEN_S = 300.0
 
 
 class OwnerMemory:
@@ -14,13 +18,20 @@ class OwnerMemory:
     Attributes:
         jobs: Jobs by key.
         known_until_s: Up to this moment (Unix seconds) it is known who held what; later changes may be unseen.
+        gaps: Times (Unix seconds) in which the owners were not heard for longer than `UNSEEN_S`: a GPU that no job is
+            known to have held may have been held by any.
     """
 
     def __init__(
-        self, jobs: Iterable[WatchedJob] = (), holdings: Iterable[Holding] = (), known_until_s: float = 0.0
+        self,
+        jobs: Iterable[WatchedJob] = (),
+        holdings: Iterable[Holding] = (),
+        known_until_s: float = 0.0,
+        gaps: Iterable[tuple[float, float]] = (),
     ) -> None:
         self.jobs: dict[str, WatchedJob] = {job.key: job for job in jobs}
         self.known_until_s = known_until_s
+        self.gaps = list(gaps)
         self._held: dict[GpuAddress, list[Holding]] = {}
         for holding in holdings:
             self._held.setdefault(holding.gpu, []).append(holding)
@@ -29,43 +40,44 @@ class OwnerMemory:
         """Take in what a source of owners says at one moment.
 
         A job that is no longer named has ended between the last look and this one. If the source tells the moment, that
-        is its end; else the middle of the two looks is, and may be off by half their distance.
+        is its end. Else the middle of the two looks is, and may be off by half their distance; after a long silence,
+        the last look is, since another job may have followed it unseen.
         """
         held_now = {(each.job, each.gpu): each for each in look.holdings}
-        before_s = max(self.known_until_s, 0.0)
+        before_s = self.known_until_s
+        if before_s and look.time_s - before_s > UNSEEN_S:
+            self.gaps.append((before_s, look.time_s))
+        end = _unseen_end(before_s, look.time_s)
         for gpu, holdings in self._held.items():
             self._held[gpu] = [
-                each if each.end_s is not None else self._still(each, held_now, look, before_s) for each in holdings
+                each if each.end_s is not None else _still(each, held_now, look, end) for each in holdings
             ]
-        for (job, gpu), each in held_now.items():
-            mine = self._held.setdefault(gpu, [])
-            if not any(other.job == job and (other.end_s is None or other.start_s == each.start_s) for other in mine):
+        for each in held_now.values():
+            mine = self._held.setdefault(each.gpu, [])
+            same = (other for other in mine if other.job == each.job)
+            if not any(other.end_s is None or other.start_s == each.start_s for other in same):
                 mine.append(each)
         holders = {job for job, _ in held_now}
-        self.jobs.update({key: job for key, job in look.jobs.items() if key in self.jobs or key in holders})
+        for key, job in look.jobs.items():
+            if key in self.jobs:  # processes do not tell when their job began: its first start stays
+                self.jobs[key] = replace(job, start_s=min(job.start_s, self.jobs[key].start_s))
+            elif key in holders:
+                self.jobs[key] = job
         for key, known in self.jobs.items():
             if known.end_s is None and key not in look.jobs:
-                self.jobs[key] = replace(
-                    known, end_s=(before_s + look.time_s) / 2 if before_s else look.time_s, state=""
-                )
+                self.jobs[key] = replace(known, end_s=max(end.end_s, known.start_s), state="")
         self.known_until_s = look.time_s
-
-    @staticmethod
-    def _still(
-        each: Holding, held_now: Mapping[tuple[str, GpuAddress], Holding], look: OwnersLook, before_s: float
-    ) -> Holding:
-        """Return a holding as it stands after a look: open, or with its end."""
-        if (now := held_now.get((each.job, each.gpu))) is not None:
-            return replace(each, end_s=now.end_s, end_slack_s=now.end_slack_s)
-        job = look.jobs.get(each.job)
-        if job is not None and job.end_s is not None:
-            return replace(each, end_s=job.end_s)
-        middle_s, half_s = (before_s + look.time_s) / 2, (look.time_s - before_s) / 2
-        return replace(each, end_s=max(middle_s, each.start_s), end_slack_s=max(each.end_slack_s, half_s))
 
     def holdings(self, gpu: GpuAddress) -> list[Holding]:
         """Return who holds or held a GPU."""
         return self._held.get(gpu, [])
+
+    def gpu_counts(self) -> dict[str, int]:
+        """Return the number of GPUs of each job that is remembered."""
+        found: dict[str, set[GpuAddress]] = {}
+        for each in self.all_holdings():
+            found.setdefault(each.job, set()).add(each.gpu)
+        return {job: len(gpus) for job, gpus in found.items()}
 
     def gpus(self) -> set[GpuAddress]:
         """Return the GPUs that somebody holds or held."""
@@ -83,6 +95,10 @@ class OwnerMemory:
         else:
             self._held.pop(gpu, None)
 
+    def forget_gaps(self, until_s: float) -> None:
+        """Forget gaps before a moment (Unix seconds)."""
+        self.gaps = [gap for gap in self.gaps if gap[1] > until_s]
+
     def forget_jobs(self) -> list[WatchedJob]:
         """Forget jobs that have ended and whose GPUs are forgotten; return them."""
         needed = {each.job for holdings in self._held.values() for each in holdings}
@@ -90,3 +106,29 @@ class OwnerMemory:
         for job in gone:
             del self.jobs[job.key]
         return gone
+
+
+class _End(NamedTuple):
+    """The end of a job that nobody saw end: the moment, and how far it may be off, in seconds."""
+
+    end_s: float
+    slack_s: float
+
+
+def _unseen_end(before_s: float, now_s: float) -> _End:
+    if not before_s:
+        return _End(now_s, 0.0)
+    silence_s = now_s - before_s
+    return _End(before_s, silence_s) if silence_s > UNSEEN_S else _End(before_s + silence_s / 2, silence_s / 2)
+
+
+def _still(
+    each: Holding, held_now: Mapping[tuple[str, GpuAddress], Holding], look: OwnersLook, unseen: _End
+) -> Holding:
+    """Return a holding as it stands after a look: open, or with its end."""
+    if (now := held_now.get((each.job, each.gpu))) is not None:
+        return replace(each, end_s=now.end_s, end_slack_s=now.end_slack_s)
+    job = look.jobs.get(each.job)
+    if job is not None and job.end_s is not None:
+        return replace(each, end_s=job.end_s)
+    return replace(each, end_s=max(unseen.end_s, each.start_s), end_slack_s=max(each.end_slack_s, unseen.slack_s))

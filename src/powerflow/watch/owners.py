@@ -113,6 +113,30 @@ class Segment(NamedTuple):
     slack_s: float
 
 
+#: Stands for the jobs of a segment in which it is not known who held the GPU.
+UNKNOWN = ("?",)
+
+
+def with_unknown(found: Iterable[Segment], gaps: Sequence[tuple[float, float]]) -> list[Segment]:
+    """Return segments in which a GPU that nobody is known to hold has an unknown owner where owners were not seen.
+
+    Args:
+        found: Segments in order, without gaps.
+        gaps: Times in which no source of owners was heard, Unix seconds.
+    """
+    cut: list[Segment] = []
+    edges = sorted({edge for gap in gaps for edge in gap})
+    for each in found:
+        if each.jobs:
+            cut.append(each)
+            continue
+        inside = [edge for edge in edges if each.start_s < edge < each.end_s]
+        for start, end in itertools.pairwise([each.start_s, *inside, each.end_s]):
+            unseen = any(begin <= start and end <= finish for begin, finish in gaps)
+            cut.append(Segment(UNKNOWN if unseen else (), start, end, each.slack_s if start == each.start_s else 0.0))
+    return cut
+
+
 def segments(holdings: Iterable[Holding], since_s: float, until_s: float) -> list[Segment]:
     """Cut a time span where the owners of one GPU change.
 

@@ -22,14 +22,15 @@ class PresentJob:
     Attributes:
         id, name, user, account, partition, state: As its scheduler says.
         gpus: The GPUs.
-        silent: Number of these without a reading in the last two minutes.
+        silent: Number of these that have not told their power in the last two minutes.
         idle: Number of these that have been idle for 10 minutes and more.
-        power_w: Power of its GPUs by their last readings, watts; None if none of them has one.
+        power_w: Power of its GPUs by their last readings, watts; None if none of them tells it.
         utilisation: Mean utilisation of these, 0 to 1; None if it is not reported.
         clock_mhz: Mean clock of these, MHz; None if it is not reported.
         start_s: Since when it holds them, Unix seconds.
-        energy_j, low_j, high_j: What it has drawn up to `until_s`, and its bounds, joules; None if nothing is known
-        yet. from_s: When its first reading was taken, Unix seconds; None if there is none.
+        energy_j, low_j, high_j: What it has drawn up to `Present.settled_s`, and its bounds, joules; None if nothing is
+            known yet.
+        from_s: When its first reading was taken, Unix seconds; None if there is none.
     """
 
     id: str
@@ -57,18 +58,18 @@ class Present:
 
     Attributes:
         time_s: The moment, Unix seconds.
-        until_s: Up to this moment the energy of jobs is known, Unix seconds; None if nothing is known yet.
+        settled_s: Up to this moment the energy of jobs is known, Unix seconds; None if nothing is known yet.
         jobs: Jobs that hold GPUs, the one with the highest power first.
         gpus: Number of GPUs with readings.
         free: Number of these that nobody holds; None if it is not known who holds GPUs.
         free_w: Power of those that nobody holds, watts.
         power_w: Power of all GPUs, watts.
-        silent: GPUs without a reading in the last two minutes.
+        silent: GPUs that have not told their power in the last two minutes.
         emulated: True if some of the GPUs are emulated.
     """
 
     time_s: float
-    until_s: float | None
+    settled_s: float | None
     jobs: Sequence[PresentJob]
     gpus: int
     free: int | None
@@ -151,7 +152,7 @@ def present(watcher: Watcher, now_s: float) -> Present:
 
 
 def _last(track: GpuTrack, now_s: float, holders: int) -> _Last | None:
-    """Return the last reading of a GPU; None if it is too old."""
+    """Return the last reading of a GPU; None if it is too old, or does not tell the power."""
     series = track.series
     if series is None or not len(series) or now_s - series.time_s[-1] > SILENT_S:
         return None
@@ -160,7 +161,7 @@ def _last(track: GpuTrack, now_s: float, holders: int) -> _Last | None:
         power_w = float((series.energy_j[-1] - series.energy_j[-2]) / (series.time_s[-1] - series.time_s[-2]))
     idle = bool(track.idle.jobs) and track.idle.lasts_s >= IDLE_S
     values = (float(series.utilisation[-1]), float(series.clock_mhz[-1]))
-    return _Last(0.0 if math.isnan(power_w) else power_w, *values, max(holders, 1), idle)
+    return None if math.isnan(power_w) else _Last(power_w, *values, max(holders, 1), idle)
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -11,8 +11,11 @@ from powerflow.units import HOUR_S, J_PER_KWH
 from powerflow.watch.clock_room import ClockRoom, clock_room
 from powerflow.watch.grouping import GroupBy
 from powerflow.watch.ledger import JobRow
-from powerflow.watch.watcher import NobodysHour
+from powerflow.watch.owners import WatchedJob
+from powerflow.watch.watcher import HourUse, NodeHour
 
+#: From this share of its time on, a job counts as one that lies wholly in the window.
+_WHOLE = 0.99
 #: Number of jobs in the lists of those that cost most, and of those whose clock could go down as tables show it.
 DEAREST = 10
 
@@ -40,6 +43,7 @@ class Line:
         money, idle_money: Cost of the energy, and of the idle part; None without a tariff.
         co2_g: Emissions, grams; None without a carbon intensity.
         user, label: Of a job: its user, and the name that its user gave it.
+        job: The job, if the line is one.
     """
 
     name: str
@@ -57,6 +61,12 @@ class Line:
     co2_g: float | None = None
     user: str = ""
     label: str = ""
+    job: WatchedJob | None = None
+
+    @property
+    def partly(self) -> bool:
+        """True if there are readings for a part of the held time only."""
+        return 0 < self.measured_s < 0.95 * self.held_s
 
     def add(self, other: Line) -> None:
         """Add another line to this one."""
@@ -88,6 +98,7 @@ class Summary:
         lines: The lines, the one with the most energy first.
         total: Sum of all jobs.
         nobody: GPUs that nobody held.
+        unknown: GPUs of which it is not known who held them.
         dearest: The jobs with the most energy.
         rooms: Jobs whose clock could go down at little loss, the one with the most energy first.
         currency: Currency of the money; "" if it is not known.
@@ -101,6 +112,7 @@ class Summary:
     lines: Sequence[Line]
     total: Line
     nobody: Line
+    unknown: Line
     dearest: Sequence[Line]
     rooms: Sequence[JobRoom]
     currency: str = ""
@@ -110,7 +122,7 @@ class Summary:
 
 def summarise(
     rows: Iterable[JobRow],
-    nobody: Mapping[NobodysHour, tuple[float, float]],
+    others: Mapping[NodeHour, HourUse],
     since_s: float,
     until_s: float,
     by: GroupBy,
@@ -126,7 +138,7 @@ def summarise(
 
     Args:
         rows: The jobs that ran in the window.
-        nobody: What GPUs drew that nobody held, by node and hour.
+        others: What GPUs drew that no job had, by node and hour.
         since_s, until_s: The window, Unix seconds.
         by: What a line is.
         rates: What a kilowatt-hour costs and emits.
@@ -145,12 +157,13 @@ def summarise(
         else:
             name = getattr(row.job, by.value)
             lines.setdefault(name, Line(name)).add(line)
-    idle = Line("nobody")
-    for (_, hour), (joules, seconds) in nobody.items():
+    nobody, unknown = Line("nobody"), Line("not known")
+    for (_, hour, known), use in others.items():
         inside = _overlap(hour, since_s, until_s, end_s=known_until_s)
-        part = Line("", held_s=seconds * inside, measured_s=seconds * inside, energy_j=joules * inside)
-        part.low_j = part.high_j = part.energy_j
-        idle.add(_priced(part, {hour: part.energy_j}, rates))
+        if inside:
+            part = Line("", held_s=use.gpu_s * inside, measured_s=use.gpu_s * inside, energy_j=use.energy_j * inside)
+            part.low_j, part.high_j = use.low_j * inside, use.high_j * inside
+            (nobody if known else unknown).add(_priced(part, {hour: part.energy_j}, rates))
     rooms = [
         JobRoom(row.job.id, row.job.name, row.job.user, line.energy_j, room)
         for row, line in jobs
@@ -162,12 +175,13 @@ def summarise(
         by,
         sorted(lines.values(), key=_most),
         total,
-        idle,
+        nobody,
+        unknown,
         sorted((line for _, line in jobs), key=_most)[:DEAREST],
         sorted(rooms, key=lambda each: -each.energy_j),
         rates.tariff.currency if rates.tariff else "",
         emulated,
-        _notes([row for row, _ in jobs], total),
+        _notes(jobs, total),
     )
 
 
@@ -178,13 +192,20 @@ def _most(line: Line) -> tuple[float, str]:
 def _job_line(row: JobRow, since_s: float, until_s: float, known_until_s: float, rates: Rates) -> Line:
     job, use = row.job, row.use
     end_s = min(until_s, known_until_s) if job.end_s is None else job.end_s
+    begin_s = job.start_s if math.isinf(use.from_s) else max(job.start_s, use.from_s)  # the first reading of it
     held_s = max(min(end_s, until_s) - max(job.start_s, since_s), 0.0) * row.gpus
-    hours = {hour: joules * _overlap(hour, since_s, until_s, job.start_s, end_s) for hour, joules in use.hours.items()}
+    hours = {hour: joules * _overlap(hour, since_s, until_s, begin_s, end_s) for hour, joules in use.hours.items()}
     inside_j = sum(hours.values())
     share = inside_j / use.energy_j if use.energy_j > 0 else 0.0
-    line = Line(job.id, 1, held_s, use.gpu_s * share, user=job.user, label=job.name)
-    for name in ("energy_j", "low_j", "high_j", "idle_s", "idle_j", "judged_s"):
+    watched_s = max(end_s - begin_s, 0.0)
+    inside_s = max(min(end_s, until_s) - max(begin_s, since_s), 0.0)
+    time_share = inside_s / watched_s if watched_s > 0 else 0.0
+    line = Line(job.id, 1, held_s, use.gpu_s * time_share, user=job.user, label=job.name, job=job)
+    for name in ("energy_j", "low_j", "high_j"):
         setattr(line, name, getattr(use, name) * share)
+    if time_share > _WHOLE:  # it is not kept when a GPU was idle, so nothing is said of a part of the time
+        for name in ("idle_s", "idle_j", "judged_s"):
+            setattr(line, name, getattr(use, name))
     return _priced(line, hours, rates)
 
 
@@ -212,8 +233,11 @@ def _over(hours: Mapping[int, float], signal: Signal) -> float:
     )
 
 
-def _notes(rows: Sequence[JobRow], total: Line) -> list[str]:
-    notes = []
+def _notes(jobs: Sequence[tuple[JobRow, Line]], total: Line) -> list[str]:
+    notes, rows = [], [row for row, _ in jobs]
+    cut = sum(line.measured_s > 0 and line.judged_s <= 0 < row.use.judged_s for row, line in jobs)
+    if cut:
+        notes.append(f"{cut} jobs lie partly outside of this time: whether they were idle inside is not known")
     unknown = sum(row.use.gpu_s <= 0 for row in rows)
     if unknown:
         notes.append(

@@ -19,9 +19,17 @@ import numpy as np
 
 from powerflow.units import HOUR_S
 from powerflow.watch import lag
-from powerflow.watch.attribution import PowerRange, attribute
+from powerflow.watch.attribution import PowerRange, Share, attribute
 from powerflow.watch.memory import OwnerMemory
-from powerflow.watch.owners import GpuAddress, Holding, OwnersLook, WatchedJob, segments
+from powerflow.watch.owners import (
+    UNKNOWN,
+    GpuAddress,
+    Holding,
+    OwnersLook,
+    WatchedJob,
+    segments,
+    with_unknown,
+)
 from powerflow.watch.readings import Card, Readings
 from powerflow.watch.series import GpuSeries, intervals, joined, series_of
 from powerflow.watch.use import IdleRun, JobUse, add_activity
@@ -32,7 +40,7 @@ SETTLE_S = 90.0
 KEEP_S = 900.0
 #: Energy is settled in steps of this length, seconds.
 STEP_S = 120.0
-#: Readings that wait longer than this for word of the owners are settled as nobody's, seconds.
+#: Readings that wait longer than this for word of the owners are settled as those of an unknown owner, seconds.
 MOST_WAIT_S = 6 * HOUR_S
 #: Highest power of a GPU whose limit is not known, watts.
 _MOST_W = 1000.0
@@ -40,11 +48,33 @@ _MOST_W = 1000.0
 _ENDS = 100
 
 
-class NobodysHour(NamedTuple):
-    """A node and an hour of the epoch (Unix seconds // 3600), for what its GPUs drew that nobody held."""
+class NodeHour(NamedTuple):
+    """A node and an hour of the epoch (Unix seconds // 3600), for what its GPUs drew that no job had.
+
+    Attributes:
+        node: Name of the node.
+        hour: The hour.
+        known: True if nobody held the GPUs; False if it is not known who held them.
+    """
 
     node: str
     hour: int
+    known: bool = True
+
+
+@dataclass(slots=True)
+class HourUse:
+    """What GPUs of a node drew in an hour that no job had: joules with bounds, and GPU-seconds."""
+
+    energy_j: float = 0.0
+    low_j: float = 0.0
+    high_j: float = 0.0
+    gpu_s: float = 0.0
+
+    def add(self, other: HourUse, share: float = 1.0) -> None:
+        """Add a share of another."""
+        for name in ("energy_j", "low_j", "high_j", "gpu_s"):
+            setattr(self, name, getattr(self, name) + getattr(other, name) * share)
 
 
 @dataclass(slots=True)
@@ -85,13 +115,20 @@ class Settled:
 
     Attributes:
         jobs: Jobs that have drawn something or have ended, with all that they have drawn so far.
-        nobody: What GPUs drew that nobody held, joules, and for how long, GPU-seconds.
+        others: What GPUs drew that nobody held, or of which it is not known who held them.
         ended: Jobs that are finished: nothing will be added to them.
     """
 
     jobs: dict[str, tuple[WatchedJob, JobUse]] = field(default_factory=dict)
-    nobody: dict[NobodysHour, tuple[float, float]] = field(default_factory=dict)
+    others: dict[NodeHour, HourUse] = field(default_factory=dict)
     ended: list[str] = field(default_factory=list)
+
+    def then(self, later: Settled) -> None:
+        """Add what was settled later."""
+        self.jobs.update(later.jobs)
+        self.ended += later.ended
+        for key, use in later.others.items():
+            self.others.setdefault(key, HourUse()).add(use)
 
 
 class Watcher:
@@ -118,8 +155,11 @@ class Watcher:
             if track.card != card or math.isnan(track.idle_w):
                 track.card, track.idle_w = card, _idle_w(card.vendor_name)
         for gpu, series in readings.series.items():
-            track = self.tracks.setdefault(gpu, GpuTrack(Card()))
-            track.series = series if track.series is None else joined(track.series, series)
+            told = ~(np.isnan(series.energy_j) & np.isnan(series.power_w))
+            if told.any():  # a reading without power and energy tells nothing here
+                track = self.tracks.setdefault(gpu, GpuTrack(Card()))
+                new = series.take(told)
+                track.series = new if track.series is None else joined(track.series, new)
         if owners is not None:
             self.memory.update(owners)
 
@@ -137,6 +177,7 @@ class Watcher:
             self._settle(gpu, track, until_s, settled, 0.0 if all_of_it else STEP_S)
         for gpu in self.memory.gpus() - self.tracks.keys():  # of nodes that send no readings
             self.memory.forget(gpu, until_s - KEEP_S)
+        self.memory.forget_gaps(min((track.settled_s for track in self.tracks.values()), default=until_s) - KEEP_S)
         for job in self.memory.forget_jobs():
             settled.jobs[job.key] = (job, self.uses.pop(job.key, JobUse()))
             settled.ended.append(job.key)
@@ -153,18 +194,26 @@ class Watcher:
             return
         to_s = float(series.time_s[end])
         on_time = replace(series, time_s=series.time_s - late_s)
-        held = self.memory.holdings(gpu)
-        owners = segments(held, float(on_time.time_s[0]), float(on_time.time_s[-1]))
+        held, gaps = self.memory.holdings(gpu), self.memory.gaps
+        if until_s > self.memory.known_until_s:  # nobody was heard for hours, and it cannot wait longer
+            known_s = self.memory.known_until_s
+            held = [
+                each if each.end_s is not None else replace(each, end_s=max(known_s, each.start_s)) for each in held
+            ]
+            gaps = [*gaps, (known_s, math.inf)]
+        owners = with_unknown(segments(held, float(on_time.time_s[0]), float(on_time.time_s[-1])), gaps)
         power = track.power
         watts = intervals(on_time, *power).energy_j / np.diff(on_time.time_s)
         track.least_w, track.most_w = min(track.least_w, float(watts.min())), max(track.most_w, float(watts.max()))
         doubt_s = self._lag_s / 3 if late_s else self._lag_s
         window = {"since_s": since_s - late_s, "until_s": to_s - late_s}
         for share in attribute(on_time, owners, power, lag_s=doubt_s, **window):
+            if share.jobs in ((), UNKNOWN):
+                _add_other(settled, gpu.node, share)
+                continue
             for job in share.jobs:
                 self.uses.setdefault(job, JobUse()).add_share(share)
-            if not share.jobs:
-                _add_nobody(settled, gpu.node, share.start_s, share.end_s, share.energy_j)
+        owners = [each if each.jobs != UNKNOWN else each._replace(jobs=()) for each in owners]
         for job in {key for owner in owners for key in owner.jobs}:
             use = self.uses.setdefault(job, JobUse())
             if job in self.memory.jobs:
@@ -195,6 +244,8 @@ def state_of(watcher: Watcher) -> dict[str, Any]:
     memory = watcher.memory
     return {
         "known_until_s": memory.known_until_s,
+        "settled": any(track.settled_s > -math.inf for track in watcher.tracks.values()),
+        "gaps": memory.gaps,
         "emulated": any(track.card.emulated for track in watcher.tracks.values()),
         "idle_w": min(
             (track.idle_w for track in watcher.tracks.values() if not math.isnan(track.idle_w)), default=None
@@ -222,6 +273,7 @@ def restored(state: Mapping[str, Any], uses: Mapping[str, JobUse]) -> Watcher:
         [WatchedJob(**job) for job in state.get("jobs", ())],
         [Holding(job, GpuAddress(node, number), *times) for job, node, number, *times in state.get("holdings", ())],
         state.get("known_until_s", 0.0),
+        [(begin, end) for begin, end in state.get("gaps", ())],
     )
     watcher = Watcher(memory, uses)
     for node, number, settled_s, counter_j, least_w, most_w in state.get("gpus", ()):
@@ -252,12 +304,12 @@ def _idle_w(vendor_name: str) -> float:
     return next((each.idle_w for each in catalogue_types() if each.name == name), math.nan)
 
 
-def _add_nobody(settled: Settled, node: str, start_s: float, end_s: float, energy_j: float) -> None:
-    """Add the energy of a GPU that nobody held to its node's hours."""
-    hour = int(start_s // HOUR_S)
-    while hour * HOUR_S < end_s:
-        inside_s = min(end_s, (hour + 1) * HOUR_S) - max(start_s, hour * HOUR_S)
-        key = NobodysHour(node, hour)
-        joules, seconds = settled.nobody.get(key, (0.0, 0.0))
-        settled.nobody[key] = joules + energy_j * inside_s / (end_s - start_s), seconds + inside_s
+def _add_other(settled: Settled, node: str, share: Share) -> None:
+    """Add the energy of a GPU that no job had to its node's hours."""
+    use = HourUse(share.energy_j, share.low_j, share.high_j, share.end_s - share.start_s)
+    hour = int(share.start_s // HOUR_S)
+    while hour * HOUR_S < share.end_s:
+        inside_s = min(share.end_s, (hour + 1) * HOUR_S) - max(share.start_s, hour * HOUR_S)
+        key = NodeHour(node, hour, share.jobs != UNKNOWN)
+        settled.others.setdefault(key, HourUse()).add(use, inside_s / use.gpu_s)
         hour += 1

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from powerflow.simulate.comparison import Estimate
     from powerflow.simulate.poc.matching import MeasuredRun
     from powerflow.simulate.poc.poc import Poc
+    from powerflow.watch.owners import WatchedJob
 
 
 def poc(
@@ -108,9 +109,14 @@ def _measured(path: Path, since_s: float) -> tuple[list[MeasuredRun], bool]:
     runs = [
         MeasuredRun(row.job.id, row.job.start_s, row.use.gpu_s, row.use.energy_j, row.use.low_j, row.use.high_j)
         for row in rows
-        if row.job.key.startswith("slurm:") and row.use.gpu_s > 0
+        if (row.job.key.startswith("slurm:") or _is_number(row.job)) and row.use.gpu_s > 0
     ]
     return runs, bool(state.get("emulated"))
+
+
+def _is_number(job: WatchedJob) -> bool:
+    """Return True for a job that the labels of an exporter name by a number of Slurm: ``4711`` or ``4711_3``."""
+    return job.key.startswith("job:") and job.id.replace("_", "", 1).isdecimal()
 
 
 def _show(page: PocPage, report: Path | None) -> None:

@@ -62,7 +62,7 @@ class Sources:
             try:
                 owners = self.owners.look(time.time())
             except InputError as error:
-                notes.append(str(error))
+                notes.append(f"{error}; who holds GPUs is not known meanwhile (--owners names another source)")
         return readings, owners, notes + list(owners.notes if owners is not None else ())
 
 
@@ -111,25 +111,15 @@ def open_sources(prometheus: PrometheusAccess, owners: Owners) -> Sources:
             ca_file=prometheus.ca_file,
             node_label=prometheus.node_label,
         )
-        use_slurm = owners is Owners.SLURM or (owners is Owners.AUTO and slurm and _answers(Slurm()))
-        return Sources(readings, Slurm() if use_slurm else None)
+        return Sources(readings, Slurm() if slurm and owners in (Owners.AUTO, Owners.SLURM) else None)
     from powerflow.watch.sources.local import LocalGpus
     from powerflow.watch.sources.processes import ProcessOwners
 
     if owners is Owners.LABELS:
         raise InputError("the driver has no labels", where="--owners", fix="name a Prometheus: --prometheus URL")
     gpus = LocalGpus()
-    use_slurm = owners is Owners.SLURM or (owners is Owners.AUTO and slurm and _answers(Slurm()))
-    return Sources(gpus, Slurm() if use_slurm else ProcessOwners(gpus))
-
-
-def _answers(source: OwnerSource) -> bool:
-    """Return True if a source of owners can be asked here: Slurm's commands may be there without a Slurm."""
-    try:
-        source.look(time.time())
-    except InputError:
-        return False
-    return True
+    # a Slurm that does not answer now may do so later: processes would then be taken for its jobs
+    return Sources(gpus, Slurm() if slurm and owners in (Owners.AUTO, Owners.SLURM) else ProcessOwners(gpus))
 
 
 def default_file() -> Path:

@@ -95,7 +95,11 @@ def summary_columns(summary: Summary, *, jobs: bool) -> list[Column[Line]]:
 
     def energies(lines: Sequence[Line]) -> list[str]:
         texts = energy_column([line.energy_j if line.measured_s > 0 else None for line in lines])
-        return [text + mark(summary.emulated and text != NOTHING) for text in texts]
+        marks = [
+            mark(summary.emulated and text != NOTHING) + "*" * line.partly
+            for text, line in zip(texts, lines, strict=True)
+        ]
+        return [text + after for text, after in zip(texts, marks, strict=True)]
 
     def doubts(lines: Sequence[Line]) -> list[str]:
         return [_doubt(line) for line in lines]

@@ -105,18 +105,24 @@ def _run(sources: Sources, ledger: Ledger, json: bool) -> None:
     if not json:
         console(stderr=True).print(f"{sources.described()}; kept in {ledger.path}; Ctrl-C ends", soft_wrap=True)
     since_s = max((track.settled_s for track in watcher.tracks.values()), default=0.0)
+    kept = _Kept(watcher, ledger)
+    first = True
     with _until_stopped() as stopped, _shown(json) as show:
         while True:
             began_s = time.time()
             readings, owners, notes = sources.look(max(since_s, began_s - _BACK_S))
+            if readings is None and first:
+                raise InputError(notes[0], exit_code=5)  # an address that is wrong stays wrong
+            first = False
             if readings is not None:
                 watcher.take(readings, owners)
                 since_s = max((float(s.time_s[-1]) for s in readings.series.values() if len(s)), default=since_s)
-            _settle(watcher, ledger, began_s, all_of_it=False)
+            notes += kept.settle(began_s, all_of_it=False)
             show(_present(watcher), notes)
             if stopped(max(began_s + EVERY_S - time.time(), 0.0)):
                 break
-    _settle(watcher, ledger, time.time(), all_of_it=True)
+    for note in kept.settle(time.time(), all_of_it=True):
+        raise InputError(note, exit_code=1)
 
 
 def _present(watcher: Watcher) -> Present:
@@ -125,16 +131,33 @@ def _present(watcher: Watcher) -> Present:
     return present(watcher, time.time())
 
 
-def _settle(watcher: Watcher, ledger: Ledger, now_s: float, *, all_of_it: bool) -> None:
-    """Assign energy to jobs, and keep it."""
-    from powerflow.watch.watcher import state_of
+class _Kept:
+    """Settles energy and keeps it; what cannot be written now (a full disk) is written with the next look."""
 
-    settled = watcher.settle(now_s, all_of_it=all_of_it)
-    held: dict[str, set[object]] = {}
-    for holding in watcher.memory.all_holdings():
-        held.setdefault(holding.job, set()).add(holding.gpu)
-    if settled.jobs or settled.nobody or all_of_it:
-        ledger.save(settled, {key: len(gpus) for key, gpus in held.items()}, state_of(watcher))
+    def __init__(self, watcher: Watcher, ledger: Ledger) -> None:
+        from powerflow.watch.watcher import Settled
+
+        self._watcher, self._ledger = watcher, ledger
+        self._empty = Settled
+        self._settled = Settled()
+        self._gpus: dict[str, int] = {}  # of each job; the watcher forgets them before it ends a job
+
+    def settle(self, now_s: float, *, all_of_it: bool) -> list[str]:
+        """Assign energy to jobs, and keep it; return why it could not be kept, if so."""
+        from powerflow.watch.watcher import state_of
+
+        self._gpus.update(self._watcher.memory.gpu_counts())
+        self._settled.then(self._watcher.settle(now_s, all_of_it=all_of_it))
+        if not (self._settled.jobs or self._settled.others or all_of_it):
+            return []
+        try:
+            self._ledger.save(self._settled, self._gpus, state_of(self._watcher))
+        except InputError as error:
+            return [str(error)]
+        for job in self._settled.ended:
+            self._gpus.pop(job, None)
+        self._settled = self._empty()
+        return []
 
 
 @contextmanager
@@ -207,7 +230,7 @@ def _shown(json: bool) -> Iterator[Callable[[Present, Sequence[str]], None]]:
 def _document(found: Present, notes: Sequence[str]) -> dict[str, object]:
     return {
         "time_s": found.time_s,
-        "known_until_s": found.until_s,
+        "settled_s": found.settled_s,
         "gpus": found.gpus,
         "free_gpus": found.free,
         "power_w": found.power_w,
@@ -258,9 +281,10 @@ def _held(found: Present) -> tuple[str, str]:
     from powerflow.units import power
 
     if found.free is None:
-        return f"{found.gpus} GPUs; who holds them is not known", ""
-    held = f"{found.gpus - found.free} of {found.gpus} GPUs held by {len(found.jobs)} jobs"
-    return held, f", {power(found.free_w)} by {found.free} that nobody holds" if found.free else ""
+        return f"{found.gpus} GPUs in all; who holds them is not known", ""
+    jobs = f"{len(found.jobs)} job{'s' * (len(found.jobs) != 1)}"
+    held = f"{found.gpus} GPUs in all; {found.gpus - found.free} held by {jobs}"
+    return held, f"; {power(found.free_w)} of it by {found.free} that nobody holds" if found.free else ""
 
 
 def _draw(found: Present, notes: Sequence[str], width: int) -> RenderableType:
@@ -277,8 +301,8 @@ def _draw(found: Present, notes: Sequence[str], width: int) -> RenderableType:
     parts: list[RenderableType] = [Text(f"{stamp(found.time_s)}   {power(found.power_w)}: {''.join(_held(found))}")]
     if found.jobs:
         parts.append(fitted_table(found.jobs, present_columns(found), width))
-    if found.until_s is not None:
-        parts.append(Text(f"energy up to {stamp(found.until_s)}", style="dim"))
+    if found.settled_s is not None:
+        parts.append(Text(f"energy up to {stamp(found.settled_s)}", style="dim"))
     if found.silent:
         names = ", ".join(map(str, found.silent[:5])) + (" …" if len(found.silent) > 5 else "")
         parts.append(Text(f"! {len(found.silent)} GPUs are silent: {names}", style="yellow"))

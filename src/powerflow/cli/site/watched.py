@@ -44,14 +44,14 @@ def watched(
     since_s, until_s = window(since, until, time.time())
     ledger = Ledger(file or default_file(), create=False)
     try:
-        rows, nobody, state = ledger.jobs(since_s, until_s), ledger.nobody(since_s, until_s), ledger.state()
+        rows, others, state = ledger.jobs(since_s, until_s), ledger.others(since_s, until_s), ledger.state()
     finally:
         ledger.close()
     rates = _rates(tariff, currency, carbon)
     idle_w = math.nan if state.get("idle_w") is None else float(state["idle_w"])
     emulated = bool(state.get("emulated"))
     known_s = float(state.get("known_until_s") or math.inf)
-    summary = summarise(rows, nobody, since_s, until_s, by, rates, idle_w, known_until_s=known_s, emulated=emulated)
+    summary = summarise(rows, others, since_s, until_s, by, rates, idle_w, known_until_s=known_s, emulated=emulated)
     if csv is not None:
         with atomic_write(csv) as target:
             target.write_text(_csv(summary), encoding="utf-8")
@@ -90,7 +90,11 @@ def _draw(summary: Summary, width: int) -> RenderableType:
 
     by_job = summary.by is GroupBy.JOB
     span = f"{minute(summary.since_s)} to {minute(summary.until_s)}"
-    lines = [*summary.lines, summary.total, summary.nobody]
+    if not summary.total.jobs and summary.nobody.measured_s + summary.unknown.measured_s <= 0:
+        return Text(
+            "nothing is settled for this time yet; the first energy comes about four minutes after the watch began"
+        )
+    lines = [*summary.lines, summary.total, summary.nobody, *([summary.unknown] * (summary.unknown.measured_s > 0))]
     parts: list[RenderableType] = [
         Text(f"Energy by {summary.by.value}, {span}"),
         fitted_table(lines, summary_columns(summary, jobs=by_job), width),
@@ -105,14 +109,37 @@ def _draw(summary: Summary, width: int) -> RenderableType:
         ]
         if len(summary.rooms) > DEAREST:
             parts.append(Text(f"and {len(summary.rooms) - DEAREST} more, which --json lists", style="dim"))
+    if any(line.partly for line in (*summary.lines, *summary.dearest)):
+        parts.append(Text("* readings for a part of the held time only: that part's energy", style="dim"))
     parts += [Text(f"! {note}", style="yellow") for note in summary.notes]
     return noted(Group(*parts), summary.emulated)
 
 
 _COLUMNS = (
-    *("name", "user", "label", "jobs", "held_s", "measured_s", "energy_j", "low_j", "high_j", "idle_s", "idle_j"),
+    *(
+        "name",
+        "user",
+        "label",
+        "account",
+        "partition",
+        "state",
+        "start_s",
+        "end_s",
+        "jobs",
+        "held_s",
+        "measured_s",
+        "energy_j",
+        "low_j",
+        "high_j",
+        "idle_s",
+        "idle_j",
+    ),
     *("judged_s", "money", "idle_money", "co2_g"),
 )
+
+
+#: Those that only a line of one job has.
+_OF_JOB = ("account", "partition", "state", "start_s", "end_s")
 
 
 def _csv(summary: Summary) -> str:
@@ -125,7 +152,7 @@ def _csv(summary: Summary) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([summary.by.value if name == "name" else name for name in _COLUMNS])
-    for each in (*summary.lines, summary.nobody):
+    for each in (*summary.lines, summary.nobody, summary.unknown):
         row = _row(each)
         values = [row[name] for name in _COLUMNS]
         writer.writerow([cell(value) if isinstance(value, str) else "" if value is None else value for value in values])
@@ -134,7 +161,8 @@ def _csv(summary: Summary) -> str:
 
 def _row(line: Line) -> dict[str, object]:
     known = line.measured_s > 0
-    row: dict[str, object] = plain({name: getattr(line, name) for name in _COLUMNS})
+    of_job = {name: getattr(line.job, name, None) for name in _OF_JOB}
+    row: dict[str, object] = plain({name: of_job[name] if name in of_job else getattr(line, name) for name in _COLUMNS})
     if not known:
         row.update(dict.fromkeys(("energy_j", "low_j", "high_j", "money", "co2_g", "idle_money"), None))
     return row
@@ -150,6 +178,7 @@ def _document(summary: Summary) -> dict[str, object]:
         "lines": [_row(line) for line in summary.lines],
         "total": _row(summary.total),
         "nobody": _row(summary.nobody),
+        "unknown": _row(summary.unknown),
         "dearest": [_row(line) for line in summary.dearest],
         "lower_clocks": summary.rooms,
         "lower_clocks_modelled": True,
