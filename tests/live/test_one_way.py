@@ -49,7 +49,7 @@ def test_no_module_outside_its_room_writes_to_a_job() -> None:
 
 def test_no_public_container_of_the_table_can_be_changed(bench: Bench) -> None:
     public = {name: value for name, value in vars(bench.controller._table).items() if not name.startswith("_")}
-    assert public.keys() == {"jobs", "pending"}
+    assert public.keys() == {"jobs", "completing", "pending"}
     for view in public.values():
         with pytest.raises(TypeError):
             view["1"] = None

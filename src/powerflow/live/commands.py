@@ -6,10 +6,12 @@ the next controller reads the same request from the store.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from dataclasses import dataclass
 from typing import assert_never
 
+from powerflow.api.records import NotFound
 from powerflow.live.context import LoopContext
 from powerflow.live.gang_events import GangEvents
 from powerflow.live.governance.step import GovernanceStep
@@ -166,9 +168,9 @@ class ApiCommands:
 
     def _complete(self, job_id: str) -> None:
         """Note when the processes of a job have ended that was cancelled before the loop has heard of it."""
-        stored = self._store.job(job_id)
-        if stored.completing:
-            self._table.adopt_completing(stored, 0)
+        with contextlib.suppress(NotFound):
+            if (stored := self._store.job(job_id)).completing:
+                self._table.adopt_completing(stored, 0)
 
     def _change(self, node: str, drained: bool) -> None:
         if drained:
