@@ -11,9 +11,10 @@ import pytest
 
 from powerflow.cli.ending import FORCE_S
 from powerflow.cli.running import SETTLE_S
+from powerflow.cli.site.watch import EVERY_S
 
 UNITS = Path(__file__).parents[1] / "deploy" / "systemd"
-ALL = ["powerflow.service", "powerflow-agent.service", "powerflow-controller.service"]
+ALL = ["powerflow.service", "powerflow-agent.service", "powerflow-controller.service", "powerflow-watch.service"]
 #: Units whose processes include ranks.
 WITH_RANKS = ALL[:2]
 CONTROLLERS = [ALL[0], ALL[2]]
@@ -43,6 +44,14 @@ def test_a_controller_has_the_time_to_end_and_stays_away_once_it_was_taken_over(
     assert float(found["TimeoutStopSec"]) >= SETTLE_S + 2 * FORCE_S
     assert found["RestartPreventExitStatus"] == "4"
     assert found["Restart"] == "always"
+
+
+def test_a_watch_has_no_rights_and_does_not_ask_more_often_when_it_fails() -> None:
+    found = settings("powerflow-watch.service")
+    assert found["DynamicUser"] == "yes"
+    assert found["CapabilityBoundingSet"] == ""
+    assert float(found["RestartSec"]) >= EVERY_S
+    assert found["RestartPreventExitStatus"] == "4"
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")

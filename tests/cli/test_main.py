@@ -391,6 +391,9 @@ def test_a_terminal_that_lacks_a_character_or_is_closed_is_no_error() -> None:
     done = subprocess.run([*program, "--help"], env=poor, capture_output=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert b"(observe ? enforce)" in done.stdout
+    c_locale = os.environ | {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "POSIX"}
+    done = subprocess.run([*program, "--help"], env=c_locale, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
     for words, code in (("--help >&-", 0), ("nonsense 2>&-", 2), ("nonsense >&- 2>&-", 2)):
         closed = subprocess.run(["sh", "-c", f'"$0" -m powerflow {words}', sys.executable], timeout=60, check=False)
         assert closed.returncode == code, words

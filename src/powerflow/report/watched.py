@@ -23,6 +23,10 @@ _FACTS = {
 }
 
 
+#: Heads of columns that hold text; it stands on the left.
+_TEXTS = ("name", "user", "bound by")
+
+
 @dataclass(frozen=True, slots=True)
 class _Grid:
     title: str
@@ -73,6 +77,7 @@ def render_watched(summary: Summary) -> str:
         else "The energy on this page comes from the counters of the GPUs, or from their power where they have none; "
         "CPUs, memory and cooling are not in it.",
         grids=grids,
+        texts=_TEXTS,
         notes=summary.notes,
         facts=_FACTS,
         glossary={},

@@ -86,8 +86,7 @@ def attribute(
         lag_s: How far the time of a reading may be off, seconds. An exporter reads its GPUs now and then, and is asked
             at other moments. It widens the bounds, not the estimate.
         since_s, until_s: Times of readings; only the energy between them is assigned. Readings outside help to know
-        what
-            the owners draw.
+            what the owners draw.
 
     Returns:
         A share for each segment between the two times, in order. All shares together are the energy between them.
