@@ -141,6 +141,12 @@ def _silent(what: str) -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext()
 
 
+def _end_agent(fabric: Fabric) -> None:
+    """End the agent of this machine; it stays if ranks run."""
+    with contextlib.suppress(EngineError):
+        fabric.shutdown()
+
+
 def build(settings: ClusterSettings, log: Any, phase: Phase = _silent) -> LiveCluster:
     """Open an existing live cluster, or make a new one.
 
@@ -176,6 +182,7 @@ def build(settings: ClusterSettings, log: Any, phase: Phase = _silent) -> LiveCl
             paired = pair(state, store, restored=settings.restored, moves=_is_apart(settings))
         with phase("starts the agent of this machine" if kind is EngineKind.LOCAL else "waits for the first machines"):
             fabric.open(paired.store)
+        undo.callback(_end_agent, fabric)  # a start that is refused leaves nothing behind
         for words in fabric.left_out:
             log.warning("GPU left out", what=words)
         engine = fabric.engine
