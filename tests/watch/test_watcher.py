@@ -236,3 +236,17 @@ def test_a_job_that_comes_back_to_a_gpu_holds_it_again() -> None:
         (100.0, 140.0, 7.0),
         (175.0, None, 1.0),
     ]
+
+
+def test_a_clock_that_is_set_back_loses_no_joule() -> None:
+    draw = TrueDraw(np.repeat([IDLE_W, 400.0, IDLE_W], [3000, 60_000, 20_000]), [(300.0, 6300.0)])
+    site = Site(draw, scraped(draw, np.random.default_rng(0), 15.0))
+    site.run(3000.0)
+    again = site.series.take((site.series.time_s > 2400.0) & (site.series.time_s <= 3000.0))
+    wrong = GpuSeries(
+        again.time_s, again.energy_j + 400.0 * 600.0, *(getattr(again, n) for n in GpuSeries.__slots__[2:])
+    )
+    site.watcher.take(Readings({GPU: wrong}, {GPU: CARD}), None)  # ten minutes later by the counter, not by the clock
+    site.run()
+    site.settle(draw.lasts_s, all_of_it=True)
+    site.check()

@@ -154,7 +154,7 @@ def present(watcher: Watcher, now_s: float) -> Present:
 def _last(track: GpuTrack, now_s: float, holders: int) -> _Last | None:
     """Return the last reading of a GPU; None if it is too old, or does not tell the power."""
     series = track.series
-    if series is None or not len(series) or now_s - series.time_s[-1] > SILENT_S:
+    if series is None or not len(series) or abs(now_s - series.time_s[-1]) > SILENT_S:
         return None
     power_w = float(series.power_w[-1])
     if math.isnan(power_w) and len(series) > 1:  # only the counter is reported

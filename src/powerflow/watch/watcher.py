@@ -155,9 +155,13 @@ class Watcher:
             if track.card != card or math.isnan(track.idle_w):
                 track.card, track.idle_w = card, _idle_w(card.vendor_name)
         for gpu, series in readings.series.items():
-            told = ~(np.isnan(series.energy_j) & np.isnan(series.power_w))
-            if told.any():  # a reading without power and energy tells nothing here
-                track = self.tracks.setdefault(gpu, GpuTrack(Card()))
+            track = self.tracks.setdefault(gpu, GpuTrack(Card()))
+            told = ~(np.isnan(series.energy_j) & np.isnan(series.power_w))  # else a reading tells nothing here
+            if (
+                track.series is not None
+            ):  # a clock that was set back: the counter bridges the time until it has caught up
+                told &= series.time_s > track.series.time_s[-1]
+            if told.any():
                 new = series.take(told)
                 track.series = new if track.series is None else joined(track.series, new)
         if owners is not None:
