@@ -79,6 +79,11 @@ def test_points_of_a_table_and_of_readings_are_fitted_together(
         (["zeus.csv", "--runs", "none.csv"], "none.csv: there is no such file"),
         (["run.json", "--model", "lm", "--local-batch", "16", "--tz", "Mars"], None),
         (["zeus.csv", "--step-metric", "step"], "--step-metric: no file has step counters; leave it out"),
+        (["zeus.csv", "--steps", "3", "--step-time", "0.2"], "--steps and --step-time say the same; give one of them"),
+        (
+            ["run.json", "--model", "lm", "--local-batch", "16", "--gpu-type", "H100"],
+            "its GPUs are of type A100, but H100 is said; leave out --gpu-type",
+        ),
     ],
 )
 def test_a_refusal_is_one_line(
@@ -93,6 +98,24 @@ def test_a_refusal_is_one_line(
     assert why in said.err
     assert said.err.count("\n") == 1
     assert not (folder / "lm.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "why"),
+    [
+        (["-o", "run.json"], "run.json: is read, and would be replaced; write to another file"),
+        (["-o", "lm.json", "--plot", "./run.json"], "run.json: is read, and would be replaced"),
+        (["-o", "."], ".: is a folder, not a file"),
+        (["-o", "/"], "/: is a folder, not a file"),
+    ],
+)
+def test_what_is_read_is_never_replaced(
+    folder: Path, capsys: pytest.CaptureFixture[str], argv: list[str], why: str
+) -> None:
+    before = Path("run.json").read_bytes()
+    assert main(["fit", "run.json", "--model", "lm", "--local-batch", "16", *argv]) == 2
+    assert why in capsys.readouterr().err
+    assert Path("run.json").read_bytes() == before
 
 
 @real

@@ -74,9 +74,9 @@ def fit(
     from powerflow.measured.told import Told, read_runs
     from powerflow.report.fit_plot import render_fits
 
-    page = output.with_suffix(".html") if plot is None else plot
-    if page == output:
-        raise InputError("model and plot would be the same file", where=str(output), fix="give --plot another name")
+    page = _page(output, plot, [*files, *([] if runs is None else [runs])])
+    if steps is not None and step_time is not None:
+        raise InputError("--steps and --step-time say the same", where="--step-time", fix="give one of them")
     told = Told(
         model=model,
         gpu_type=gpu_type,
@@ -110,6 +110,23 @@ def fit(
     for words in _said(fits):
         console().print(f"! {words}", soft_wrap=True)
     console().print(f"models: {output}; plots of models and points: {page}", soft_wrap=True)
+
+
+def _page(output: Path, plot: Path | None, read: Sequence[Path]) -> Path:
+    """Return the file for plots.
+
+    Raises:
+        InputError: Models and plots would have the same file, or would replace a file that is read.
+    """
+    if output.is_dir() or not output.name:
+        raise InputError("is a folder, not a file", where=str(output), fix="name a file in it")
+    page = output.with_suffix(".html") if plot is None else plot
+    if page == output:
+        raise InputError("model and plot would be the same file", where=str(output), fix="give --plot another name")
+    for written in (output, page):
+        if written.is_file() and any(other.exists() and written.samefile(other) for other in read):
+            raise InputError("is read, and would be replaced", where=str(written), fix="write to another file")
+    return page
 
 
 def _seconds(value: float | None, where: str) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from powerflow.cost.catalogue import catalogue_types
 from powerflow.cost.observation import ObservationRow
 from powerflow.device.identity import catalogue_name
 from powerflow.errors import InputError
@@ -63,7 +64,7 @@ def observation_row(point: Point, told: Told, steps_from: str = STEPS) -> tuple[
     gpus = told.gpus or point.gpus
     facts = {
         "model": told.model or point.model,
-        "gpu_type": told.gpu_type or catalogue_name(point.gpu_type),
+        "gpu_type": told_type(told, point.gpu_type, point.where),
         "gpus": gpus,
         "local_batch": told.local_batch or point.local_batch,
         "step_time_s": point.step_time_s,
@@ -88,6 +89,25 @@ def observation_row(point: Point, told: Told, steps_from: str = STEPS) -> tuple[
         "power_limit_w": None if point.clock_mhz is not None else told.power_limit_w or point.limit_w,
     }
     return ({name: _text(value) for name, value in row.items()}, point.where), notes
+
+
+def told_type(told: Told, named: str, where: str) -> str:
+    """Return the GPU type of a run: what the user says, else what the files name; "" if neither tells it.
+
+    Args:
+        told: What the user says.
+        named: Name of the card in the files; "" if they have none.
+        where: Place for the error.
+
+    Raises:
+        InputError: The files name another type of the catalogue than the user.
+    """
+    found, said = catalogue_name(named) if named else "", told.gpu_type
+    known = {card.name for card in catalogue_types()}
+    if said and found in known and catalogue_name(said) in known - {found}:
+        what = f"its GPUs are of type {found}, but {said} is said"
+        raise InputError(what, where=where, fix="leave out --gpu-type, or give the readings of the other GPUs")
+    return said or found
 
 
 def check_told(facts: Mapping[str, object], where: str, steps_from: str = STEPS) -> None:

@@ -8,10 +8,9 @@ from dataclasses import replace
 
 from powerflow.cost.catalogue import catalogue_types, gpu_type, is_known
 from powerflow.cost.observation import ObservationRow
-from powerflow.device.identity import catalogue_name
 from powerflow.errors import InputError
 from powerflow.measured.formats.format import Hints
-from powerflow.measured.point import check_told, observation_row
+from powerflow.measured.point import check_told, observation_row, told_type
 from powerflow.measured.recording import Quantity, Recording, merged, within
 from powerflow.measured.source import MeasuredFile, Source
 from powerflow.measured.steady import steady
@@ -39,7 +38,7 @@ def _of_recording(
     recording = merged([(file.name, file.title, file.content) for file in files if isinstance(file.content, Recording)])
     if hints.step_metric is not None and recording.steps is None:
         raise InputError(f"has no {clip(hints.step_metric)} that counts", where=where, fix="correct --step-metric")
-    kind = told.gpu_type or catalogue_name(recording.gpu_type)
+    kind = told_type(told, recording.gpu_type, where)
     facts: dict[str, object] = {
         "model": told.model,
         "gpu_type": kind,
