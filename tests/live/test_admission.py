@@ -185,6 +185,37 @@ def test_of_a_running_job_only_the_time_limit_changes_and_no_rank_notices(bench:
     assert bench.job(job).exit == "reached its time limit of 30 s"
 
 
+def test_a_time_limit_that_is_over_already_is_refused(bench: Bench) -> None:
+    bench.steps_total = 1_000_000
+    job = bench.submit(gpus=2)
+    bench.until_trains(job)
+    bench.turn(20)
+    with pytest.raises(Refused, match=rf"job {job} has already run .* and would end at once; give a longer time limit"):
+        bench.service.update(job, change(time_limit="1s"), ADA)
+    assert bench.job(job).state is JobState.RUNNING
+
+
+def test_a_job_that_ran_waits_for_no_other_and_none_waits_for_itself(bench: Bench) -> None:
+    bench.steps_total = 1_000_000
+    ran, one, two, three = (bench.submit(gpus=1) for _ in range(4))
+    for each in (one, two, three):
+        bench.service.hold(each, ADA)
+    bench.until_trains(ran)
+    bench.service.hold(ran, ADA)
+    bench.until(lambda: not bench.engine.running())
+    with pytest.raises(Refused, match=f"job {ran} has run before, so it waits for no other job"):
+        bench.service.update(ran, change(dependency=f"afterok:{one}"), ADA)
+    with pytest.raises(Refused, match=f"it would wait for itself: job {one}, which waits for job {one}"):
+        bench.service.update(one, change(dependency=f"afterok:{one}"), ADA)
+    bench.service.update(two, change(dependency=f"afterok:{one}"), ADA)
+    bench.service.update(three, change(dependency=f"after:{two}"), ADA)
+    circle = f"job {one}, which waits for job {three}, which waits for job {two}, which waits for job {one}"
+    with pytest.raises(Refused, match=f"it would wait for itself: {circle}; leave one of them out"):
+        bench.service.update(one, change(dependency=f"afterany:{three}"), ADA)
+    bench.service.update(three, change(dependency="after:1"), ADA)
+    bench.service.update(one, change(dependency=f"afterany:{three}"), ADA)
+
+
 def test_only_the_owner_changes_a_job(bench: Bench) -> None:
     job = bench.submit()
     with pytest.raises(Forbidden, match="belongs to ada"):
