@@ -258,6 +258,8 @@ def _await_end(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         descriptor = os.pidfd_open(pid)
         try:
-            select.select([descriptor], [], [], OWN_S)
+            waiting = select.poll()  # `select` takes no descriptor above 1023
+            waiting.register(descriptor, select.POLLIN)
+            waiting.poll(1000 * OWN_S)
         finally:
             os.close(descriptor)

@@ -176,11 +176,12 @@ def offset_since(directory: Path, since_s: float) -> int:
 
 def _offset_since(segments: list[tuple[int, str]], since_s: float) -> int:
     end = 0
-    for start, path in segments:
+    for at, (start, path) in enumerate(segments):
+        after = segments[at + 1][1] if at + 1 < len(segments) else None
         status = os.stat(path)
         end = start + status.st_size
-        if status.st_mtime + _ENTRY_S <= since_s:  # its last byte is older
-            continue
+        if status.st_mtime + _ENTRY_S <= since_s or (after is not None and _begins_before(after, since_s)):
+            continue  # its last byte is older
         try:
             index = os.open(_index_of(path), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -193,6 +194,16 @@ def _offset_since(segments: list[tuple[int, str]], since_s: float) -> int:
         if found < end:
             return found
     return end
+
+
+def _begins_before(segment: str, since_s: float) -> bool:
+    """Return True if the first byte of a file is older than a time; False if that is not known."""
+    try:
+        with open(_index_of(segment), "rb") as index:
+            first = index.read(_ENTRY.size)
+    except FileNotFoundError:
+        return False
+    return len(first) == _ENTRY.size and _ENTRY.unpack(first)[1] < since_s
 
 
 def _search(index: int, since_s: float, end: int) -> int:
