@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from powerflow.cli.site.watch import EVERY_S, _Kept
-from powerflow.watch.ledger import Ledger
+from powerflow.watch.ledger import WatchLedger
 from powerflow.watch.owners import GpuAddress
 from powerflow.watch.readings import Card, Readings
 from powerflow.watch.series import series_of
@@ -110,7 +110,7 @@ def main(gpus: int, jobs_a_day: int, hours: float) -> None:
     site, watcher = Site(gpus, jobs_a_day), Watcher()
     looks, spent_s = int(hours * 3600 / EVERY_S), 0.0
     with tempfile.TemporaryDirectory() as folder:
-        ledger = Ledger(Path(folder) / "watch.db")
+        ledger = WatchLedger(Path(folder) / "watch.db")
         kept = _Kept(watcher, ledger)
         half = (0, 0)
         for look in range(1, looks + 1):

@@ -19,12 +19,12 @@ import pytest
 from powerflow.cli.main import main
 from powerflow.cli.site.watch import _Kept
 from powerflow.errors import InputError
-from powerflow.watch.ledger import Ledger
+from powerflow.watch.ledger import WatchLedger
 from powerflow.watch.owners import GpuAddress, Holding, OwnersLook, WatchedJob
 from powerflow.watch.readings import Readings
 from powerflow.watch.series import series_of
 from powerflow.watch.use import JobUse
-from powerflow.watch.watcher import HourUse, NodeHour, Settled, Watcher
+from powerflow.watch.watcher import HourUse, NodeHour, SettledUse, Watcher
 from tests.device.fake_nvml import Machine, build
 
 pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
@@ -91,8 +91,8 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "w.db"
     hour = int(time.time() // 3600) - 2
     start_s = hour * 3600.0 + 60.0
-    ledger = Ledger(path)
-    settled = Settled(others={NodeHour("n1", hour): HourUse(1e5, 1e5, 1e5, 1000.0)})
+    ledger = WatchLedger(path)
+    settled = SettledUse(others={NodeHour("n1", hour): HourUse(1e5, 1e5, 1e5, 1000.0)})
     for number, (user, joules) in enumerate((("ada", 3.6e6), ("=cmd()", 7.2e6))):
         job = WatchedJob(f"slurm:{number}@1", str(number), start_s, start_s + 1200, name="a\x1b[31mb", user=user)
         use = JobUse(joules, 0.99 * joules, 1.02 * joules, 2400.0, hours={hour: joules}, from_s=start_s)
@@ -143,7 +143,7 @@ def test_a_file_in_a_folder_that_is_read_only_can_be_read(file: Path, capsys: py
 
 
 def test_nothing_settled_yet_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Ledger(tmp_path / "new.db").close()
+    WatchLedger(tmp_path / "new.db").close()
     assert "nothing is settled for this time yet" in watched(capsys, tmp_path / "new.db")
 
 
@@ -157,7 +157,7 @@ def test_an_address_that_is_no_prometheus_is_refused_at_the_first_look(
 def test_what_cannot_be_written_now_is_written_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk is full for two looks; nothing is lost, and the number of GPUs of an ended job stays."""
     job = WatchedJob("slurm:1@1", "1", 0.0, 600.0, user="ada")
-    watcher, ledger = Watcher(), Ledger(tmp_path / "w.db")
+    watcher, ledger = Watcher(), WatchLedger(tmp_path / "w.db")
     kept = _Kept(watcher, ledger)
     gpu, save = GpuAddress("n1", 0), ledger.save
 

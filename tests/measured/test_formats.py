@@ -13,8 +13,8 @@ from powerflow.cost.observation import Observation, observations_of
 from powerflow.errors import InputError
 from powerflow.measured.formats.format import Hints
 from powerflow.measured.read import read_measured
-from powerflow.measured.source import Source
-from powerflow.measured.told import Run, Told, read_runs
+from powerflow.measured.source import MeasuredSource
+from powerflow.measured.told import RunFacts, Told, read_runs
 from tests.measured import examples
 
 PLAIN = Hints()
@@ -22,8 +22,8 @@ LM = Told(model="lm", gpu_type="A100", local_batch=16)
 
 
 def read(
-    folder: Path, *texts: str, told: Told = LM, runs: Sequence[Run] = (), hints: Hints = PLAIN
-) -> tuple[list[Observation], list[Source]]:
+    folder: Path, *texts: str, told: Told = LM, runs: Sequence[RunFacts] = (), hints: Hints = PLAIN
+) -> tuple[list[Observation], list[MeasuredSource]]:
     """Read files with these contents; they are named 0, 1, …"""
     files = []
     for number, text in enumerate(texts):
@@ -402,7 +402,7 @@ def test_windows_of_all_ranks_are_joined(tmp_path: Path) -> None:
 def test_windows_in_windows_are_not_counted_twice(tmp_path: Path) -> None:
     nested = examples.ZEUS_WINDOWS + "99.0,epoch,10.0,2000.0,2000.0\n"
     assert "windows 'epoch' and 'step' overlap in time" in refusal(tmp_path, nested, told=told(steps=1))
-    runs = [Run("runs.csv:2", window="step", told=Told(steps=1))]
+    runs = [RunFacts("runs.csv:2", window="step", told=Told(steps=1))]
     (seen,), (source,) = read(tmp_path, nested, runs=runs)
     assert seen.step_time_s == 0.5
     assert source.left_out["without a row in --runs"] == 1
@@ -466,7 +466,7 @@ def test_a_run_that_was_flushed_counts_once(tmp_path: Path) -> None:
 def test_runs_of_a_project_are_told_apart_by_their_id(tmp_path: Path) -> None:
     rows = [("2026-01-01T10:00:00", "a", 3600.0, 3.2), ("2026-01-02T10:00:00", "b", 3600.0, 1.6)]
     assert "holds 2 runs named 'train'" in refusal(tmp_path, examples.codecarbon(rows), told=told(steps=7200))
-    runs = [Run("r:2", window="a", told=Told(steps=7200)), Run("r:3", window="b", told=Told(steps=3600))]
+    runs = [RunFacts("r:2", window="a", told=Told(steps=7200)), RunFacts("r:3", window="b", told=Told(steps=3600))]
     seen, _ = read(tmp_path, examples.codecarbon(rows), runs=runs)
     assert [(o.step_time_s, o.power_w) for o in seen] == [(0.5, near(3200)), (1.0, near(1600))]
 
@@ -482,7 +482,7 @@ def test_a_file_without_energy_of_gpus(tmp_path: Path) -> None:
 # --- the table of runs -------------------------------------------------------------------------------------------
 
 
-def runs_of(folder: Path, text: str) -> list[Run]:
+def runs_of(folder: Path, text: str) -> list[RunFacts]:
     path = folder / "runs.csv"
     path.write_text(text)
     return read_runs(path)
@@ -510,12 +510,12 @@ def test_runs_are_parts_of_one_recording(tmp_path: Path) -> None:
     )
     seen, _ = read(tmp_path, examples.nvidia_smi(), runs=runs)
     assert [o.power_w for o in seen] == [near(600)] * 2
-    runs = [Run("r:2", start=str(examples.START_S + 105))]
+    runs = [RunFacts("r:2", start=str(examples.START_S + 105))]
     (one,), _ = read(tmp_path, examples.prometheus(), runs=runs)
     assert one.step_time_s == near(0.5)
-    runs = [Run("r:2", start="2026-01-01T00:01:45")]
+    runs = [RunFacts("r:2", start="2026-01-01T00:01:45")]
     assert "has no time zone; write" in refusal(tmp_path, examples.prometheus(), runs=runs)
-    runs = [Run("r:2", start="105")]
+    runs = [RunFacts("r:2", start="105")]
     assert "'105' is no date" in refusal(tmp_path, examples.nvidia_smi(), told=told(step_time_s=0.5), runs=runs)
 
 
@@ -537,13 +537,13 @@ def test_a_slip_in_the_table_of_runs(tmp_path: Path, text: str, why: str) -> Non
 
 
 def test_rows_of_runs_that_fit_nothing(tmp_path: Path) -> None:
-    runs = [Run("r:2", files=("9",))]
+    runs = [RunFacts("r:2", files=("9",))]
     assert "'9' is not among the files" in refusal(tmp_path, examples.ZEUS_OPTIMIZER, runs=runs)
-    runs = [Run("r:2", window="stepp")]
+    runs = [RunFacts("r:2", window="stepp")]
     assert "no window or run is named 'stepp'; there are 'step'" in refusal(tmp_path, examples.ZEUS_WINDOWS, runs=runs)
-    runs = [Run("r:2", files=("0",)), Run("r:3", files=("0",))]
+    runs = [RunFacts("r:2", files=("0",)), RunFacts("r:3", files=("0",))]
     assert "'step' is also of the row r:2" in refusal(tmp_path, examples.ZEUS_WINDOWS, runs=runs)
-    runs = [Run("r:2", files=("0",))]
+    runs = [RunFacts("r:2", files=("0",))]
     assert "no row of --runs is for it" in refusal(tmp_path, examples.prometheus(), examples.wandb_events(), runs=runs)
     points = "model,gpu_type,gpus,local_batch,step_time_s\nlm,A100,1,16,0.5\n"
     assert "--model: a table of observations says this itself" in refusal(tmp_path, points)

@@ -17,10 +17,10 @@ from powerflow.simulate.replay.queue import start_times
 from powerflow.simulate.replay.windows import LogWindow
 from powerflow.simulate.workload.workload import Workload
 from powerflow.trace.record import Trace, TraceJob
-from powerflow.watch.ledger import Ledger
+from powerflow.watch.ledger import WatchLedger
 from powerflow.watch.owners import WatchedJob
 from powerflow.watch.use import JobUse
-from powerflow.watch.watcher import Settled
+from powerflow.watch.watcher import SettledUse
 
 CLUSTER = "2x8:A100"
 BELIEVED = Believed("oracle", "known")
@@ -107,8 +107,8 @@ def write_log(trace: Trace, path: Path) -> None:
 
 def write_watch(runs: Sequence[MeasuredRun], path: Path, *, emulated: bool = False) -> None:
     """Write measured runs as `powerflow watch` keeps them."""
-    ledger = Ledger(path)
-    settled = Settled()
+    ledger = WatchLedger(path)
+    settled = SettledUse()
     for run in runs:
         key = f"slurm:{run.id}@{int(run.start_s)}"
         use = JobUse(run.energy_j, run.low_j, run.high_j, run.gpu_s, from_s=run.start_s)

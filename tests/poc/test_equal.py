@@ -7,13 +7,13 @@ import math
 import numpy as np
 import pytest
 
-from powerflow.simulate.poc.equal import LINE_ERROR, Curve, energy_at_equal_time, further, time_at_equal_energy
+from powerflow.simulate.poc.equal import LINE_ERROR, SavingCurve, energy_at_equal_time, further, time_at_equal_energy
 
 
-def curve(energy: list[list[float]], time: list[list[float]]) -> Curve:
+def curve(energy: list[list[float]], time: list[list[float]]) -> SavingCurve:
     """Return results of draws, as multiples of the site's."""
     draws = len(energy)
-    return Curve(np.ones(draws), np.array(energy), np.ones(draws), np.array(time))
+    return SavingCurve(np.ones(draws), np.array(energy), np.ones(draws), np.array(time))
 
 
 #: The fast way needs 20 % more energy and half the time; the most sparing one 60 % of the energy and 50 % more time.

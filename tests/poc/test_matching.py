@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from powerflow.simulate.poc.matching import Matching, MeasuredRun, match
+from powerflow.simulate.poc.matching import JobMatching, MeasuredRun, match
 from powerflow.trace.record import Trace, TraceJob
 
 HOUR = 3600.0
@@ -21,7 +21,7 @@ def run(number: str, start_s: float, gpu_s: float = 2 * HOUR, energy_j: float = 
     return MeasuredRun(number, start_s, gpu_s, energy_j, 0.9 * energy_j, 1.1 * energy_j)
 
 
-def matched(jobs: list[TraceJob], *runs: MeasuredRun) -> Matching:
+def matched(jobs: list[TraceJob], *runs: MeasuredRun) -> JobMatching:
     return match(Trace("by hand", "test", tuple(jobs)), runs)
 
 

@@ -13,7 +13,7 @@ from powerflow.watch.clock_room import clock_room
 from powerflow.watch.grouping import GroupBy
 from powerflow.watch.ledger import JobRow
 from powerflow.watch.owners import WatchedJob
-from powerflow.watch.summary import Rates, summarise
+from powerflow.watch.summary import SignalRates, summarise
 from powerflow.watch.use import JobUse
 from powerflow.watch.watcher import HourUse, NodeHour
 
@@ -69,7 +69,7 @@ def test_of_a_job_that_lies_partly_outside_its_hours_inside_count() -> None:
 
 def test_money_follows_the_tariff_hour_by_hour() -> None:
     tariff = Signal("tariff", "test", np.array([10 * HOUR, 11 * HOUR]), np.array([0.1, 0.5]), 9.0, HOUR, "EUR")
-    rates = Rates(tariff, constant("carbon", 400.0))
+    rates = SignalRates(tariff, constant("carbon", 400.0))
     found = summarise(
         [row("1", {10: J_PER_KWH, 11: 2 * J_PER_KWH}, idle_j=1.5 * J_PER_KWH, idle_s=HOUR)],
         {},

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from powerflow.watch.ledger import Ledger, uses_of
+from powerflow.watch.ledger import WatchLedger, uses_of
 from powerflow.watch.owners import GpuAddress, Holding, OwnersLook, WatchedJob
 from powerflow.watch.present import present
 from powerflow.watch.readings import Card, Readings
 from powerflow.watch.series import GpuSeries, series_of
 from powerflow.watch.use import JobUse
-from powerflow.watch.watcher import Settled, Watcher, restored, state_of
+from powerflow.watch.watcher import SettledUse, Watcher, restored, state_of
 from tests.watch.site import GPU, IDLE_W, TrueDraw, random_draw, scraped
 
 CARD = Card("GPU-1", "NVIDIA A100-SXM4-80GB", 700.0)
@@ -46,7 +46,7 @@ class Site:
         self.nobody_j = self.unknown_j = 0.0
         self.seen_s = -math.inf
 
-    def look(self, now_s: float, *, slurm_answers: bool = True) -> Settled:
+    def look(self, now_s: float, *, slurm_answers: bool = True) -> SettledUse:
         new = self.series.take((self.series.time_s > self.seen_s) & (self.series.time_s <= now_s))
         self.seen_s = now_s
         self.watcher.take(
@@ -55,7 +55,7 @@ class Site:
         )
         return self.settle(now_s)
 
-    def settle(self, now_s: float, *, all_of_it: bool = False) -> Settled:
+    def settle(self, now_s: float, *, all_of_it: bool = False) -> SettledUse:
         settled = self.watcher.settle(now_s, all_of_it=all_of_it)
         self.jobs.update(settled.jobs)
         self.nobody_j += sum(use.energy_j for key, use in settled.others.items() if key.known)
@@ -170,11 +170,11 @@ def test_a_job_whose_source_does_not_tell_its_start_keeps_the_first_one() -> Non
 def test_a_watch_that_was_stopped_goes_on(site: Site, tmp_path: Path) -> None:
     """Stopped for ten minutes in the middle of a job: its joules are not lost, since the counter went on."""
     start_s, _ = site.draw.jobs[5]
-    ledger = Ledger(tmp_path / "watch.db")
+    ledger = WatchLedger(tmp_path / "watch.db")
     for now_s in np.arange(LOOK_S, start_s + 200.0, LOOK_S):
         ledger.save(site.look(float(now_s)), {}, state_of(site.watcher))
     ledger.close()
-    again = Ledger(tmp_path / "watch.db")
+    again = WatchLedger(tmp_path / "watch.db")
     state = json.loads(json.dumps(again.state()))
     site.watcher = restored(state, uses_of(again.jobs(0.0, 1e12)))
     site.seen_s = start_s + 200.0 + 600.0  # what was read meanwhile is lost

@@ -15,7 +15,7 @@ from powerflow.errors import InputError
 
 if TYPE_CHECKING:
     from powerflow.cost.fit import Errors, Fit
-    from powerflow.measured.source import Source
+    from powerflow.measured.source import MeasuredSource
 
 #: Points that are printed; --json has all.
 MOST_POINTS = 40
@@ -135,7 +135,7 @@ def _seconds(value: float | None, where: str) -> float | None:
     return value
 
 
-def _print_sources(sources: Sequence[Source], fits: Sequence[Fit]) -> None:
+def _print_sources(sources: Sequence[MeasuredSource], fits: Sequence[Fit]) -> None:
     """Print what was made of each file, and the points of files that are no table of points."""
     if all(source.is_table for source in sources):
         return

@@ -34,7 +34,7 @@ COLD = 0.8
 _ROUNDS = 3
 
 
-class Reason(StrEnum):
+class LeftOut(StrEnum):
     """Why an interval is left out."""
 
     IDLE = "idle"
@@ -46,14 +46,14 @@ class Reason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Intervals:
+class RunIntervals:
     """Intervals in order of time, as columns of M values.
 
     Attributes:
         start_s, end_s: Start and end.
         steps: Iterations in each; nan throughout if there is no step counter.
         apart_s: Usual time between two readings of the step counter, or of a GPU.
-        why: Why it is left out: a `Reason`, or "" for steady training. Functions of this module fill it in.
+        why: Why it is left out: a `LeftOut`, or "" for steady training. Functions of this module fill it in.
     """
 
     start_s: FloatArray
@@ -74,7 +74,7 @@ class Intervals:
         return self.end_s - self.start_s
 
 
-def counted_intervals(steps: Series, where: str) -> Intervals:
+def counted_intervals(steps: Series, where: str) -> RunIntervals:
     """Return the intervals between the moments at which a step counter moved.
 
     Those in which it fell are left out.
@@ -94,11 +94,11 @@ def counted_intervals(steps: Series, where: str) -> Intervals:
             f"its step counter {what}", where=where, fix="give a longer time, or name another counter: --step-metric"
         )
     why = np.full(len(forward), "", dtype=object)
-    why[~forward] = Reason.JUMP
-    return Intervals(time_s[:-1], time_s[1:], np.diff(count), float(np.median(np.diff(steps.time_s))), why)
+    why[~forward] = LeftOut.JUMP
+    return RunIntervals(time_s[:-1], time_s[1:], np.diff(count), float(np.median(np.diff(steps.time_s))), why)
 
 
-def busy_intervals(recording: Recording, where: str, idle_w: float | None) -> Intervals:
+def busy_intervals(recording: Recording, where: str, idle_w: float | None) -> RunIntervals:
     """Return the intervals between the readings of the GPU that has most of them.
 
     Those in which no GPU works, and gaps between readings, are left out.
@@ -124,10 +124,10 @@ def busy_intervals(recording: Recording, where: str, idle_w: float | None) -> In
             fix="add utilization.gpu (GPUTL), or give --gpu-type of a type in the catalogue",
         )
     why = np.full(len(start_s), "", dtype=object)
-    why[~(working[:-1] & working[1:])] = Reason.IDLE
+    why[~(working[:-1] & working[1:])] = LeftOut.IDLE
     usual_s = float(np.median(end_s - start_s))
-    why[end_s - start_s > GAP * usual_s] = Reason.PAUSE
-    return Intervals(start_s, end_s, np.full(len(start_s), np.nan), usual_s, why)
+    why[end_s - start_s > GAP * usual_s] = LeftOut.PAUSE
+    return RunIntervals(start_s, end_s, np.full(len(start_s), np.nan), usual_s, why)
 
 
 def _working(recording: Recording, time_s: FloatArray, idle_w: float | None) -> BoolArray | None:
@@ -143,7 +143,7 @@ def _working(recording: Recording, time_s: FloatArray, idle_w: float | None) -> 
     return draws
 
 
-def leave_out_unsteady(found: Intervals, labels: IntArray, recording: Recording) -> None:
+def leave_out_unsteady(found: RunIntervals, labels: IntArray, recording: Recording) -> None:
     """Leave out pauses, jumps of the counter, warm-up, and configurations with too few intervals.
 
     What is usual is judged within each configuration, because a lower clock is slower and draws less all the time.
@@ -167,12 +167,12 @@ def leave_out_unsteady(found: Intervals, labels: IntArray, recording: Recording)
     _leave_out_few(found, labels)
 
 
-def _leave_out_few(found: Intervals, labels: IntArray) -> None:
+def _leave_out_few(found: RunIntervals, labels: IntArray) -> None:
     numbers, counts = np.unique(labels[found.kept], return_counts=True)
-    found.why[found.kept & np.isin(labels, numbers[counts < FEWEST])] = Reason.FEW
+    found.why[found.kept & np.isin(labels, numbers[counts < FEWEST])] = LeftOut.FEW
 
 
-def _slow(found: Intervals, mine: BoolArray) -> BoolArray:
+def _slow(found: RunIntervals, mine: BoolArray) -> BoolArray:
     """Leave out pauses and jumps of one configuration; return True for intervals that are slow enough for warm-up.
 
     The moment at which a counter moved is known to a reading, and the number of its steps to one: an interval is slow
@@ -190,9 +190,9 @@ def _slow(found: Intervals, mine: BoolArray) -> BoolArray:
         if not steady.any():
             break
         usual_s = float(found.lasts_s[steady].sum() / found.steps[steady].sum())
-    found.why[kept & jumped] = Reason.JUMP
-    changed = found.why == Reason.CHANGE  # an evaluation has other clocks
-    found.why[mine & (found.kept | changed) & paused] = Reason.PAUSE
+    found.why[kept & jumped] = LeftOut.JUMP
+    changed = found.why == LeftOut.CHANGE  # an evaluation has other clocks
+    found.why[mine & (found.kept | changed) & paused] = LeftOut.PAUSE
     slow: BoolArray = found.lasts_s > WARM * expected_s + margin_s
     return slow
 
@@ -201,12 +201,12 @@ def _leave_out_warm_up(why: np.ndarray, unusual: BoolArray) -> None:
     """Leave out unusual intervals at the beginning, and after each interval that is left out."""
     starting, trained = True, False
     for i in range(len(why)):
-        if why[i] == Reason.PAUSE and not trained:
-            why[i] = Reason.WARM  # nothing was there that could pause
+        if why[i] == LeftOut.PAUSE and not trained:
+            why[i] = LeftOut.WARM  # nothing was there that could pause
         elif why[i] != "":
             starting = True
         elif starting and unusual[i]:
-            why[i] = Reason.WARM
+            why[i] = LeftOut.WARM
         else:
             starting, trained = False, True
 

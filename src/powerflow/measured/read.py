@@ -12,8 +12,8 @@ from powerflow.measured.formats import FORMATS, MeasuredFormat
 from powerflow.measured.formats.format import Hints
 from powerflow.measured.recording import Recording, Totals
 from powerflow.measured.recording_rows import rows_of_recordings
-from powerflow.measured.source import MeasuredFile, Source
-from powerflow.measured.told import OPTIONS, Run, Told
+from powerflow.measured.source import MeasuredFile, MeasuredSource
+from powerflow.measured.told import OPTIONS, RunFacts, Told
 from powerflow.measured.total_rows import rows_of_totals
 from powerflow.measured.unread import kind_not_read
 from powerflow.trace.fields import clip
@@ -24,14 +24,14 @@ _HEAD_CHARS = 65_536
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredPoints:
     """Rows of the table of observations, and where they come from."""
 
     rows: tuple[ObservationRow, ...]
-    sources: tuple[Source, ...]
+    sources: tuple[MeasuredSource, ...]
 
 
-def read_measured(files: Sequence[Path], told: Told, runs: Sequence[Run], hints: Hints) -> Measured:
+def read_measured(files: Sequence[Path], told: Told, runs: Sequence[RunFacts], hints: Hints) -> MeasuredPoints:
     """Read measured files.
 
     Args:
@@ -58,16 +58,16 @@ def read_measured(files: Sequence[Path], told: Told, runs: Sequence[Run], hints:
     totals = [file for file in read if isinstance(file.content, Totals)]
     _check_used(told, runs, hints, recordings, totals)
     rows: list[ObservationRow] = []
-    sources: list[Source] = []
+    sources: list[MeasuredSource] = []
     for file in points:
         found = file.content
         assert not isinstance(found, Recording | Totals)
         rows += found
-        sources.append(Source(file.name, file.title, len(found), len(found), "rows", {}, is_table=True))
+        sources.append(MeasuredSource(file.name, file.title, len(found), len(found), "rows", {}, is_table=True))
     for made, source in [*rows_of_totals(totals, told, runs), *rows_of_recordings(recordings, told, runs, hints)]:
         rows += made
         sources.append(source)
-    return Measured(tuple(rows), tuple(sources))
+    return MeasuredPoints(tuple(rows), tuple(sources))
 
 
 def _read(path: Path, hints: Hints) -> MeasuredFile:
@@ -109,7 +109,11 @@ def _format(head: str) -> MeasuredFormat:
 
 
 def _check_used(
-    told: Told, runs: Sequence[Run], hints: Hints, recordings: Sequence[MeasuredFile], totals: Sequence[MeasuredFile]
+    told: Told,
+    runs: Sequence[RunFacts],
+    hints: Hints,
+    recordings: Sequence[MeasuredFile],
+    totals: Sequence[MeasuredFile],
 ) -> None:
     """Refuse what the user says if nothing in the files needs it."""
     if not recordings and not totals:

@@ -56,7 +56,7 @@ class Series(NamedTuple):
     value: FloatArray
 
 
-class Gpu(NamedTuple):
+class RecordedGpu(NamedTuple):
     """A GPU of a recording: the machine that has it ("" for the only machine of a file), and its name there."""
 
     host: str
@@ -76,7 +76,7 @@ class Recording:
         notes: What the user should know of the reading.
     """
 
-    gpus: Mapping[Gpu, Mapping[Quantity, Series]]
+    gpus: Mapping[RecordedGpu, Mapping[Quantity, Series]]
     base: TimeBase
     steps: Series | None = None
     gpu_type: str = ""
@@ -149,13 +149,13 @@ def series_of(pairs: Iterable[tuple[float, float]], most: float = math.inf) -> S
 
 
 def gpus_of(
-    readings: Mapping[tuple[Gpu, Quantity], Sequence[tuple[float, float]]],
-) -> tuple[dict[Gpu, dict[Quantity, Series]], dict[str, int]]:
+    readings: Mapping[tuple[RecordedGpu, Quantity], Sequence[tuple[float, float]]],
+) -> tuple[dict[RecordedGpu, dict[Quantity, Series]], dict[str, int]]:
     """Return the series of each GPU from its readings, (seconds, value), and how many readings are impossible.
 
     Impossible readings, such as DCGM's numbers for "blank", are left out, and so are quantities without a reading.
     """
-    gpus: dict[Gpu, dict[Quantity, Series]] = {}
+    gpus: dict[RecordedGpu, dict[Quantity, Series]] = {}
     impossible = 0
     for (gpu, quantity), pairs in readings.items():
         mine = gpus.setdefault(gpu, {})
@@ -188,8 +188,8 @@ def merged(recordings: Sequence[tuple[str, str, Recording]]) -> Recording:
         InputError: The recordings cannot belong together: other time bases, two step counters, the same readings twice.
     """
     first_name, _, first = recordings[0]
-    gpus: dict[Gpu, dict[Quantity, Series]] = {}
-    uuids: dict[str, Gpu] = {}  # one GPU, although several files of a machine have it
+    gpus: dict[RecordedGpu, dict[Quantity, Series]] = {}
+    uuids: dict[str, RecordedGpu] = {}  # one GPU, although several files of a machine have it
     told_by: dict[Quantity, tuple[str, str]] = {}
     steps: tuple[str, Series] | None = None
     types: dict[str, str] = {}
@@ -213,7 +213,7 @@ def merged(recordings: Sequence[tuple[str, str, Recording]]) -> Recording:
             types.setdefault(one.gpu_type, name)
         damaged.update(one.damaged)
         for gpu, readings in one.gpus.items():
-            key = gpu if gpu.host else Gpu(name, gpu.name)
+            key = gpu if gpu.host else RecordedGpu(name, gpu.name)
             mine = gpus.setdefault(uuids.setdefault(gpu.name, key) if gpu.name.startswith("GPU-") else key, {})
             for quantity, series in readings.items():
                 other, other_title = told_by.setdefault(quantity, (name, title))
@@ -241,7 +241,7 @@ def within(recording: Recording, start_s: float, end_s: float) -> Recording:
         keep = (series.time_s >= start_s) & (series.time_s <= end_s)
         return Series(series.time_s[keep], series.value[keep])
 
-    gpus: dict[Gpu, dict[Quantity, Series]] = {}
+    gpus: dict[RecordedGpu, dict[Quantity, Series]] = {}
     for gpu, of in recording.gpus.items():
         parts = {what: cut(series) for what, series in of.items()}
         gpus[gpu] = {what: part for what, part in parts.items() if len(part.time_s)}

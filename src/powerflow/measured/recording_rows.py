@@ -12,27 +12,27 @@ from powerflow.errors import InputError
 from powerflow.measured.formats.format import Hints
 from powerflow.measured.point import check_told, observation_row, told_type
 from powerflow.measured.recording import Quantity, Recording, merged, within
-from powerflow.measured.source import MeasuredFile, Source
+from powerflow.measured.source import MeasuredFile, MeasuredSource
 from powerflow.measured.steady import steady
-from powerflow.measured.told import Run, Told, moment
+from powerflow.measured.told import RunFacts, Told, moment
 from powerflow.trace.fields import clip
 
 
 def rows_of_recordings(
-    files: Sequence[MeasuredFile], told: Told, runs: Sequence[Run], hints: Hints
-) -> Iterator[tuple[list[ObservationRow], Source]]:
+    files: Sequence[MeasuredFile], told: Told, runs: Sequence[RunFacts], hints: Hints
+) -> Iterator[tuple[list[ObservationRow], MeasuredSource]]:
     """Yield the rows that recordings give, for each run, and the source."""
     chosen = [run for run in runs if not run.window and any(run.has(file.path) for file in files)]
     for file in files:
         if runs and not any(run.has(file.path) for run in chosen):
             raise InputError("no row of --runs is for it", where=file.name, fix="add a row with its name in files")
-    for run in chosen or ([Run("")] if files else []):
+    for run in chosen or ([RunFacts("")] if files else []):
         yield _of_recording([file for file in files if run.has(file.path)], run, run.told.over(told), hints)
 
 
 def _of_recording(
-    files: Sequence[MeasuredFile], run: Run, told: Told, hints: Hints
-) -> tuple[list[ObservationRow], Source]:
+    files: Sequence[MeasuredFile], run: RunFacts, told: Told, hints: Hints
+) -> tuple[list[ObservationRow], MeasuredSource]:
     name = ", ".join(file.name for file in files)
     where = f"{name} ({run.where})" if run.where else name
     recording = merged([(file.name, file.title, file.content) for file in files if isinstance(file.content, Recording)])
@@ -62,7 +62,7 @@ def _of_recording(
         notes |= dict.fromkeys(more)
     title = ", ".join(dict.fromkeys(file.title for file in files))
     left_out = {why: count for why, count in {**recording.damaged, **found.left_out}.items() if count}
-    return rows, Source(name, title, len(rows), found.used, "intervals", left_out, tuple(notes))
+    return rows, MeasuredSource(name, title, len(rows), found.used, "intervals", left_out, tuple(notes))
 
 
 def _idle_w(kind: str) -> float | None:

@@ -25,7 +25,7 @@ class MeasuredFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class MeasuredSource:
     """What was made of one run, or of one file of points.
 
     Attributes:

@@ -23,14 +23,14 @@ from powerflow.measured.integrals import between, mean
 from powerflow.measured.intervals import (
     BUSY,
     FEWEST,
-    Intervals,
-    Reason,
+    LeftOut,
+    RunIntervals,
     busy_intervals,
     counted_intervals,
     leave_out_unsteady,
 )
 from powerflow.measured.point import Point
-from powerflow.measured.recording import Gpu, Quantity, Recording, Series
+from powerflow.measured.recording import Quantity, RecordedGpu, Recording, Series
 from powerflow.measured.source import counted
 from powerflow.measured.told import Told
 
@@ -99,7 +99,7 @@ def steady(recording: Recording, told: Told, where: str, idle_w: float | None) -
     return Steady(tuple(points), int(found.kept.sum()), left_out, tuple(notes))
 
 
-def _configurations(found: Intervals, recording: Recording) -> IntArray:
+def _configurations(found: RunIntervals, recording: Recording) -> IntArray:
     """Return a number for each interval: intervals with the same one had the same clock (or power limit).
 
     Intervals in which it changed are left out.
@@ -120,7 +120,7 @@ def _configurations(found: Intervals, recording: Recording) -> IntArray:
             belongs = (series.value >= lows[place]) & (series.value <= highs[place])
             share += _shares(series.time_s, np.where(belongs, place, -1), len(lows), found) / len(every)
         labels = share.argmax(axis=0)
-        found.why[kept & (share.max(axis=0) < _MOSTLY)] = Reason.CHANGE
+        found.why[kept & (share.max(axis=0) < _MOSTLY)] = LeftOut.CHANGE
         break  # where the clock was read, it tells what a limit did
     return labels
 
@@ -131,7 +131,7 @@ def _inside(time_s: FloatArray, start_s: FloatArray, end_s: FloatArray) -> BoolA
     return (place >= 0) & (time_s <= end_s[np.maximum(place, 0)]) if len(start_s) else np.zeros(len(time_s), bool)
 
 
-def _shares(time_s: FloatArray, label: IntArray, labels: int, found: Intervals) -> FloatArray:
+def _shares(time_s: FloatArray, label: IntArray, labels: int, found: RunIntervals) -> FloatArray:
     """Return the share of readings with each label in each interval: (labels, intervals).
 
     Where there is no reading in an interval, the ones before and after it count.
@@ -147,7 +147,7 @@ def _shares(time_s: FloatArray, label: IntArray, labels: int, found: Intervals) 
 
 
 def _point(
-    found: Intervals, mine: BoolArray, recording: Recording, told: Told, where: str, notes: dict[str, None]
+    found: RunIntervals, mine: BoolArray, recording: Recording, told: Told, where: str, notes: dict[str, None]
 ) -> Point:
     """Return what some intervals of steady training took; add to ``notes`` what the user should know."""
     inner = _inner(mine)
@@ -175,12 +175,12 @@ def _inner(mine: BoolArray) -> BoolArray:
     return inner if inner.sum() >= FEWEST else mine
 
 
-def _step_time(found: Intervals, mine: BoolArray, told: Told, notes: dict[str, None]) -> float | None:
+def _step_time(found: RunIntervals, mine: BoolArray, told: Told, notes: dict[str, None]) -> float | None:
     if np.isfinite(found.steps).all():
         return float(found.lasts_s[mine].sum() / found.steps[mine].sum())
     if told.step_time_s is not None or told.steps is None:
         return told.step_time_s
-    at_work = mine | (found.why == Reason.WARM)
+    at_work = mine | (found.why == LeftOut.WARM)
     if at_work.sum() > mine.sum():
         notes["the steps that are said are divided over warm-up too; --step-time gives the time of a warm step"] = None
     return float(found.lasts_s[at_work].sum() / told.steps)
@@ -188,7 +188,7 @@ def _step_time(found: Intervals, mine: BoolArray, told: Told, notes: dict[str, N
 
 def _gpus_at_work(
     recording: Recording, start_s: FloatArray, end_s: FloatArray, told: Told, notes: dict[str, None]
-) -> dict[Gpu, Mapping[Quantity, Series]]:
+) -> dict[RecordedGpu, Mapping[Quantity, Series]]:
     """Return the GPUs without those that idle all the time, unless the user says that all belong to the run."""
     gpus = dict(recording.gpus)
     if len(gpus) == told.gpus:
@@ -201,7 +201,9 @@ def _gpus_at_work(
     return gpus
 
 
-def _watts(gpu: Gpu, of: Mapping[Quantity, Series], start_s: FloatArray, end_s: FloatArray, where: str) -> float:
+def _watts(
+    gpu: RecordedGpu, of: Mapping[Quantity, Series], start_s: FloatArray, end_s: FloatArray, where: str
+) -> float:
     """Return the mean watts of a GPU in some intervals, from its energy counter, else from its watts.
 
     Raises:

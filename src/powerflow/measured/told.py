@@ -64,7 +64,7 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class RunFacts:
     """A row of the table of runs.
 
     Attributes:
@@ -104,7 +104,7 @@ _REAL = ("clock_mhz", "power_limit_w", "step_time_s")
 _COLUMNS = ("files", "window", "start", "end", "model", "gpu_type", *_WHOLE, *_REAL)
 
 
-def read_runs(path: Path) -> list[Run]:
+def read_runs(path: Path) -> list[RunFacts]:
     """Read a table of runs.
 
     Raises:
@@ -155,7 +155,7 @@ def moment(text: str, base: TimeBase, zone: str | None, where: str) -> float:
     return seconds
 
 
-def _run(row: Mapping[str, str], where: str) -> Run:
+def _run(row: Mapping[str, str], where: str) -> RunFacts:
     def text(name: str) -> str:
         return row.get(name, "").strip()
 
@@ -166,7 +166,7 @@ def _run(row: Mapping[str, str], where: str) -> Run:
     except Unusable as why:
         raise InputError(str(why), where=where) from None
     files = tuple(name.strip() for name in text("files").split(";") if name.strip())
-    return Run(where, files, text("window"), text("start"), text("end"), Told(**facts))  # type: ignore[arg-type]
+    return RunFacts(where, files, text("window"), text("start"), text("end"), Told(**facts))  # type: ignore[arg-type]
 
 
 def _above_zero(text: str, name: str) -> float | None:

@@ -10,15 +10,15 @@ from powerflow.cost.observation import ObservationRow
 from powerflow.errors import InputError
 from powerflow.measured.point import STEPS, observation_row
 from powerflow.measured.recording import Total, Totals
-from powerflow.measured.source import MeasuredFile, Source
-from powerflow.measured.told import Run, Told
+from powerflow.measured.source import MeasuredFile, MeasuredSource
+from powerflow.measured.told import RunFacts, Told
 from powerflow.measured.totals import check_nesting, grouped, joined, summary
 from powerflow.trace.fields import clip
 
 
 def rows_of_totals(
-    files: Sequence[MeasuredFile], told: Told, runs: Sequence[Run]
-) -> Iterator[tuple[list[ObservationRow], Source]]:
+    files: Sequence[MeasuredFile], told: Told, runs: Sequence[RunFacts]
+) -> Iterator[tuple[list[ObservationRow], MeasuredSource]]:
     """Yield the rows that totals give, for each run, and the source."""
     spans: dict[int, list[tuple[str, Total]]] = {}
     without = 0
@@ -44,7 +44,7 @@ def rows_of_totals(
         without = 0
 
 
-def _run_of(path: Path, span: Total, runs: Sequence[Run]) -> int | None:
+def _run_of(path: Path, span: Total, runs: Sequence[RunFacts]) -> int | None:
     """Return the number of the row of the table of runs that a total belongs to; None if there is no such row."""
     if not runs:
         return 0
@@ -59,7 +59,7 @@ def _run_of(path: Path, span: Total, runs: Sequence[Run]) -> int | None:
 
 def _of_one_run(
     spans: list[tuple[str, Total]], files: Sequence[MeasuredFile], told: Told, without: int
-) -> tuple[list[ObservationRow], Source]:
+) -> tuple[list[ObservationRow], MeasuredSource]:
     contents = [file.content for file in files if isinstance(file.content, Totals)]
     check_nesting(spans)
     whole, repeated, notes = joined(spans, told)
@@ -80,4 +80,4 @@ def _of_one_run(
         left_out.update(content.damaged)
     names = ", ".join(file.name for file in files)
     known = {why: count for why, count in left_out.items() if count}
-    return rows, Source(names, files[0].title, len(rows), used, unit, known, tuple(said))
+    return rows, MeasuredSource(names, files[0].title, len(rows), used, unit, known, tuple(said))

@@ -26,7 +26,7 @@ _AGREE = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class TotalsPoint:
     """Totals of one configuration as one point.
 
     Attributes:
@@ -42,7 +42,7 @@ class Summary:
     notes: tuple[str, ...] = ()
 
 
-def summary(spans: Sequence[Total], told: Told, where: str, notes: tuple[str, ...] = ()) -> Summary:
+def summary(spans: Sequence[Total], told: Told, where: str, notes: tuple[str, ...] = ()) -> TotalsPoint:
     """Return one point from the totals of one configuration.
 
     Args:
@@ -84,7 +84,7 @@ def summary(spans: Sequence[Total], told: Told, where: str, notes: tuple[str, ..
         limit_w=first.limit_w,
     )
     left_out = {"in warm-up": int(warm.sum()), "with a pause": int(paused.sum())}
-    return Summary(point, int(keep.sum()), left_out, notes)
+    return TotalsPoint(point, int(keep.sum()), left_out, notes)
 
 
 def grouped(spans: Sequence[tuple[str, Total]]) -> list[tuple[str, list[Total]]]:

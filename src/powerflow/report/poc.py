@@ -13,7 +13,7 @@ from powerflow.report.poc_words import Language, text
 from powerflow.report.replay import Grid, Rates, rounded
 from powerflow.simulate.comparison import Estimate
 from powerflow.simulate.poc.families import WIDTH
-from powerflow.simulate.poc.groups import Change
+from powerflow.simulate.poc.groups import GroupChange
 from powerflow.simulate.poc.poc import LEAST_DAYS, LEAST_SHARE, Poc, Refusal, Scenario
 from powerflow.simulate.replay.log import MOST_ERROR
 from powerflow.simulate.replay.savings import times
@@ -242,7 +242,7 @@ class _Writer:
         heads = [self.say(f"head_{name}") for name in ("user", "count", "today", "change")]
         return Section(self.say("whom"), words, Grid(self.say("whom"), heads, [self.change(each) for each in shown]))
 
-    def change(self, each: Change) -> list[str]:
+    def change(self, each: GroupChange) -> list[str]:
         later = times(each.later_s, 1 / units.HOUR_S)
         return [each.name, str(each.jobs), rounded(each.was_s / units.HOUR_S), self.value(later)]
 

@@ -11,7 +11,7 @@ from powerflow.report.headline import KeyFigure
 from powerflow.report.html import page
 from powerflow.units import HOUR_S, NOTHING, energy, energy_column, fixed, number_column, percent
 from powerflow.watch.grouping import GroupBy
-from powerflow.watch.summary import DEAREST, JobRoom, Line, Summary
+from powerflow.watch.summary import DEAREST, JobRoom, UseLine, WatchSummary
 
 _FACTS = {
     "energy": "Difference of each GPU's energy counter while a job held the GPU. Where the owner changes between two "
@@ -35,7 +35,7 @@ class _Grid:
     lines: Sequence[Sequence[str]]
 
 
-def render_watched(summary: Summary) -> str:
+def render_watched(summary: WatchSummary) -> str:
     """Return what was watched as one self-contained HTML page; the same input gives the same bytes."""
     total, nobody, unknown = summary.total, summary.nobody, summary.unknown
     span = f"{_day(summary.since_s)} to {_day(summary.until_s)}".replace("-", "\u2011")  # a date must not break
@@ -89,7 +89,7 @@ def _day(unix_s: float) -> str:
     return datetime.fromtimestamp(unix_s).strftime("%Y-%m-%d %H:%M")
 
 
-def _costs(line: Line, currency: str, what: str) -> list[KeyFigure]:
+def _costs(line: UseLine, currency: str, what: str) -> list[KeyFigure]:
     found = []
     if line.money is not None:
         found.append(KeyFigure(f"{fixed(line.money, 2)} {currency}".rstrip(), f"cost of the energy {what}"))
@@ -98,7 +98,7 @@ def _costs(line: Line, currency: str, what: str) -> list[KeyFigure]:
     return found
 
 
-def _lines(lines: Sequence[Line], summary: Summary, *, jobs: bool) -> tuple[list[str], list[list[str]]]:
+def _lines(lines: Sequence[UseLine], summary: WatchSummary, *, jobs: bool) -> tuple[list[str], list[list[str]]]:
     """Return heads and cells of a table; an energy that is not known is a dash."""
     known = [line.measured_s > 0 for line in lines]
 
@@ -134,7 +134,7 @@ def _lines(lines: Sequence[Line], summary: Summary, *, jobs: bool) -> tuple[list
     return [head for head, _ in columns], [list(cells) for cells in zip(*(cells for _, cells in columns), strict=True)]
 
 
-def _doubt(line: Line) -> str:
+def _doubt(line: UseLine) -> str:
     if line.energy_j <= 0:
         return NOTHING
     return f"{100 * max(line.energy_j - line.low_j, line.high_j - line.energy_j) / line.energy_j:.1f} %"

@@ -25,7 +25,7 @@ import numpy as np
 
 from powerflow.arrays import FloatArray, IntArray
 from powerflow.watch.owners import Segment
-from powerflow.watch.series import GpuSeries, Intervals, intervals
+from powerflow.watch.series import EnergyIntervals, GpuSeries, intervals
 
 #: Number of undisturbed intervals from which the power of an owner at a change is taken.
 _NEAR = 5
@@ -111,7 +111,7 @@ def attribute(
 
 def _sums(
     time_s: FloatArray,
-    between: Intervals,
+    between: EnergyIntervals,
     owners: Sequence[Segment],
     power: PowerRange,
     lag_s: float,

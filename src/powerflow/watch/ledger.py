@@ -21,7 +21,7 @@ from powerflow.errors import InputError
 from powerflow.units import DAY_S, HOUR_S
 from powerflow.watch.owners import WatchedJob
 from powerflow.watch.use import JobUse
-from powerflow.watch.watcher import HourUse, NodeHour, Settled
+from powerflow.watch.watcher import HourUse, NodeHour, SettledUse
 
 #: Number of the layout of the tables; stored in the file.
 _LAYOUT = 1
@@ -64,7 +64,7 @@ class JobRow:
     gpus: int
 
 
-class Ledger:
+class WatchLedger:
     """The file of what was watched. One program may write it at a time; others may read it meanwhile."""
 
     def __init__(self, path: Path, *, create: bool = True) -> None:
@@ -117,7 +117,7 @@ class Ledger:
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
-    def save(self, settled: Settled, gpus: Mapping[str, int], state: Mapping[str, Any]) -> None:
+    def save(self, settled: SettledUse, gpus: Mapping[str, int], state: Mapping[str, Any]) -> None:
         """Write what was settled, and the state of the watch, all or nothing.
 
         Args:

@@ -81,7 +81,7 @@ def without_repeats(series: GpuSeries) -> GpuSeries:
     return series.take(~same) if same.any() else series
 
 
-class Intervals(NamedTuple):
+class EnergyIntervals(NamedTuple):
     """Energy between each two readings of a series: columns of M − 1 values.
 
     Attributes:
@@ -96,7 +96,7 @@ class Intervals(NamedTuple):
     counted: np.ndarray
 
 
-def intervals(series: GpuSeries, floor_w: float, peak_w: float) -> Intervals:
+def intervals(series: GpuSeries, floor_w: float, peak_w: float) -> EnergyIntervals:
     """Return the energy between each two readings.
 
     The difference of the counter is used where it is possible: it is not negative, and not more than the GPU can draw.
@@ -125,6 +125,6 @@ def intervals(series: GpuSeries, floor_w: float, peak_w: float) -> Intervals:
     low = np.clip(np.maximum(integral - spread, least), 0.0, most)
     high = np.clip(integral + spread, low, np.maximum(most, low))
     estimate = np.clip(integral, low, high)
-    return Intervals(
+    return EnergyIntervals(
         np.where(counted, step, estimate), np.where(counted, step, low), np.where(counted, step, high), counted
     )

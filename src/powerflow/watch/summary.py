@@ -21,7 +21,7 @@ DEAREST = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Rates:
+class SignalRates:
     """What a kilowatt-hour costs and emits over time; None leaves it out."""
 
     tariff: Signal | None = None
@@ -29,7 +29,7 @@ class Rates:
 
 
 @dataclass(slots=True)
-class Line:
+class UseLine:
     """What one job, user, account or partition has used in a time window.
 
     Attributes:
@@ -68,7 +68,7 @@ class Line:
         """True if there are readings for a part of the held time only."""
         return 0 < self.measured_s < 0.95 * self.held_s
 
-    def add(self, other: Line) -> None:
+    def add(self, other: UseLine) -> None:
         """Add another line to this one."""
         for name in ("jobs", "held_s", "measured_s", "energy_j", "low_j", "high_j", "idle_s", "idle_j", "judged_s"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
@@ -89,7 +89,7 @@ class JobRoom:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class WatchSummary:
     """What was watched in a time window.
 
     Attributes:
@@ -109,11 +109,11 @@ class Summary:
     since_s: float
     until_s: float
     by: GroupBy
-    lines: Sequence[Line]
-    total: Line
-    nobody: Line
-    unknown: Line
-    dearest: Sequence[Line]
+    lines: Sequence[UseLine]
+    total: UseLine
+    nobody: UseLine
+    unknown: UseLine
+    dearest: Sequence[UseLine]
     rooms: Sequence[JobRoom]
     currency: str = ""
     emulated: bool = False
@@ -126,12 +126,12 @@ def summarise(
     since_s: float,
     until_s: float,
     by: GroupBy,
-    rates: Rates = Rates(),  # frozen
+    rates: SignalRates = SignalRates(),  # frozen
     idle_w: float = math.nan,
     *,
     known_until_s: float = math.inf,
     emulated: bool = False,
-) -> Summary:
+) -> WatchSummary:
     """Sum up the jobs of a time window.
 
     The energy of a job that lies partly outside is taken hour by hour.
@@ -148,20 +148,20 @@ def summarise(
     """
     jobs = [(row, _job_line(row, since_s, until_s, known_until_s, rates)) for row in rows]
     jobs = [(row, line) for row, line in jobs if line.held_s > 0 or line.energy_j > 0]
-    lines: dict[str, Line] = {}
-    total = Line("all jobs")
+    lines: dict[str, UseLine] = {}
+    total = UseLine("all jobs")
     for row, line in jobs:
         total.add(line)
         if by is GroupBy.JOB:
             lines[row.job.key] = line
         else:
             name = getattr(row.job, by.value)
-            lines.setdefault(name, Line(name)).add(line)
-    nobody, unknown = Line("nobody"), Line("not known")
+            lines.setdefault(name, UseLine(name)).add(line)
+    nobody, unknown = UseLine("nobody"), UseLine("not known")
     for (_, hour, known), use in others.items():
         inside = _overlap(hour, since_s, until_s, end_s=known_until_s)
         if inside:
-            part = Line("", held_s=use.gpu_s * inside, measured_s=use.gpu_s * inside, energy_j=use.energy_j * inside)
+            part = UseLine("", held_s=use.gpu_s * inside, measured_s=use.gpu_s * inside, energy_j=use.energy_j * inside)
             part.low_j, part.high_j = use.low_j * inside, use.high_j * inside
             (nobody if known else unknown).add(_priced(part, {hour: part.energy_j}, rates))
     rooms = [
@@ -169,7 +169,7 @@ def summarise(
         for row, line in jobs
         if (room := clock_room(row.use, idle_w)) is not None
     ]
-    return Summary(
+    return WatchSummary(
         since_s,
         until_s,
         by,
@@ -185,11 +185,11 @@ def summarise(
     )
 
 
-def _most(line: Line) -> tuple[float, str]:
+def _most(line: UseLine) -> tuple[float, str]:
     return -line.energy_j, line.name
 
 
-def _job_line(row: JobRow, since_s: float, until_s: float, known_until_s: float, rates: Rates) -> Line:
+def _job_line(row: JobRow, since_s: float, until_s: float, known_until_s: float, rates: SignalRates) -> UseLine:
     job, use = row.job, row.use
     end_s = min(until_s, known_until_s) if job.end_s is None else job.end_s
     begin_s = job.start_s if math.isinf(use.from_s) else max(job.start_s, use.from_s)  # the first reading of it
@@ -200,7 +200,7 @@ def _job_line(row: JobRow, since_s: float, until_s: float, known_until_s: float,
     watched_s = max(end_s - begin_s, 0.0)
     inside_s = max(min(end_s, until_s) - max(begin_s, since_s), 0.0)
     time_share = inside_s / watched_s if watched_s > 0 else 0.0
-    line = Line(job.id, 1, held_s, use.gpu_s * time_share, user=job.user, label=job.name, job=job)
+    line = UseLine(job.id, 1, held_s, use.gpu_s * time_share, user=job.user, label=job.name, job=job)
     for name in ("energy_j", "low_j", "high_j"):
         setattr(line, name, getattr(use, name) * share)
     if time_share > _WHOLE:  # it is not kept when a GPU was idle, so nothing is said of a part of the time
@@ -217,7 +217,7 @@ def _overlap(hour: int, since_s: float, until_s: float, start_s: float = -math.i
     return max(min(end, until_s) - max(begin, since_s), 0.0) / (end - begin)
 
 
-def _priced(line: Line, hours: Mapping[int, float], rates: Rates) -> Line:
+def _priced(line: UseLine, hours: Mapping[int, float], rates: SignalRates) -> UseLine:
     """Return a line with what the energy of its hours costs and emits."""
     if rates.tariff is not None:
         line.money = _over(hours, rates.tariff)
@@ -233,7 +233,7 @@ def _over(hours: Mapping[int, float], signal: Signal) -> float:
     )
 
 
-def _notes(jobs: Sequence[tuple[JobRow, Line]], total: Line) -> list[str]:
+def _notes(jobs: Sequence[tuple[JobRow, UseLine]], total: UseLine) -> list[str]:
     notes, rows = [], [row for row, _ in jobs]
     cut = sum(line.measured_s > 0 and line.judged_s <= 0 < row.use.judged_s for row, line in jobs)
     if cut:

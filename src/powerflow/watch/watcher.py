@@ -110,7 +110,7 @@ class GpuTrack:
 
 
 @dataclass(slots=True)
-class Settled:
+class SettledUse:
     """What was settled since the last time.
 
     Attributes:
@@ -123,7 +123,7 @@ class Settled:
     others: dict[NodeHour, HourUse] = field(default_factory=dict)
     ended: list[str] = field(default_factory=list)
 
-    def then(self, later: Settled) -> None:
+    def then(self, later: SettledUse) -> None:
         """Add what was settled later."""
         self.jobs.update(later.jobs)
         self.ended += later.ended
@@ -167,7 +167,7 @@ class Watcher:
         if owners is not None:
             self.memory.update(owners)
 
-    def settle(self, now_s: float, *, all_of_it: bool = False) -> Settled:
+    def settle(self, now_s: float, *, all_of_it: bool = False) -> SettledUse:
         """Assign the energy whose owners are known by now.
 
         Args:
@@ -176,7 +176,7 @@ class Watcher:
         """
         wait_s = 0.0 if all_of_it else SETTLE_S
         until_s = max(self.memory.known_until_s - wait_s, now_s - MOST_WAIT_S)
-        settled = Settled()
+        settled = SettledUse()
         for gpu, track in self.tracks.items():
             self._settle(gpu, track, until_s, settled, 0.0 if all_of_it else STEP_S)
         for gpu in self.memory.gpus() - self.tracks.keys():  # of nodes that send no readings
@@ -187,7 +187,7 @@ class Watcher:
             settled.ended.append(job.key)
         return settled
 
-    def _settle(self, gpu: GpuAddress, track: GpuTrack, until_s: float, settled: Settled, step_s: float) -> None:
+    def _settle(self, gpu: GpuAddress, track: GpuTrack, until_s: float, settled: SettledUse, step_s: float) -> None:
         series = track.series
         if series is None or len(series) < 2:
             return
@@ -308,7 +308,7 @@ def _idle_w(vendor_name: str) -> float:
     return next((each.idle_w for each in catalogue_types() if each.name == name), math.nan)
 
 
-def _add_other(settled: Settled, node: str, share: Share) -> None:
+def _add_other(settled: SettledUse, node: str, share: Share) -> None:
     """Add the energy of a GPU that no job had to its node's hours."""
     use = HourUse(share.energy_j, share.low_j, share.high_j, share.end_s - share.start_s)
     hour = int(share.start_s // HOUR_S)

@@ -99,9 +99,9 @@ def poc(
 def _measured(path: Path, since_s: float) -> tuple[list[MeasuredRun], bool]:
     """Return the measured runs of jobs of Slurm from some time on (Unix seconds), and whether GPUs are emulated."""
     from powerflow.simulate.poc.matching import MeasuredRun
-    from powerflow.watch.ledger import Ledger
+    from powerflow.watch.ledger import WatchLedger
 
-    ledger = Ledger(path, create=False)
+    ledger = WatchLedger(path, create=False)
     try:
         rows, state = ledger.jobs(since_s, math.inf), ledger.state()
     finally:

@@ -12,7 +12,7 @@ from powerflow.units import HOUR_S, NOTHING, elapsed, energy_column, fixed, numb
 
 if TYPE_CHECKING:
     from powerflow.watch.present import Present, PresentJob
-    from powerflow.watch.summary import JobRoom, Line, Summary
+    from powerflow.watch.summary import JobRoom, UseLine, WatchSummary
 
 
 def present_columns(found: Present) -> list[Column[PresentJob]]:
@@ -90,10 +90,10 @@ def _with_doubt(text: str, value: float | None, low: float | None, high: float |
     return text if max(down, up) < 1 else f"{text} −{down:.0f} +{up:.0f} %"
 
 
-def summary_columns(summary: Summary, *, jobs: bool) -> list[Column[Line]]:
+def summary_columns(summary: WatchSummary, *, jobs: bool) -> list[Column[UseLine]]:
     """Return the columns of a summary; ``jobs`` is True if each line is a job."""
 
-    def energies(lines: Sequence[Line]) -> list[str]:
+    def energies(lines: Sequence[UseLine]) -> list[str]:
         texts = energy_column([line.energy_j if line.measured_s > 0 else None for line in lines])
         marks = [
             mark(summary.emulated and text != NOTHING) + "*" * line.partly
@@ -101,10 +101,10 @@ def summary_columns(summary: Summary, *, jobs: bool) -> list[Column[Line]]:
         ]
         return [text + after for text, after in zip(texts, marks, strict=True)]
 
-    def doubts(lines: Sequence[Line]) -> list[str]:
+    def doubts(lines: Sequence[UseLine]) -> list[str]:
         return [_doubt(line) for line in lines]
 
-    columns: list[Column[Line]] = [
+    columns: list[Column[UseLine]] = [
         Column("job" if jobs else summary.by.value, lambda line: line.name or "(none)", least=10)
     ]
     if jobs:
@@ -154,18 +154,18 @@ def summary_columns(summary: Summary, *, jobs: bool) -> list[Column[Line]]:
     return columns
 
 
-def _known(value: float | None, line: Line, scale: float = 1.0) -> float | None:
+def _known(value: float | None, line: UseLine, scale: float = 1.0) -> float | None:
     return None if value is None or line.measured_s <= 0 else value * scale
 
 
-def _doubt(line: Line) -> str:
+def _doubt(line: UseLine) -> str:
     if line.energy_j <= 0:
         return NOTHING
     share = max(line.energy_j - line.low_j, line.high_j - line.energy_j) / line.energy_j
     return f"{100 * share:.1f} %" if share < 0.1 else f"{100 * share:.0f} %"
 
 
-def _idle(line: Line) -> str:
+def _idle(line: UseLine) -> str:
     """Return the share of the held time that was idle; a dash where it is not known."""
     if line.judged_s <= 0:
         return NOTHING

@@ -21,7 +21,7 @@ from powerflow.errors import InputError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from powerflow.watch.ledger import Ledger
+    from powerflow.watch.ledger import WatchLedger
     from powerflow.watch.present import Present
     from powerflow.watch.watcher import Watcher
 
@@ -65,11 +65,11 @@ def watch(
     if once:
         _look_once(sources, json)
         return
-    from powerflow.watch.ledger import Ledger
+    from powerflow.watch.ledger import WatchLedger
 
     path = file or default_file()
     with _alone(path):
-        ledger = Ledger(path)
+        ledger = WatchLedger(path)
         try:
             _run(sources, ledger, json)
         finally:
@@ -93,7 +93,7 @@ def _look_once(sources: Sources, json: bool) -> None:
         console().print(_draw(found, notes, console().width))
 
 
-def _run(sources: Sources, ledger: Ledger, json: bool) -> None:
+def _run(sources: Sources, ledger: WatchLedger, json: bool) -> None:
     """Look every 30 s until Ctrl-C or SIGTERM; then settle what can be settled."""
     from powerflow.watch.ledger import uses_of
     from powerflow.watch.watcher import restored
@@ -134,12 +134,12 @@ def _present(watcher: Watcher) -> Present:
 class _Kept:
     """Settles energy and keeps it; what cannot be written now (a full disk) is written with the next look."""
 
-    def __init__(self, watcher: Watcher, ledger: Ledger) -> None:
-        from powerflow.watch.watcher import Settled
+    def __init__(self, watcher: Watcher, ledger: WatchLedger) -> None:
+        from powerflow.watch.watcher import SettledUse
 
         self._watcher, self._ledger = watcher, ledger
-        self._empty = Settled
-        self._settled = Settled()
+        self._empty = SettledUse
+        self._settled = SettledUse()
         self._gpus: dict[str, int] = {}  # of each job; the watcher forgets them before it ends a job
 
     def settle(self, now_s: float, *, all_of_it: bool) -> list[str]:

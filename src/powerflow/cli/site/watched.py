@@ -20,7 +20,7 @@ from powerflow.watch.grouping import GroupBy
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from powerflow.watch.summary import Line, Rates, Summary
+    from powerflow.watch.summary import SignalRates, UseLine, WatchSummary
 
 
 def watched(
@@ -38,11 +38,11 @@ def watched(
     json: Json = False,
 ) -> None:
     """Sum up what was watched: energy, money and CO2 by user or job, GPUs held idle, and clocks that could go down."""
-    from powerflow.watch.ledger import Ledger
+    from powerflow.watch.ledger import WatchLedger
     from powerflow.watch.summary import summarise
 
     since_s, until_s = window(since, until, time.time())
-    ledger = Ledger(file or default_file(), create=False)
+    ledger = WatchLedger(file or default_file(), create=False)
     try:
         rows, others, state = ledger.jobs(since_s, until_s), ledger.others(since_s, until_s), ledger.state()
     finally:
@@ -66,20 +66,20 @@ def watched(
         console().print(_draw(harmless(summary), console().width))
 
 
-def _rates(tariff: float | None, currency: str, carbon: float | None) -> Rates:
+def _rates(tariff: float | None, currency: str, carbon: float | None) -> SignalRates:
     from powerflow.energy.signal import constant
-    from powerflow.watch.summary import Rates
+    from powerflow.watch.summary import SignalRates
 
     for value, where in ((tariff, "--tariff"), (carbon, "--carbon")):
         if value is not None and not (value >= 0 and math.isfinite(value)):
             raise InputError(f"{value} is not a valid rate", where=where, fix="give a number ≥ 0 per kWh")
-    return Rates(
+    return SignalRates(
         None if tariff is None else constant("tariff", tariff, currency),
         None if carbon is None else constant("carbon", carbon),
     )
 
 
-def _draw(summary: Summary, width: int) -> RenderableType:
+def _draw(summary: WatchSummary, width: int) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
@@ -142,7 +142,7 @@ _COLUMNS = (
 _OF_JOB = ("account", "partition", "state", "start_s", "end_s")
 
 
-def _csv(summary: Summary) -> str:
+def _csv(summary: WatchSummary) -> str:
     """Return the lines as CSV in plain SI units; an energy that is not known is an empty cell."""
     import csv
     import io
@@ -159,7 +159,7 @@ def _csv(summary: Summary) -> str:
     return text.getvalue()
 
 
-def _row(line: Line) -> dict[str, object]:
+def _row(line: UseLine) -> dict[str, object]:
     known = line.measured_s > 0
     of_job = {name: getattr(line.job, name, None) for name in _OF_JOB}
     row: dict[str, object] = plain({name: of_job[name] if name in of_job else getattr(line, name) for name in _COLUMNS})
@@ -168,7 +168,7 @@ def _row(line: Line) -> dict[str, object]:
     return row
 
 
-def _document(summary: Summary) -> dict[str, object]:
+def _document(summary: WatchSummary) -> dict[str, object]:
     return {
         "since_s": summary.since_s,
         "until_s": summary.until_s,

@@ -24,7 +24,7 @@ from typing import TextIO
 
 from powerflow.errors import InputError
 from powerflow.measured.formats.format import Hints, MeasuredFormat
-from powerflow.measured.recording import Gpu, Quantity, Recording, TimeBase, gpus_of
+from powerflow.measured.recording import Quantity, RecordedGpu, Recording, TimeBase, gpus_of
 from powerflow.measured.values import factor_of, lines_of, value_of
 from powerflow.trace.clock import Clock
 from powerflow.trace.fields import Unusable, clip, number
@@ -53,8 +53,8 @@ def _read(stream: TextIO, hints: Hints) -> Recording:
     damaged, first = 0, ""
     bases: set[TimeBase] = set()
     clock = Clock(hints.zone or "UTC", assumed=hints.zone is None)
-    samples: dict[Gpu, int] = defaultdict(int)
-    readings: dict[tuple[Gpu, Quantity], list[tuple[float, float]]] = defaultdict(list)
+    samples: dict[RecordedGpu, int] = defaultdict(int)
+    readings: dict[tuple[RecordedGpu, Quantity], list[tuple[float, float]]] = defaultdict(list)
     for at, line in enumerate(lines_of(stream), 1):
         if found := _HEADER.match(line):
             if fields and found["fields"].split() != fields:
@@ -63,7 +63,7 @@ def _read(stream: TextIO, hints: Hints) -> Recording:
         elif header and not units and re.search(r"(^|\s)ID(\s|$)", line):
             units = _units(header, fields, line)
         elif row := _ROW.match(line):
-            gpu = Gpu("", row["id"])
+            gpu = RecordedGpu("", row["id"])
             try:
                 time_s, base = _time(row["time"].strip(), samples[gpu], hints, clock)
                 known = _values(fields, row["values"].split(), units)

@@ -29,7 +29,7 @@ import numpy as np
 
 from powerflow.errors import InputError
 from powerflow.measured.formats.format import Hints, MeasuredFormat
-from powerflow.measured.recording import Gpu, Quantity, Recording, TimeBase, gpus_of
+from powerflow.measured.recording import Quantity, RecordedGpu, Recording, TimeBase, gpus_of
 from powerflow.measured.values import Table, factor_of, value_of
 from powerflow.trace.clock import Clock
 from powerflow.trace.fields import Unusable
@@ -69,11 +69,11 @@ def _read(stream: TextIO, hints: Hints) -> Recording:
         other = "" if own is None else ", or give --interval SECONDS"
         raise InputError(f"has no column {lacks}", fix=f"add {lacks} to --query-gpu{other}")
     clock = Clock(hints.zone or "UTC", assumed=hints.zone is None)
-    rows: dict[Gpu, int] = defaultdict(int)
+    rows: dict[RecordedGpu, int] = defaultdict(int)
     kinds: set[str] = set()
-    readings: dict[tuple[Gpu, Quantity], list[tuple[float, float]]] = defaultdict(list)
+    readings: dict[tuple[RecordedGpu, Quantity], list[tuple[float, float]]] = defaultdict(list)
     for row in table:
-        gpu = Gpu("", row[columns[own][0]] if own else "the only GPU")
+        gpu = RecordedGpu("", row[columns[own][0]] if own else "the only GPU")
         try:
             if dated is not None:
                 time_s = clock.epoch_s(row[columns[dated][0]].replace("/", "-"), "timestamp")

@@ -27,11 +27,10 @@ import numpy as np
 
 from powerflow.errors import InputError
 from powerflow.measured.formats.format import Hints, MeasuredFormat
-from powerflow.measured.recording import Gpu, Quantity, Recording, Series, TimeBase, gpus_of, series_of
+from powerflow.measured.recording import Quantity, RecordedGpu, Recording, Series, TimeBase, gpus_of, series_of
 from powerflow.measured.values import text_of, value_of
 from powerflow.trace.fields import Unusable, clip
-from powerflow.watch.sources.gpu_exporters import METRICS, gpu_of
-from powerflow.watch.sources.gpu_exporters import Gpu as ExportedGpu
+from powerflow.watch.sources.gpu_exporters import METRICS, ExportedGpu, gpu_of
 
 #: Names of metrics that count iterations, found where the user names none.
 STEP_METRICS = (
@@ -63,7 +62,7 @@ def _recognises(head: str) -> bool:
 
 
 def _read(stream: TextIO, hints: Hints) -> Recording:
-    found: dict[tuple[Gpu, Quantity, str], list[list[tuple[float, float]]]] = defaultdict(list)
+    found: dict[tuple[RecordedGpu, Quantity, str], list[list[tuple[float, float]]]] = defaultdict(list)
     kinds: set[str] = set()
     counters: dict[str, list[Series]] = defaultdict(list)
     ignored: set[str] = set()
@@ -98,23 +97,23 @@ def _read(stream: TextIO, hints: Hints) -> Recording:
     return Recording(gpus, TimeBase.UNIX, steps, next(iter(kinds), ""), impossible, (*notes, *emulation))
 
 
-def _address(gpu: ExportedGpu, name: str) -> Gpu:
+def _address(gpu: ExportedGpu, name: str) -> RecordedGpu:
     if gpu.slice:
         raise InputError(f"{name} is of a slice of a GPU (MIG), which has no watts of its own")
     if not gpu.uuid and gpu.number is None:
         raise InputError(f"{name} has no label UUID or gpu", fix="query the metric itself, without sum() or avg()")
-    return Gpu(gpu.node, gpu.uuid or str(gpu.number))
+    return RecordedGpu(gpu.node, gpu.uuid or str(gpu.number))
 
 
 def _one_of_each(
-    found: Mapping[tuple[Gpu, Quantity, str], Sequence[list[tuple[float, float]]]],
-) -> dict[tuple[Gpu, Quantity], list[tuple[float, float]]]:
+    found: Mapping[tuple[RecordedGpu, Quantity, str], Sequence[list[tuple[float, float]]]],
+) -> dict[tuple[RecordedGpu, Quantity], list[tuple[float, float]]]:
     """Return one list of readings for each GPU and quantity: of the metric that has most of them.
 
     A GPU has several series of one metric where a label changed, such as the pod; these follow each other. Series at
     the same time are of several scrapers, which would be mixed up: the longest one is taken.
     """
-    metrics: dict[tuple[Gpu, Quantity], list[tuple[float, float]]] = {}
+    metrics: dict[tuple[RecordedGpu, Quantity], list[tuple[float, float]]] = {}
     for (gpu, quantity, _), series in found.items():
         taken: list[list[tuple[float, float]]] = []
         for pairs in sorted(filter(None, series), key=len, reverse=True):

@@ -30,7 +30,7 @@ from functools import lru_cache
 
 from powerflow.errors import InputError
 from powerflow.measured.formats.format import Hints, MeasuredFormat
-from powerflow.measured.recording import Gpu, Quantity, Recording, Series, TimeBase, gpus_of, series_of
+from powerflow.measured.recording import Quantity, RecordedGpu, Recording, Series, TimeBase, gpus_of, series_of
 from powerflow.measured.values import JsonLines, Table, value_of
 from powerflow.trace.fields import Unusable
 from powerflow.trace.formats.format import header_of
@@ -58,7 +58,7 @@ def _is_json(head: str) -> bool:
 
 
 def _read(rows: Table | JsonLines, hints: Hints) -> Recording:
-    readings: dict[tuple[Gpu, Quantity], list[tuple[float, float]]] = defaultdict(list)
+    readings: dict[tuple[RecordedGpu, Quantity], list[tuple[float, float]]] = defaultdict(list)
     counters: dict[str, list[tuple[float, float]]] = defaultdict(list)
     base: TimeBase | None = None
     used: set[str] = set()
@@ -100,12 +100,12 @@ def _read(rows: Table | JsonLines, hints: Hints) -> Recording:
 
 
 @lru_cache(maxsize=4096)
-def _column(name: str) -> tuple[Gpu, Quantity, float, bool] | None:
+def _column(name: str) -> tuple[RecordedGpu, Quantity, float, bool] | None:
     """Return what a column holds: GPU, quantity, factor to its unit, whether the run uses this GPU; None for others."""
     found = _GPU.fullmatch(name)
     if found is None or found["metric"] not in _METRICS:
         return None
-    return Gpu("", found["id"]), *_METRICS[found["metric"]], found["process"] is not None
+    return RecordedGpu("", found["id"]), *_METRICS[found["metric"]], found["process"] is not None
 
 
 def _steps(counters: Mapping[str, list[tuple[float, float]]]) -> tuple[Series | None, tuple[str, ...]]:

@@ -27,7 +27,7 @@ LINE_ERROR = 0.005
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Curve:
+class SavingCurve:
     """Sums over each draw, for all ways of one scenario, in order of the price of energy.
 
     Attributes:
@@ -47,9 +47,9 @@ class Curve:
         """Saved shares of added energy and of completion time, ``[W]`` each."""
         return 1 - self.ours_j.sum(0) / self.site_j.sum(), 1 - self.ours_s.sum(0) / self.site_s.sum()
 
-    def without(self, draw: int) -> Curve:
+    def without(self, draw: int) -> SavingCurve:
         """Return the curve without one draw."""
-        return Curve(*(np.delete(part, draw, 0) for part in (self.site_j, self.ours_j, self.site_s, self.ours_s)))
+        return SavingCurve(*(np.delete(part, draw, 0) for part in (self.site_j, self.ours_j, self.site_s, self.ours_s)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class AtEqual:
     reached: bool
 
 
-def energy_at_equal_time(curve: Curve, *, relative_error: float, time_error: float) -> AtEqual:
+def energy_at_equal_time(curve: SavingCurve, *, relative_error: float, time_error: float) -> AtEqual:
     """Return the share of added energy that is saved at the site's mean completion time.
 
     Args:
@@ -75,7 +75,7 @@ def energy_at_equal_time(curve: Curve, *, relative_error: float, time_error: flo
         time_error: Error of the reproduced mean completion time, as a share of it.
     """
 
-    def saved(part: Curve, level: float = 0.0) -> tuple[float, bool]:
+    def saved(part: SavingCurve, level: float = 0.0) -> tuple[float, bool]:
         energy, time = part.saved
         return _at(time, energy, level)
 
@@ -85,10 +85,10 @@ def energy_at_equal_time(curve: Curve, *, relative_error: float, time_error: flo
     return AtEqual(_widened(mean, half, mean * relative_error, shift), reached)
 
 
-def time_at_equal_energy(curve: Curve, *, time_error: float) -> AtEqual:
+def time_at_equal_energy(curve: SavingCurve, *, time_error: float) -> AtEqual:
     """Return the share of completion time that is saved at the site's energy; arguments as `energy_at_equal_time`."""
 
-    def saved(part: Curve) -> tuple[float, bool]:
+    def saved(part: SavingCurve) -> tuple[float, bool]:
         energy, time = part.saved
         return _at(energy[::-1], time[::-1], 0.0)
 
@@ -96,7 +96,7 @@ def time_at_equal_energy(curve: Curve, *, time_error: float) -> AtEqual:
     return AtEqual(_widened(mean, _half(curve, lambda part: saved(part)[0]), time_error), reached)
 
 
-def _near(saved: Callable[[Curve, float], tuple[float, bool]], curve: Curve, level: float) -> float:
+def _near(saved: Callable[[SavingCurve, float], tuple[float, bool]], curve: SavingCurve, level: float) -> float:
     value, _ = saved(curve, level)
     return value if math.isfinite(value) else saved(curve, 0.0)[0]
 
@@ -116,7 +116,7 @@ def _at(falling: FloatArray, wanted: FloatArray, level: float) -> tuple[float, b
     return float(wanted[last] + part * (wanted[last + 1] - wanted[last])), True
 
 
-def _half(curve: Curve, of: Callable[[Curve], float]) -> float:
+def _half(curve: SavingCurve, of: Callable[[SavingCurve], float]) -> float:
     """Return the half-width of the 95 % interval of a further draw; nan if it is not known."""
     return further(of(curve), [of(curve.without(draw)) for draw in range(len(curve.site_j))])
 

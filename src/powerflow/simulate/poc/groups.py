@@ -22,7 +22,7 @@ LEAST_JOBS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class GroupChange:
     """How the completion time of a group of jobs would change.
 
     Attributes:
@@ -52,7 +52,7 @@ class Times:
     ours_s: FloatArray
 
 
-def changes(trace: Trace, draws: Sequence[Times]) -> list[Change]:
+def changes(trace: Trace, draws: Sequence[Times]) -> list[GroupChange]:
     """Return how completion times of users would change; the user who would wait longest is first.
 
     If the log has no users, projects take their place. A group with few jobs is left out.
@@ -64,7 +64,7 @@ def changes(trace: Trace, draws: Sequence[Times]) -> list[Change]:
     return sorted((each for each in found if each is not None), key=lambda each: (-each.later_s.mean, each.name))
 
 
-def change_of(name: str, jobs: Sequence[int], draws: Sequence[Times]) -> Change | None:
+def change_of(name: str, jobs: Sequence[int], draws: Sequence[Times]) -> GroupChange | None:
     """Return how the completion time of some jobs would change; None if too few of them were simulated.
 
     Args:
@@ -83,7 +83,7 @@ def change_of(name: str, jobs: Sequence[int], draws: Sequence[Times]) -> Change 
     mean = float((is_s - was_s).sum() / count.sum())
     without = [float(((is_s - was_s).sum() - is_s[i] + was_s[i]) / (count.sum() - count[i])) for i in range(len(sums))]
     half = further(mean, without)
-    return Change(name, len(jobs), float(was_s.sum() / count.sum()), Estimate(mean, mean - half, mean + half))
+    return GroupChange(name, len(jobs), float(was_s.sum() / count.sum()), Estimate(mean, mean - half, mean + half))
 
 
 def important(trace: Trace, named: Sequence[str]) -> list[int]:

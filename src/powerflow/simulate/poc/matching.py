@@ -45,7 +45,7 @@ class MeasuredRun:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Matching:
+class JobMatching:
     """The measured energy of the jobs of a log. All arrays are ``[J]``, in the order of the log.
 
     Attributes:
@@ -86,7 +86,7 @@ class Matching:
         return power_w
 
 
-def match(trace: Trace, runs: Iterable[MeasuredRun]) -> Matching:
+def match(trace: Trace, runs: Iterable[MeasuredRun]) -> JobMatching:
     """Match the jobs of a log with measured runs; the module's text says how.
 
     Args:
@@ -112,7 +112,7 @@ def match(trace: Trace, runs: Iterable[MeasuredRun]) -> Matching:
     held_s = np.array([job.held_s * job.gpus for job in trace.jobs])
     shift_s, often = max(shifts.items(), key=lambda each: (each[1], -abs(each[0])), default=(0.0, 0))
     same = shift_s != 0 and often > 0.5 * count
-    return Matching(sums[0], sums[1], sums[2], sums[3], held_s, count, unmatched, shift_s if same else 0.0)
+    return JobMatching(sums[0], sums[1], sums[2], sums[3], held_s, count, unmatched, shift_s if same else 0.0)
 
 
 def _job_of(run: MeasuredRun, candidates: Sequence[int], jobs: Sequence[TraceJob]) -> int | None:

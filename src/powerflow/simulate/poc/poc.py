@@ -24,9 +24,9 @@ from powerflow.simulate.comparison import Estimate
 from powerflow.simulate.experiment import Believed
 from powerflow.simulate.frontier import DEAREST
 from powerflow.simulate.poc import groups
-from powerflow.simulate.poc.equal import AtEqual, Curve, energy_at_equal_time, time_at_equal_energy
+from powerflow.simulate.poc.equal import AtEqual, SavingCurve, energy_at_equal_time, time_at_equal_energy
 from powerflow.simulate.poc.families import FamilyChooser
-from powerflow.simulate.poc.matching import Matching, MeasuredRun, match
+from powerflow.simulate.poc.matching import JobMatching, MeasuredRun, match
 from powerflow.simulate.poc.scale import EnergyCheck, energy_check
 from powerflow.simulate.replay.draws import DrawOutcome, Draws, Way
 from powerflow.simulate.replay.log import MOST_ERROR
@@ -88,8 +88,8 @@ class Scenario:
     completion_share: Estimate
     completion_reached: bool
     price_share: float | None
-    changes: Sequence[groups.Change]
-    important: groups.Change | None
+    changes: Sequence[groups.GroupChange]
+    important: groups.GroupChange | None
     important_later: float
 
 
@@ -114,7 +114,7 @@ class Poc:
     title: str
     jobs: int
     days: float
-    matching: Matching
+    matching: JobMatching
     site: Reproduced
     refusals: Sequence[Refusal]
     energy: EnergyCheck | None
@@ -203,7 +203,7 @@ def _one_type(cluster: str) -> None:
         )
 
 
-def _refusals(site: Reproduced, matching: Matching, days: float) -> list[Refusal]:
+def _refusals(site: Reproduced, matching: JobMatching, days: float) -> list[Refusal]:
     found = []
     if days < LEAST_DAYS:
         found.append(Refusal("days", days))
@@ -261,7 +261,7 @@ def _added_j(outcomes: Sequence[DrawOutcome], check: EnergyCheck, site: Reproduc
 
 def curve_of(
     rigid: bool, ways: Sequence[Way], outcomes: Sequence[DrawOutcome], factors: Sequence[float]
-) -> tuple[list[int], Curve]:
+) -> tuple[list[int], SavingCurve]:
     """Return the positions of the ways of one scenario by price, and their sums over each draw.
 
     Args:
@@ -273,7 +273,7 @@ def curve_of(
     order = sorted((i for i, way in enumerate(ways) if way.rigid == rigid), key=lambda i: ways[i].price_share)
     scale = np.array(factors)
     ours = [[draw.ours[i] for i in order] for draw in outcomes]
-    return order, Curve(
+    return order, SavingCurve(
         np.array([draw.site.added_j for draw in outcomes]) * scale,
         np.array([[one.added_j for one in row] for row in ours]) * scale[:, None],
         np.array([draw.site.completion_s for draw in outcomes]),

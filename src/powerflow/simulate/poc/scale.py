@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from powerflow.arrays import FloatArray, IntArray
-from powerflow.simulate.poc.matching import Matching
+from powerflow.simulate.poc.matching import JobMatching
 from powerflow.simulate.replay.draws import DrawOutcome
 from powerflow.simulate.replay.windows import LogWindow
 from powerflow.trace.record import Trace
@@ -42,7 +42,7 @@ class EnergyCheck:
 
 
 def energy_check(
-    trace: Trace, matching: Matching, windows: Sequence[LogWindow], draws: Sequence[DrawOutcome], idle_w: float
+    trace: Trace, matching: JobMatching, windows: Sequence[LogWindow], draws: Sequence[DrawOutcome], idle_w: float
 ) -> EnergyCheck:
     """Compare the measured energy of jobs with the modelled one.
 
@@ -74,7 +74,7 @@ def energy_check(
     )
 
 
-def _sampling(trace: Trace, matching: Matching, idle_w: float) -> float:
+def _sampling(trace: Trace, matching: JobMatching, idle_w: float) -> float:
     """Return the error of the mean power above idle that comes from jobs without measurement, as a share of it.
 
     It is the 95 % half-width of a ratio over users (delete-one jackknife), because the jobs of one user are alike. The

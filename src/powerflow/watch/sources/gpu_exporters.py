@@ -119,7 +119,7 @@ _NUMBER = re.compile(r"\d{1,4}")
 _EXPORTERS_POD = re.compile(r"(dcgm|gpu|nvidia|smi)[a-z0-9_.-]*exporter")
 
 
-class Gpu(NamedTuple):
+class ExportedGpu(NamedTuple):
     """What the labels of one series tell of its GPU.
 
     Attributes:
@@ -142,7 +142,7 @@ class Gpu(NamedTuple):
     emulated: bool
 
 
-def gpu_of(labels: Mapping[str, str], node_label: str = "") -> Gpu:
+def gpu_of(labels: Mapping[str, str], node_label: str = "") -> ExportedGpu:
     """Return what the labels of one series tell of its GPU.
 
     Args:
@@ -157,7 +157,7 @@ def gpu_of(labels: Mapping[str, str], node_label: str = "") -> Gpu:
     device = _DEVICE.fullmatch(labels.get("device", ""))
     number = device[1] if device else _first(labels, "minor_number", "gpu", "index")
     instance = short_host(labels.get("instance", ""))
-    return Gpu(
+    return ExportedGpu(
         uuid,
         short_host(labels.get(node_label, "")) if node_label else _node(labels) or instance,
         "" if node_label else instance,

@@ -67,7 +67,7 @@ class Presence(NamedTuple):
     held_s: dict[str, FloatArray]
 
 
-class Told(NamedTuple):
+class LabelFacts(NamedTuple):
     """What labels tell in one time span.
 
     Attributes:
@@ -83,7 +83,7 @@ class Told(NamedTuple):
     notes: list[str]
 
 
-def told_by(gpus: Sequence[FoundGpu], tracks: Iterable[Track], earlier: Set[str] = frozenset()) -> Told:
+def told_by(gpus: Sequence[FoundGpu], tracks: Iterable[Track], earlier: Set[str] = frozenset()) -> LabelFacts:
     """Return who held each GPU when.
 
     Args:
@@ -109,7 +109,7 @@ def told_by(gpus: Sequence[FoundGpu], tracks: Iterable[Track], earlier: Set[str]
         for each in found.values():
             for key in pods & each.held_s.keys():
                 del each.held_s[key]
-    return Told(found, facts, {facts[key].label for key in keys}, notes)
+    return LabelFacts(found, facts, {facts[key].label for key in keys}, notes)
 
 
 def _presence(gpu: FoundGpu, facts: dict[str, JobFacts]) -> Presence:

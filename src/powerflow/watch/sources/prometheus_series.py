@@ -19,7 +19,7 @@ from powerflow.arrays import BoolArray, FloatArray
 from powerflow.watch.owners import GpuAddress
 from powerflow.watch.readings import Card
 from powerflow.watch.series import GpuSeries, joined
-from powerflow.watch.sources.gpu_exporters import METRICS, SLURM_JOB, Gpu, Metric, gpu_of
+from powerflow.watch.sources.gpu_exporters import METRICS, SLURM_JOB, ExportedGpu, Metric, gpu_of
 
 #: Labels by which replicas of Prometheus mark their samples.
 _REPLICAS = ("prometheus", "prometheus_replica", "replica", "__replica__", "monitor")
@@ -62,7 +62,7 @@ class Track:
 
     labels: Mapping[str, str]
     metric: Metric
-    gpu: Gpu
+    gpu: ExportedGpu
     scraper: Scraper
     parts: list[tuple[FloatArray, FloatArray]] = field(default_factory=list)
 
