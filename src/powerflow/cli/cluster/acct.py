@@ -13,7 +13,7 @@ from powerflow.api.accounts import Accounts
 from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import Watch, asks
 from powerflow.cli.options import Json
-from powerflow.cli.watch import show
+from powerflow.cli.show import show
 from powerflow.cli.when import window
 from powerflow.units import HOUR_S, NOTHING, elapsed, fixed, prose
 

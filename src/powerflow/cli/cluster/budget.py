@@ -15,7 +15,7 @@ from powerflow.api.governance import BudgetOrder, BudgetRecord, BudgetScope
 from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import Watch, Yes, asks, confirmed, note_unheard, say
 from powerflow.cli.options import Json
-from powerflow.cli.watch import show
+from powerflow.cli.show import show
 from powerflow.cli.when import stamp
 from powerflow.energy.kinds import LEAST_J, MOST_J, Period
 from powerflow.errors import InputError

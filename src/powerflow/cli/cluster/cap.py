@@ -19,7 +19,7 @@ from powerflow.cli.cluster.controller_command import Watch, Yes, asks, confirmed
 from powerflow.cli.columns import Column
 from powerflow.cli.options import Json
 from powerflow.cli.output import print_json
-from powerflow.cli.watch import show
+from powerflow.cli.show import show
 from powerflow.cli.when import coming, minute, stamp
 from powerflow.errors import InputError
 from powerflow.units import NOTHING, parse_length, parse_power, parse_ramp

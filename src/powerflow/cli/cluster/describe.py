@@ -14,7 +14,7 @@ from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import Job, Watch, asks
 from powerflow.cli.cluster.state_word import state_word
 from powerflow.cli.options import Json
-from powerflow.cli.watch import show
+from powerflow.cli.show import show
 from powerflow.cli.when import stamp
 
 if TYPE_CHECKING:

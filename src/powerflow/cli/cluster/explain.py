@@ -13,7 +13,7 @@ from powerflow.api import operations as ops
 from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import Job, Watch, asks
 from powerflow.cli.options import Json
-from powerflow.cli.watch import show
+from powerflow.cli.show import show
 from powerflow.cli.when import stamp
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from powerflow.api.governance import Stage, StageOrder
 from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import Watch, Yes, asks, confirmed, note_unheard
 from powerflow.cli.options import Json
-from powerflow.cli.watch import show
+from powerflow.cli.show import show
 from powerflow.cli.when import minute
 from powerflow.errors import InputError
 

@@ -12,7 +12,7 @@ from powerflow.api.governance import DrainOrder, OffReason
 from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import Watch, Yes, asks, confirmed, say
 from powerflow.cli.options import Json
-from powerflow.cli.watch import show
+from powerflow.cli.show import show
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

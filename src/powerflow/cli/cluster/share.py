@@ -12,7 +12,7 @@ from powerflow.api.governance import LEAST_SHARE, MOST_SHARE, ShareOrder, ShareR
 from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import Watch, asks, note_unheard, say
 from powerflow.cli.options import Json
-from powerflow.cli.watch import show
+from powerflow.cli.show import show
 from powerflow.errors import InputError
 from powerflow.units import prose
 

@@ -16,7 +16,7 @@ from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import Watch, asks, say
 from powerflow.cli.options import Json
 from powerflow.cli.sanitize import line
-from powerflow.cli.watch import show
+from powerflow.cli.show import show
 from powerflow.cli.when import stamp
 from powerflow.energy.kinds import CURRENCY, Kind, unit_of
 from powerflow.errors import InputError

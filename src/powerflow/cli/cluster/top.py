@@ -8,7 +8,7 @@ from powerflow.api import operations as ops
 from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import Watch, asks
 from powerflow.cli.options import Json
-from powerflow.cli.watch import show
+from powerflow.cli.show import show
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
