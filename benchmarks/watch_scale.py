@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from powerflow.cli.site.watch import EVERY_S, _Kept
+from powerflow.cli.site.watch import EVERY_S
+from powerflow.watch.keeper import Keeper
 from powerflow.watch.ledger import WatchLedger
 from powerflow.watch.owners import GpuAddress
 from powerflow.watch.readings import Card, Readings
@@ -111,7 +112,7 @@ def main(gpus: int, jobs_a_day: int, hours: float) -> None:
     looks, spent_s = int(hours * 3600 / EVERY_S), 0.0
     with tempfile.TemporaryDirectory() as folder:
         ledger = WatchLedger(Path(folder) / "watch.db")
-        kept = _Kept(watcher, ledger)
+        keeper = Keeper(watcher, ledger)
         half = (0, 0)
         for look in range(1, looks + 1):
             now_s = look * EVERY_S
@@ -119,7 +120,7 @@ def main(gpus: int, jobs_a_day: int, hours: float) -> None:
             readings, answer = site.readings(now_s), site.squeue()
             began_s = time.process_time()
             watcher.take(readings, read_jobs(answer, now_s))
-            kept.settle(now_s, all_of_it=False)
+            keeper.settle(now_s, all_of_it=False)
             spent_s += time.process_time() - began_s
             if look == looks // 2:
                 half = ledger.size(), site.number

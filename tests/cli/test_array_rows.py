@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from powerflow.cli.cluster.array_rows import ranges
+from powerflow.cli.columns import ranges
 from tests.cli.shell import Shell
 
 

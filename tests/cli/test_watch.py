@@ -9,22 +9,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from powerflow.cli.main import main
-from powerflow.cli.site.watch import _Kept
-from powerflow.errors import InputError
 from powerflow.watch.ledger import WatchLedger
-from powerflow.watch.owners import GpuAddress, Holding, OwnersLook, WatchedJob
-from powerflow.watch.readings import Readings
-from powerflow.watch.series import series_of
+from powerflow.watch.owners import WatchedJob
 from powerflow.watch.use import JobUse
-from powerflow.watch.watcher import HourUse, NodeHour, SettledUse, Watcher
+from powerflow.watch.watcher import HourUse, NodeHour, SettledUse
 from tests.device.fake_nvml import Machine, build
 
 pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
@@ -152,35 +146,6 @@ def test_an_address_that_is_no_prometheus_is_refused_at_the_first_look(
 ) -> None:
     assert main(["watch", "--prometheus", "http://127.0.0.1:9", "--file", str(tmp_path / "w.db")]) == 5
     assert capsys.readouterr().err.count("powerflow:") == 1
-
-
-def test_what_cannot_be_written_now_is_written_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The disk is full for two looks; nothing is lost, and the number of GPUs of an ended job stays."""
-    job = WatchedJob("slurm:1@1", "1", 0.0, 600.0, user="ada")
-    watcher, ledger = Watcher(), WatchLedger(tmp_path / "w.db")
-    kept = _Kept(watcher, ledger)
-    gpu, save = GpuAddress("n1", 0), ledger.save
-
-    def full(*_: object) -> None:
-        raise InputError("cannot be written: database or disk is full")
-
-    for now_s in range(15, 4000, 15):
-        series = series_of(np.array([float(now_s)]), energy_j=np.array([100.0 * now_s]))
-        holding = [Holding(job.key, gpu, 0.0, None)] if now_s < 600 else []
-        known = replace(job, end_s=None) if now_s < 600 else job
-        watcher.take(Readings({gpu: series}, {}), OwnersLook(now_s, {job.key: known} if now_s < 900 else {}, holding))
-        monkeypatch.setattr(ledger, "save", full if 300 < now_s < 1000 else save)
-        notes = kept.settle(now_s, all_of_it=False)
-        assert bool(notes) is (300 < now_s < 1000 and bool(kept._settled.jobs or kept._settled.others))
-    (row,) = ledger.jobs(0.0, 5000.0)
-    others = ledger.others(0.0, 5000.0)
-    ledger.close()
-    assert (row.gpus, row.job.end_s) == (1, 600.0)
-    assert row.use.energy_j == pytest.approx(58_500.0, rel=0.02)
-    settled_s = watcher.tracks[gpu].settled_s
-    assert row.use.energy_j + sum(use.energy_j for use in others.values()) == pytest.approx(
-        100.0 * (settled_s - 15.0), rel=1e-3
-    )
 
 
 def test_a_narrow_terminal_keeps_name_and_energy(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 Row = TypeVar("Row")
+
+#: Most ranges of numbers in one cell.
+_RANGES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,18 @@ def sorted_by(rows: Sequence[Row], column: Column[Row], *, descending: bool) -> 
     unknown = [row for row in rows if column.value(row) is None]
     key: Callable[[Row], object] = column.value
     return [*sorted(known, key=key, reverse=descending), *unknown]  # type: ignore[arg-type]
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Return numbers as ranges, such as ``0-3,7``; many ranges are cut."""
+    found: list[list[int]] = []
+    for number in sorted(numbers):
+        if found and number == found[-1][1] + 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    parts = [f"{first}-{last}" if last > first else f"{first}" for first, last in found]
+    return ",".join(parts[:_RANGES]) + (",…" if len(parts) > _RANGES else "")
 
 
 def print_csv(rows: Sequence[Row], columns: Sequence[Column[Row]], *, header: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,9 @@ ProjectShares = Annotated[
 MOST_SHARE, MOST_LOAD = 2.0, 10.0
 Seed = Annotated[int, typer.Option(help="Seed; the same arguments and seed give the same result.", min=0)]
 MostGpus = Annotated[int | None, typer.Option(help="Reduce larger requests to this number of GPUs.", min=1)]
+Tariff = Annotated[float | None, typer.Option(help="Money that a kWh costs.")]
+Currency = Annotated[str, typer.Option(help="Currency of the tariff, such as EUR.")]
+Carbon = Annotated[float | None, typer.Option(help="Grams of CO2 that a kWh emits.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Report = Annotated[Path | None, typer.Option("--report", help="Write a report to this HTML file.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress bar. Print only the output of --json.")]
@@ -100,6 +104,17 @@ def costs_of(files: Sequence[Path] | None, traces: Sequence[Trace], cluster: str
     if costs is not None:
         check_used(costs, traces, cluster)
     return costs
+
+
+def rate(value: float | None, where: str) -> float | None:
+    """Return a price or the emissions of a kWh, as given.
+
+    Raises:
+        InputError: It is negative or not a number.
+    """
+    if value is not None and not (value >= 0 and math.isfinite(value)):
+        raise InputError(f"{value} is not a valid rate", where=where, fix="give a number ≥ 0 per kWh")
+    return value
 
 
 def of_load(load: float | None) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +11,7 @@ import typer
 from powerflow.cli.options import (
     BelievedCosts,
     BelievedSizes,
+    Carbon,
     Cluster,
     CostFiles,
     Json,
@@ -19,7 +19,9 @@ from powerflow.cli.options import (
     Quiet,
     Report,
     Seed,
+    Tariff,
     costs_of,
+    rate,
 )
 from powerflow.cli.output import atomic_write, console, print_facts, print_json, progress_of_share
 from powerflow.errors import InputError
@@ -35,8 +37,8 @@ REFUSED = 4
 def replay(
     log: Annotated[Path, typer.Argument(help="An accounting log, such as the output of sacct -P.")],
     cluster: Cluster,
-    tariff: Annotated[float | None, typer.Option(help="Money that a kWh costs, in any currency.")] = None,
-    carbon: Annotated[float | None, typer.Option(help="Grams of CO2 that a kWh emits.")] = None,
+    tariff: Tariff = None,
+    carbon: Carbon = None,
     unvalidated: Annotated[
         bool, typer.Option("--unvalidated", help="Estimate savings even if the simulation does not reproduce the log.")
     ] = False,
@@ -88,17 +90,6 @@ def replay(
             + "--unvalidated estimates savings nevertheless",
             exit_code=REFUSED,
         )
-
-
-def rate(value: float | None, where: str) -> float | None:
-    """Return a price or the emissions of a kWh, as given.
-
-    Raises:
-        InputError: It is negative or not a number.
-    """
-    if value is not None and not (value >= 0 and math.isfinite(value)):
-        raise InputError(f"{value} is not a valid rate", where=where, fix="give a number ≥ 0 per kWh")
-    return value
 
 
 def _show(result: Replay, rates: Rates, report: Path | None, json: bool) -> None:

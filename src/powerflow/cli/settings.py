@@ -50,7 +50,7 @@ def load(*, url: str | None = None, token_file: str | None = None, state_dir: st
         {key: os.environ[name] for key, name in KEYS.items() if os.environ.get(name)},
         *map(_file, _files()),
     ]
-    state = Path(_first(layers, "state_dir") or _default_state())
+    state = Path(_first(layers, "state_dir") or default_state())
     chosen = _first(layers, "url")
     if chosen is None:
         layers.append(_server(state / SERVER_FILE))
@@ -113,7 +113,8 @@ def _text(path: Path) -> str:
         raise InputError("is not text in UTF-8", where=os.fspath(path)) from None
 
 
-def _default_state() -> Path:
+def default_state() -> Path:
+    """Return the folder of a controller, and of what else this user keeps, by default."""
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "powerflow"
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from powerflow.report.headline import KeyFigure
 from powerflow.report.html import page
-from powerflow.units import HOUR_S, NOTHING, energy, energy_column, fixed, number_column, percent
-from powerflow.watch.grouping import GroupBy
-from powerflow.watch.summary import DEAREST, JobRoom, UseLine, WatchSummary
+from powerflow.units import energy, fixed, percent
+from powerflow.watch.summary import UseLine, WatchSummary
 
 _FACTS = {
     "energy": "Difference of each GPU's energy counter while a job held the GPU. Where the owner changes between two "
@@ -23,19 +21,25 @@ _FACTS = {
 }
 
 
-#: Heads of columns that hold text; it stands on the left.
-_TEXTS = ("name", "user", "bound by")
-
-
 @dataclass(frozen=True, slots=True)
-class _Grid:
+class PageTable:
+    """A table of the page.
+
+    Attributes:
+        title, words: Its title, and what is said of it; ``words`` may be "".
+        heads: Heads of its columns.
+        texts: For each column, True if it holds text, which stands on the left.
+        lines: Cells of each line; the first one names the line.
+    """
+
     title: str
     words: str
     heads: Sequence[str]
+    texts: Sequence[bool]
     lines: Sequence[Sequence[str]]
 
 
-def render_watched(summary: WatchSummary) -> str:
+def render_watched(summary: WatchSummary, tables: Sequence[PageTable]) -> str:
     """Return what was watched as one self-contained HTML page; the same input gives the same bytes."""
     total, nobody, unknown = summary.total, summary.nobody, summary.unknown
     span = f"{_day(summary.since_s)} to {_day(summary.until_s)}".replace("-", "\u2011")  # a date must not break
@@ -49,21 +53,6 @@ def render_watched(summary: WatchSummary) -> str:
         keys.append(KeyFigure(energy(nobody.energy_j), "drawn by GPUs that nobody held"))
     if unknown.energy_j > 0:
         keys.append(KeyFigure(energy(unknown.energy_j), "drawn by GPUs of an owner who is not known"))
-    others = [nobody, *([unknown] * (unknown.measured_s > 0))]
-    grids = [
-        _Grid(
-            f"By {summary.by.value}",
-            "",
-            *_lines([*summary.lines, total, *others], summary, jobs=summary.by is GroupBy.JOB),
-        )
-    ]
-    if summary.by is not GroupBy.JOB and summary.dearest:
-        grids.append(_Grid("Jobs with the most energy", "", *_lines(summary.dearest, summary, jobs=True)))
-    if summary.rooms:
-        words = "Modelled from the activity of their GPUs, not measured at the lower clock: a reason to try."
-        more = len(summary.rooms) - DEAREST
-        words += f" {more} more jobs with less energy are not shown." if more > 0 else ""
-        grids.append(_Grid("Jobs whose clock could go down", words, *_rooms(summary.rooms[:DEAREST])))
     return page(
         "watched.html.j2",
         {},
@@ -76,8 +65,7 @@ def render_watched(summary: WatchSummary) -> str:
         if summary.emulated
         else "The energy on this page comes from the counters of the GPUs, or from their power where they have none; "
         "CPUs, memory and cooling are not in it.",
-        grids=grids,
-        texts=_TEXTS,
+        tables=tables,
         notes=summary.notes,
         facts=_FACTS,
         glossary={},
@@ -96,59 +84,3 @@ def _costs(line: UseLine, currency: str, what: str) -> list[KeyFigure]:
     if line.co2_g is not None:
         found.append(KeyFigure(f"{fixed(line.co2_g / 1e3, 1)} kg", f"CO2 of the energy {what}"))
     return found
-
-
-def _lines(lines: Sequence[UseLine], summary: WatchSummary, *, jobs: bool) -> tuple[list[str], list[list[str]]]:
-    """Return heads and cells of a table; an energy that is not known is a dash."""
-    known = [line.measured_s > 0 for line in lines]
-
-    def only_known(values: Sequence[float | None], scale: float = 1.0) -> list[str]:
-        scaled = [
-            None if value is None or not is_known else value * scale
-            for value, is_known in zip(values, known, strict=True)
-        ]
-        return [text.rstrip() for text in number_column(scaled, "")]
-
-    columns: list[tuple[str, list[str]]] = [
-        ("job" if jobs else summary.by.value, [line.name or "(none)" for line in lines])
-    ]
-    if jobs:
-        columns += [("name", [line.label for line in lines]), ("user", [line.user for line in lines])]
-    else:
-        columns.append(("jobs", [str(line.jobs) for line in lines]))
-    columns.append(("GPU-hours", [fixed(line.held_s / HOUR_S, 1) for line in lines]))
-    columns.append(("energy", energy_column([line.energy_j if line.measured_s > 0 else None for line in lines])))
-    columns.append(("±", [_doubt(line) for line in lines]))
-    if summary.total.money is not None:
-        columns.append((f"cost {summary.currency}".rstrip(), only_known([line.money for line in lines])))
-    if summary.total.co2_g is not None:
-        columns.append(("kg CO2", only_known([line.co2_g for line in lines], 1e-3)))
-    columns.append(
-        (
-            "held idle",
-            [percent(round(line.idle_s / line.judged_s, 3)) if line.judged_s > 0 else NOTHING for line in lines],
-        )
-    )
-    if summary.total.money is not None:
-        columns.append((f"idle {summary.currency}".rstrip(), only_known([line.idle_money for line in lines])))
-    return [head for head, _ in columns], [list(cells) for cells in zip(*(cells for _, cells in columns), strict=True)]
-
-
-def _doubt(line: UseLine) -> str:
-    if line.energy_j <= 0:
-        return NOTHING
-    return f"{100 * max(line.energy_j - line.low_j, line.high_j - line.energy_j) / line.energy_j:.1f} %"
-
-
-def _rooms(rooms: Sequence[JobRoom]) -> tuple[list[str], list[list[str]]]:
-    heads = ["job", "name", "user", "bound by", "SM active", "memory active", "MHz", "longer", "saves"]
-    lines = []
-    for each in rooms:
-        room = each.room
-        memory = NOTHING if math.isnan(room.memory_active) else percent(round(room.memory_active, 2))
-        bounds = [f"{100 * low:.0f} to {100 * high:.0f} %" for low, high in (room.longer, room.saves)]
-        clocks = f"{room.clock_mhz:.0f} → {room.lower_mhz:.0f}"
-        lines.append(
-            [each.id, each.name, each.user, room.bound_by, percent(round(room.sm_active, 2)), memory, clocks, *bounds]
-        )
-    return heads, lines

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from powerflow.api.records import JobRecord, JobState
-
-#: Most ranges of numbers in one cell.
-_RANGES = 4
+from powerflow.cli.columns import ranges
 
 
 def collapsed(jobs: Sequence[JobRecord]) -> list[JobRecord]:
@@ -18,18 +16,6 @@ def collapsed(jobs: Sequence[JobRecord]) -> list[JobRecord]:
         together = job.array_id is not None and job.state is JobState.QUEUED and not job.completing
         groups.setdefault((job.array_id, job.reason) if together else (job.id,), []).append(job)
     return [group[0] if len(group) == 1 else _one(group) for group in groups.values()]
-
-
-def ranges(numbers: Iterable[int]) -> str:
-    """Return numbers as ranges, such as ``0-3,7``; many ranges are cut."""
-    found: list[list[int]] = []
-    for number in sorted(numbers):
-        if found and number == found[-1][1] + 1:
-            found[-1][1] = number
-        else:
-            found.append([number, number])
-    parts = [f"{first}-{last}" if last > first else f"{first}" for first, last in found]
-    return ",".join(parts[:_RANGES]) + (",…" if len(parts) > _RANGES else "")
 
 
 def _one(group: Sequence[JobRecord]) -> JobRecord:

@@ -9,9 +9,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from powerflow.cli.options import BelievedCosts, BelievedSizes, Cluster, Json, Processes, Quiet, Report, Seed
+from powerflow.cli.options import (
+    BelievedCosts,
+    BelievedSizes,
+    Carbon,
+    Cluster,
+    Currency,
+    Json,
+    Processes,
+    Quiet,
+    Report,
+    Seed,
+    Tariff,
+    rate,
+)
 from powerflow.cli.output import atomic_write, console, print_json, progress_of_share
-from powerflow.cli.replay import REFUSED, rate
+from powerflow.cli.replay import REFUSED
 from powerflow.cli.sanitize import harmless
 from powerflow.cli.site.sources import default_file
 from powerflow.errors import InputError
@@ -30,9 +43,9 @@ def poc(
     log: Annotated[Path, typer.Argument(help="An accounting log, such as the output of sacct -P.")],
     cluster: Cluster,
     file: Annotated[Path | None, typer.Option(help="File that powerflow watch keeps.")] = None,
-    tariff: Annotated[float | None, typer.Option(help="Money that a kWh costs.")] = None,
-    currency: Annotated[str, typer.Option(help="Currency of the tariff, such as EUR.")] = "",
-    carbon: Annotated[float | None, typer.Option(help="Grams of CO2 that a kWh emits.")] = None,
+    tariff: Tariff = None,
+    currency: Currency = "",
+    carbon: Carbon = None,
     high: Annotated[
         list[str] | None,
         typer.Option(

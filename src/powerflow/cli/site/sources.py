@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from powerflow.cli.settings import default_state
 from powerflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -124,5 +124,4 @@ def open_sources(prometheus: PrometheusAccess, owners: Owners) -> Sources:
 
 def default_file() -> Path:
     """Return the file in which the watch is kept by default."""
-    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    return home / "powerflow" / "watch.db"
+    return default_state() / "watch.db"

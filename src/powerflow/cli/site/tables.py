@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from powerflow.cli.cluster.job_table import mark
-from powerflow.cli.columns import Column
+from powerflow.cli.columns import Column, ranges
+from powerflow.report.watched import PageTable
 from powerflow.units import HOUR_S, NOTHING, elapsed, energy_column, fixed, number_column, percent, power_column
+from powerflow.watch.grouping import GroupBy
+from powerflow.watch.summary import DEAREST
 
 if TYPE_CHECKING:
     from powerflow.watch.present import Present, PresentJob
     from powerflow.watch.summary import JobRoom, UseLine, WatchSummary
+
+Row = TypeVar("Row")
 
 
 def present_columns(found: Present) -> list[Column[PresentJob]]:
@@ -50,17 +56,7 @@ def _where(job: PresentJob) -> str:
     nodes: dict[str, list[int]] = {}
     for gpu in job.gpus:
         nodes.setdefault(gpu.node, []).append(gpu.number)
-    return " ".join(f"{node}:{_ranges(numbers)}" for node, numbers in nodes.items())
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+    return " ".join(f"{node}:{ranges(numbers)}" for node, numbers in nodes.items())
 
 
 def _note(job: PresentJob) -> str:
@@ -90,7 +86,55 @@ def _with_doubt(text: str, value: float | None, low: float | None, high: float |
     return text if max(down, up) < 1 else f"{text} −{down:.0f} +{up:.0f} %"
 
 
-def summary_columns(summary: WatchSummary, *, jobs: bool) -> list[Column[UseLine]]:
+@dataclass(frozen=True, slots=True)
+class Section(Generic[Row]):
+    """A table of what was watched, for the terminal and for the page.
+
+    Attributes:
+        title: Its title.
+        rows, columns: What is in it.
+        words: What else is to be said of it; "" for nothing.
+    """
+
+    title: str
+    rows: Sequence[Row]
+    columns: Sequence[Column[Row]]
+    words: str = ""
+
+
+def sections(summary: WatchSummary) -> list[Section[Any]]:
+    """Return the tables of a summary."""
+    by_job = summary.by is GroupBy.JOB
+    others = [summary.nobody, *([summary.unknown] * (summary.unknown.measured_s > 0))]
+    lines = [*summary.lines, summary.total, *others]
+    partly = "* readings for a part of the held time only: that part's energy"
+    found: list[Section[Any]] = [
+        Section(
+            f"Energy by {summary.by.value}",
+            lines,
+            _use_columns(summary, jobs=by_job),
+            partly * any(line.partly for line in lines),
+        )
+    ]
+    if not by_job and summary.dearest:
+        found.append(Section("Jobs with the most energy", summary.dearest, _use_columns(summary, jobs=True)))
+    if summary.rooms:
+        more = len(summary.rooms) - DEAREST
+        words = "modelled from their activity, not measured at the lower clock: a reason to try"
+        words += f"; {more} more jobs with less energy are in --json" if more > 0 else ""
+        found.append(Section("Jobs whose clock could go down", summary.rooms[:DEAREST], _room_columns(), words))
+    return found
+
+
+def page_table(section: Section[Any]) -> PageTable:
+    """Return a table as a page shows it, with all its columns."""
+    cells = [[text.plain for text in column.texts(section.rows)] for column in section.columns]
+    heads = [column.name for column in section.columns]
+    texts = [not column.right for column in section.columns]
+    return PageTable(section.title, section.words, heads, texts, [*zip(*cells, strict=True)])
+
+
+def _use_columns(summary: WatchSummary, *, jobs: bool) -> list[Column[UseLine]]:
     """Return the columns of a summary; ``jobs`` is True if each line is a job."""
 
     def energies(lines: Sequence[UseLine]) -> list[str]:
@@ -101,8 +145,11 @@ def summary_columns(summary: WatchSummary, *, jobs: bool) -> list[Column[UseLine
         ]
         return [text + after for text, after in zip(texts, marks, strict=True)]
 
-    def doubts(lines: Sequence[UseLine]) -> list[str]:
-        return [_doubt(line) for line in lines]
+    def amount(head: str, name: str, spare: int = 0, scale: float = 1.0) -> Column[UseLine]:
+        def texts(lines: Sequence[UseLine]) -> list[str]:
+            return [text.rstrip() for text in number_column([_known(line, name, scale) for line in lines], "")]
+
+        return Column(head, lambda line: _known(line, name, scale), right=True, spare=spare, alike=texts)
 
     columns: list[Column[UseLine]] = [
         Column("job" if jobs else summary.by.value, lambda line: line.name or "(none)", least=10)
@@ -117,44 +164,21 @@ def summary_columns(summary: WatchSummary, *, jobs: bool) -> list[Column[UseLine
     columns += [
         Column("GPU-hours", lambda line: line.held_s / HOUR_S, lambda line: fixed(line.held_s / HOUR_S, 1), right=True),
         Column("energy", lambda line: line.energy_j if line.measured_s > 0 else None, right=True, alike=energies),
-        Column("±", lambda line: line.high_j - line.low_j, right=True, spare=2, alike=doubts),
+        Column("±", lambda line: line.high_j - line.low_j, _doubt, right=True, spare=2),
     ]
     if summary.total.money is not None:
-        head = f"cost {summary.currency}".rstrip()
-        columns.append(
-            Column(
-                head,
-                lambda line: line.money,
-                right=True,
-                alike=lambda lines: number_column([_known(line.money, line) for line in lines], ""),
-            )
-        )
+        columns.append(amount(f"cost {summary.currency}".rstrip(), "money"))
     if summary.total.co2_g is not None:
-        columns.append(
-            Column(
-                "kg CO2",
-                lambda line: line.co2_g,
-                right=True,
-                spare=5,
-                alike=lambda lines: number_column([_known(line.co2_g, line, 1e-3) for line in lines], ""),
-            )
-        )
+        columns.append(amount("kg CO2", "co2_g", spare=5, scale=1e-3))
     columns.append(Column("held idle", lambda line: line.idle_s, _idle, right=True))
     if summary.total.money is not None:
-        head = f"idle {summary.currency}".rstrip()
-        columns.append(
-            Column(
-                head,
-                lambda line: line.idle_money,
-                right=True,
-                spare=6,
-                alike=lambda lines: number_column([_known(line.idle_money, line) for line in lines], ""),
-            )
-        )
+        columns.append(amount(f"idle {summary.currency}".rstrip(), "idle_money", spare=6))
     return columns
 
 
-def _known(value: float | None, line: UseLine, scale: float = 1.0) -> float | None:
+def _known(line: UseLine, name: str, scale: float) -> float | None:
+    """Return an amount of a line; None without readings, or if it is not asked for."""
+    value: float | None = getattr(line, name)
     return None if value is None or line.measured_s <= 0 else value * scale
 
 
@@ -172,7 +196,7 @@ def _idle(line: UseLine) -> str:
     return percent(round(line.idle_s / line.judged_s, 3))
 
 
-def room_columns() -> list[Column[JobRoom]]:
+def _room_columns() -> list[Column[JobRoom]]:
     """Return the columns of jobs whose clock could go down."""
 
     def between(low: float, high: float) -> str:

@@ -95,6 +95,7 @@ def _look_once(sources: Sources, json: bool) -> None:
 
 def _run(sources: Sources, ledger: WatchLedger, json: bool) -> None:
     """Look every 30 s until Ctrl-C or SIGTERM; then settle what can be settled."""
+    from powerflow.watch.keeper import Keeper
     from powerflow.watch.ledger import uses_of
     from powerflow.watch.watcher import restored
 
@@ -105,7 +106,7 @@ def _run(sources: Sources, ledger: WatchLedger, json: bool) -> None:
     if not json:
         console(stderr=True).print(f"{sources.described()}; kept in {ledger.path}; Ctrl-C ends", soft_wrap=True)
     since_s = max((track.settled_s for track in watcher.tracks.values()), default=0.0)
-    kept = _Kept(watcher, ledger)
+    keeper = Keeper(watcher, ledger)
     first = True
     with _until_stopped() as stopped, _shown(json) as show:
         while True:
@@ -117,11 +118,11 @@ def _run(sources: Sources, ledger: WatchLedger, json: bool) -> None:
             if readings is not None:
                 watcher.take(readings, owners)
                 since_s = max((float(s.time_s[-1]) for s in readings.series.values() if len(s)), default=since_s)
-            notes += kept.settle(began_s, all_of_it=False)
+            notes += keeper.settle(began_s, all_of_it=False)
             show(_present(watcher), notes)
             if stopped(max(began_s + EVERY_S - time.time(), 0.0)):
                 break
-    for note in kept.settle(time.time(), all_of_it=True):
+    for note in keeper.settle(time.time(), all_of_it=True):
         raise InputError(note, exit_code=1)
 
 
@@ -129,35 +130,6 @@ def _present(watcher: Watcher) -> Present:
     from powerflow.watch.present import present
 
     return present(watcher, time.time())
-
-
-class _Kept:
-    """Settles energy and keeps it; what cannot be written now (a full disk) is written with the next look."""
-
-    def __init__(self, watcher: Watcher, ledger: WatchLedger) -> None:
-        from powerflow.watch.watcher import SettledUse
-
-        self._watcher, self._ledger = watcher, ledger
-        self._empty = SettledUse
-        self._settled = SettledUse()
-        self._gpus: dict[str, int] = {}  # of each job; the watcher forgets them before it ends a job
-
-    def settle(self, now_s: float, *, all_of_it: bool) -> list[str]:
-        """Assign energy to jobs, and keep it; return why it could not be kept, if so."""
-        from powerflow.watch.watcher import state_of
-
-        self._gpus.update(self._watcher.memory.gpu_counts())
-        self._settled.then(self._watcher.settle(now_s, all_of_it=all_of_it))
-        if not (self._settled.jobs or self._settled.others or all_of_it):
-            return []
-        try:
-            self._ledger.save(self._settled, self._gpus, state_of(self._watcher))
-        except InputError as error:
-            return [str(error)]
-        for job in self._settled.ended:
-            self._gpus.pop(job, None)
-        self._settled = self._empty()
-        return []
 
 
 @contextmanager

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from powerflow.cli.options import Json
+from powerflow.cli.options import Carbon, Currency, Json, Report, Tariff, rate
 from powerflow.cli.output import atomic_write, console, plain, print_json
 from powerflow.cli.sanitize import harmless
 from powerflow.cli.site.sources import default_file
 from powerflow.cli.when import minute, window
-from powerflow.errors import InputError
 from powerflow.watch.grouping import GroupBy
 
 if TYPE_CHECKING:
@@ -29,12 +28,12 @@ def watched(
     ] = "7d",
     until: Annotated[str | None, typer.Option(help="End of the time window. Default: now.")] = None,
     by: Annotated[GroupBy, typer.Option(help="Sum by job, user, account or partition.")] = GroupBy.USER,
-    tariff: Annotated[float | None, typer.Option(help="Money that a kWh costs.")] = None,
-    currency: Annotated[str, typer.Option(help="Currency of the tariff, such as EUR.")] = "",
-    carbon: Annotated[float | None, typer.Option(help="Grams of CO2 that a kWh emits.")] = None,
+    tariff: Tariff = None,
+    currency: Currency = "",
+    carbon: Carbon = None,
     file: Annotated[Path | None, typer.Option(help="File that powerflow watch keeps.")] = None,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write the lines to this CSV file.")] = None,
-    report: Annotated[Path | None, typer.Option("--report", help="Write a report to this HTML file.")] = None,
+    report: Report = None,
     json: Json = False,
 ) -> None:
     """Sum up what was watched: energy, money and CO2 by user or job, GPUs held idle, and clocks that could go down."""
@@ -56,10 +55,12 @@ def watched(
         with atomic_write(csv) as target:
             target.write_text(_csv(summary), encoding="utf-8")
     if report is not None:
+        from powerflow.cli.site.tables import page_table, sections
         from powerflow.report.watched import render_watched
 
+        shown = harmless(summary)
         with atomic_write(report) as target:
-            target.write_text(render_watched(harmless(summary)), encoding="utf-8")
+            target.write_text(render_watched(shown, [*map(page_table, sections(shown))]), encoding="utf-8")
     if json:
         print_json("watched", _document(summary))
     else:
@@ -70,12 +71,10 @@ def _rates(tariff: float | None, currency: str, carbon: float | None) -> SignalR
     from powerflow.energy.signal import constant
     from powerflow.watch.summary import SignalRates
 
-    for value, where in ((tariff, "--tariff"), (carbon, "--carbon")):
-        if value is not None and not (value >= 0 and math.isfinite(value)):
-            raise InputError(f"{value} is not a valid rate", where=where, fix="give a number ≥ 0 per kWh")
+    money, grams = rate(tariff, "--tariff"), rate(carbon, "--carbon")
     return SignalRates(
-        None if tariff is None else constant("tariff", tariff, currency),
-        None if carbon is None else constant("carbon", carbon),
+        None if money is None else constant("tariff", money, currency),
+        None if grams is None else constant("carbon", grams),
     )
 
 
@@ -85,59 +84,25 @@ def _draw(summary: WatchSummary, width: int) -> RenderableType:
 
     from powerflow.cli.cluster.job_table import noted
     from powerflow.cli.columns import fitted_table
-    from powerflow.cli.site.tables import room_columns, summary_columns
-    from powerflow.watch.summary import DEAREST
+    from powerflow.cli.site.tables import sections
 
-    by_job = summary.by is GroupBy.JOB
-    span = f"{minute(summary.since_s)} to {minute(summary.until_s)}"
     if not summary.total.jobs and summary.nobody.measured_s + summary.unknown.measured_s <= 0:
         return Text(
-            "nothing is settled for this time yet; the first energy comes about four minutes after the watch began"
+            "nothing is settled for this time yet; the first energy comes about four minutes after a watch began"
         )
-    lines = [*summary.lines, summary.total, summary.nobody, *([summary.unknown] * (summary.unknown.measured_s > 0))]
-    parts: list[RenderableType] = [
-        Text(f"Energy by {summary.by.value}, {span}"),
-        fitted_table(lines, summary_columns(summary, jobs=by_job), width),
-    ]
-    if not by_job and summary.dearest:
-        columns = summary_columns(summary, jobs=True)
-        parts += [Text("\nJobs with the most energy"), fitted_table(summary.dearest, columns, width)]
-    if summary.rooms:
-        parts += [
-            Text("\nJobs whose clock could go down (modelled from their activity, not measured at the lower clock)"),
-            fitted_table(summary.rooms[:DEAREST], room_columns(), width),
-        ]
-        if len(summary.rooms) > DEAREST:
-            parts.append(Text(f"and {len(summary.rooms) - DEAREST} more, which --json lists", style="dim"))
-    if any(line.partly for line in (*summary.lines, *summary.dearest)):
-        parts.append(Text("* readings for a part of the held time only: that part's energy", style="dim"))
+    parts: list[RenderableType] = [Text(f"{minute(summary.since_s)} to {minute(summary.until_s)}")]
+    for section in sections(summary):
+        parts += [Text(f"\n{section.title}"), fitted_table(section.rows, section.columns, width)]
+        parts += [Text(section.words, style="dim")] * bool(section.words)
     parts += [Text(f"! {note}", style="yellow") for note in summary.notes]
     return noted(Group(*parts), summary.emulated)
 
 
+#: Columns of the CSV and of a line in JSON: names of `UseLine`'s attributes, and of `WatchedJob`'s.
 _COLUMNS = (
-    *(
-        "name",
-        "user",
-        "label",
-        "account",
-        "partition",
-        "state",
-        "start_s",
-        "end_s",
-        "jobs",
-        "held_s",
-        "measured_s",
-        "energy_j",
-        "low_j",
-        "high_j",
-        "idle_s",
-        "idle_j",
-    ),
-    *("judged_s", "money", "idle_money", "co2_g"),
+    *("name", "user", "label", "account", "partition", "state", "start_s", "end_s", "jobs", "held_s", "measured_s"),
+    *("energy_j", "low_j", "high_j", "idle_s", "idle_j", "judged_s", "money", "idle_money", "co2_g"),
 )
-
-
 #: Those that only a line of one job has.
 _OF_JOB = ("account", "partition", "state", "start_s", "end_s")
 
