@@ -94,7 +94,7 @@ class ShellSession:
                 self._shell.resize(rows, columns)
 
     def close(self) -> None:
-        """Hang the command up. Whoever waits for its output is told that it has ended."""
+        """End the command as a closed terminal does. Requests that wait for its output return at once."""
         self._closed = True
         self._end()
         for stream in list(self._open):

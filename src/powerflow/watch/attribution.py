@@ -30,8 +30,8 @@ from powerflow.watch.series import EnergyIntervals, GpuSeries, intervals
 #: Number of undisturbed intervals from which the power of an owner at a change is taken.
 _NEAR = 5
 #: Relative error of that power: of a GPU that nobody holds, of a job that ends, and of a job that starts.
-_NOBODY, _ENDS, _STARTS = 0.1, 0.3, 1.0
-#: A change of the owner whose moment is known better than this is taken as it is told, seconds.
+_IDLE_ERROR, _ENDING_ERROR, _STARTING_ERROR = 0.1, 0.3, 1.0
+#: If the moment at which the owner changes is known to this many seconds or better, it is used as given.
 _SHARP_S = 2.0
 #: A GPU that nobody holds draws at most this many times its usual idle power (it stays warm for a while).
 _MOST_IDLE = 1.5
@@ -222,11 +222,11 @@ def _divide(
         lasts_s = min(owner.end_s, until_s) - max(owner.start_s, from_s)
         ends = owner.start_s < from_s
         power_w = draws.last_w if ends else draws.first_w
-        error = _ENDS if ends else _STARTS
+        error = _ENDING_ERROR if ends else _STARTING_ERROR
         if not owner.jobs:
-            error = _NOBODY
+            error = _IDLE_ERROR
         elif math.isnan(power_w):
-            power_w, error = (power.floor_w + power.peak_w) / 2, _STARTS
+            power_w, error = (power.floor_w + power.peak_w) / 2, _STARTING_ERROR
         expected[i], doubt[i] = power_w * lasts_s, (error * power_w * lasts_s) ** 2
         most[i] = min(draws.most_w, power.peak_w) * min(lasts_s + 2 * slack_s, until_s - from_s)
         least[i] = power.floor_w * max(lasts_s - 2 * slack_s, 0.0)

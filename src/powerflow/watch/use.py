@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,6 +20,14 @@ IDLE_AFTER_S = 600.0
 _IDLE_UTILISATION = 0.01
 #: Where utilisation is not reported, a GPU is idle below this many times its idle power.
 _IDLE_POWER = 1.25
+
+
+def by_hour(start_s: float, end_s: float) -> Iterator[tuple[int, float]]:
+    """Yield each hour of the epoch (Unix seconds // 3600) that a time span touches, and its share of the span."""
+    hour = int(start_s // HOUR_S)
+    while hour * HOUR_S < end_s:
+        yield hour, (min(end_s, (hour + 1) * HOUR_S) - max(start_s, hour * HOUR_S)) / (end_s - start_s)
+        hour += 1
 
 
 @dataclass(slots=True)
@@ -58,12 +66,8 @@ class JobUse:
         self.high_j += share.high_j
         self.gpu_s += (share.end_s - share.start_s) / n
         self.from_s = min(self.from_s, share.start_s)
-        lasts_s = share.end_s - share.start_s
-        hour = int(share.start_s // HOUR_S)
-        while hour * HOUR_S < share.end_s:
-            inside_s = min(share.end_s, (hour + 1) * HOUR_S) - max(share.start_s, hour * HOUR_S)
-            self.hours[hour] = self.hours.get(hour, 0.0) + share.energy_j / n * inside_s / lasts_s
-            hour += 1
+        for hour, part in by_hour(share.start_s, share.end_s):
+            self.hours[hour] = self.hours.get(hour, 0.0) + share.energy_j / n * part
 
     def mean(self, name: str) -> float:
         """Return the mean of ``clock``, ``utilisation``, ``sm_active`` or ``memory_active``; nan if not reported."""

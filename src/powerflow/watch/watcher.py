@@ -32,7 +32,7 @@ from powerflow.watch.owners import (
 )
 from powerflow.watch.readings import Card, Readings
 from powerflow.watch.series import GpuSeries, intervals, joined, series_of
-from powerflow.watch.use import IdleRun, JobUse, add_activity
+from powerflow.watch.use import IdleRun, JobUse, add_activity, by_hour
 
 #: Energy is assigned this much later than the owners were last heard, seconds.
 SETTLE_S = 90.0
@@ -45,7 +45,7 @@ MOST_WAIT_S = 6 * HOUR_S
 #: Highest power of a GPU whose limit is not known, watts.
 _MOST_W = 1000.0
 #: Number of ends of jobs that tell how late an exporter is.
-_ENDS = 100
+_LAG_SAMPLES = 100
 
 
 class NodeHour(NamedTuple):
@@ -235,7 +235,7 @@ class Watcher:
         time_s = track.series.time_s
         for seen in lag.lags(track.series, segments(held, float(time_s[0]), float(time_s[-1])), track.power):
             if seen.end_s > track.learned_s:
-                self._lags.setdefault(gpu.node, deque(maxlen=_ENDS)).append(seen.lag_s)
+                self._lags.setdefault(gpu.node, deque(maxlen=_LAG_SAMPLES)).append(seen.lag_s)
                 track.learned_s = seen.end_s
 
     def lag_of(self, node: str) -> float:
@@ -311,9 +311,5 @@ def _idle_w(vendor_name: str) -> float:
 def _add_other(settled: SettledUse, node: str, share: Share) -> None:
     """Add the energy of a GPU that no job had to its node's hours."""
     use = HourUse(share.energy_j, share.low_j, share.high_j, share.end_s - share.start_s)
-    hour = int(share.start_s // HOUR_S)
-    while hour * HOUR_S < share.end_s:
-        inside_s = min(share.end_s, (hour + 1) * HOUR_S) - max(share.start_s, hour * HOUR_S)
-        key = NodeHour(node, hour, share.jobs != UNKNOWN)
-        settled.others.setdefault(key, HourUse()).add(use, inside_s / use.gpu_s)
-        hour += 1
+    for hour, part in by_hour(share.start_s, share.end_s):
+        settled.others.setdefault(NodeHour(node, hour, share.jobs != UNKNOWN), HourUse()).add(use, part)

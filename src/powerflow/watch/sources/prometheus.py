@@ -48,9 +48,9 @@ _FIRST_S, _LEAST_S, _MOST_S = 300.0, 15.0, 86_400.0
 _INTERVAL_S = 30.0
 #: Share of readings with the same counter as the one before that shows an exporter that repeats its values.
 _REPEATS = 0.1
-#: A counter that stands still for this long is told, seconds.
+#: The user gets a note if a counter does not change for this long, seconds.
 _STANDS_STILL_S = 300.0
-#: A difference between the clocks here and there that is told, seconds.
+#: The user gets a note if the clocks of this machine and of Prometheus differ by this much, seconds.
 _CLOCK_OFF_S = 10.0
 
 
