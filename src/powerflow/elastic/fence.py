@@ -1,9 +1,10 @@
 """Refuse states of ranks that were overtaken: a checkpoint never goes back to an older generation.
 
-If the network of a node is cut, the ranks on other nodes go on training. A rank on the cut node does not notice this. Its
-state becomes old. When it leaves, it saves its state, and must not replace the newer checkpoint of the others. So a
-small file beside the checkpoint holds the number of the newest generation (group of ranks) that has led the run. The leader of each generation raises this number. A rank that saves a
-state reads the number first, and once more just before the new checkpoint replaces the old one.
+If the network of a node is cut, the ranks on other nodes go on training. A rank on the cut node does not notice this.
+Its state becomes old. When it leaves, it saves its state, and must not replace the newer checkpoint of the others. So a
+small file beside the checkpoint holds the number of the newest generation (group of ranks) that has led the run. The
+leader of each generation raises this number. A rank that saves a state reads the number first, and once more just
+before the new checkpoint replaces the old one.
 
 File locks do not help here: not all shared file systems have locks that work between nodes, and a lock says who saves,
 not who may.
