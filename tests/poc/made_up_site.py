@@ -10,8 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from powerflow.cost.catalogue import gpu_type
+from powerflow.simulate.comparison import Estimate
 from powerflow.simulate.experiment import Believed
+from powerflow.simulate.poc.equal import energy_at_equal_time, time_at_equal_energy
 from powerflow.simulate.poc.matching import MeasuredRun
+from powerflow.simulate.poc.poc import Poc, curve_of, poc
 from powerflow.simulate.replay.draws import DrawOutcome, Draws, Way, added_w
 from powerflow.simulate.replay.queue import start_times
 from powerflow.simulate.replay.windows import LogWindow
@@ -25,6 +28,7 @@ from powerflow.watch.watcher import SettledUse
 CLUSTER = "2x8:A100"
 BELIEVED = Believed("oracle", "known")
 EPOCH_S = 1_790_000_000.0
+WAYS = [Way(price, rigid) for rigid in (True, False) for price in (0.0, 0.25, 1.0, 4.0, 16.0)]
 IDLE_W = gpu_type("A100").idle_w
 
 
@@ -91,6 +95,43 @@ def truth_of(trace: Trace, seed: int) -> Truth:
 
 
 _MODELS = ("cifar10", "imagenet", "bert", "deepspeech2", "resnet101", "gpt2", "alexnet")
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What was claimed of a site, beside its truth.
+
+    Attributes:
+        answer: The claims.
+        added_j: What the jobs truly drew above idle, joules.
+        held: For each claim, whether its interval holds the truth: energy and time, of each scenario.
+    """
+
+    answer: Poc
+    added_j: float
+    held: list[bool]
+
+
+def claims(trace: Trace, seed: int, measured: float, draws: int = 4) -> Claims:
+    """Answer for a site that a seed makes up, of which a share of the jobs has measured joules."""
+    truth = truth_of(trace, seed)
+    runs = truth.measured(measured)
+    found = poc(trace, CLUSTER, runs, believed=BELIEVED, draws=draws, processes=1, seed=seed)
+    outcome = truth.outcome(WAYS)
+    held = []
+    for scenario in found.scenarios:
+        _, curve = curve_of(scenario.rigid, WAYS, [outcome, outcome], [1.0, 1.0])
+        energy = energy_at_equal_time(curve, relative_error=0.0, time_error=0.0).share.mean
+        time = time_at_equal_energy(curve, time_error=0.0).share.mean
+        held += [
+            _within(energy * outcome.site.added_j, scenario.energy_j),
+            _within(time, scenario.completion_share),
+        ]
+    return Claims(found, outcome.site.added_j, held)
+
+
+def _within(value: float, estimate: Estimate) -> bool:
+    return estimate.low <= value <= estimate.high
 
 
 def write_log(trace: Trace, path: Path) -> None:
