@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["tests.store.databases"]
+pytest_plugins = ["tests.store.databases", "tests.device.fake_nvml"]
 
 # The threads of numpy's and scipy's BLAS wait for each other by spinning: in a search for a bound they cost more than
 # all else, and save nothing. The library reads this when it is loaded, here and in all programs that tests start.

@@ -16,7 +16,7 @@ import pytest
 
 from powerflow.cli.main import main
 from tests.cli.serving import SERVE
-from tests.device.fake_nvml import Machine, build
+from tests.device.fake_nvml import Machine
 
 pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
 
@@ -32,10 +32,10 @@ def powerflow(state: Path, *argv: str) -> str:
 
 
 @pytest.mark.parametrize(("mode", "acts"), [("observe", False), ("shadow", False), ("enforce", True)])
-def test_where_nobody_acts_no_gpu_is_written_to_and_no_job_is_touched(tmp_path: Path, mode: str, acts: bool) -> None:
-    library, state = tmp_path / "nvml", tmp_path / "state"
-    library.mkdir()
-    machine = Machine(build(library), tmp_path)
+def test_where_nobody_acts_no_gpu_is_written_to_and_no_job_is_touched(
+    tmp_path: Path, nvml_machine: Machine, mode: str, acts: bool
+) -> None:
+    machine, state = nvml_machine, tmp_path / "state"
     spec = tmp_path / "job.yaml"
     spec.write_text(JOB)
     argv = [*SERVE, "--state-dir", str(state), "--port", "0", "--mode", mode]
@@ -57,7 +57,6 @@ def test_where_nobody_acts_no_gpu_is_written_to_and_no_job_is_touched(tmp_path: 
             process.send_signal(signal.SIGTERM)
             process.wait(60.0)
     sets = [machine.gpu[index].sets for index in range(2)]
-    machine.close()
     assert [job["state"] for job in jobs] == ["completed"] * 2
     assert all(job["energy_j"] > 0 for job in jobs), "it was metered all the same"
     ranks = sorted(path.name for path in (state / "engine" / "ranks").iterdir())

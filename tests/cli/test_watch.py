@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,32 +18,19 @@ from powerflow.watch.ledger import WatchLedger
 from powerflow.watch.owners import WatchedJob
 from powerflow.watch.use import JobUse
 from powerflow.watch.watcher import HourUse, NodeHour, SettledUse
-from tests.device.fake_nvml import Machine, build
+from tests.device.fake_nvml import Machine
 
-pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
 POWERFLOW = str(Path(sys.executable).with_name("powerflow"))
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("nvml"))
-
-
-@pytest.fixture
-def machine(library: Path, tmp_path: Path) -> Iterator[Machine]:
-    machine = Machine(library, tmp_path)
-    yield machine
-    machine.close()
 
 
 def run(machine: Machine, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([POWERFLOW, *words], env=machine.env, capture_output=True, text=True, check=False)
 
 
-def test_one_look_shows_who_draws_what(machine: Machine) -> None:
-    machine.gpu[0].power_w, machine.gpu[0].utilisation = 300.0, 97
-    machine.more[0].pids[0] = os.getpid()
-    done = run(machine, "watch", "--once", "--owners", "processes", "--json")
+def test_one_look_shows_who_draws_what(nvml_machine: Machine) -> None:
+    nvml_machine.gpu[0].power_w, nvml_machine.gpu[0].utilisation = 300.0, 97
+    nvml_machine.more[0].pids[0] = os.getpid()
+    done = run(nvml_machine, "watch", "--once", "--owners", "processes", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     (job,) = found["jobs"]
@@ -53,13 +39,13 @@ def test_one_look_shows_who_draws_what(machine: Machine) -> None:
     assert job["gpus"][0].endswith(":0")
 
 
-def test_it_ends_in_order_and_only_one_watches_a_file(machine: Machine, tmp_path: Path) -> None:
+def test_it_ends_in_order_and_only_one_watches_a_file(nvml_machine: Machine, tmp_path: Path) -> None:
     file = tmp_path / "state" / "w.db"
     command = [POWERFLOW, "watch", "--file", str(file), "--owners", "processes"]
-    first = subprocess.Popen(command, env=machine.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    first = subprocess.Popen(command, env=nvml_machine.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert first.stdout is not None
     assert "120 W: 2 GPUs in all; 0 held by 0 jobs" in first.stdout.readline()
-    second = run(machine, *command[1:])
+    second = run(nvml_machine, *command[1:])
     assert (second.returncode, second.stderr.count("\n")) == (4, 1)
     assert "another watch writes it" in second.stderr
     began_s = time.monotonic()

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -159,3 +160,18 @@ class Machine:
         """End the living process."""
         if self._servant is not None:
             self._servant.communicate()
+
+
+@pytest.fixture(scope="session")
+def nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the fake library; tests that need it are skipped without nvidia-ml-py."""
+    pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
+    return build(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture
+def nvml_machine(nvml_library: Path, tmp_path: Path) -> Iterator[Machine]:
+    """A machine with two idle GPUs."""
+    machine = Machine(nvml_library, tmp_path)
+    yield machine
+    machine.close()

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from powerflow.device.cuda_order import visible
-from tests.device.fake_nvml import Machine, build
+from tests.device.fake_nvml import Machine
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
-    made = Machine(build(tmp_path_factory.mktemp("library")), tmp_path_factory.mktemp("gpus"))
+def machine(nvml_library: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    made = Machine(nvml_library, tmp_path_factory.mktemp("gpus"))
     yield made
     made.close()
 

@@ -6,17 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.device.fake_nvml import HANG_READING, HANG_SETTING, Machine, build
+from tests.device.fake_nvml import HANG_READING, HANG_SETTING, Machine
 
 
 @pytest.fixture
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
-    made = Machine(build(tmp_path_factory.mktemp("library")), tmp_path_factory.mktemp("gpus"))
-    yield made
-    for gpu in made.more:
+def machine(nvml_machine: Machine) -> Iterator[Machine]:
+    yield nvml_machine
+    for gpu in nvml_machine.more:
         gpu.hangs = 0
-    made.close()
 
 
 _FAKE = (

@@ -21,7 +21,7 @@ from powerflow.device.emulated.gpu import EmulatedGpu
 from powerflow.device.lease import Clocks, ensure_watchdog, lease_left_s, restore_if_ended, restore_leftovers
 from powerflow.device.protocol import DeviceError, DeviceLost, NotPermitted, Reading, Unsupported
 from tests.device.cards import emulated_gpus, end_watchdog, the_watchdog, wait_for, watchdog_pid
-from tests.device.fake_nvml import Machine, build
+from tests.device.fake_nvml import Machine
 
 
 class Card:
@@ -363,9 +363,8 @@ def test_it_goes_when_there_is_nothing_to_watch_over(directory: Path, monkeypatc
         os.fstat(lock)  # let go of, under the lock
 
 
-def test_nvidia_clocks_come_back_too(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
-    machine = Machine(build(tmp_path_factory.mktemp("nvml")), tmp_path)
+def test_nvidia_clocks_come_back_too(tmp_path: Path, nvml_machine: Machine) -> None:
+    machine = nvml_machine
     directory = tmp_path / "devices"
     said = machine.run_and_end(
         "from powerflow.device.lease import Clocks\n"
@@ -381,9 +380,8 @@ def test_nvidia_clocks_come_back_too(tmp_path: Path, tmp_path_factory: pytest.Te
         end_watchdog(directory)
 
 
-def test_nvidia_without_the_right(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
-    machine = Machine(build(tmp_path_factory.mktemp("nvml")), tmp_path)
+def test_nvidia_without_the_right(tmp_path: Path, nvml_machine: Machine) -> None:
+    machine = nvml_machine
     machine.gpu[0].set_error = machine.gpu[1].set_error = 4
     out = machine.run_and_end(
         "from powerflow.device.lease import Clocks\n"

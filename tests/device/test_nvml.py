@@ -7,20 +7,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from powerflow.device.identity import catalogue_name
 from powerflow.device.nvml import ERRORS
 from powerflow.device.protocol import DeviceError
-from tests.device.fake_nvml import Machine, build
+from tests.device.fake_nvml import Machine
 
 pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
 
 
 @pytest.fixture(scope="module")
-def one_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    machine = Machine(build(tmp_path_factory.mktemp("nvml")), tmp_path_factory.mktemp("machine"))
+def one_machine(nvml_library: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    machine = Machine(nvml_library, tmp_path_factory.mktemp("machine"))
     yield machine
     machine.close()
 

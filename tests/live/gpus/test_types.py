@@ -6,15 +6,10 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from tests.cli.serving import SERVE
-from tests.device.fake_nvml import Machine, build
-
-pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
+from tests.device.fake_nvml import Machine
 
 POWERFLOW = [sys.executable, "-m", "powerflow"]
 
@@ -40,18 +35,6 @@ class Serving:
         self.process.wait()
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("nvml"))
-
-
-@pytest.fixture
-def machine(library: Path, tmp_path: Path) -> Iterator[Machine]:
-    machine = Machine(library, tmp_path)
-    yield machine
-    machine.close()
-
-
 def named(machine: Machine, *names: str) -> None:
     machine.all.count = len(names)
     for index, name in enumerate(names):
@@ -60,12 +43,12 @@ def named(machine: Machine, *names: str) -> None:
         gpu.power_w, gpu.clock_mhz = 60.0, 1410.0
 
 
-def test_types_are_nodes_of_their_own_and_what_cannot_be_used_is_named(machine: Machine, tmp_path: Path) -> None:
-    named(machine, "NVIDIA A100-SXM4-80GB", "NVIDIA L4", "NVIDIA A100-SXM4-80GB", "NVIDIA H200", "NVIDIA A40")
-    machine.more[1].default_limit_mw = 72_000
-    machine.gpu[2].mig = 1
-    machine.gpu[4].every_error = 15
-    serving = Serving(machine, tmp_path / "state")
+def test_types_are_nodes_of_their_own_and_what_cannot_be_used_is_named(nvml_machine: Machine, tmp_path: Path) -> None:
+    named(nvml_machine, "NVIDIA A100-SXM4-80GB", "NVIDIA L4", "NVIDIA A100-SXM4-80GB", "NVIDIA H200", "NVIDIA A40")
+    nvml_machine.more[1].default_limit_mw = 72_000
+    nvml_machine.gpu[2].mig = 1
+    nvml_machine.gpu[4].every_error = 15
+    serving = Serving(nvml_machine, tmp_path / "state")
     try:
         nodes = json.loads(serving.ask("node", "list", "--json"))["nodes"]
         kinds = {node["name"].split("-", 1)[1]: (node["gpu_type"], len(node["gpus"])) for node in nodes}
@@ -88,10 +71,10 @@ def test_types_are_nodes_of_their_own_and_what_cannot_be_used_is_named(machine: 
         serving.end()
 
 
-def test_no_usable_gpu_is_one_line_with_every_reason(machine: Machine, tmp_path: Path) -> None:
-    named(machine, "NVIDIA A100-SXM4-80GB", "NVIDIA A100-SXM4-80GB")
-    machine.gpu[0].mig, machine.more[1].compute_mode = 1, 2
-    serving = Serving(machine, tmp_path / "state")
+def test_no_usable_gpu_is_one_line_with_every_reason(nvml_machine: Machine, tmp_path: Path) -> None:
+    named(nvml_machine, "NVIDIA A100-SXM4-80GB", "NVIDIA A100-SXM4-80GB")
+    nvml_machine.gpu[0].mig, nvml_machine.more[1].compute_mode = 1, 2
+    serving = Serving(nvml_machine, tmp_path / "state")
     assert serving.process.wait() == 1
     said = serving.log.read_text()
     assert "no NVIDIA GPU of this machine can be used (GPU 0 of" in said
