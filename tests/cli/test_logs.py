@@ -156,7 +156,7 @@ def test_what_is_not_kept_any_more_is_said(twice: Shell) -> None:
     assert twice("logs", "1", "--rank", "1.1.0", notes=[gone]) == "two\n45 %"
 
 
-def test_a_log_that_cannot_be_read_is_left_out_and_said(twice: Shell) -> None:
+def test_a_log_that_cannot_be_read_is_left_out_and_said(twice: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the last log is needed; the others may be on machines that are away."""
     read = twice.cluster.log
 
@@ -165,7 +165,7 @@ def test_a_log_that_cannot_be_read_is_left_out_and_said(twice: Shell) -> None:
             twice.cluster._known("away")
         return read(job_id, **query)
 
-    twice.cluster.log = away  # type: ignore[method-assign]
+    monkeypatch.setattr(twice.cluster, "log", away)
     for more in ([], ["--tail", "99"]):
         assert main(["logs", "1", *more]) == 3
         out, err = twice.capsys.readouterr()
@@ -177,9 +177,9 @@ def test_a_log_that_cannot_be_read_is_left_out_and_said(twice: Shell) -> None:
 class Away:
     """The logs of a cluster of which the node of one rank is away for a number of requests."""
 
-    def __init__(self, shell: Shell, rank: str, times: int) -> None:
+    def __init__(self, shell: Shell, monkeypatch: pytest.MonkeyPatch, rank: str, times: int) -> None:
         self._read, self._rank, self.left, self.asked = shell.cluster.log, rank, times, 0
-        shell.cluster.log = self  # type: ignore[method-assign]
+        monkeypatch.setattr(shell.cluster, "log", self)
 
     def __call__(self, job_id: str, **query: Any) -> Any:
         if query["rank"] == self._rank:
@@ -193,9 +193,9 @@ class Away:
 NODE_AWAY = "node n7 does not answer; the log of rank {} is there"
 
 
-def test_a_node_that_is_away_is_named_at_once(twice: Shell) -> None:
+def test_a_node_that_is_away_is_named_at_once(twice: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests that only read are repeated for 30 s if the controller is away: not here, where it has answered."""
-    away = Away(twice, "1.3.0", 99)
+    away = Away(twice, monkeypatch, "1.3.0", 99)
     for more in ([], ["--rank", "1.3.0"], ["--tail", "3"]):
         away.asked = 0
         assert main(["logs", "1", *more]) == 5
@@ -203,7 +203,7 @@ def test_a_node_that_is_away_is_named_at_once(twice: Shell) -> None:
         assert out == ("" if more else "one\ntwo\n45 %")
         assert err.splitlines()[-1] == f"powerflow: {NODE_AWAY.format('1.3.0')}"
         assert away.asked == 1
-    Away(twice, "1.1.0", 99)
+    Away(twice, monkeypatch, "1.1.0", 99)
     away.left = 0
     assert main(["logs", "1"]) == 5
     out, err = twice.capsys.readouterr()
@@ -215,7 +215,7 @@ def test_a_node_that_is_away_is_named_at_once(twice: Shell) -> None:
 @pytest.mark.parametrize("more", [[], ["--tail", "2"], ["--rank", "1.3.0"]])
 def test_follow_waits_for_a_node_that_is_away(twice: Shell, monkeypatch: pytest.MonkeyPatch, more: list[str]) -> None:
     monkeypatch.setattr(log_reader, "_AWAY_S", 0.0)
-    away = Away(twice, "1.3.0", 3)
+    away = Away(twice, monkeypatch, "1.3.0", 3)
     ends = twice.cluster.log
 
     def end(job_id: str, **query: Any) -> Any:
@@ -224,7 +224,7 @@ def test_follow_waits_for_a_node_that_is_away(twice: Shell, monkeypatch: pytest.
             twice.cluster.end("1", JobState.COMPLETED, "completed")
         return found
 
-    twice.cluster.log = end  # type: ignore[method-assign]
+    monkeypatch.setattr(twice.cluster, "log", end)
     notes = [] if more else [FIRST]
     notes += ["node n7 does not answer: waiting for the log of rank 1.3.0"]
     notes += [] if "--rank" in more else [SECOND]
@@ -238,7 +238,7 @@ def test_follow_does_not_wait_for_a_node_without_which_the_job_goes_on(
     twice: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_reader, "_AWAY_S", 0.0)
-    Away(twice, "1.1.0", 99)
+    Away(twice, monkeypatch, "1.1.0", 99)
     twice.cluster.end("1", JobState.COMPLETED, "completed")
     assert main(["logs", "1", "--follow"]) == 5
     out, err = twice.capsys.readouterr()

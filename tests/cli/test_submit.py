@@ -61,7 +61,9 @@ def test_what_cannot_be_submitted_is_said_in_a_line(shell: Shell, argv: list[str
 
 
 @pytest.mark.parametrize(("state", "code"), [(JobState.COMPLETED, 0), (JobState.FAILED, 1), (JobState.CANCELLED, 1)])
-def test_submit_and_wait_ends_as_the_job_does(shell: Shell, state: JobState, code: int) -> None:
+def test_submit_and_wait_ends_as_the_job_does(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, state: JobState, code: int
+) -> None:
     submitted = shell.cluster.submit
 
     def and_end(*args: Any) -> Any:
@@ -69,12 +71,12 @@ def test_submit_and_wait_ends_as_the_job_does(shell: Shell, state: JobState, cod
         threading.Timer(0.05, lambda: shell.cluster.end(record.id, state, f"it {state}")).start()
         return record, new
 
-    shell.cluster.submit = and_end  # type: ignore[method-assign, assignment]
+    monkeypatch.setattr(shell.cluster, "submit", and_end)
     assert main(["submit", "--run", "true", "--wait"]) == code
     assert shell.capsys.readouterr().out.splitlines() == ["job 1 is queued", f"job 1 it {state}"]
 
 
-def test_submit_and_wait_waits_until_the_last_process_has_ended(shell: Shell) -> None:
+def test_submit_and_wait_waits_until_the_last_process_has_ended(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     submitted, ends = shell.cluster.submit, threading.Event()
 
     def and_cancel(*args: Any) -> Any:
@@ -87,7 +89,7 @@ def test_submit_and_wait_waits_until_the_last_process_has_ended(shell: Shell) ->
         ends.set()
         shell.cluster.end("1", JobState.CANCELLED, "cancelled by ada")
 
-    shell.cluster.submit = and_cancel  # type: ignore[method-assign, assignment]
+    monkeypatch.setattr(shell.cluster, "submit", and_cancel)
     assert main(["submit", "--run", "true", "--wait"]) == 1
     assert ends.is_set()
 

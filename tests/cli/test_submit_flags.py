@@ -108,7 +108,7 @@ def test_the_job_gets_this_shells_variables_but_no_secrets(shell: Shell, monkeyp
         sent.append(spec)
         return submitted(spec, *rest)
 
-    shell.cluster.submit = submit  # type: ignore[method-assign, assignment]
+    monkeypatch.setattr(shell.cluster, "submit", submit)
     for name, value in {"MODEL_DIR": "/m", "HF_TOKEN": "s3cret", "AWS_KEY": "s3cret", "RANK": "3"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("POWERFLOW_SECRET_ENV", "*_TOKEN, AWS_*")

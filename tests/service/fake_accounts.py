@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from powerflow.api.accounts import Account, Accounts, EndedJob
 from powerflow.api.governance import SignalRecord
@@ -26,8 +27,10 @@ def _account(name: str, own: list[JobRecord], by: str, tariff: SignalRecord | No
     ended = [job.ended_s - job.submitted_s for job in own if job.ended_s is not None]
     jct_s, used_j = sum(ended) / len(ended) if ended else None, sum(job.energy_j for job in own)
     cost = None if tariff is None else used_j / 3.6e6 * tariff.value
-    of_job = {"job_name": own[0].name, "user": own[0].user, "state": own[0].state} if by == "job" else {}
-    return Account(name, len(own), 3600.0 * len(own), used_j, jct_s, cost, **of_job)  # type: ignore[arg-type]
+    of_job: dict[str, Any] = (
+        {"job_name": own[0].name, "user": own[0].user, "state": own[0].state} if by == "job" else {}
+    )
+    return Account(name, len(own), 3600.0 * len(own), used_j, jct_s, cost, **of_job)
 
 
 def ended_job(job: JobRecord, tariff: SignalRecord | None) -> EndedJob:

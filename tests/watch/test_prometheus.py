@@ -260,15 +260,15 @@ def test_no_look_comes_within_30_seconds_of_the_one_before() -> None:
     assert found[1].owners == found[0].owners is not None
 
 
-def test_a_look_that_fails_loses_nothing_and_counts_as_one() -> None:
+def test_a_look_that_fails_loses_nothing_and_counts_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     store = dcgm(every(15, 200, lambda at: 100 * at))
     times = iter([0.0, 40.0, 45.0, 80.0])
     source = MetricsSource(store, clock=times.__next__)
     source.read(T, T + 30)
-    answer, store.ask = store.ask, refusing  # type: ignore[method-assign]
-    with pytest.raises(InputError, match="gone"):
-        source.read(T + 30, T + 70)
-    store.ask = answer  # type: ignore[method-assign]
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "ask", refusing)
+        with pytest.raises(InputError, match="gone"):
+            source.read(T + 30, T + 70)
     assert not source.read(T + 70, T + 75).series
     assert (source.read(T + 75, T + 110).series[N1].time_s - T).tolist() == [45, 60, 75, 90, 105]
 
@@ -290,7 +290,9 @@ def test_history_is_read_in_steps_that_suit_the_number_of_samples(monkeypatch: p
     )
 
 
-def test_a_request_that_is_too_much_is_halved_for_history_and_refused_for_a_look() -> None:
+def test_a_request_that_is_too_much_is_halved_for_history_and_refused_for_a_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     store = dcgm(every(15, 7200, lambda at: 100 * at))
     answer = store.ask
 
@@ -301,7 +303,7 @@ def test_a_request_that_is_too_much_is_halved_for_history_and_refused_for_a_look
             raise TooMuch("query processing would load too many samples", where="Prometheus", exit_code=5)
         return found
 
-    store.ask = limited  # type: ignore[method-assign]
+    monkeypatch.setattr(store, "ask", limited)
     assert len(read(store, until_s=7200).series[N1]) == 479
     with pytest.raises(InputError, match="too many samples"):
         read(store, until_s=60)
@@ -395,9 +397,9 @@ def test_samples_of_a_prometheus_whose_clock_is_behind_are_not_lost() -> None:
         {"metric": {"__name__": "DCGM_FI_DEV_POWER_USAGE", "gpu": ["0"]}, "values": [["now", "1"]]},
     ],
 )
-def test_a_damaged_answer_is_refused_in_one_line(series: dict[str, object]) -> None:
+def test_a_damaged_answer_is_refused_in_one_line(series: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     store = StoredSamples()
-    store.ask = lambda query, at_s: Answer([series], (), 0.0)  # type: ignore[method-assign]
+    monkeypatch.setattr(store, "ask", lambda query, at_s: Answer([series], (), 0.0))
     with pytest.raises(InputError, match="Prometheus at http://prom:9090: its answer cannot be read; check"):
         read(store)
 

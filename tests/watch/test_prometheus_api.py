@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from powerflow.watch.sources.prometheus_api import PrometheusApi, TooMuch, api_a
 
 QUERY = '{__name__=~"a|b"}[90000ms]'
 #: An answer, as Prometheus 2.42 writes it.
-MATRIX = {
+MATRIX: dict[str, Any] = {
     "status": "success",
     "data": {"resultType": "matrix", "result": [{"metric": {"__name__": "a"}, "values": [[1800000000.123, "5"]]}]},
 }
@@ -92,7 +93,7 @@ def refusal(api: PrometheusApi) -> str:
 
 def test_one_request_brings_the_samples_with_their_times(web: Web) -> None:
     answer = web.api.ask(QUERY, 1.8e9)
-    assert answer.series == MATRIX["data"]["result"]  # type: ignore[index]
+    assert answer.series == MATRIX["data"]["result"]
     assert not answer.warnings
     assert abs(answer.ahead_s) < 30
     assert web.paths == [

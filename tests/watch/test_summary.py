@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def row(key: str, hours: dict[int, float], *, user: str = "ada", gpus: int = 2, 
     """A job that ran in these hours of the epoch, on two GPUs, from the begin of the first to the end of the last."""
     start, end = min(hours) * HOUR, (max(hours) + 1) * HOUR
     total = sum(hours.values())
-    values: dict[str, object] = {
+    values: dict[str, Any] = {
         "energy_j": total,
         "low_j": 0.9 * total,
         "high_j": 1.2 * total,
@@ -35,7 +36,7 @@ def row(key: str, hours: dict[int, float], *, user: str = "ada", gpus: int = 2, 
         **use,
     }
     job = WatchedJob(f"slurm:{key}", key, start, end, name=f"n{key}", user=user, account="a", partition="gpu")
-    return JobRow(job, JobUse(**values), gpus)  # type: ignore[arg-type]
+    return JobRow(job, JobUse(**values), gpus)
 
 
 def test_users_are_summed_and_the_one_with_the_most_energy_is_first() -> None:

@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from powerflow.errors import InputError
 from powerflow.measured.recording import TimeBase
@@ -159,14 +160,14 @@ def _run(row: Mapping[str, str], where: str) -> RunFacts:
     def text(name: str) -> str:
         return row.get(name, "").strip()
 
-    facts: dict[str, int | float | str | None] = {name: text(name) or None for name in ("model", "gpu_type")}
+    facts: dict[str, Any] = {name: text(name) or None for name in ("model", "gpu_type")}
     try:
         facts |= {name: batch_size(text(name), name) for name in _WHOLE}
         facts |= {name: _above_zero(text(name), name) for name in _REAL}
     except Unusable as why:
         raise InputError(str(why), where=where) from None
     files = tuple(name.strip() for name in text("files").split(";") if name.strip())
-    return RunFacts(where, files, text("window"), text("start"), text("end"), Told(**facts))  # type: ignore[arg-type]
+    return RunFacts(where, files, text("window"), text("start"), text("end"), Told(**facts))
 
 
 def _above_zero(text: str, name: str) -> float | None:

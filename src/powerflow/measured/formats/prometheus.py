@@ -52,7 +52,7 @@ _COLUMNS = {
     "utilisation": Quantity.BUSY,
     "limit_w": Quantity.LIMIT,
 }
-_BLANK = re.compile(r"\s*")
+_NOT_BLANK = re.compile(r"\S")
 _FORM = 'save an answer of /api/v1/query_range, such as: {"status": "success", "data": {"resultType": "matrix", …}}'
 
 
@@ -129,9 +129,9 @@ def _one_of_each(
 def _series(text: str) -> Iterator[tuple[Mapping[str, str], list[tuple[float, float]]]]:
     """Yield the labels and the readings, (seconds, value), of each series of the answers in a file."""
     at, decoder = 0, json.JSONDecoder()
-    while (at := _BLANK.match(text, at).end()) < len(text):  # type: ignore[union-attr]
+    while (begins := _NOT_BLANK.search(text, at)) is not None:
         try:
-            answer, at = decoder.raw_decode(text, at)
+            answer, at = decoder.raw_decode(text, begins.start())
         except (ValueError, RecursionError) as error:
             what = error.msg.lower() if isinstance(error, json.JSONDecodeError) else "too deep, or too long a number"
             raise InputError(f"is not JSON ({what}, line {text.count(chr(10), 0, at) + 1})") from None
