@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
+from powerflow.api.decisions import Explanation
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.pages import NumberedPage
-from powerflow.api.records import Explanation, JobState
+from powerflow.api.records import JobState
 from powerflow.cli.main import main
 from tests.cli.shell import ADA, Shell
 

@@ -12,7 +12,8 @@ import pytest
 
 from powerflow.api import operations as ops
 from powerflow.api.decode import decode
-from powerflow.api.records import JobState, LogChunk, NodeAway
+from powerflow.api.logs import LogChunk
+from powerflow.api.records import JobState, NodeAway
 from powerflow.cli.cluster import log_reader
 from powerflow.cli.main import main
 from tests.cli.shell import Shell

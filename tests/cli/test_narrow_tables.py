@@ -8,8 +8,9 @@ from dataclasses import replace
 from rich.console import Console, RenderableType
 
 from powerflow.api.accounts import EndedJob
-from powerflow.api.governance import BudgetRecord, CapRecord, Stage, StageList, StageRecord
+from powerflow.api.governance import BudgetRecord, CapRecord
 from powerflow.api.records import JobRecord, JobState
+from powerflow.api.stages import Stage, StageList, StageRecord
 from powerflow.cli.cluster import budget, cap, history, mode
 from powerflow.cli.cluster.job_table import job_table
 from powerflow.cli.columns import chosen, fitted_table

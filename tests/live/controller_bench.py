@@ -15,10 +15,10 @@ import structlog
 
 from powerflow.agent.devices import NodeDevices
 from powerflow.agent.metered_engine import MeteredEngine
-from powerflow.api.governance import Stage
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.pages import RecordFilter
 from powerflow.api.records import Caller, JobState, Role
+from powerflow.api.stages import Stage
 from powerflow.cluster.spec import parse_cluster
 from powerflow.cost.catalogue import gpu_type
 from powerflow.device.emulated.gpu import EmulatedGpu, create

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from powerflow.api.decisions import DecisionRecord
 from powerflow.api.job_spec import JobSpec
-from powerflow.api.records import DecisionRecord, JobState
+from powerflow.api.records import JobState
 from powerflow.live.plan_executor import long_said
 from powerflow.store.store import Store
 from tests.store.specs import submit

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from powerflow.api.governance import Stage, StageOrder
 from powerflow.api.records import Caller, Forbidden, JobState, NodeAway, NotFound, Refused, Role
 from powerflow.api.shells import ShellInput, ShellOrder, ShellPiece, ShellRecord, ShellTerminal, as_bytes, as_text
+from powerflow.api.stages import Stage, StageOrder
 from powerflow.engine.protocol import EngineError, RankState
 from powerflow.engine.shells import Terminal
 from powerflow.errors import InputError

@@ -9,24 +9,21 @@ from typing import Any, cast
 
 from powerflow.api.accounts import Accounts, EndedJob
 from powerflow.api.bulk_answer import JobsChanged, NotChanged
+from powerflow.api.decisions import DecisionRecord, Explanation, JobOption
 from powerflow.api.governance import DrainOrder
 from powerflow.api.job_array import read_array
 from powerflow.api.job_change import JobChange, JobsOrder, changed
 from powerflow.api.job_detail import JobDetail
 from powerflow.api.job_spec import JobSpec
+from powerflow.api.logs import JobLogs, LogChunk
 from powerflow.api.pages import ALL_JOBS, EVERYTHING, JobFilter, NumberedPage, Page, RecordFilter
 from powerflow.api.records import (
     Caller,
-    DecisionRecord,
     EventRecord,
-    Explanation,
     Forbidden,
     GpuRecord,
-    JobLogs,
-    JobOption,
     JobRecord,
     JobState,
-    LogChunk,
     NodeRecord,
     NotFound,
     NotSure,

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from powerflow.api.acts import said
+from powerflow.api.decisions import DecisionRecord
 from powerflow.api.governance import (
     AuditRecord,
     BudgetOrder,
@@ -16,18 +17,15 @@ from powerflow.api.governance import (
     CapOrder,
     CapRecord,
     Outlook,
-    SavingsRecord,
     ShareOrder,
     ShareRecord,
     SignalOrder,
     SignalRecord,
-    Stage,
-    StageOrder,
-    StageRecord,
     audited,
 )
 from powerflow.api.pages import EVERYTHING, NumberedPage, RecordFilter
-from powerflow.api.records import Caller, DecisionRecord, EventRecord, JobRecord, NotFound
+from powerflow.api.records import Caller, EventRecord, JobRecord, NotFound
+from powerflow.api.stages import SavingsRecord, Stage, StageOrder, StageRecord
 from powerflow.energy.budget import Budget, window_at
 from powerflow.energy.kinds import Kind
 from powerflow.energy.signal import read_signal

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import Connection, Executable, Select, event
 
+from powerflow.api.decisions import DecisionRecord
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.pages import ALL_JOBS, JobFilter
-from powerflow.api.records import DecisionRecord, JobState, NotFound
+from powerflow.api.records import JobState, NotFound
 from powerflow.energy.signal import Signal, constant
 from powerflow.live.ended import ended_jobs
 from powerflow.store.models import Charge, Intent

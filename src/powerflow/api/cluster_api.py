@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from powerflow.api.accounts import Accounts, EndedJob
 from powerflow.api.bulk_answer import JobsChanged
+from powerflow.api.decisions import DecisionRecord, Explanation
 from powerflow.api.governance import (
     AuditRecord,
     BudgetOrder,
@@ -14,30 +15,19 @@ from powerflow.api.governance import (
     CapOrder,
     CapRecord,
     DrainOrder,
-    SavingsRecord,
     ShareOrder,
     ShareRecord,
     SignalOrder,
     SignalRecord,
-    StageOrder,
-    StageRecord,
 )
 from powerflow.api.job_change import JobChange, JobsOrder
 from powerflow.api.job_detail import JobDetail
 from powerflow.api.job_spec import JobSpec
+from powerflow.api.logs import JobLogs, LogChunk
 from powerflow.api.pages import ALL_JOBS, EVERYTHING, JobFilter, NumberedPage, Page, RecordFilter
-from powerflow.api.records import (
-    Caller,
-    DecisionRecord,
-    EventRecord,
-    Explanation,
-    JobLogs,
-    JobRecord,
-    LogChunk,
-    NodeRecord,
-    Top,
-)
+from powerflow.api.records import Caller, EventRecord, JobRecord, NodeRecord, Top
 from powerflow.api.shells import ShellInput, ShellOrder, ShellPiece, ShellRecord, ShellSize, ShellTaken
+from powerflow.api.stages import SavingsRecord, StageOrder, StageRecord
 from powerflow.energy.kinds import Kind
 
 

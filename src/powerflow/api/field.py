@@ -6,7 +6,13 @@ than all the rest.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+if TYPE_CHECKING:
+    from pydantic import ConfigDict
+
+#: Configuration of a request: pydantic refuses fields that it does not know.
+NOTHING_ELSE: ConfigDict = {"extra": "forbid"}
 
 
 class Field:

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
-from powerflow.api.field import Field
+from powerflow.api.field import NOTHING_ELSE, Field
 from powerflow.energy.kinds import CURRENCY, LEAST_J, MAX_AGE_S, MOST_J, MOST_VALUE, Kind, Period
 
 if TYPE_CHECKING:
-    from pydantic import ConfigDict
-
     from powerflow.api.records import Caller
 
 
@@ -32,9 +29,6 @@ ReasonText = Annotated[str, Field(max_length=512, examples=["fan is loud"])]
 
 #: Least and largest share of a project.
 LEAST_SHARE, MOST_SHARE = 0.001, 1000.0
-
-#: pydantic refuses unknown fields of a request.
-_NOTHING_ELSE: ConfigDict = {"extra": "forbid"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +113,7 @@ class CapOrder:
         sure: True to set the cap even if it cannot be kept or would pause jobs.
     """
 
-    __pydantic_config__ = _NOTHING_ELSE
+    __pydantic_config__ = NOTHING_ELSE
 
     watts: Annotated[float, Field(ge=1, le=1e10, allow_inf_nan=False)] | None = None
     share: Annotated[float, Field(ge=0.001, le=100, allow_inf_nan=False)] | None = None
@@ -135,7 +129,7 @@ class CapOrder:
 class CapScope:
     """Request to lift the power caps of one part of the cluster."""
 
-    __pydantic_config__ = _NOTHING_ELSE
+    __pydantic_config__ = NOTHING_ELSE
 
     scope: Annotated[Scope, Field(examples=["rack:rack-0"])] = "cluster"
 
@@ -144,7 +138,7 @@ class CapScope:
 class DrainOrder:
     """Request to drain a node. ``sure`` is True to drain it even if this would pause, restart or end jobs."""
 
-    __pydantic_config__ = _NOTHING_ELSE
+    __pydantic_config__ = NOTHING_ELSE
 
     reason: ReasonText = ""
     sure: Sure = False
@@ -154,7 +148,7 @@ class DrainOrder:
 class OffReason:
     """Request to declare a node off, with the reason."""
 
-    __pydantic_config__ = _NOTHING_ELSE
+    __pydantic_config__ = NOTHING_ELSE
 
     reason: ReasonText = ""
 
@@ -175,7 +169,7 @@ class BudgetOrder:
     ``sure`` is True to set the budget even if it cannot be kept or would pause jobs.
     """
 
-    __pydantic_config__ = _NOTHING_ELSE
+    __pydantic_config__ = NOTHING_ELSE
 
     amount_j: Annotated[float, Field(ge=LEAST_J, le=MOST_J, allow_inf_nan=False)]
     period: Period
@@ -188,7 +182,7 @@ class BudgetOrder:
 class BudgetScope:
     """Request to remove the energy budget of a project, or of the cluster if the project is ""."""
 
-    __pydantic_config__ = _NOTHING_ELSE
+    __pydantic_config__ = NOTHING_ELSE
 
     project: Project = ""
 
@@ -197,7 +191,7 @@ class BudgetScope:
 class ShareOrder:
     """Request to set the share of a project: what it is entitled to, compared with other projects (1 unless set)."""
 
-    __pydantic_config__ = _NOTHING_ELSE
+    __pydantic_config__ = NOTHING_ELSE
 
     project: Annotated[str, Field(pattern=NAME, examples=["vision"])]
     share: Annotated[float, Field(ge=LEAST_SHARE, le=MOST_SHARE, allow_inf_nan=False, examples=[2.0])]
@@ -281,7 +275,7 @@ class SignalOrder:
         currency: Currency of a tariff, such as EUR; "" if it is not known.
     """
 
-    __pydantic_config__ = _NOTHING_ELSE
+    __pydantic_config__ = NOTHING_ELSE
 
     kind: Kind
     csv: Annotated[str, Field(max_length=1_000_000)] | None = None
@@ -298,7 +292,7 @@ class SignalOrder:
 class SignalKind:
     """Request to remove a signal: the tariff or the carbon signal."""
 
-    __pydantic_config__ = _NOTHING_ELSE
+    __pydantic_config__ = NOTHING_ELSE
 
     kind: Kind
 
@@ -328,96 +322,3 @@ class SignalRecord:
     by: str
     set_s: float
     currency: str = ""
-
-
-class Stage(StrEnum):
-    """Rollout stage of a project: how much PowerFlow does for its jobs."""
-
-    OBSERVE = "observe"
-    REPLAY = "replay"
-    SHADOW = "shadow"
-    CANARY = "canary"
-    ENFORCE = "enforce"
-
-    @property
-    def acts(self) -> bool:
-        """True if PowerFlow decides for jobs in this stage; False if jobs run exactly as their owners asked."""
-        return self in (Stage.CANARY, Stage.ENFORCE)
-
-
-@dataclass(frozen=True, slots=True)
-class StageOrder:
-    """Request to set the rollout stage of some projects; of all projects if ``projects`` is None.
-
-    ``sure`` is True to set it even if caps or budgets would not be kept any more, or jobs would pause or restart.
-    """
-
-    __pydantic_config__ = _NOTHING_ELSE
-
-    stage: Stage
-    projects: Annotated[Sequence[Annotated[str, Field(pattern=NAME)]], Field(min_length=1, max_length=1000)] | None = (
-        None
-    )
-    sure: Sure = False
-
-
-@dataclass(frozen=True, slots=True)
-class StageRecord:
-    """Stage of a project, and results of the jobs that completed in it (in the last 30 days).
-
-    Attributes:
-        project: Name of the project; "" stands for all projects that have no stage of their own.
-        stage, by: The stage, and who set it. ``powerflow`` means that PowerFlow ended stage canary because of bad
-            results.
-        set_s: When the stage was set; None if nobody has set one since the controller's first start.
-        why: Why PowerFlow returned the project to an earlier stage.
-        ended: Number of jobs completed since the stage was set.
-        judged: Number of these jobs whose time and energy were predicted when they started.
-        within_time, within_energy: Shares of the judged jobs whose completion time, and whose energy, was inside the
-            predicted 80 % interval.
-        compared: Number of jobs that ran as their owners asked, and for which PowerFlow's own choice was logged.
-        energy_change, jct_change: Predicted change of energy and mean completion time of the compared jobs with
-            PowerFlow's choices: -0.2 is 20 % less.
-    """
-
-    project: str
-    stage: Stage
-    by: str
-    set_s: float | None
-    why: str = ""
-    ended: int = 0
-    judged: int = 0
-    within_time: float | None = None
-    within_energy: float | None = None
-    compared: int = 0
-    energy_change: float | None = None
-    jct_change: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class SavingsRecord:
-    """Result of simulating the last days of this cluster twice, without and with PowerFlow. All values are modelled.
-
-    Attributes:
-        time_s: When the days were simulated.
-        days, jobs: Number of days and of jobs.
-        asked_jct_s, asked_j: Mean completion time, and joules of all jobs, without PowerFlow: first come, first served,
-            with the GPUs that owners asked for.
-        acted_jct_s, acted_j: The same values, if PowerFlow decides for all jobs.
-    """
-
-    time_s: float
-    days: int
-    jobs: int
-    asked_jct_s: float
-    asked_j: float
-    acted_jct_s: float
-    acted_j: float
-
-
-@dataclass(frozen=True, slots=True)
-class StageList:
-    """Stage of all projects, stages of single projects, and the latest simulation of this cluster's past days."""
-
-    items: Sequence[StageRecord]
-    replayed: SavingsRecord | None = None

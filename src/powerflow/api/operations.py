@@ -12,32 +12,16 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 from powerflow.api.accounts import Accounts, EndedJob
 from powerflow.api.bulk_answer import JobsChanged
+from powerflow.api.decisions import DecisionRecord, Explanation
+from powerflow.api.logs import JobLogs, LogChunk
 from powerflow.api.pages import Items, NumberedPage, Page
-from powerflow.api.records import (
-    DecisionRecord,
-    EventRecord,
-    Explanation,
-    Identity,
-    JobLogs,
-    JobRecord,
-    LogChunk,
-    NodeRecord,
-    Role,
-    Top,
-)
+from powerflow.api.records import EventRecord, Identity, JobRecord, NodeRecord, Role, Top
 
 if TYPE_CHECKING:
-    from powerflow.api.governance import (
-        AuditRecord,
-        BudgetRecord,
-        CapCsv,
-        CapRecord,
-        ShareRecord,
-        SignalRecord,
-        StageList,
-    )
+    from powerflow.api.governance import AuditRecord, BudgetRecord, CapCsv, CapRecord, ShareRecord, SignalRecord
     from powerflow.api.job_detail import JobDetail
     from powerflow.api.shells import ShellPiece, ShellRecord, ShellTaken
+    from powerflow.api.stages import StageList
 
 #: All paths of the API begin with this.
 PREFIX = "/api/v1"
@@ -114,8 +98,8 @@ DECLARE_OFF = Operation("declare_off", "POST", "/nodes/{name}/declare-off", Node
 EVENTS = Operation("events", "GET", "/events", NumberedPage[EventRecord])
 ACCOUNTS = Operation("accounts", "GET", "/accounts", Accounts)
 
-STAGES: Operation[StageList] = Operation("modes", "GET", "/modes", "governance:StageList")
-SET_STAGE: Operation[StageList] = Operation("set_mode", "POST", "/modes", "governance:StageList", Role.OPERATOR)
+STAGES: Operation[StageList] = Operation("modes", "GET", "/modes", "stages:StageList")
+SET_STAGE: Operation[StageList] = Operation("set_mode", "POST", "/modes", "stages:StageList", Role.OPERATOR)
 BUDGETS: Operation[Items[BudgetRecord]] = Operation(
     "budgets", "GET", "/budgets", "governance:BudgetRecord", pages=Items
 )

@@ -10,11 +10,11 @@ from binascii import Error
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from powerflow.api.field import Field
+from powerflow.api.field import NOTHING_ELSE, Field
 from powerflow.errors import InputError
 
 if TYPE_CHECKING:
-    from pydantic import ConfigDict
+    pass
 
 #: Most bytes of input in one request, and most words of a command.
 MOST_INPUT, MOST_WORDS = 1 << 16, 1024
@@ -23,14 +23,13 @@ RANK = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
 _Size = Annotated[int, Field(ge=1, le=65535)]
 _Bytes = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]*={0,2}$", max_length=2 * MOST_INPUT, examples=["bHMK"])]
-_NOTHING_ELSE: ConfigDict = {"extra": "forbid"}
 
 
 @dataclass(frozen=True, slots=True)
 class ShellTerminal:
     """Terminal of a user: its kind (the variable ``TERM``; "" if it is not known), and its size in characters."""
 
-    __pydantic_config__ = _NOTHING_ELSE
+    __pydantic_config__ = NOTHING_ELSE
 
     kind: Annotated[str, Field(pattern=r"^[!-~]{0,64}$", examples=["xterm-256color"])]
     rows: _Size
@@ -47,7 +46,7 @@ class ShellOrder:
         terminal: Terminal for the command; None for pipes, which keep stdout and stderr apart.
     """
 
-    __pydantic_config__ = _NOTHING_ELSE
+    __pydantic_config__ = NOTHING_ELSE
 
     command: Annotated[
         tuple[Annotated[str, Field(pattern=r"^[^\x00]*$")], ...],
@@ -97,7 +96,7 @@ class ShellInput:
         end: True to close the command's stdin after this input. A terminal ignores this.
     """
 
-    __pydantic_config__ = _NOTHING_ELSE
+    __pydantic_config__ = NOTHING_ELSE
 
     offset: Annotated[int, Field(ge=0, le=2**53)]
     data: _Bytes = ""
@@ -115,7 +114,7 @@ class ShellTaken:
 class ShellSize:
     """Request to change the size of a terminal, in characters."""
 
-    __pydantic_config__ = _NOTHING_ELSE
+    __pydantic_config__ = NOTHING_ELSE
 
     rows: _Size
     columns: _Size

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from powerflow.api.governance import Stage
+from powerflow.api.stages import Stage
 
 if TYPE_CHECKING:
     from powerflow.cli.ending import Ending

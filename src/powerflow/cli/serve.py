@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from powerflow.api.governance import Stage
+from powerflow.api.stages import Stage
 from powerflow.cli.options import CostFiles
 from powerflow.engine.kind import EngineKind
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from powerflow.agent.pythons import PYTHON_IN_PATH
-from powerflow.api.governance import Stage
+from powerflow.api.stages import Stage
 from powerflow.cluster.spec import ClusterSpec, Node, parse_cluster
 from powerflow.cost.catalogue import axes_for, declared, gpu_type
 from powerflow.cost.costs_file import Costs

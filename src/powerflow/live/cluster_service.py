@@ -16,6 +16,7 @@ from typing_extensions import override
 from powerflow.api.accounts import Account, Accounts, EndedJob
 from powerflow.api.bulk_answer import JobsChanged
 from powerflow.api.cluster_api import ClusterApi
+from powerflow.api.decisions import DecisionRecord, Explanation
 from powerflow.api.governance import (
     AuditRecord,
     BudgetOrder,
@@ -23,33 +24,20 @@ from powerflow.api.governance import (
     CapOrder,
     CapRecord,
     DrainOrder,
-    SavingsRecord,
     ShareOrder,
     ShareRecord,
     SignalOrder,
     SignalRecord,
-    StageOrder,
-    StageRecord,
     audited,
 )
 from powerflow.api.job_change import JobChange, JobsOrder
 from powerflow.api.job_detail import JobDetail
 from powerflow.api.job_spec import JobSpec
+from powerflow.api.logs import JobLogs, LogChunk
 from powerflow.api.pages import ALL_JOBS, EVERYTHING, JobFilter, NumberedPage, Page, RecordFilter
-from powerflow.api.records import (
-    Caller,
-    DecisionRecord,
-    EventRecord,
-    Explanation,
-    JobLogs,
-    JobRecord,
-    LogChunk,
-    NodeRecord,
-    NotFound,
-    Refused,
-    Top,
-)
+from powerflow.api.records import Caller, EventRecord, JobRecord, NodeRecord, NotFound, Refused, Top
 from powerflow.api.shells import ShellInput, ShellOrder, ShellPiece, ShellRecord, ShellSize, ShellTaken
+from powerflow.api.stages import SavingsRecord, StageOrder, StageRecord
 from powerflow.energy.kinds import Kind
 from powerflow.live.commands import (
     CapsChanged,

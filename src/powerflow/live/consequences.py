@@ -11,8 +11,9 @@ from datetime import datetime
 from functools import partial
 from zoneinfo import ZoneInfo
 
-from powerflow.api.governance import BudgetOrder, CapOrder, StageOrder
+from powerflow.api.governance import BudgetOrder, CapOrder
 from powerflow.api.records import NotSure
+from powerflow.api.stages import StageOrder
 from powerflow.live.context import LoopContext
 from powerflow.live.controller import Controller
 from powerflow.scheduler.cap import PowerCap

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from powerflow.api.records import Explanation, JobOption
+from powerflow.api.decisions import Explanation, JobOption
 from powerflow.live.context import LoopContext
 from powerflow.live.controller import Controller
 from powerflow.live.jobs.active_job import ActiveJob

@@ -6,7 +6,8 @@ import codecs
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from powerflow.api.records import JobLogs, LogChunk, LogRecord, NodeAway
+from powerflow.api.logs import JobLogs, LogChunk, LogRecord
+from powerflow.api.records import NodeAway
 from powerflow.engine.protocol import EngineError
 from powerflow.errors import InputError
 from powerflow.gangs.manager import Gangs

@@ -21,10 +21,9 @@ from powerflow.api.governance import (
     SignalKind,
     SignalOrder,
     SignalRecord,
-    StageList,
-    StageOrder,
 )
 from powerflow.api.pages import Items, NumberedPage
+from powerflow.api.stages import StageList, StageOrder
 from powerflow.service.routes import FromCaller, FromCluster, serves
 from powerflow.service.schemas import AfterNumber, CapNumber, Clocks, Latest, Limit, Only
 

@@ -11,12 +11,14 @@ from fastapi import APIRouter, Header, Request, Response
 from powerflow.api import operations as ops
 from powerflow.api.accounts import EndedJob
 from powerflow.api.bulk_answer import JobsChanged
+from powerflow.api.decisions import DecisionRecord, Explanation
 from powerflow.api.job_change import JobChange, JobsOrder
 from powerflow.api.job_detail import JobDetail
 from powerflow.api.job_spec import JobSpec
+from powerflow.api.logs import JobLogs, LogChunk
 from powerflow.api.operations import PREFIX
 from powerflow.api.pages import JobFilter, NumberedPage, Page
-from powerflow.api.records import DecisionRecord, Explanation, JobLogs, JobRecord, LogChunk, Role
+from powerflow.api.records import JobRecord, Role
 from powerflow.service.routes import FromCaller, FromCluster, serves, window_end
 from powerflow.service.schemas import (
     AfterJob,

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import delete, func, insert, select
 
+from powerflow.api.decisions import DecisionRecord
 from powerflow.api.pages import NumberedPage
-from powerflow.api.records import DecisionRecord, JobState
+from powerflow.api.records import JobState
 from powerflow.store import mappers
 from powerflow.store.database import Database
 from powerflow.store.models import DecisionOutcome

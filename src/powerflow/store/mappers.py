@@ -11,9 +11,10 @@ from typing import Any
 from sqlalchemy import RowMapping
 
 from powerflow.api.acts import said
+from powerflow.api.decisions import DecisionRecord
 from powerflow.api.governance import AuditRecord
 from powerflow.api.job_spec import JobSpec
-from powerflow.api.records import DecisionRecord, EventRecord, JobState, NotFound
+from powerflow.api.records import EventRecord, JobState, NotFound
 from powerflow.cost.observation import Observation
 from powerflow.store.models import Intent, JobUpdate, Seen, StoredJob
 

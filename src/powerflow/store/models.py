@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from powerflow.api.decisions import DecisionRecord
 from powerflow.api.job_spec import JobSpec
-from powerflow.api.records import DecisionRecord, JobState
+from powerflow.api.records import JobState
 from powerflow.cost.observation import Observation
 
 #: GPUs by node: ((node, (GPU numbers…)), …); empty if a job holds none.

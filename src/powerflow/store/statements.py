@@ -22,9 +22,10 @@ from sqlalchemy import (
 )
 
 from powerflow.api.acts import said
+from powerflow.api.decisions import DecisionRecord
 from powerflow.api.governance import AuditRecord
 from powerflow.api.pages import JobFilter, NumberedPage
-from powerflow.api.records import DecisionRecord, EventRecord, JobState, NotFound
+from powerflow.api.records import EventRecord, JobState, NotFound
 from powerflow.errors import InputError
 from powerflow.store import mappers
 from powerflow.store.database import Database

@@ -312,7 +312,7 @@ def test_what_keepers_of_other_gpus_knew_is_not_believed(bench: Bench) -> None:
 
 
 def test_no_limit_binds_where_nobody_is_acted_on(bench: Bench) -> None:
-    from powerflow.api.governance import Stage, StageOrder
+    from powerflow.api.stages import Stage, StageOrder
 
     busy(bench)
     day(bench, 0.5)

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from powerflow.api.governance import BudgetOrder, CapOrder, DrainOrder, Stage, StageOrder
+from powerflow.api.governance import BudgetOrder, CapOrder, DrainOrder
 from powerflow.api.records import NotSure
+from powerflow.api.stages import Stage, StageOrder
 from powerflow.live.consequences import UNKNOWN
 from powerflow.units import power
 from tests.live.controller_bench import ROOT, Bench

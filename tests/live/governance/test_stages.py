@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from powerflow.api.governance import CapOrder, Stage, StageOrder
+from powerflow.api.governance import CapOrder
 from powerflow.api.records import JobState, Refused
+from powerflow.api.stages import Stage, StageOrder
 from powerflow.errors import InputError
 from powerflow.store.database import StoreError
 from tests.gangs.fake_rank import FakeRank

@@ -20,9 +20,10 @@ from powerflow.errors import InputError
 
 if TYPE_CHECKING:
     from powerflow.api.accounts import EndedJob
+    from powerflow.api.decisions import DecisionRecord
     from powerflow.api.governance import AuditRecord
     from powerflow.api.job_spec import JobSpec
-    from powerflow.api.records import DecisionRecord, EventRecord
+    from powerflow.api.records import EventRecord
 
 Answer = TypeVar("Answer")
 Item = TypeVar("Item")

@@ -19,7 +19,7 @@ from powerflow.cli.when import stamp
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from powerflow.api.records import DecisionRecord, Explanation, JobOption
+    from powerflow.api.decisions import DecisionRecord, Explanation, JobOption
     from powerflow.scheduler.plan import Otherwise
 
 #: Style of the configuration that a job has.

@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from powerflow.api import operations as ops
-from powerflow.api.records import JobLogs, LogChunk, LogRecord, NodeAway
+from powerflow.api.logs import JobLogs, LogChunk, LogRecord
+from powerflow.api.records import NodeAway
 from powerflow.cli.cluster.client import ControllerClient
 from powerflow.errors import InputError
 

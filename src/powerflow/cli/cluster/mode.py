@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from powerflow.api import operations as ops
-from powerflow.api.governance import Stage, StageOrder
+from powerflow.api.stages import Stage, StageOrder
 from powerflow.cli.cluster.client import ControllerClient
 from powerflow.cli.cluster.controller_command import Watch, Yes, asks, confirmed, note_unheard
 from powerflow.cli.options import Json
@@ -18,7 +18,7 @@ from powerflow.errors import InputError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from powerflow.api.governance import SavingsRecord, StageList, StageRecord
+    from powerflow.api.stages import SavingsRecord, StageList, StageRecord
 
 
 @asks

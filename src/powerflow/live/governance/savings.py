@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
-from powerflow.api.governance import SavingsRecord, Stage
+from powerflow.api.stages import SavingsRecord, Stage
 from powerflow.cluster.spec import ClusterSpec
 from powerflow.cost.table import Axes
 from powerflow.errors import InputError

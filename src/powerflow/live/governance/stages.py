@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from powerflow.api.governance import AuditRecord, Stage, StageOrder, StageRecord
+from powerflow.api.governance import AuditRecord
 from powerflow.api.records import Caller
+from powerflow.api.stages import Stage, StageOrder, StageRecord
 from powerflow.errors import InputError
 from powerflow.scheduler.calibration import Calibration
 from powerflow.scheduler.canary import CanaryWatch, Usual, usually

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from powerflow.api.governance import Stage
+from powerflow.api.stages import Stage
 from powerflow.live.context import LoopContext
 from powerflow.live.governance.budgets import LiveBudgets
 from powerflow.live.governance.caps import Caps

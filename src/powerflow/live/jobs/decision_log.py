@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
-from powerflow.api.records import DecisionRecord, Forecast, JobOption
+from powerflow.api.decisions import DecisionRecord, Forecast, JobOption
 from powerflow.live.jobs.active_job import ActiveJob
 from powerflow.live.jobs.cost_learning import CostLearning
 from powerflow.live.jobs.options import option

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from powerflow.api.records import JobOption
+from powerflow.api.decisions import JobOption
 from powerflow.arrays import FloatArray
 from powerflow.cost.table import Axes, CostTable
 
