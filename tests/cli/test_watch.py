@@ -13,9 +13,13 @@ from typing import Any
 
 import pytest
 
+from powerflow.cli.columns import fitted_table
 from powerflow.cli.main import main
+from powerflow.cli.output import console
+from powerflow.cli.site.tables import present_columns
 from powerflow.watch.ledger import WatchLedger
-from powerflow.watch.owners import WatchedJob
+from powerflow.watch.owners import GpuAddress, WatchedJob
+from powerflow.watch.present import Present, PresentJob
 from powerflow.watch.use import JobUse
 from powerflow.watch.watcher import HourUse, NodeHour, SettledUse
 from tests.device.fake_nvml import Machine
@@ -74,7 +78,7 @@ def file(tmp_path: Path) -> Path:
     ledger = WatchLedger(path)
     settled = SettledUse(others={NodeHour("n1", hour): HourUse(1e5, 1e5, 1e5, 1000.0)})
     for number, (user, joules) in enumerate((("ada", 3.6e6), ("=cmd()", 7.2e6))):
-        job = WatchedJob(f"slurm:{number}@1", str(number), start_s, start_s + 1200, name="a\x1b[31mb", user=user)
+        job = WatchedJob(f"slurm:{number}@1", str(number), start_s, start_s + 1200, "a\x1b[31mb", user, "bio", "gpu")
         use = JobUse(joules, 0.99 * joules, 1.02 * joules, 2400.0, hours={hour: joules}, from_s=start_s)
         use.idle_s, use.idle_j, use.judged_s = 1200.0, 1e5, 2400.0
         settled.jobs[job.key] = (job, use)
@@ -112,6 +116,47 @@ def test_sums_by_user_as_table_json_csv_and_page(
     assert "Simulated." not in html
     assert "http://" not in html.replace("http://www.w3.org", "")
     assert "\x1b" not in html
+
+
+def test_tables_of_jobs_name_account_and_partition(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    page, csv = tmp_path / "w.html", tmp_path / "w.csv"
+    table = watched(capsys, file, "--by", "job", "--report", str(page), "--csv", str(csv))
+    lines = table.splitlines()
+    at = next(number for number, line in enumerate(lines) if "account" in line)
+    head, line = lines[at], lines[at + 2]
+    assert (line[head.index("account") :].split()[0], line[head.index("partition") :].split()[0]) == ("bio", "gpu")
+    html = page.read_text()
+    assert html.count('<td class="text">bio</td>') == html.count('<td class="text">gpu</td>') == 2
+    assert [row.split(",")[3:5] for row in csv.read_text().splitlines()[1:3]] == [["bio", "gpu"]] * 2
+
+
+def test_sums_by_month_are_those_of_a_year(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    csv = tmp_path / "w.csv"
+    document = json.loads(watched(capsys, file, "--by", "month", "--csv", str(csv), "--json"))
+    assert 334 * 86400 < document["until_s"] - document["since_s"] < 367 * 86400
+    assert sum(line["energy_j"] for line in document["lines"]) == pytest.approx(10.8e6)
+    assert [line["name"] for line in document["lines"]] == sorted(line["name"] for line in document["lines"])
+    heads, *rows = csv.read_text().splitlines()
+    assert heads.startswith("month,")
+    assert rows[0].startswith(document["lines"][0]["name"])
+
+
+def test_a_name_with_line_breaks_and_control_characters_leaves_the_table_whole() -> None:
+    name = "a\nb\r\x1b["
+    job = PresentJob("1", name, "ada", "", "", "", [GpuAddress("n1", 0)], 0, 0, 9.0, None, None, 0.0, *[None] * 4)
+    found = Present(60.0, None, [job], 1, 0, 0.0, 9.0, [], emulated=False)
+    out = console()
+    with out.capture() as said:
+        out.print(fitted_table(found.jobs, present_columns(found), 80))
+    head, _, line = said.get().splitlines()
+    assert "a\\nb\\x0d\\x1b[" in line
+    assert max(len(head), len(line)) <= 80
+    assert not any(ord(letter) < 32 for letter in line)
 
 
 def test_a_file_in_a_folder_that_is_read_only_can_be_read(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

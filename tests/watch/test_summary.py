@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,7 @@ from powerflow.units import J_PER_KWH
 from powerflow.watch.clock_room import clock_room
 from powerflow.watch.grouping import GroupBy
 from powerflow.watch.ledger import JobRow
+from powerflow.watch.months import months, year_of_months
 from powerflow.watch.owners import WatchedJob
 from powerflow.watch.summary import SignalRates, summarise
 from powerflow.watch.use import JobUse
@@ -131,3 +135,56 @@ def test_a_job_bound_by_memory_is_named_with_its_whole_doubt() -> None:
 @pytest.mark.parametrize("use", [active(0.9, 0.3), active(0.9), active(math.nan), JobUse()])
 def test_a_job_that_computes_or_of_which_too_little_is_known_is_not_named(use: JobUse) -> None:
     assert clock_room(use, 60.0) is None
+
+
+@pytest.fixture
+def in_kolkata(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Put this machine 5 h 30 min before UTC, so that months begin in the middle of an hour of the epoch."""
+    monkeypatch.setenv("TZ", "Asia/Kolkata")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("in_kolkata")
+def test_a_job_across_the_border_of_a_month_is_cut_by_its_hours() -> None:
+    """November begins at 18:30 UTC: half of the joules of that hour are October's, as half of its time is."""
+    border_s = datetime(2026, 11, 1).timestamp()
+    hour = int(border_s // HOUR)
+    assert border_s == (hour + 0.5) * HOUR
+    across = row("1", {hour - 1: 1e6, hour: 4e6, hour + 1: 2e6}, idle_s=100.0)
+    before, after = row("2", {hour - 30: 3e6}), row("3", {hour + 30: 5e6})
+    found = summarise([after, across, before], {}, border_s - 40 * HOUR, border_s + 50 * HOUR, GroupBy.MONTH)
+    assert [(line.name, line.jobs) for line in found.lines] == [("2026-10", 2), ("2026-11", 2)]
+    assert [line.energy_j for line in found.lines] == pytest.approx([3e6 + 1e6 + 2e6, 2e6 + 2e6 + 5e6])
+    assert [line.held_s for line in found.lines] == [2 * 2.5 * HOUR, 2 * 2.5 * HOUR]
+    assert [line.judged_s for line in found.lines] == [2 * HOUR, 2 * HOUR]  # not known of the one that was cut
+    assert found.total.jobs == 3
+    assert any("across the border of a month" in note for note in found.notes)
+    assert "2026-10 counts from 2026-10-30 08:00 on" in found.notes
+    assert "2026-11 counts up to 2026-11-03 02:00" in found.notes
+
+
+@pytest.mark.parametrize("end", [-HOUR, 0.0, 1.0, 90.0, 40 * 86400.0])
+def test_months_add_up_to_the_whole_also_with_energy_that_readings_brought_late(end: float) -> None:
+    """A job that ended at midnight has some joules in the hour after its end, if readings are late."""
+    border_s = datetime(2026, 11, 1).timestamp()
+    hour = int(border_s // HOUR)
+    last = int((border_s + end) // HOUR)
+    hours = {each: 1e6 + each for each in range(hour - 3, last + 1)}
+    job = WatchedJob("slurm:1", "1", (hour - 3) * HOUR, border_s + end)
+    use = JobUse(sum(hours.values()), gpu_s=1.0, hours=hours, from_s=job.start_s)
+    found = summarise([JobRow(job, use, 1)], {}, border_s - 80 * 86400, border_s + 80 * 86400, GroupBy.MONTH)
+    assert sum(line.energy_j for line in found.lines) == pytest.approx(use.energy_j, rel=1e-12)
+    assert found.total.energy_j == pytest.approx(use.energy_j, rel=1e-12)
+
+
+def test_months_are_those_of_the_calendar() -> None:
+    at = datetime(2026, 11, 28, 12).timestamp()
+    assert year_of_months(at) == datetime(2025, 12, 1).timestamp()
+    found = months(datetime(2026, 11, 1).timestamp(), datetime(2027, 2, 1).timestamp())
+    assert [(each.name, each.begins, each.ends) for each in found] == [
+        (name, True, True) for name in ("2026-11", "2026-12", "2027-01")
+    ]
+    assert months(at, at) == []

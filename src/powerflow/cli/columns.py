@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from powerflow.cli.options import split
-from powerflow.cli.sanitize import cell
+from powerflow.cli.sanitize import cell, line
 from powerflow.errors import InputError
 from powerflow.units import NOTHING
 
@@ -52,10 +52,11 @@ class Column(Generic[Row]):
         return [_text(each) for each in found]
 
 
-def _text(cell: str | float | Text | None) -> Text:
+def _text(content: str | float | Text | None) -> Text:
     from rich.text import Text
 
-    return cell if isinstance(cell, Text) else Text(NOTHING if cell in (None, "") else str(cell))
+    # a line break or a control character, such as in the name of another scheduler's job, must not break the table
+    return content if isinstance(content, Text) else Text(NOTHING if content in (None, "") else line(str(content)))
 
 
 def chosen(names: str, columns: Sequence[Column[Row]], where: str) -> list[Column[Row]]:

@@ -42,7 +42,7 @@ class PageTable:
 def render_watched(summary: WatchSummary, tables: Sequence[PageTable]) -> str:
     """Return what was watched as one self-contained HTML page; the same input gives the same bytes."""
     total, nobody, unknown = summary.total, summary.nobody, summary.unknown
-    span = f"{_day(summary.since_s)} to {_day(summary.until_s)}".replace("-", "\u2011")  # a date must not break
+    span = f"{_day(summary.since_s)} to {_day(summary.until_s)}".replace("-", "\u2011")  # a moment must not break
     keys = [
         KeyFigure(energy(total.energy_j), f"drawn by {total.jobs} jobs"),
         *_costs(total, summary.currency, "of jobs"),
@@ -74,7 +74,7 @@ def render_watched(summary: WatchSummary, tables: Sequence[PageTable]) -> str:
 
 
 def _day(unix_s: float) -> str:
-    return datetime.fromtimestamp(unix_s).strftime("%Y-%m-%d %H:%M")
+    return datetime.fromtimestamp(unix_s).strftime("%Y-%m-%d\u00a0%H:%M")
 
 
 def _costs(line: UseLine, currency: str, what: str) -> list[KeyFigure]:

@@ -12,3 +12,4 @@ class GroupBy(StrEnum):
     USER = "user"
     ACCOUNT = "account"
     PARTITION = "partition"
+    MONTH = "month"

@@ -1,16 +1,19 @@
-"""Sum up what was watched: energy, money and CO2 of jobs, users, accounts and partitions, and GPUs held idle."""
+"""Sum up what was watched: energy, money and CO2 of jobs, users, accounts, partitions or months, and GPUs held idle."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
 
 from powerflow.energy.signal import Signal
 from powerflow.units import HOUR_S, J_PER_KWH
 from powerflow.watch.clock_room import ClockRoom, clock_room
 from powerflow.watch.grouping import GroupBy
 from powerflow.watch.ledger import JobRow
+from powerflow.watch.months import Month, months
 from powerflow.watch.owners import WatchedJob
 from powerflow.watch.watcher import HourUse, NodeHour
 
@@ -30,11 +33,11 @@ class SignalRates:
 
 @dataclass(slots=True)
 class UseLine:
-    """What one job, user, account or partition has used in a time window.
+    """What one job, or all jobs of a user, account, partition or month, have used in a time window.
 
     Attributes:
         name: Its name; "" for a job without this piece of information.
-        jobs: Number of jobs.
+        jobs: Number of jobs; a job that ran in two months counts in both.
         held_s: GPU-seconds that they held.
         measured_s: GPU-seconds of these for which there are readings.
         energy_j, low_j, high_j: Energy of the measured time, and its bounds, joules.
@@ -79,11 +82,13 @@ class UseLine:
 
 @dataclass(frozen=True, slots=True)
 class JobRoom:
-    """A job whose clock could go down at little loss."""
+    """A job whose clock could go down at little loss; its words are "" where they are not known."""
 
     id: str
     name: str
     user: str
+    account: str
+    partition: str
     energy_j: float
     room: ClockRoom
 
@@ -95,7 +100,7 @@ class WatchSummary:
     Attributes:
         since_s, until_s: The window, Unix seconds.
         by: What a line is.
-        lines: The lines, the one with the most energy first.
+        lines: The lines, the one with the most energy first; months in order of time.
         total: Sum of all jobs.
         nobody: GPUs that nobody held.
         unknown: GPUs of which it is not known who held them.
@@ -134,7 +139,8 @@ def summarise(
 ) -> WatchSummary:
     """Sum up the jobs of a time window.
 
-    The energy of a job that lies partly outside is taken hour by hour.
+    The energy of a job that lies partly outside is taken hour by hour, and so is that of a job in several months; of an
+    hour that a border cuts, by time.
 
     Args:
         rows: The jobs that ran in the window.
@@ -154,9 +160,15 @@ def summarise(
         total.add(line)
         if by is GroupBy.JOB:
             lines[row.job.key] = line
-        else:
+        elif by is not GroupBy.MONTH:
             name = getattr(row.job, by.value)
             lines.setdefault(name, UseLine(name)).add(line)
+    calendar = months(since_s, min(until_s, known_until_s)) if by is GroupBy.MONTH else []
+    for row, _ in jobs if calendar else ():
+        for month in filter(partial(_touches, row), calendar):
+            part = _job_line(row, month.since_s, month.until_s, known_until_s, rates)
+            if part.held_s > 0 or part.energy_j > 0:
+                lines.setdefault(month.name, UseLine(month.name)).add(part)
     nobody, unknown = UseLine("nobody"), UseLine("not known")
     for (_, hour, known), use in others.items():
         inside = _overlap(hour, since_s, until_s, end_s=known_until_s)
@@ -165,7 +177,7 @@ def summarise(
             part.low_j, part.high_j = use.low_j * inside, use.high_j * inside
             (nobody if known else unknown).add(_priced(part, {hour: part.energy_j}, rates))
     rooms = [
-        JobRoom(row.job.id, row.job.name, row.job.user, line.energy_j, room)
+        JobRoom(row.job.id, row.job.name, row.job.user, row.job.account, row.job.partition, line.energy_j, room)
         for row, line in jobs
         if (room := clock_room(row.use, idle_w)) is not None
     ]
@@ -173,7 +185,7 @@ def summarise(
         since_s,
         until_s,
         by,
-        sorted(lines.values(), key=_most),
+        sorted(lines.values(), key=(lambda line: line.name) if calendar else _most),
         total,
         nobody,
         unknown,
@@ -181,8 +193,34 @@ def summarise(
         sorted(rooms, key=lambda each: -each.energy_j),
         rates.tariff.currency if rates.tariff else "",
         emulated,
-        _notes(jobs, total),
+        [*_month_notes(calendar, lines, total), *_notes(jobs, total)],
     )
+
+
+def _touches(row: JobRow, month: Month) -> bool:
+    """Return False if neither the job's time nor an hour of its energy lies in a month."""
+    end_s = math.inf if row.job.end_s is None else max(row.job.end_s, (max(row.use.hours, default=0) + 1) * HOUR_S)
+    return row.job.start_s - HOUR_S < month.until_s and month.since_s < end_s
+
+
+def _month_notes(calendar: Sequence[Month], lines: Mapping[str, UseLine], total: UseLine) -> list[str]:
+    """Return notes on months of which only a part lies in the window, and on jobs across the border of two months."""
+    notes = []
+    across = sum(lines[month.name].jobs for month in calendar if month.name in lines) - total.jobs
+    if across > 0:
+        notes.append(
+            "a job that runs across the border of a month counts in both, by its energy of each hour; whether it was"
+            " idle in each of them is not known"
+        )
+    if calendar and not calendar[0].begins:
+        notes.append(f"{calendar[0].name} counts from {_minute(calendar[0].since_s)} on")
+    if calendar and not calendar[-1].ends:
+        notes.append(f"{calendar[-1].name} counts up to {_minute(calendar[-1].until_s)}")
+    return notes
+
+
+def _minute(unix_s: float) -> str:
+    return f"{datetime.fromtimestamp(unix_s):%Y-%m-%d %H:%M}"
 
 
 def _most(line: UseLine) -> tuple[float, str]:
@@ -213,7 +251,7 @@ def _overlap(hour: int, since_s: float, until_s: float, start_s: float = -math.i
     """Return the part of an hour's energy that lies in a window; a job draws only while it runs."""
     begin, end = max(hour * HOUR_S, start_s), min((hour + 1) * HOUR_S, end_s)
     if end <= begin:  # readings that are late put a little into the next hour
-        return 1.0 if since_s <= hour * HOUR_S <= until_s else 0.0
+        return 1.0 if since_s <= hour * HOUR_S < until_s else 0.0
     return max(min(end, until_s) - max(begin, since_s), 0.0) / (end - begin)
 
 

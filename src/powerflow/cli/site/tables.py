@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -15,6 +15,7 @@ from powerflow.watch.grouping import GroupBy
 from powerflow.watch.summary import DEAREST
 
 if TYPE_CHECKING:
+    from powerflow.watch.owners import WatchedJob
     from powerflow.watch.present import Present, PresentJob
     from powerflow.watch.summary import JobRoom, UseLine, WatchSummary
 
@@ -122,7 +123,9 @@ def sections(summary: WatchSummary) -> list[Section[Any]]:
         more = len(summary.rooms) - DEAREST
         words = "modelled from their activity, not measured at the lower clock: a reason to try"
         words += f"; {more} more jobs with less energy are in --json" if more > 0 else ""
-        found.append(Section("Jobs whose clock could go down", summary.rooms[:DEAREST], _room_columns(), words))
+        found.append(
+            Section("Jobs whose clock could go down", summary.rooms[:DEAREST], _room_columns(summary.rooms), words)
+        )
     return found
 
 
@@ -158,6 +161,7 @@ def _use_columns(summary: WatchSummary, *, jobs: bool) -> list[Column[UseLine]]:
         columns += [
             Column("name", lambda line: line.label, spare=4, least=10),
             Column("user", lambda line: line.user, spare=1, least=6),
+            *_where_from([*summary.lines, *summary.dearest], lambda line: line.job),
         ]
     else:
         columns.append(Column("jobs", lambda line: line.jobs, right=True, spare=3))
@@ -174,6 +178,19 @@ def _use_columns(summary: WatchSummary, *, jobs: bool) -> list[Column[UseLine]]:
     if summary.total.money is not None:
         columns.append(amount(f"idle {summary.currency}".rstrip(), "idle_money", spare=6))
     return columns
+
+
+def _where_from(rows: Sequence[Row], job: Callable[[Row], WatchedJob | JobRoom | None]) -> list[Column[Row]]:
+    """Return columns for account and partition of jobs; one that no job tells is left out."""
+
+    def word(name: str) -> Callable[[Row], str]:
+        return lambda row: getattr(job(row), name, "")
+
+    found: list[Column[Row]] = [
+        Column("account", word("account"), spare=7, least=8),
+        Column("partition", word("partition"), spare=8, least=9),
+    ]
+    return [column for column in found if any(column.value(row) for row in rows)]
 
 
 def _known(line: UseLine, name: str, scale: float) -> float | None:
@@ -196,7 +213,7 @@ def _idle(line: UseLine) -> str:
     return percent(round(line.idle_s / line.judged_s, 3))
 
 
-def _room_columns() -> list[Column[JobRoom]]:
+def _room_columns(rooms: Sequence[JobRoom]) -> list[Column[JobRoom]]:
     """Return the columns of jobs whose clock could go down."""
 
     def between(low: float, high: float) -> str:
@@ -206,6 +223,7 @@ def _room_columns() -> list[Column[JobRoom]]:
         Column("job", lambda each: each.id, least=8),
         Column("name", lambda each: each.name, spare=2, least=10),
         Column("user", lambda each: each.user, spare=1, least=6),
+        *_where_from(rooms, lambda each: each),
         Column("bound by", lambda each: each.room.bound_by),
         Column("SM", lambda each: each.room.sm_active, lambda each: percent(round(each.room.sm_active, 2)), right=True),
         Column("memory", lambda each: each.room.memory_active, _memory, right=True, spare=3),

@@ -276,7 +276,7 @@ def _draw(found: Present, notes: Sequence[str], width: int) -> RenderableType:
     if found.settled_s is not None:
         parts.append(Text(f"energy up to {stamp(found.settled_s)}", style="dim"))
     if found.silent:
-        names = ", ".join(map(str, found.silent[:5])) + (" …" if len(found.silent) > 5 else "")
+        names = ", ".join(line(str(gpu)) for gpu in found.silent[:5]) + (" …" if len(found.silent) > 5 else "")
         parts.append(Text(f"! {len(found.silent)} GPUs are silent: {names}", style="yellow"))
     parts += [Text(f"! {line(note)}", style="yellow") for note in notes]
     return noted(Group(*parts), found.emulated)

@@ -24,10 +24,14 @@ if TYPE_CHECKING:
 
 def watched(
     since: Annotated[
-        str, typer.Option(help="Start of the time window: a date such as 2026-11-01, or a time ago such as 24h.")
-    ] = "7d",
+        str | None,
+        typer.Option(
+            help="Start of the time window: a date such as 2026-11-01, or a time ago such as 24h.",
+            show_default="7d; with --by month, this month and the eleven before",
+        ),
+    ] = None,
     until: Annotated[str | None, typer.Option(help="End of the time window. Default: now.")] = None,
-    by: Annotated[GroupBy, typer.Option(help="Sum by job, user, account or partition.")] = GroupBy.USER,
+    by: Annotated[GroupBy, typer.Option(help="Sum by job, user, account, partition or month.")] = GroupBy.USER,
     tariff: Tariff = None,
     currency: Currency = "",
     carbon: Carbon = None,
@@ -38,9 +42,12 @@ def watched(
 ) -> None:
     """Sum up what was watched: energy, money and CO2 by user or job, GPUs held idle, and clocks that could go down."""
     from powerflow.watch.ledger import WatchLedger
+    from powerflow.watch.months import year_of_months
     from powerflow.watch.summary import summarise
 
-    since_s, until_s = window(since, until, time.time())
+    since_s, until_s = window(since or "7d", until, time.time())
+    if since is None and by is GroupBy.MONTH:
+        since_s = year_of_months(until_s)
     ledger = WatchLedger(file or default_file(), create=False)
     try:
         rows, others, state = ledger.jobs(since_s, until_s), ledger.others(since_s, until_s), ledger.state()
@@ -49,7 +56,7 @@ def watched(
     rates = _rates(tariff, currency, carbon)
     idle_w = math.nan if state.get("idle_w") is None else float(state["idle_w"])
     emulated = bool(state.get("emulated"))
-    known_s = float(state.get("known_until_s") or math.inf)
+    known_s = float(state.get("known_until_s") or time.time())
     summary = summarise(rows, others, since_s, until_s, by, rates, idle_w, known_until_s=known_s, emulated=emulated)
     if csv is not None:
         with atomic_write(csv) as target:
