@@ -11,12 +11,12 @@ import os
 import pwd
 from pathlib import Path
 
-from inotify_simple import INotify, flags
+from inotify_simple import flags
 
 from powerflow.engine.cluster.mail import MOST_BYTES, OWN_STATE, Letter, is_for_ranks, is_older
 from powerflow.engine.protocol import EngineError
-from powerflow.errors import InputError
 from powerflow.osutil.folders import opened, read_text, replace_text
+from powerflow.osutil.watches import new_inotify
 
 _RANKS = "ranks"
 
@@ -35,15 +35,7 @@ class Mailboxes:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         directory.chmod(0o711)  # the folders below are their users' to enter
-        try:
-            self._notify = INotify(nonblocking=True)
-        except OSError as error:
-            raise InputError(
-                f"the kernel gives this user no more inotify instances ({error.strerror})",
-                where="fs.inotify.max_user_instances",
-                fix="raise it: sysctl fs.inotify.max_user_instances=1024",
-                exit_code=1,
-            ) from error
+        self._notify = new_inotify()
         self._watched: dict[int, tuple[str, str]] = {}  # by watch: gang, and folder below the gang's folder
         self._received: dict[tuple[str, str], str] = {}  # what others have sent: not to be sent back
         for path in directory.iterdir():
