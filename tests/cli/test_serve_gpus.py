@@ -65,6 +65,13 @@ class Serve:
         assert code == 0, err.getvalue()
         return out.getvalue()
 
+    def watch(self, *argv: str) -> str:
+        """What one look of a watch finds, as JSON."""
+        with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
+            code = main(["watch", "--once", "--json", *argv])
+        assert code == 0, err.getvalue()
+        return out.getvalue()
+
     def log(self, job: str) -> str:
         return "".join(piece["text"] for piece in map(json.loads, self.say("logs", job, "--json").splitlines()))
 
@@ -141,6 +148,18 @@ def test_a_second_controller_over_the_same_gpus_is_refused_in_one_line(calm: Ser
     assert second.returncode == 1
     *_, line = [line for line in said.splitlines() if not line.startswith("{")]  # after the phases of the start
     assert f"another PowerFlow controller or agent (process {agent_of(calm.state)}) uses GPU GPU-00000000-fake" in line
+
+
+def test_a_watch_reads_the_gpus_of_a_controller_with_their_counters(calm: Serve) -> None:
+    token = ["--token-file", str(calm.state / "token"), "--owners", "controller"]
+    url = json.loads((calm.state / "server.json").read_text())["url"]
+    counters = [json.loads(calm.watch("--controller", url, *token)) for _ in range(2)]
+    assert [(found["gpus"], found["power_w"], found["silent"]) for found in counters] == [(3, 180.0, [])] * 2
+    began_s = time.time()
+    rows = calm.gpus()
+    assert [gpu["power_limit_w"] for gpu in rows] == [400.0] * 3
+    assert all(began_s - 10.0 < gpu["read_s"] <= time.time() for gpu in rows)
+    calm.until(lambda: all(now["energy_j"] > before["energy_j"] for now, before in zip(calm.gpus(), rows, strict=True)))
 
 
 def test_a_shell_beside_a_rank_has_what_the_rank_has_and_is_no_stranger_on_its_gpu(calm: Serve) -> None:

@@ -57,6 +57,8 @@ class FakeCluster(FakeGovernance, FakeUserShells):
         FakeUserShells.__init__(self)
         self._events: list[EventRecord] = []
         self._nodes = dict.fromkeys(("n1", "n2"), "up")
+        #: Energy counters of GPUs by node and number, joules.
+        self.counters_j: dict[tuple[str, int], float] = {}
 
     # --- what a test does to it -----------------------------------------------------------------------------------
 
@@ -393,6 +395,9 @@ class FakeCluster(FakeGovernance, FakeUserShells):
                 clock_mhz=CLOCK_MHZ if i < len(held) else 210.0,
                 locked_mhz=CLOCK_MHZ if i < len(held) else None,
                 utilisation=0.97 if i < len(held) else 0.0,
+                energy_j=self.counters_j.get((name, i)),
+                power_limit_w=400.0,
+                read_s=self.now_s - 0.5,
             )
             for i in range(4)
         ]

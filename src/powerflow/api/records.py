@@ -193,6 +193,9 @@ class GpuRecord:
         locked_mhz: Clock to which the GPU reports that it is locked; None if this was not read.
         asked_mhz: Clock that PowerFlow has requested of the GPU; None if it has requested none.
         out: Why the GPU is out of service; "" if it is in service.
+        energy_j: Energy counter of the GPU: joules since some fixed moment.
+        power_limit_w: Power limit of the GPU, watts.
+        read_s: When all this was read from the GPU, Unix seconds.
     """
 
     index: int
@@ -205,6 +208,9 @@ class GpuRecord:
     driver_index: int | None = None
     asked_mhz: float | None = None
     out: str = ""
+    energy_j: float | None = None
+    power_limit_w: float | None = None
+    read_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,6 +148,9 @@ class Records:
             driver_index=gpu.driver_index,
             asked_mhz=self._power.asked_mhz(place),
             out=self._power.health.why(place),
+            energy_j=known(reading.energy_j) if reading else None,
+            power_limit_w=known(reading.power_limit_w) if reading else None,
+            read_s=known(self._power.read_s(gpu.machine)) if reading else None,
         )
 
     def top(self) -> Top:

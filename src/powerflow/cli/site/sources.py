@@ -13,6 +13,7 @@ from powerflow.cli.settings import default_state
 from powerflow.errors import InputError
 
 if TYPE_CHECKING:
+    from powerflow.cli.cluster.client import ControllerClient
     from powerflow.watch.owners import OwnersLook
     from powerflow.watch.readings import OwnerSource, Readings, ReadingSource
 
@@ -24,6 +25,7 @@ class Owners(StrEnum):
     SLURM = "slurm"
     LABELS = "labels"
     PROCESSES = "processes"
+    CONTROLLER = "controller"
 
 
 @dataclass(slots=True)
@@ -84,8 +86,13 @@ class PrometheusAccess:
     node_label: str = ""
 
 
-def open_sources(prometheus: PrometheusAccess, owners: Owners) -> Sources:
+def open_sources(prometheus: PrometheusAccess, owners: Owners, controller: ControllerClient | None = None) -> Sources:
     """Open what the options name, or what this machine has.
+
+    Args:
+        prometheus: How to reach a Prometheus, if one is named.
+        owners: Who says which job holds which GPU.
+        controller: The controller whose machines are read; None if none is named.
 
     Raises:
         InputError: There is nothing to read, or the owners that were named cannot be had here.
@@ -95,6 +102,10 @@ def open_sources(prometheus: PrometheusAccess, owners: Owners) -> Sources:
     slurm = shutil.which("squeue") is not None
     if owners is Owners.SLURM and not slurm:
         raise InputError("there is no squeue here", where="--owners", fix="run this where users submit jobs")
+    if controller is not None:
+        return _of_controller(controller, owners, slurm=slurm, several=prometheus.url is not None)
+    if owners is Owners.CONTROLLER:
+        raise InputError("no controller is named", where="--owners", fix="name one: --controller URL")
     if prometheus.url is not None:
         from powerflow.watch.sources.prometheus import Prometheus
 
@@ -120,6 +131,20 @@ def open_sources(prometheus: PrometheusAccess, owners: Owners) -> Sources:
     gpus = LocalGpus()
     # a Slurm that does not answer now may do so later: processes would then be taken for its jobs
     return Sources(gpus, Slurm() if slurm and owners in (Owners.AUTO, Owners.SLURM) else ProcessOwners(gpus))
+
+
+def _of_controller(client: ControllerClient, owners: Owners, *, slurm: bool, several: bool) -> Sources:
+    from powerflow.cli.site.controller_gpus import ControllerGpus, ControllerJobs
+    from powerflow.watch.sources.slurm import Slurm
+
+    if several:
+        raise InputError("two sources of readings are named", where="--controller and --prometheus", fix="name one")
+    if owners in (Owners.LABELS, Owners.PROCESSES):
+        raise InputError(
+            f"a controller tells no {owners.value}", where="--owners", fix="use controller (its own jobs), or slurm"
+        )
+    gpus = ControllerGpus(client)
+    return Sources(gpus, Slurm() if slurm and owners in (Owners.AUTO, Owners.SLURM) else ControllerJobs(gpus))
 
 
 def default_file() -> Path:

@@ -21,6 +21,7 @@ from powerflow.errors import InputError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from powerflow.cli.cluster.client import ControllerClient
     from powerflow.watch.ledger import WatchLedger
     from powerflow.watch.present import Present
     from powerflow.watch.watcher import Watcher
@@ -35,6 +36,10 @@ def watch(
     prometheus: Annotated[
         str | None,
         typer.Option(metavar="URL", help="Prometheus that scrapes dcgm-exporter. Default: the GPUs of this machine."),
+    ] = None,
+    controller: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Controller of PowerFlow, to read the GPUs of its machines instead."),
     ] = None,
     owners: Annotated[
         Owners, typer.Option(help="Who says which job holds which GPU. auto: Slurm where there is one.")
@@ -52,6 +57,9 @@ def watch(
     node_label: Annotated[
         str, typer.Option("--node-label", help="Label of the metrics that names the node; found by default.")
     ] = "",
+    controller_token_file: Annotated[
+        str | None, typer.Option("--token-file", help="File that holds your token for the controller.")
+    ] = None,
     once: Annotated[bool, typer.Option("--once", help="Look once, and keep nothing.")] = False,
     json: Json = False,
 ) -> None:
@@ -61,7 +69,7 @@ def watch(
     `powerflow watched` sums up what was kept. No special rights are needed.
     """
     access = PrometheusAccess(prometheus, token_file, basic_file, ca_file, node_label)
-    sources = open_sources(access, owners)
+    sources = open_sources(access, owners, _client(controller, controller_token_file))
     if once:
         _look_once(sources, json)
         return
@@ -74,6 +82,17 @@ def watch(
             _run(sources, ledger, json)
         finally:
             ledger.close()
+
+
+def _client(url: str | None, token_file: str | None) -> ControllerClient | None:
+    """Return a client of the controller that is named; its token may also come as for other commands."""
+    if url is None:
+        return None
+    from powerflow.cli.cluster.client import ControllerClient
+    from powerflow.cli.settings import load
+
+    found = load(url=url, token_file=token_file)
+    return ControllerClient(found.url or url, found.token)
 
 
 def _look_once(sources: Sources, json: bool) -> None:

@@ -175,6 +175,7 @@ class ClusterGpus:
         """
         for machine in self._machines.by_name.values():
             machine.taken_s, machine.heard_s = machine.taken_s + by_s, machine.heard_s + by_s
+            machine.read_s += by_s
         self._now_s += by_s
 
     def totals_j(self) -> tuple[float, float, float]:
@@ -349,12 +350,19 @@ class ClusterGpus:
         gpus = self._machines.gpus.copy()
         return [(gpu, self._seen.readings.get(place)) for place, gpu in gpus.items() if place[0] == node]
 
+    def read_s(self, machine: str) -> float:
+        """Return when a machine took its last readings, Unix seconds; nan if none has come yet."""
+        found = self._machines.by_name.get(machine)
+        return math.nan if found is None else found.read_s
+
     # -- inside -----------------------------------------------------------------------------------------------------
 
     def _take_readings(self, machines: Sequence[Machine]) -> None:
         """Take new readings from some machines. Keep the last readings of all machines, and the power of each job."""
         for machine in machines:
-            machine.heard_s = self._now_s
+            machine.heard_s = machine.read_s = self._now_s
+            if machine.report is not None:
+                machine.read_s -= float(machine.report["age_s"])
             machine.read()
             self._see_limits(machine)
         self._news = frozenset(gpu.place for machine in machines for gpu in machine.gpus)

@@ -54,6 +54,7 @@ class Machine:
         report: Its last report; None if none has come yet.
         taken_at: Name of the report from which readings were taken last.
         heard_s: When the last new reading came, Unix seconds.
+        read_s: When the machine took that reading, Unix seconds; nan if none has come yet.
         boot: Id of its boot when it last reported; "" if it has not.
         noted: Number of the last audit entry that was stored.
         unsaved: True if something was taken from it that is not stored yet.
@@ -67,6 +68,7 @@ class Machine:
     report: Report | None = None
     taken_at: str = ""
     heard_s: float = -math.inf
+    read_s: float = math.nan
     boot: str = ""
     noted: int = 0
     unsaved: bool = False
