@@ -53,6 +53,15 @@ typedef struct {
     uint32_t memory_mib;     /* 0: it does not tell */
     uint32_t clock_max_mhz;  /* 0: 1410; clocks are listed down from there */
     uint32_t compute_mode;   /* 2: prohibited */
+    uint32_t gpm;            /* 1: it has performance counters */
+    int32_t gpm_error;       /* what taking a sample of them returns */
+    int32_t metrics_error;   /* what computing metrics from two samples returns */
+    int32_t metric_error[3]; /* what single metrics return: SM_UTIL, ANY_TENSOR_UTIL, DRAM_BW_UTIL */
+    uint32_t gpm_asked;      /* how often somebody asked for support, or for a sample */
+    int32_t gpm_samples;     /* allocated and not freed, counted at the first GPU of all */
+    double percent[3];       /* the metrics now */
+    double counted[3];       /* percent times seconds until counted_at_s */
+    double counted_at_s;
 } More;
 
 typedef struct {
@@ -279,6 +288,73 @@ int nvmlEventSetWait_v2(Events *set, Event *event, unsigned timeout_ms) {
     if (!set->gpu || set->told >= more(set->gpu)->xids) return TIMEOUT;
     set->told++;
     *event = (Event){set->gpu, 8, more(set->gpu)->xid, ~0u, ~0u};
+    return SUCCESS;
+}
+
+/* -- performance counters (GPM) -- */
+
+enum { METRICS = 3 };
+static const unsigned metric_ids[METRICS] = {2, 5, 10}; /* SM_UTIL, ANY_TENSOR_UTIL, DRAM_BW_UTIL, as in nvml.h */
+
+typedef struct {
+    unsigned version, supported;
+} GpmSupport;
+typedef struct {
+    const Gpu *gpu;
+    double counted[METRICS], at_s;
+} GpmSample;
+typedef struct {
+    unsigned id;
+    int error;
+    double value;
+    const char *names_and_unit[3];
+} GpmMetric;
+typedef struct {
+    unsigned version, wanted;
+    GpmSample *older, *newer;
+    GpmMetric metric[];
+} GpmMetrics;
+
+int nvmlGpmQueryDeviceSupport(Gpu *g, GpmSupport *support) {
+    if (support->version != 1) return 25;
+    more(g)->gpm_asked++;
+    return support->supported = more(g)->gpm, g->every_error;
+}
+int nvmlGpmSampleAlloc(GpmSample **sample) {
+    all_more[0].gpm_samples++;
+    return (*sample = calloc(1, sizeof(GpmSample))) ? SUCCESS : 999;
+}
+int nvmlGpmSampleFree(GpmSample *sample) {
+    all_more[0].gpm_samples--;
+    return free(sample), SUCCESS;
+}
+int nvmlGpmSampleGet(Gpu *g, GpmSample *sample) {
+    More *m = more(g);
+    double now = now_s(), passed_s = m->counted_at_s > 0 ? now - m->counted_at_s : 0;
+    m->gpm_asked++;
+    if (g->every_error) return g->every_error;
+    if (!m->gpm) return NOT_SUPPORTED;
+    if (m->gpm_error) return m->gpm_error;
+    for (int i = 0; i < METRICS; i++) sample->counted[i] = m->counted[i] += m->percent[i] * passed_s;
+    sample->gpu = g, sample->at_s = m->counted_at_s = now;
+    return SUCCESS;
+}
+int nvmlGpmMetricsGet(GpmMetrics *all) {
+    const GpmSample *older = all->older, *newer = all->newer;
+    if (all->version != 1) return 25;
+    if (!older || !newer || !older->gpu || older->gpu != newer->gpu) return INVALID_ARGUMENT;
+    if (more(older->gpu)->metrics_error) return more(older->gpu)->metrics_error;
+    double passed_s = newer->at_s - older->at_s;
+    for (unsigned k = 0; k < all->wanted; k++) {
+        GpmMetric *metric = &all->metric[k];
+        metric->error = NOT_SUPPORTED, metric->value = 0;
+        for (int i = 0; i < METRICS; i++)
+            if (metric->id == metric_ids[i]) {
+                metric->error = more(older->gpu)->metric_error[i];
+                /* the counters are renewed every 0.1 s: samples that are closer say nothing */
+                if (!metric->error && passed_s > 0.1) metric->value = (newer->counted[i] - older->counted[i]) / passed_s;
+            }
+    }
     return SUCCESS;
 }
 

@@ -59,6 +59,15 @@ class FakeMore(ctypes.Structure):
         ("memory_mib", ctypes.c_uint32),
         ("clock_max_mhz", ctypes.c_uint32),
         ("compute_mode", ctypes.c_uint32),
+        ("gpm", ctypes.c_uint32),
+        ("gpm_error", ctypes.c_int32),
+        ("metrics_error", ctypes.c_int32),
+        ("metric_error", ctypes.c_int32 * 3),
+        ("gpm_asked", ctypes.c_uint32),
+        ("gpm_samples", ctypes.c_int32),
+        ("percent", ctypes.c_double * 3),
+        ("counted", ctypes.c_double * 3),
+        ("counted_at_s", ctypes.c_double),
     ]
 
 

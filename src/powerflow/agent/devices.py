@@ -26,6 +26,7 @@ from powerflow.agent.clock_keeper import ClockKeeper
 from powerflow.agent.emulation import TRUTH, RankEmulation
 from powerflow.agent.gpus import described
 from powerflow.agent.ledger import Ledger
+from powerflow.agent.work import Work, WorkCounters
 from powerflow.device.claims import GpuClaims
 from powerflow.device.cuda_order import cuda_numbers, visible
 from powerflow.device.emulated.gpu import EmulatedGpu
@@ -93,6 +94,7 @@ class NodeDevices:
         self._audit = ClockAudit(self._directory / "audit.json")
         self._guard = threading.RLock()  # of everything above
         self._readings: dict[str, Reading] = {}
+        self._work = WorkCounters()  # has a guard of its own
         self._strangers: dict[str, tuple[str, ...]] = {}
         self._read_s = -math.inf
         self._name, self._number = uuid.uuid4().hex[:8], 0  # of this object, and of its readings
@@ -279,6 +281,10 @@ class NodeDevices:
             "audit": self._audit.pending(),
         }
 
+    def work(self, uuids: Iterable[str]) -> dict[str, Work]:
+        """Return the work that GPUs have done so far, by UUID. It never waits for a GPU."""
+        return {uid: self._work.of(uid) for uid in uuids}
+
     def acknowledge(self, ledger: str, version: int, audit: int) -> None:
         """Forget what the controller has stored: rows of the ledger up to a version, and audit entries up to a number.
 
@@ -296,21 +302,24 @@ class NodeDevices:
             self._bell.wait(self.turn())
 
     def _seen_now(self) -> None:
-        """Take over the readings of a rank's begin or end."""
-        self._number += 1
-        self._readings = dict(self._ledger.meter.readings)
+        """Publish the readings of a rank's begin or end."""
+        self._take_readings()
         self._publish()
 
     def _read(self) -> None:
         self._ledger.read(self._judge)
-        self._number += 1
         self._read_s = self._clock()
-        self._readings = dict(self._ledger.meter.readings)
+        self._take_readings()
         for found in self._ledger.meter.check():
             what = f"energy counter and power readings differ by {found.share:.0%} over {found.window_s:.0f} s"
             self._found[f"{self._words(found.uuid)}: {what}"] = None
         for jump in self._ledger.meter.jumps():
             self._jumped[jump.uuid] = f"{self._words(jump.uuid)}: {jump.sentence()}"
+
+    def _take_readings(self) -> None:
+        self._number += 1
+        self._readings = dict(self._ledger.meter.readings)
+        self._work.take_all(self._readings)
 
     def _judge(self, readings: Mapping[str, Reading]) -> Collection[str]:
         """Find the processes of other people on the GPUs; return the GPUs of ranks that have some.
@@ -340,6 +349,7 @@ class NodeDevices:
             return
         self._troubles.pop("clocks", None)
         self._readings.update(said)
+        self._work.take_all(said)
 
     def _publish(self) -> None:
         """Write the ledger and the audit to disk, and make them the next report."""

@@ -14,9 +14,11 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from powerflow.device.deadline import CHANGE_S, INIT_S, OPEN_S, READ_S, Call, NotAnswering, thread_of
+from powerflow.device.gpm import ActivitySampler
 from powerflow.device.protocol import DeviceError, DeviceLost, NotPermitted, Reading, Unsupported
 
 if TYPE_CHECKING:  # the watchdog reads this module, and must stay small
@@ -125,6 +127,7 @@ class NvmlGpu:
         self._events: Any = None  # None: not registered yet; False: it reports none
         self._xids: tuple[int, ...] = ()
         self._was_lost = False
+        self._activity = ActivitySampler(binding, partial(_translated, binding, str(self)))
         self.uuid: str
         self.machine_gpus: int  # number of GPUs that the driver sees
         self.pci_address: tuple[int, ...]  # domain, bus, device; empty if not reported
@@ -177,6 +180,7 @@ class NvmlGpu:
             reading = self._read_all()
         except DeviceLost:
             self._was_lost = True
+            self._activity.begin_anew()
             raise
         self._was_lost = False
         return reading
@@ -185,6 +189,7 @@ class NvmlGpu:
         nvml, handle = self._nvml, self._handle
         energy_mj = self._tells(nvml.nvmlDeviceGetTotalEnergyConsumption, handle)
         time_s = time.monotonic()  # at the moment of the counter: power is their difference quotient
+        activity = self._activity.read(handle)
         power_mw = self._tells(nvml.nvmlDeviceGetPowerUsage, handle)
         clock_mhz = self._tells(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM)
         asked_mhz = self._asked_mhz
@@ -201,6 +206,7 @@ class NvmlGpu:
             ecc_errors=self._may_tell(nvml.nvmlDeviceGetTotalEccErrors, handle, *uncorrected),
             xids=self._reported(),
             pids=self._pids(),
+            activity=activity,
         )
 
     def _held_back(self) -> frozenset[str]:

@@ -31,6 +31,24 @@ class DeviceLost(DeviceError):
 
 
 @dataclass(frozen=True, slots=True)
+class Activity:
+    """Shares of the time since the last reading of a GPU, 0 to 1; nan where the GPU does not report it.
+
+    Times the clock and the seconds, the first two are numbers of cycles. Unlike `Reading.utilisation`, they count how
+    much the GPU did, and not only whether it did anything.
+
+    Attributes:
+        sm: Share of the time in which a multiprocessor (SM) was busy, as a mean over all of them.
+        tensor: Share of the time in which tensor cores computed, as a mean over all multiprocessors.
+        dram: Traffic to the GPU's memory, as a share of its highest bandwidth.
+    """
+
+    sm: float
+    tensor: float
+    dram: float
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """State of one GPU at one moment. A number that the GPU does not report is nan.
 
@@ -48,6 +66,7 @@ class Reading:
         ecc_errors: Uncorrectable memory errors since the driver was loaded.
         xids: Numbers of the errors (NVIDIA's Xids) that the driver has reported since the GPU was opened.
         pids: Pids of the processes that compute on the GPU; None if not reported.
+        activity: What the GPU did since its last reading; None if it does not report it, or not for this time.
     """
 
     time_s: float
@@ -61,6 +80,7 @@ class Reading:
     ecc_errors: float = math.nan
     xids: tuple[int, ...] = ()
     pids: tuple[int, ...] | None = None
+    activity: Activity | None = None
 
 
 @runtime_checkable
