@@ -100,6 +100,7 @@ class NodeDevices:
         self._name, self._number = uuid.uuid4().hex[:8], 0  # of this object, and of its readings
         self._launching: set[str] = set()  # ranks that have GPUs, but that the engine may not know yet
         self._ours: frozenset[int] | None = None  # processes of ranks, and their parents
+        self._external: frozenset[str] = frozenset()  # ranks whose processes another scheduler starts
         self._found: dict[str, None] = {}  # meters that differ, in order of appearance
         self._jumped: dict[str, str] = {}
         self._troubles: dict[str, str] = {}
@@ -188,6 +189,7 @@ class NodeDevices:
                 if status.state is RankState.RUNNING and status.gpus:
                     self._ledger.began(name, [uid for uid in status.gpus if uid in self._gpus])
             pids = {s.pid for s in known.values() if s.pid > 1 and s.state is RankState.RUNNING}
+            self._external = frozenset(name for name, s in known.items() if not s.pid and s.state is RankState.RUNNING)
             # a rank's parent, its shim, adopts the rank's orphans
             self._ours = frozenset(pids | {pid for pid in map(parent_of, pids) if pid > 1})
             if self._emulation is not None:
@@ -324,12 +326,13 @@ class NodeDevices:
     def _judge(self, readings: Mapping[str, Reading]) -> Collection[str]:
         """Find the processes of other people on the GPUs; return the GPUs of ranks that have some.
 
-        The part of the rank in the energy of such a GPU is not known, so it is charged to nobody.
+        The part of the rank in the energy of such a GPU is not known, so it is charged to nobody. All processes on the
+        GPU of an external rank are that rank's.
         """
         held = self._ledger.holders()
         self._strangers = {}
         for uid, reading in readings.items():
-            if reading.pids and self._ours is not None:
+            if reading.pids and self._ours is not None and held.get(uid) not in self._external:
                 found = strangers(reading.pids, self._ours, spare_containers=uid in held)
                 if found:
                     self._strangers[uid] = found

@@ -35,7 +35,8 @@ class MeteredEngine:
         name, devices = str(spec.name), self._devices
         try:
             uuids = devices.uuids(spec.node, spec.gpus)
-            env = devices.environment(name, spec.node, spec.gpus, spec.env)
+            # nothing is started for an external rank
+            env = devices.environment(name, spec.node, spec.gpus, spec.env) if spec.command else spec.env
             with self._guard:
                 self._gpus[name] = uuids  # kept if the launch fails: the rank may run all the same
             devices.began(name, uuids)

@@ -18,6 +18,7 @@ from typing import Any
 from powerflow import __version__
 from powerflow.agent.about import LOOPBACK, address_towards, interface_of, versions
 from powerflow.agent.devices import NodeDevices
+from powerflow.agent.external import ExternalRanks
 from powerflow.agent.metered_engine import MeteredEngine
 from powerflow.agent.node_agent import NodeAgent
 from powerflow.agent.shells import LocalShells
@@ -107,7 +108,7 @@ async def _run(settings: AgentSettings) -> None:
         local = LocalEngine(settings.ranks or directory / "ranks", counts, settings.preload, owner)
         undo.callback(local.close)
         local.renew()
-        engine = MeteredEngine(local, devices)
+        engine = MeteredEngine(ExternalRanks(local, directory / "external.json"), devices)
         about, shells = _about(settings, local, devices), LocalShells(local.open_shell)
         agent = NodeAgent(directory, about, engine, devices, side, local.shutdown, shells)
         devices.start()

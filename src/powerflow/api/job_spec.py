@@ -53,7 +53,11 @@ from powerflow.errors import InputError, shortened
 from powerflow.units import DAY_S, DURATION, HOUR_S, SIZE, bytes_of, seconds_of
 
 Priority = Literal["protected", "high", "normal", "low"]
-Rescale = Literal["in-place", "restart", "none"]
+#: "external" is for jobs that another scheduler runs (`powerflow.beside`); nobody can submit one.
+Rescale = Annotated[
+    Literal["in-place", "restart", "none", "external"],
+    WithJsonSchema({"enum": ["in-place", "restart", "none"], "type": "string"}),
+]
 
 #: Weight of a job in the mean JCT, by priority.
 WEIGHTS: dict[Priority, float] = {"protected": 4.0, "high": 2.0, "normal": 1.0, "low": 0.5}
@@ -365,6 +369,16 @@ class JobSpec(Part):
     dependency: Dependency | None = None
 
     @property
+    def external(self) -> bool:
+        """True if another scheduler starts and ends the job, and PowerFlow sets no more than the clocks of its GPUs."""
+        return self.rescale == "external"
+
+    @property
+    def untouched(self) -> bool:
+        """True if PowerFlow never sets the clocks of this external job, because its owner or the site wants none."""
+        return self.external and self.energy.max_slowdown == 0
+
+    @property
     def most_slowdown(self) -> float | None:
         """Largest share by which a step may become slower: 0 for a protected job, None for no limit."""
         if self.energy.max_slowdown is not None:
@@ -373,13 +387,16 @@ class JobSpec(Part):
 
     @model_validator(mode="after")
     def _agrees(self, info: ValidationInfo) -> Self:
+        stored = (info.context or {}).get("stored")
+        if self.rescale == "external" and not stored:
+            raise broken("rescale is external, which no job can ask for", "write in-place, restart or none", "rescale")
         if self.rescale == "none" and self.gpus.least != self.gpus.most:
             fix = "write one number, or rescale: in-place or restart"
             raise broken(f"rescale is none, so gpus must be one number, not {self.gpus}", fix, "gpus")
         if self.batch is not None and self.gpus.most > self.batch.global_batch:
             what = f"{self.gpus.most} GPUs are too many for a global batch of {self.batch.global_batch}"
             raise broken(what, "a GPU needs at least one sample per step", "gpus")
-        if not (info.context or {}).get("stored"):  # what was submitted before a rule was made ends when it is run
+        if not stored:  # what was submitted before a rule was made ends when it is run
             try:
                 check_launcher(self.run, self.rescale, self.gpus.least, self.gpus.most)
             except InputError as error:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from powerflow.api.stages import Stage
 
 if TYPE_CHECKING:
+    from powerflow.beside.poller import Poller
     from powerflow.cli.ending import Ending
     from powerflow.live.build import LiveCluster
     from powerflow.live.controller import Controller
@@ -43,10 +44,12 @@ def run_controller(
     open_metrics: bool = False,
     access_log: bool = False,
     proxies: Sequence[Network] = (),
+    beside: Poller | None = None,
 ) -> None:
     """Start the controller, and serve the API until SIGTERM or Ctrl-C.
 
-    ``watch`` limits the time for the end, and ``taken`` is the socket of the API.
+    ``watch`` limits the time for the end, ``taken`` is the socket of the API, and ``beside`` asks another scheduler for
+    its jobs.
 
     Raises:
         LostClaim: Another controller has taken over the store.
@@ -93,6 +96,8 @@ def run_controller(
         announced = announce(state, server.url, controller.owner)
         loop.start()
         token_audit.start()
+        if beside is not None:
+            beside.start()
         try:
             kind = "emulated " if controller.power.emulated else ""
             gpus = f"{live.spec.gpus} {kind}GPU{'s' if live.spec.gpus > 1 else ''}"
@@ -104,6 +109,8 @@ def run_controller(
             watch.begin("the controller's loop")
             server.hang_up()
             token_audit.stop()
+            if beside is not None:
+                beside.stop()
             stop.set()
             controller.ring()
             loop.join()

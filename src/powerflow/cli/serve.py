@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from powerflow.api.stages import Stage
 from powerflow.cli.options import CostFiles
 from powerflow.engine.kind import EngineKind
+
+if TYPE_CHECKING:
+    from powerflow.beside.poller import Poller
+    from powerflow.live.build import LiveCluster
 
 #: Holds the database's URL: an argument can be read by every login of the machine, and a URL may hold a password.
 STORE_URL = "POWERFLOW_STORE_URL"
@@ -28,6 +33,12 @@ class OnExit(StrEnum):
 
     LEAVE = "leave"
     DRAIN = "drain"
+
+
+class Beside(StrEnum):
+    """Another scheduler, beside which PowerFlow sets clocks."""
+
+    SLURM = "slurm"
 
 
 def serve(
@@ -102,6 +113,24 @@ def serve(
             help="Accept a restored or moved state directory or store. None of its jobs may run on another machine."
         ),
     ] = False,
+    beside: Annotated[
+        Beside | None,
+        typer.Option(
+            help="Scheduler that starts and ends the jobs of this cluster. PowerFlow then takes no jobs, and only sets "
+            "the clocks of GPUs."
+        ),
+    ] = None,
+    max_slowdown: Annotated[
+        str, typer.Option(help="Most by which jobs of the other scheduler may become slower, with --beside.")
+    ] = "5%",
+    protect: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Jobs of the other scheduler that must run as fast as they can, by partition, account or user; may be "
+            "repeated.",
+        ),
+    ] = None,
     costs: CostFiles = None,
     access_log: Annotated[bool, typer.Option("--access-log", help="Log each request to the API.")] = False,
     open_metrics: Annotated[bool, typer.Option(help="Serve /metrics without a token.")] = False,
@@ -144,6 +173,7 @@ def serve(
     from powerflow.simulate.day_replay import compare_days, replay_days
     from powerflow.store.database import LostClaim
 
+    poller = _poller(beside, max_slowdown, protect or ())
     kind, listens = _engine(engine, emulate, agents, ray_address, ray_emulate)
     proxies = trusted_proxies(trusted_proxy or ())
     be_patient(PLAIN_S)
@@ -170,6 +200,7 @@ def serve(
                 interval_s=interval,
                 seed=seed,
                 time_scale=time_scale,
+                beside="" if beside is None else beside.capitalize(),
                 replays=Replays(replay_days, compare_days),
                 stage=mode,
                 costs=read_costs(costs or ()),
@@ -197,6 +228,7 @@ def serve(
                 open_metrics=open_metrics,
                 access_log=access_log,
                 proxies=proxies,
+                beside=poller and poller(live),
             )
         except BaseException as error:
             # otherwise the engine belongs to another controller, which may be at work
@@ -206,6 +238,38 @@ def serve(
             raise
         finally:
             live.close()
+
+
+def _poller(beside: Beside | None, max_slowdown: str, protect: Sequence[str]) -> Callable[[LiveCluster], Poller] | None:
+    """Return a function that makes what asks the other scheduler for its jobs; None if there is none.
+
+    Raises:
+        InputError: An option is wrong, or makes no sense without --beside.
+    """
+    from powerflow.api.job_spec import Energy
+    from powerflow.beside.poller import Poller
+    from powerflow.beside.slurm_jobs import SlurmRules, external_look, read_protected
+    from powerflow.errors import InputError
+    from powerflow.live.external_door import ExternalDoor
+    from powerflow.watch.sources.slurm import Slurm
+
+    try:
+        most = Energy.model_validate({"max_slowdown": max_slowdown}).max_slowdown
+        assert most is not None
+    except ValueError:
+        raise InputError(f"{max_slowdown!r} is no share", where="--max-slowdown", fix="write 5% or 0.05") from None
+    if beside is None:
+        if protect:
+            raise InputError("is for jobs of another scheduler", where="--protect", fix="give --beside slurm, too")
+        return None
+    rules, slurm = SlurmRules([read_protected(text) for text in protect]), Slurm()
+
+    def make(live: LiveCluster) -> Poller:
+        controller = live.controller
+        door = ExternalDoor(live.store, controller.tell, controller.notices, "Slurm", most)
+        return Poller(lambda now_s: external_look(slurm.look(now_s), rules), door, live.log)
+
+    return make
 
 
 def _engine(

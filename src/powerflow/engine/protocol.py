@@ -68,7 +68,8 @@ class RankSpec:
     Attributes:
         name: Name of the rank. A later launch with the same name starts nothing.
         node: Name of the node to run on.
-        command: Program and its arguments. No shell interprets them.
+        command: Program and its arguments. No shell interprets them. Empty: the rank is external, see
+            `powerflow.agent.external`.
         env: All environment variables of the process; it inherits no others.
         directory: Working directory; "" for the folder of the gang's mailbox on the node.
         user: Login name of the user to run as, who must not have more rights than the engine's user. "" for the

@@ -143,7 +143,7 @@ class GangContext:
 
     def mailbox_user(self, desired: DesiredState) -> str:
         """Return the login that uses the controller's copy of a job's mailbox; "" if only the controller does."""
-        return desired.user if self.engine.shares_mailboxes else ""
+        return desired.user if self.engine.shares_mailboxes and not desired.spec.external else ""
 
     def working_directory(self, desired: DesiredState) -> Path:
         """Return the folder in which a job's ranks start."""
@@ -191,6 +191,8 @@ class GangContext:
 
     def _spec(self, desired: DesiredState, plan: StartPlan, entry: RankEntry, address: str) -> RankSpec:
         name, spec = RankName.parse(plan.name), desired.spec
+        if spec.external:
+            return RankSpec(name=name, node=entry.node, command=(), directory="", gpus=entry.gpus)
         told = self._environment(desired.job_id, spec, entry.node, plan.seen, name)
         line = RunCommand(plan.command, False) if plan.command else command(spec.run, self.interpreter)
         env = {

@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from powerflow.engine.protocol import Engine, EngineError, RankName, RankState, 
 from powerflow.errors import InputError
 from powerflow.gangs.base import Gang
 from powerflow.gangs.context import Environment, GangContext
+from powerflow.gangs.external import External
 from powerflow.gangs.inplace import InPlace
 from powerflow.gangs.machine import ENDED, ENDING, GangState
 from powerflow.gangs.rendezvous import MeetingProbe, look
@@ -36,6 +37,8 @@ from powerflow.gangs.types import DesiredState, GangEvent, Limits
 
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _LIMITS = Limits()
+#: Gangs that are no `Scripts`, by the job's ``rescale``.
+_KINDS: Mapping[str, type[Gang]] = {"in-place": InPlace, "external": External}
 #: Characters that are kept of what a defect says.
 DEFECT_CHARS = 500
 
@@ -310,7 +313,7 @@ class Gangs:
     def _gang(self, desired: DesiredState) -> Gang:
         gang = self._gangs.get(desired.job_id)
         if gang is None:
-            kind = InPlace if desired.spec.rescale == "in-place" else Scripts
+            kind = _KINDS.get(desired.spec.rescale, Scripts)
             gang = self._gangs[desired.job_id] = kind(self._context, desired, self._record(desired.job_id))
         return gang
 

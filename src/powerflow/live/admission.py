@@ -28,7 +28,7 @@ class Admission:
         """
         self._conditions.begin()
         for job in list(self._table.jobs.values()):
-            if job.known or job.held or job.eligible_s > now_s:
+            if job.known or job.held or job.spec.external or job.eligible_s > now_s:
                 continue
             verdict = self._conditions.verdict(job)
             if verdict.never:

@@ -68,6 +68,7 @@ class ClusterSettings:
         energy_price: λ_E, seconds per joule.
         interval_s: Least seconds between two decisions.
         seed, time_scale: Settings of emulated GPUs; see `Emulation`.
+        beside: Name of the scheduler that starts and ends the jobs of this cluster; "" if PowerFlow does.
         replays: Functions that replay past days (`powerflow.live.governance.replay_process`).
         stage: Rollout stage of all projects until an operator sets another stage.
         costs: Measured step times and watts of some models; None: all jobs start from the catalogue's values.
@@ -89,6 +90,7 @@ class ClusterSettings:
     interval_s: float = 60.0
     seed: int = 0
     time_scale: float = 1.0
+    beside: str = ""
     replays: Replays = field(default_factory=Replays)
     stage: Stage = Stage.ENFORCE
     costs: Costs | None = None
@@ -239,6 +241,7 @@ def build(settings: ClusterSettings, log: Any, phase: Phase = _silent) -> LiveCl
             governance=governance,
             owner=own_name(),
             settings=settings.controller,
+            beside=settings.beside,
             runs_as=(lambda user: user) if as_user else (lambda user: ""),
             log=log,
         )
@@ -247,7 +250,7 @@ def build(settings: ClusterSettings, log: Any, phase: Phase = _silent) -> LiveCl
         undo.pop_all()
     may_run = _may_run(as_user) if kind is EngineKind.LOCAL else _may_run_on(engine)
     apart = kind is not EngineKind.LOCAL and settings.shared is None
-    service = ClusterService(controller, may_run, fabric.left_out, keeps_checkpoints=not apart)
+    service = ClusterService(controller, may_run, fabric.left_out, keeps_checkpoints=not apart, beside=settings.beside)
     return LiveCluster(controller, service, fabric, store, spec, axes, log)
 
 

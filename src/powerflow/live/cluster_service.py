@@ -6,6 +6,7 @@ waits for an answer of the loop.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -52,7 +53,7 @@ from powerflow.live.controller import Controller
 from powerflow.live.ended import ended_jobs
 from powerflow.live.explanation import explain
 from powerflow.live.job_changes import JobChanges
-from powerflow.live.job_checks import JobChecks
+from powerflow.live.job_checks import JobChecks, refuse_external
 from powerflow.live.job_logs import LogPart, job_log, job_logs
 from powerflow.live.node_watch import OFF
 from powerflow.live.records import Records
@@ -74,6 +75,7 @@ class ClusterService(ClusterApi):
         may_run: Returns why jobs of a user cannot run in a directory of this machine; "" if they can. The directory
             None stands for the directory that PowerFlow makes for each job.
         left_out: GPUs of this machine that cannot be used, and why.
+        beside: Name of the scheduler that starts and ends the jobs of this cluster; "" if PowerFlow does.
         keeps_checkpoints: False if a job that names no folder for its checkpoints would leave them on one machine.
     """
 
@@ -84,9 +86,10 @@ class ClusterService(ClusterApi):
         left_out: Sequence[str] = (),
         *,
         keeps_checkpoints: bool = True,
+        beside: str = "",
     ) -> None:
         self._controller, self._store = controller, controller.store
-        self._checks = JobChecks(controller, may_run, keeps_checkpoints=keeps_checkpoints)
+        self._checks = JobChecks(controller, may_run, keeps_checkpoints=keeps_checkpoints, beside=beside)
         self._governance, self._signals = controller.governance, controller.governance.signals
         self._records, self._consequences = Records(controller, left_out), Consequences(controller)
         self._changes = JobChanges(controller, self._records, self._checks)
@@ -151,7 +154,9 @@ class ClusterService(ClusterApi):
 
     @override
     def logs(self, job_id: str) -> JobLogs:
-        return job_logs(self._controller.gangs, job_id, ended=self._store.job(job_id).ended_s is not None)
+        job = self._store.job(job_id)
+        refuse_external(job)
+        return job_logs(self._controller.gangs, job_id, ended=job.ended_s is not None)
 
     @override
     def log(
@@ -164,7 +169,9 @@ class ClusterService(ClusterApi):
         tail: int | None = None,
         since_s: float | None = None,
     ) -> LogChunk:
-        ended, gangs = self._store.job(job_id).ended_s is not None, self._controller.gangs
+        job, gangs = self._store.job(job_id), self._controller.gangs
+        refuse_external(job)
+        ended = job.ended_s is not None
         names = gangs.ranks(job_id)
         if rank is not None and rank not in names:
             raise NotFound(f"job {job_id} has no rank {rank}", fix=f"it has {_some(names)}" if names else "")
@@ -172,6 +179,7 @@ class ClusterService(ClusterApi):
 
     @override
     async def open_shell(self, job_id: str, order: ShellOrder, caller: Caller) -> ShellRecord:
+        refuse_external(await asyncio.to_thread(self._store.job, job_id))
         return await self._controller.shells.open(job_id, order, caller)
 
     @override

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
+from powerflow.api.external import ExternalEnd
 from powerflow.api.records import NotFound
 from powerflow.live.context import LoopContext
+from powerflow.live.external_jobs import ExternalJobs
 from powerflow.live.gang_events import GangEvents
 from powerflow.live.governance.step import GovernanceStep
 from powerflow.live.gpu_service import GpuService
@@ -79,6 +82,22 @@ class SharesChanged:
     """Tell the controller's loop that the share of a project was set."""
 
 
+@dataclass(frozen=True, slots=True)
+class ExternalSeen:
+    """Tell the controller's loop on which GPUs another scheduler runs a job; see `ExternalJobs.seen`."""
+
+    job_id: str
+    gpus: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalEnded:
+    """Tell the controller's loop that a job of another scheduler has ended."""
+
+    job_id: str
+    end: ExternalEnd
+
+
 ApiCommand = (
     JobSubmitted
     | JobEnded
@@ -90,6 +109,8 @@ ApiCommand = (
     | CapsChanged
     | StagesChanged
     | SharesChanged
+    | ExternalSeen
+    | ExternalEnded
 )
 
 
@@ -107,7 +128,9 @@ class ApiCommands:
         governance: GovernanceStep,
         measurement: Measurement,
         gang_events: GangEvents,
+        external: ExternalJobs,
     ) -> None:
+        self._external = external
         self._table, self._store, self._nodes, self._gpu_service = context.table, context.store, nodes, gpu_service
         self._governance, self._measurement, self._gang_events = governance, measurement, gang_events
         self._waiting: deque[ApiCommand] = deque()
@@ -150,6 +173,10 @@ class ApiCommands:
                 self._governance.stages_changed()
             case SharesChanged():
                 self._governance.shares_changed()
+            case ExternalSeen(job_id, gpus):
+                self._external.seen(job_id, gpus)
+            case ExternalEnded(job_id, end):
+                self._external.ended(job_id, end, now_s)
             case _:
                 assert_never(command)
 

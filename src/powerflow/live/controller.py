@@ -28,6 +28,7 @@ from powerflow.live.admission import Admission
 from powerflow.live.commands import ApiCommand, ApiCommands
 from powerflow.live.context import LoopContext
 from powerflow.live.event_logger import EventLogger
+from powerflow.live.external_jobs import ExternalJobs
 from powerflow.live.gang_events import GangEvents
 from powerflow.live.governance.step import GovernanceParts, GovernanceStep
 from powerflow.live.gpu_service import GpuService
@@ -72,7 +73,9 @@ class ControllerSettings:
     save_s: float = 2.0
     lease_s: float = 30.0
     explore_steps: int = STEPS
-    pause_s: Mapping[str, float] = field(default_factory=lambda: {"in-place": 1.0, "restart": 60.0, "none": 60.0})
+    pause_s: Mapping[str, float] = field(
+        default_factory=lambda: {"in-place": 1.0, "restart": 60.0, "none": 60.0, "external": 60.0}
+    )
 
 
 class Controller:
@@ -83,6 +86,7 @@ class Controller:
         governance: The budgets, power caps, signals and stages that operators have set.
         owner: Name of this controller in the store's lease.
         log: A structlog logger.
+        beside: Name of the scheduler that starts and ends the jobs of this cluster; "" if PowerFlow does.
         runs_as: Returns the login that a user's jobs run as; "" for the login of the engine.
         clock: Returns the present in Unix seconds.
 
@@ -108,6 +112,7 @@ class Controller:
         owner: str,
         log: Any,
         settings: ControllerSettings = ControllerSettings(),
+        beside: str = "",
         runs_as: Callable[[str], str] = lambda user: "",
         clock: Callable[[], float] | None = None,
     ) -> None:
@@ -126,11 +131,12 @@ class Controller:
         )
         self.nodes = NodeWatch(context)
         self.governance_step = GovernanceStep(context, governance)
-        self._gpu_service = GpuService(context)
+        self._gpu_service = GpuService(context, strangers_expected=bool(beside))
         self._measurement = Measurement(context, self.governance_step, self._gpu_service)
         below = self.nodes, self._gpu_service, self.governance_step, self._measurement
         self._gang_events = GangEvents(context, *below, settings.explore_steps)
-        self._commands = ApiCommands(context, *below, self._gang_events)
+        self._external = ExternalJobs(context, self._gang_events)
+        self._commands = ApiCommands(context, *below, self._gang_events, self._external)
         self._admission = Admission(context, self._gang_events)
         self._executor = PlanExecutor(context, self.governance_step, settings.explore_steps)
         self._questions = LoopQuestions(context)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 
+from powerflow.api.external import ExternalEnd
 from powerflow.api.records import JobState, Refused
 from powerflow.device.protocol import DeviceError
 from powerflow.engine.protocol import EngineError
@@ -108,6 +109,15 @@ class GangEvents:
         self._gangs.kill(job.id)
         self._governance.dropped(job)
         self._table.complete(job)
+
+    def ended_outside(self, job: ActiveJob, end: ExternalEnd, now_s: float) -> None:
+        """Note the end of a job that another scheduler runs, and give its GPUs back."""
+        if end.state is JobState.COMPLETED:
+            self._complete(job, end.text, end.ended_s, end.text, now_s)
+            self._gangs.kill(job.id)
+        else:
+            self._store.move(job.id, end.state, now_s, exit=end.text, reason=end.text, ended_s=end.ended_s)
+            self.stop(job)
 
     def finish(self, now_s: float) -> None:
         """Store when the last process ended of those completing jobs that have no process any more.
@@ -260,11 +270,13 @@ class GangEvents:
 
     def _completed(self, event: GangCompleted, job: ActiveJob, now_s: float) -> None:
         job.progressed(float(event.steps) if event.steps is not None else job.steps)
+        text, ended_s = f"completed, but {event.note}" if event.note else "completed", self._end_s(job, now_s)
+        self._complete(job, text, ended_s, _late(text, now_s - ended_s), now_s)
+
+    def _complete(self, job: ActiveJob, text: str, ended_s: float, told: str, now_s: float) -> None:
         self._measurement.settle(now_s)
         self._table.write_down(job)
         self._governance.save()  # its last decision, so that what has ended is known as a whole
-        text, ended_s = f"completed, but {event.note}" if event.note else "completed", self._end_s(job, now_s)
-        told = _late(text, now_s - ended_s)
         self._store.move(job.id, JobState.COMPLETED, now_s, exit=text, reason=text, text=told, ended_s=ended_s)
         self._store.intents.retire(job.id)
         self._learning.completed(job.kind.name, job.steps)

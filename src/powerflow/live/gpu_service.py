@@ -18,9 +18,14 @@ FAULTS = "gpu faults"
 
 
 class GpuService:
-    """Take GPUs of one cluster out of service, and return them. Only the controller's loop may use it."""
+    """Take GPUs of one cluster out of service, and return them. Only the controller's loop may use it.
 
-    def __init__(self, context: LoopContext) -> None:
+    Args:
+        strangers_expected: True if another scheduler gives the GPUs out, so that its jobs run before they are heard of.
+    """
+
+    def __init__(self, context: LoopContext, *, strangers_expected: bool = False) -> None:
+        self._strangers_expected = strangers_expected
         power = context.power
         self._power, self._store, self._table = power, context.store, context.table
         self._gangs, self._log = context.gangs, context.log
@@ -52,9 +57,9 @@ class GpuService:
             reading = readings.get(place)
             if reading is None and place not in errors:
                 continue  # nobody has read it yet
-            if reading is not None and gpus[place].emulated:  # only ranks can be on it
-                reading = replace(reading, utilisation=math.nan)
-            strangers = self._power.strangers(place)
+            if reading is not None and (gpus[place].emulated or self._strangers_expected):
+                reading = replace(reading, utilisation=math.nan)  # it does not tell whether others use the GPU
+            strangers = () if self._strangers_expected else self._power.strangers(place)
             sights[place] = Sight(reading, errors.get(place), place in holding, strangers)
         self._take(self._health.look(time.monotonic(), sights))
 

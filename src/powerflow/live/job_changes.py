@@ -14,7 +14,7 @@ from powerflow.api.job_spec import JobSpec
 from powerflow.api.records import Caller, Forbidden, JobRecord, JobState, NotFound, Refused, Role
 from powerflow.live.commands import ApiCommand, JobChanged, JobEnded, JobHeld, JobReleased
 from powerflow.live.controller import Controller
-from powerflow.live.job_checks import JobChecks
+from powerflow.live.job_checks import JobChecks, refuse_external
 from powerflow.live.records import Records
 from powerflow.store.models import StoredJob
 from powerflow.units import duration
@@ -133,4 +133,5 @@ class JobChanges:
         job = self._store.job(job_id)
         if caller.role is not Role.OPERATOR and caller.user != job.user:
             raise Forbidden(f"job {job_id} belongs to {job.user}", fix="only its owner or an operator may change it")
+        refuse_external(job)
         return job

@@ -10,18 +10,39 @@ from powerflow.api.job_spec import USUAL_GRACE_S, JobSpec
 from powerflow.api.records import NotFound, Refused
 from powerflow.live.controller import Controller
 from powerflow.live.gpus.wanted import check_gpus
+from powerflow.store.models import StoredJob
 
 #: Most jobs of one user that have not ended.
 MOST_ACTIVE = 10_000
+
+
+def refuse_external(job: StoredJob) -> None:
+    """Refuse to act on a job that another scheduler runs.
+
+    Raises:
+        Refused: The job is such a job.
+    """
+    if job.spec.external:
+        scheduler, number = job.spec.run.partition(":")[0].capitalize(), job.spec.name.partition(" ")[0]
+        raise Refused(
+            f"job {job.id} is {scheduler}'s job {number}: PowerFlow only sets the clocks of its GPUs",
+            fix=f"use the commands of {scheduler}",
+        )
 
 
 class JobChecks:
     """Check jobs for one cluster. Any thread may use it; `ClusterService` describes the arguments."""
 
     def __init__(
-        self, controller: Controller, may_run: Callable[[str, str | None], str], *, keeps_checkpoints: bool
+        self,
+        controller: Controller,
+        may_run: Callable[[str, str | None], str],
+        *,
+        keeps_checkpoints: bool,
+        beside: str = "",
     ) -> None:
         self._controller, self._may_run, self._keeps_checkpoints = controller, may_run, keeps_checkpoints
+        self._beside = beside
 
     def check(self, spec: JobSpec, user: str) -> None:
         """Check that a job of a user can run in this cluster.
@@ -29,6 +50,9 @@ class JobChecks:
         Raises:
             Refused: It can never run.
         """
+        if self._beside:
+            what = f"{self._beside} starts the jobs of this cluster, and PowerFlow only sets the clocks of their GPUs"
+            raise Refused(what, fix=f"submit it to {self._beside}")
         if why := self._may_run(user, spec.directory):
             raise Refused(why)
         if not self._keeps_checkpoints and spec.rescale == "in-place" and spec.checkpoint.dir is None:

@@ -117,6 +117,9 @@ class PlanExecutor:
         what, gpus, clock_mhz = job.said(change.reason), change.gpus, change.clock_mhz
         self._context.log.info("decided", job=job.id, what=what, gpus=gpus, clock_mhz=clock_mhz)
         gpus_change = change.moved or gpus == 0
+        if gpus_change and job.spec.external:  # its GPUs are the other scheduler's to give and to take
+            self._table.vacate(job, f"its clocks are not set any more: {what}")
+            return
         if gpus_change:
             pool = self._scheduler.pools[change.pool]
             shares = pool.occupancy.placement(change.slot)

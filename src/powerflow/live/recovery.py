@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from powerflow.api.pages import JobFilter
 from powerflow.api.records import JobState
-from powerflow.cluster.occupancy import NodeShare
 from powerflow.gangs.report_bounds import MOST_BATCH, MOST_S, within
 from powerflow.gangs.types import backoff_s
 from powerflow.live.context import LoopContext
@@ -12,7 +11,7 @@ from powerflow.live.gang_events import BATCHES, PAUSES
 from powerflow.live.gpus.wanted import type_held
 from powerflow.live.jobs.active_job import ActiveJob, scheduler_job
 from powerflow.live.jobs.cost_learning import class_of, restore
-from powerflow.scheduler.events import Adopted, CompletedEarlier
+from powerflow.scheduler.events import CompletedEarlier
 from powerflow.store.mappers import UNREADABLE
 from powerflow.store.models import Intent, StoredJob
 
@@ -71,9 +70,7 @@ def adopt(context: LoopContext, now_s: float) -> None:
         if stored.state is JobState.HELD:
             table.held(job)
         elif job.placement:
-            table.introduce(job)
-            shares = tuple(NodeShare(node, gpus) for node, gpus in job.placement)
-            table.emit(Adopted(job.id, job.gpu_type, shares, job.clock_mhz))
+            table.readopt(job)
     store.intents.add([table.jobs[job_id].intent() for job_id in table.pending], now_s)
     table.carried_out()
     gangs.adopt(desired)

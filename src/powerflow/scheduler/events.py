@@ -310,6 +310,13 @@ class ManagedProjects(SchedulerEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class JobUntouched(SchedulerEvent):
+    """Event: a job is never managed, whatever PowerFlow does with the other jobs of its project."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class SharesSet(SchedulerEvent):
     """Event: operators have set shares of projects; ``shares`` has all of them by name of the project (> 0)."""
 

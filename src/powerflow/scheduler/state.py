@@ -73,6 +73,7 @@ class SchedulerState:
         self._pool_of: dict[int, Pool] = {}  # by slot
         self._node_pool = {node.name: pool for pool in self.pools.values() for node in pool.occupancy.nodes}
         self._leaving: set[int] = set()  # slots of jobs that are to end and still hold GPUs
+        self._untouched: set[int] = set()  # slots of jobs that are never managed
         self._learns_sizes = False  # only where the size of some job was uncertain: it takes time
         self._changed = False  # whether something has changed since the last decision that calls for another
         self._decided_s = -math.inf
@@ -240,7 +241,14 @@ class SchedulerState:
     def _set_managed(self, event: events.ManagedProjects, _now_s: float) -> None:
         self.managed = event
         for slot in self._pool_of:
-            self._manage(slot, slot not in self._leaving and event.manages(self.ledger.job(slot).project))
+            left_alone = slot in self._leaving or slot in self._untouched
+            self._manage(slot, not left_alone and event.manages(self.ledger.job(slot).project))
+        self._changed = True
+
+    def _leave_alone(self, event: events.JobUntouched, _now_s: float) -> None:
+        slot = self._active(event.job_id)
+        self._untouched.add(slot)
+        self._manage(slot, False)
         self._changed = True
 
     def _set_shares(self, event: events.SharesSet, _now_s: float) -> None:
@@ -351,6 +359,7 @@ class SchedulerState:
         events.Adopted: _adopt,
         events.CostLearned: _learn,
         events.ManagedProjects: _set_managed,
+        events.JobUntouched: _leave_alone,
         events.SharesSet: _set_shares,
         EnergyTerms: _set_terms,
         events.PowerCapSet: _set_cap,
@@ -384,6 +393,7 @@ class SchedulerState:
     def _end(self, slot: int, how: str) -> None:
         self._pool_of.pop(slot).remove(slot)
         self._leaving.discard(slot)
+        self._untouched.discard(slot)
         self.ledger.remove(slot)
         self.ended[how] += 1
         self._changed = True

@@ -83,8 +83,11 @@ class GovernanceStep:
     # -- what happens in the loop -----------------------------------------------------------------------------------
 
     def acts(self, job: ActiveJob) -> bool:
-        """Return True if PowerFlow manages this job: the stage of its project is canary or enforce."""
-        return self._parts.stages.acts(job.spec.project)
+        """Return True if PowerFlow manages this job: the stage of its project is canary or enforce.
+
+        A job of another scheduler may also be left alone.
+        """
+        return not job.spec.untouched and self._parts.stages.acts(job.spec.project)
 
     def charged(self, project: str, energy_j: float) -> None:
         """Charge a project with the joules that one of its jobs has used."""

@@ -367,9 +367,10 @@ def scheduler_job(job_id: str, spec: JobSpec, kind: JobClass, submit_s: float, i
         gpu_type=gpus.gpu_type,
         protected=spec.priority == "protected",
         max_slowdown=math.inf if most is None else most,
-        keeps=spec.rescale == "none",
+        keeps=spec.rescale in ("none", "external"),
         gpus_allowed=gpus.counts,
-        name=spec.name,
+        # the name that its owner gave to the job of another scheduler, without the number there: similar jobs share it
+        name=spec.name.partition(" ")[2] if spec.external else spec.name,
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from powerflow.api.job_change import WHILE_RUNNING
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.records import Refused
+from powerflow.cluster.occupancy import NodeShare
 from powerflow.live.gpus.gpus import ClusterGpus
 from powerflow.live.gpus.wanted import type_wanted
 from powerflow.live.jobs.active_job import ActiveJob
@@ -20,7 +21,7 @@ from powerflow.live.jobs.cost_learning import CostLearning, class_of
 from powerflow.scheduler import events as scheduler_events
 from powerflow.scheduler.ledger import advance
 from powerflow.scheduler.scheduler import Scheduler
-from powerflow.store.models import Seen, StoredJob
+from powerflow.store.models import Placement, Seen, StoredJob
 from powerflow.store.store import Store
 
 
@@ -109,6 +110,27 @@ class JobTable:
         job.known = True
         if job.waiting or not job.reason:
             job.reason, job.waiting = "waits for the next decision", False
+
+    def adopt(self, job: ActiveJob, gpu_type: str, placement: Placement, clock_mhz: float) -> None:
+        """Take over a job that runs on these GPUs already, and tell the scheduler about it.
+
+        Args:
+            job: The job, which the scheduler does not know.
+            gpu_type: Type of the GPUs.
+            placement: The GPUs.
+            clock_mhz: Highest clock of these GPUs.
+        """
+        job.placed(placement, gpu_type, clock_mhz)
+        self.readopt(job)
+        self.decided(job, gpus_change=True)
+
+    def readopt(self, job: ActiveJob) -> None:
+        """Tell the scheduler about a job that runs as an earlier decision says."""
+        self.introduce(job)
+        shares = tuple(NodeShare(node, gpus) for node, gpus in job.placement)
+        self.emit(scheduler_events.Adopted(job.id, job.gpu_type, shares, job.clock_mhz))
+        if job.spec.untouched:
+            self.emit(scheduler_events.JobUntouched(job.id))
 
     def withdraw(self, job: ActiveJob) -> None:
         """Tell the scheduler to plan without a job. The job's GPUs stay taken while its processes are on them."""
@@ -209,9 +231,14 @@ class JobTable:
         self._pending[job.id] = self._pending.get(job.id, False) or gpus_change
 
     def vacate(self, job: ActiveJob, reason: str) -> None:
-        """Take all GPUs from a job, whatever the scheduler has decided."""
+        """Take all GPUs from a job, whatever the scheduler has decided.
+
+        A job of another scheduler is not planned any more, because PowerFlow cannot give it other GPUs.
+        """
         if job.vacated(reason):
             self._pending[job.id] = True
+        if job.spec.external:
+            self.withdraw(job)
         self.changed(job)
 
     def supersede(self, job: ActiveJob, epoch: int, reason: str) -> None:

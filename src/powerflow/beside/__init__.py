@@ -1,0 +1,1 @@
+"""Set the clocks of GPUs that another scheduler gives out."""

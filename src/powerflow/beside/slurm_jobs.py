@@ -1,0 +1,107 @@
+"""Tell a controller which of Slurm's jobs hold GPUs, and how others have ended."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from powerflow.api.external import ExternalEnd, ExternalJob, ExternalLook
+from powerflow.api.records import JobState
+from powerflow.errors import InputError
+from powerflow.watch.owners import OwnersLook, WatchedJob
+
+#: A job whose comment has this word is left alone: ``#SBATCH --comment=powerflow:off``.
+OPT_OUT = "powerflow:off"
+#: Slurm's states of jobs that did what they should, and of jobs that somebody ended.
+_WELL, _CANCELLED = frozenset({"COMPLETED"}), frozenset({"CANCELLED", "PREEMPTED", "REVOKED", "DEADLINE"})
+_FIELDS: Mapping[str, Callable[[WatchedJob], str]] = {
+    "partition": lambda job: job.partition,
+    "account": lambda job: job.account,
+    "user": lambda job: job.user,
+}
+
+
+class Protected(NamedTuple):
+    """Jobs that must run as fast as they can: those whose partition, account or user (``field``) has this value."""
+
+    field: str
+    value: str
+
+
+def read_protected(text: str) -> Protected:
+    """Read ``partition=urgent``.
+
+    Raises:
+        InputError: It does not name a field and its value.
+    """
+    field, equals, value = text.partition("=")
+    if not equals or not value or field not in _FIELDS:
+        names = ", ".join(_FIELDS)
+        raise InputError(f"{text!r} does not say which jobs", where="--protect", fix=f"write NAME=VALUE; NAME: {names}")
+    return Protected(field, value)
+
+
+@dataclass(frozen=True, slots=True)
+class SlurmRules:
+    """What a site wants for Slurm's jobs.
+
+    Attributes:
+        protected: Jobs that must run as fast as they can.
+    """
+
+    protected: Collection[Protected] = ()
+
+    def protects(self, job: WatchedJob) -> bool:
+        """Return True if a job must run as fast as it can."""
+        return any(_FIELDS[field](job) == value for field, value in self.protected)
+
+
+def external_look(look: OwnersLook, rules: SlurmRules) -> ExternalLook:
+    """Return what Slurm says as a look for the controller.
+
+    A job that shares a GPU with another job is left out, because a GPU has one clock.
+    """
+    gpus: dict[str, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
+    holders: dict[tuple[str, int], set[str]] = defaultdict(set)
+    for each in look.holdings:
+        if each.end_s is None:
+            gpus[each.job][each.gpu.node].add(each.gpu.number)
+            holders[each.gpu].add(each.job)
+    sharing = {job for jobs in holders.values() if len(jobs) > 1 for job in jobs}
+    running = {
+        key: _running(look.jobs[key], of_job, rules)
+        for key, of_job in gpus.items()
+        if key not in sharing and key in look.jobs
+    }
+    ended = {key: _end(job, look.time_s) for key, job in look.jobs.items() if job.end_s is not None}
+    notes = list(look.notes)
+    if sharing:
+        names = ", ".join(sorted(look.jobs[key].id for key in sharing if key in look.jobs)[:5])
+        notes.append(f"{len(sharing)} jobs share GPUs, so their clocks are not set: {names}")
+    return ExternalLook(running, {key: end for key, end in ended.items() if key not in running}, tuple(notes))
+
+
+def _running(job: WatchedJob, gpus: Mapping[str, set[int]], rules: SlurmRules) -> ExternalJob:
+    return ExternalJob(
+        key=job.key,
+        id=job.id,
+        name=job.name,
+        user=job.user,
+        project=job.account,
+        submitted_s=job.start_s if job.submitted_s is None else min(job.submitted_s, job.start_s),
+        gpus={host: tuple(sorted(numbers)) for host, numbers in sorted(gpus.items())},
+        protected=rules.protects(job),
+        untouched=OPT_OUT in job.comment.split(),
+    )
+
+
+def _end(job: WatchedJob, now_s: float) -> ExternalEnd:
+    state = JobState.FAILED
+    if job.state in _WELL:
+        state = JobState.COMPLETED
+    elif job.state in _CANCELLED:
+        state = JobState.CANCELLED
+    text = "completed" if state is JobState.COMPLETED else f"Slurm: {job.state}"
+    return ExternalEnd(state, text, now_s if job.end_s is None else job.end_s)

@@ -1,0 +1,81 @@
+"""Take over the jobs that another scheduler runs, in the controller's loop: on which GPUs, and how they end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from powerflow.api.external import ExternalEnd
+from powerflow.device.protocol import Place
+from powerflow.live.context import LoopContext
+from powerflow.live.gang_events import GangEvents
+from powerflow.live.gpus.machines import ClusterGpu
+from powerflow.live.gpus.wanted import type_held
+from powerflow.store.models import Placement
+
+
+class ExternalJobs:
+    """The jobs of another scheduler. Only the controller's loop may use it."""
+
+    def __init__(self, context: LoopContext, gang_events: GangEvents) -> None:
+        self._table, self._store, self._power = context.table, context.store, context.power
+        self._scheduler, self._gang_events = context.scheduler, gang_events
+
+    def seen(self, job_id: str, gpus: Mapping[str, tuple[int, ...]]) -> None:
+        """Take over a job where it runs.
+
+        Args:
+            job_id: The job.
+            gpus: Numbers of its GPUs, as the driver counts them, by short host name.
+        """
+        job = self._table.jobs.get(job_id)
+        if job is None:
+            stored = self._store.job(job_id)
+            if stored.state.ended:
+                return
+            job = self._table.enter(stored)
+        placement = placement_of(gpus, self._power.gpus())
+        if placement and placement == job.placement:
+            return
+        if job.placement:
+            self._table.vacate(job, "has other GPUs now; its clocks are not set any more")
+            return
+        gpu_type = type_held(placement, self._scheduler.pools) if placement else None
+        counts = self._scheduler.pools[gpu_type].axes.gpu_counts if gpu_type else ()
+        if not placement:
+            self._table.wait(job, "its clocks are not set: PowerFlow has no agent for some of its GPUs")
+        elif gpu_type is None:
+            self._table.wait(job, "its clocks are not set: its GPUs are of several types")
+        elif job.spec.gpus.least not in counts:
+            self._table.wait(job, f"its clocks are not set: PowerFlow does not plan with {job.spec.gpus} GPUs")
+        else:
+            top_mhz = float(self._scheduler.pools[gpu_type].axes.clocks_mhz[-1])
+            self._table.adopt(job, gpu_type, placement, top_mhz)
+
+    def ended(self, job_id: str, end: ExternalEnd, now_s: float) -> None:
+        """Note how a job has ended, and give its GPUs back."""
+        job = self._table.jobs.get(job_id)
+        if job is not None:
+            self._gang_events.ended_outside(job, end, now_s)
+        elif not self._store.job(job_id).state.ended:  # the loop has never heard of it
+            self._store.move(job_id, end.state, now_s, exit=end.text, reason=end.text, ended_s=end.ended_s)
+
+
+def placement_of(gpus: Mapping[str, tuple[int, ...]], known: Mapping[Place, ClusterGpu]) -> Placement:
+    """Return the GPUs of a job by node of the cluster; empty if one of them is not part of the cluster.
+
+    Args:
+        gpus: Numbers of the driver, by short host name.
+        known: The GPUs of the cluster.
+    """
+    by_number = {
+        (gpu.machine.partition(".")[0].lower(), gpu.index if gpu.driver_index is None else gpu.driver_index): place
+        for place, gpu in known.items()
+    }
+    nodes: dict[str, list[int]] = {}
+    for host, numbers in gpus.items():
+        for number in numbers:
+            place = by_number.get((host, number))
+            if place is None:
+                return ()
+            nodes.setdefault(place[0], []).append(place[1])
+    return tuple((node, tuple(sorted(numbers))) for node, numbers in sorted(nodes.items()))
