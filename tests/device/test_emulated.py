@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -18,7 +19,7 @@ from powerflow.cluster.spec import Node
 from powerflow.device.emulated import shared_record
 from powerflow.device.emulated.gpu import EmulatedGpu, create, own_identity, settled
 from powerflow.device.emulated.shared_record import EmulatedState, SharedRecord, create_cell
-from powerflow.device.protocol import DeviceError, DeviceLost, NotPermitted
+from powerflow.device.protocol import Activity, DeviceError, DeviceLost, NotPermitted
 from powerflow.errors import InputError
 from tests.device.cards import emulated_gpus, wait_for
 
@@ -132,6 +133,32 @@ def test_by_hand() -> None:
     assert (died.energy_j, died.load_pid, died.load_w) == (1000 + 400 + 180, 0, 0)
     # the machine was started anew: its clock began at 0 again
     assert settled(loaded, IDLE_W, 3.0, False).energy_j == 1000
+
+
+def test_a_reading_has_the_mean_activity_since_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now_s=1000.0)
+    clock.monotonic = lambda: clock.now_s
+    monkeypatch.setattr("powerflow.device.emulated.gpu.time", clock)
+    gpu = emulated_gpus(tmp_path)[0]
+    pid, birth = own_identity()
+
+    def after(seconds: float) -> tuple[float, float] | None:
+        clock.now_s += seconds
+        activity = gpu.read().activity
+        return None if activity is None else (activity.tensor, activity.dram)
+
+    assert after(1.0) is None, "there was no reading before"
+    assert after(1.0) == (0.0, 0.0), "idle"
+    gpu.draw(300.0, pid=pid, birth=birth, activity=Activity(math.nan, 0.5, 0.25))
+    assert after(2.0) == pytest.approx((0.5, 0.25))
+    clock.now_s += 1.0
+    gpu.draw(250.0, pid=pid, birth=birth, activity=Activity(math.nan, 0.1, 0.05))
+    assert after(3.0) == pytest.approx((0.2, 0.1)), "(1 s of 0.5 + 3 s of 0.1) / 4 s"
+    assert EmulatedGpu(gpu.path).read().activity is None, "each reader has its own last reading"
+    gpu.draw(300.0, pid=pid, birth=birth)
+    assert after(1.0) is None, "the process does not tell what it does"
+    gpu.rest(pid=pid, birth=birth)
+    assert after(1.0) == (0.0, 0.0)
 
 
 _moments = st.lists(st.floats(0, 1e5), min_size=1, max_size=8).map(sorted)
@@ -255,6 +282,8 @@ def test_a_lock_that_is_never_let_go_stops_nobody_for_ever(tmp_path: Path, monke
         {"energy_j": -1.0},
         {"load_w": 1e300},
         {"load_w": -5.0},
+        {"load_tensor": 1.5},
+        {"dram_s": math.nan},
         {"at_s": math.nan},
         {"locked_mhz": -math.inf},
         {"number": (1 << 64) - 1},

@@ -130,6 +130,24 @@ def test_joules_are_the_truths_watts_times_the_time_from_the_first_step_on(tmp_p
     assert gpu.read().power_w == gpu.idle_w
 
 
+def test_the_gpus_counters_show_the_same_work_of_each_step_at_each_clock(tmp_path: Path, fake: FakeTime) -> None:
+    gpu = emulated_gpus(tmp_path)[0]
+    pacer = Pacer(TRUTH, [gpu])
+    per_step = []
+    for clock_mhz in (1410.0, 1005.0, 705.0):
+        gpu.lock_clock(clock_mhz)
+        one_step(pacer, fake)
+        before = gpu.read()
+        for _ in range(4):
+            one_step(pacer, fake)
+        after = gpu.read()
+        assert after.activity is not None
+        seconds = after.time_s - before.time_s
+        per_step.append((after.activity.tensor * clock_mhz * seconds / 4, after.activity.dram * seconds / 4))
+    assert per_step[0][0] > 0.0 < per_step[0][1]
+    assert per_step[1:] == [pytest.approx(per_step[0], rel=1e-6)] * 2
+
+
 def test_the_pacer_comes_from_the_environment(tmp_path: Path, fake: FakeTime) -> None:
     gpus = emulated_gpus(tmp_path / "gpus")
     env = emulate_rank(tmp_path / "rank.json", TRUTH, gpus[1:], time_scale=0.25)

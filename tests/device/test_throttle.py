@@ -16,7 +16,7 @@ import pytest
 
 from powerflow.cost.model import gpu_power, phi
 from powerflow.device.emulated.throttle import NOTES, Throttle, continue_leftovers
-from powerflow.device.emulated.true_cost import model_json
+from powerflow.device.emulated.true_cost import model_json, true_activity
 from tests.device.cards import a_job, emulated_gpus, end_watchdog, the_watchdog, wait_for
 
 TRUTH = a_job()
@@ -67,6 +67,10 @@ def test_the_share_follows_the_clock(tmp_path: Path, devices: Path, script: subp
         assert share_stopped(script, 1.5) == pytest.approx(expected, abs=0.2)
         watts = float(gpu_power(TRUTH.throughput, TRUTH.power, 1, 64, 1, 705.0, False))
         assert gpu.read().power_w == pytest.approx(watts)
+        activity = gpu.read().activity
+        assert activity is not None
+        speed = 1.0 - expected
+        assert activity.dram == pytest.approx(true_activity(TRUTH, 1, 64, 1, 705.0, 0, speed=speed).dram)
     finally:
         throttle.close()
     assert not throttle.running

@@ -15,7 +15,8 @@ f is the mean of the clocks at both readings. u is `Reading.utilisation`, and a 
 
 ``busy`` is no work. A GPU counts as busy while any program runs on it, also while that waits for memory. So if a job is
 always busy, its busy cycles per second fall in proportion to the clock, although it may be slowed less or not at all.
-It is there for GPUs that report nothing better: it gives the largest slowdown that a lower clock can cause.
+It is there for GPUs that report nothing better: it gives the largest slowdown that the GPU's own clock can cause. It
+does not show that a GPU waits for a slower one, since communication kernels count as busy while they wait.
 """
 
 from __future__ import annotations

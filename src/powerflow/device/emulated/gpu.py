@@ -3,7 +3,8 @@
 Some facts of an emulated GPU are real: the process that computes on it, the start of this process, and the clock to
 which the GPU was locked. Its power is **modelled**: the process that computes reports the watts of a true cost model
 (`pacer`, `throttle`). Its energy is this power times real time. So an energy figure of an emulated GPU is never a
-measurement, and is always labelled *emulated*.
+measurement, and is always labelled *emulated*. Its activity is modelled in the same way
+(`true_cost.true_activity`); it does not report the activity of multiprocessors.
 
 The files are ``<directory>/<node>/<index>``; `shared_record` describes their format.
 """
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from powerflow.device.emulated.shared_record import EmulatedState, SharedRecord, create_cell
-from powerflow.device.protocol import DeviceError, DeviceLost, NotPermitted, Reading
+from powerflow.device.protocol import Activity, DeviceError, DeviceLost, NotPermitted, Reading
 from powerflow.osutil.processes import born, lives
 
 if TYPE_CHECKING:  # not at run time: it imports numpy, and the watchdog must stay small
@@ -78,13 +79,20 @@ def create(directory: str | os.PathLike[str], nodes: Iterable[Node]) -> list[Emu
 def settled(state: EmulatedState, idle_w: float, now_s: float, loader_lives: bool) -> EmulatedState:
     """Return the state of an emulated GPU, brought up to date for the time ``now_s``.
 
-    The energy rises by watts × seconds since the last update. If the process that computes on the GPU has died, its
-    power counts until its last report. After that the GPU is idle.
+    The energy rises by watts × seconds since the last update, and so do the integrals of the activity. If the process
+    that computes on the GPU has died, its power and activity count until its last report. After that the GPU is idle.
     """
     until_s = now_s if loader_lives else min(max(state.seen_s, state.at_s), now_s)
     loaded_s = max(0.0, until_s - state.at_s) if state.load_pid else 0.0
     idle_s = max(0.0, now_s - state.at_s) - loaded_s
-    after = state._replace(at_s=now_s, energy_j=state.energy_j + state.load_w * loaded_s + idle_w * idle_s)
+    untold = state.load_w > idle_w and not state.load_tensor and not state.load_dram
+    after = state._replace(
+        at_s=now_s,
+        energy_j=state.energy_j + state.load_w * loaded_s + idle_w * idle_s,
+        tensor_s=state.tensor_s + state.load_tensor * loaded_s,
+        dram_s=state.dram_s + state.load_dram * loaded_s,
+        untold_s=state.untold_s + loaded_s * untold,
+    )
     if state.load_pid and not loader_lives:
         return after._replace(load_w=0.0, load_pid=0, load_born=0)
     return after._replace(seen_s=now_s) if state.load_pid else after
@@ -116,6 +124,7 @@ class EmulatedGpu:
         self.clock_max_mhz: float = known["clock_max_mhz"]
         self._clock_min_mhz: float = known["clock_min_mhz"]
         self._clock_step_mhz: float = known["clock_step_mhz"]
+        self._read_last: EmulatedState | None = None
 
     def read(self) -> Reading:
         """Return the state of this GPU.
@@ -132,7 +141,17 @@ class EmulatedGpu:
             clock_mhz=state.locked_mhz or free_mhz,
             locked_mhz=state.locked_mhz or None,
             utilisation=float(loaded and state.load_w > self.idle_w),
+            activity=self._activity(state),
         )
+
+    def _activity(self, state: EmulatedState) -> Activity | None:
+        """Return the activity since the last reading by this object; None if a process did not report it."""
+        before, self._read_last = self._read_last, state
+        if before is None or state.at_s <= before.at_s or state.untold_s > before.untold_s:
+            return None
+        seconds = state.at_s - before.at_s
+        tensor, dram = (state.tensor_s - before.tensor_s) / seconds, (state.dram_s - before.dram_s) / seconds
+        return Activity(math.nan, min(tensor, 1.0), min(dram, 1.0))
 
     def clocks_mhz(self) -> Sequence[float]:
         """Return the clocks in MHz that this GPU can be locked to, ascending."""
@@ -162,7 +181,9 @@ class EmulatedGpu:
         except OSError as error:
             raise DeviceLost(f"emulated GPU {self.path}: {error.strerror}") from error
 
-    def draw(self, watts: float, *, pid: int, birth: int, arrears_j: float = 0.0) -> None:
+    def draw(
+        self, watts: float, *, pid: int, birth: int, arrears_j: float = 0.0, activity: Activity | None = None
+    ) -> None:
         """Set the power that this GPU draws, until the process that computes on it sets another power or ends.
 
         Args:
@@ -170,11 +191,21 @@ class EmulatedGpu:
             pid, birth: Pid and start time of the process.
             arrears_j: Energy in joules to add at once, for a past period whose power is known only now. A negative
                 value counts as 0.
+            activity: Use of tensor cores and memory from now on; None if it is not known.
         """
+        tensor, dram = (0.0, 0.0) if activity is None else (activity.tensor, activity.dram)
 
         def loaded(state: EmulatedState, now_s: float) -> EmulatedState:
             more_j = state.energy_j + max(0.0, arrears_j)
-            return state._replace(energy_j=more_j, load_w=watts, load_pid=pid, load_born=birth, seen_s=now_s)
+            return state._replace(
+                energy_j=more_j,
+                load_w=watts,
+                load_pid=pid,
+                load_born=birth,
+                seen_s=now_s,
+                load_tensor=tensor,
+                load_dram=dram,
+            )
 
         self._change(loaded, alive=(pid, birth))
 

@@ -22,8 +22,8 @@ from typing import Any
 
 from powerflow.cost.model import JobModel, gpu_power, step_time
 from powerflow.device.emulated.gpu import EmulatedGpu, own_identity
-from powerflow.device.emulated.true_cost import model_from, model_json
-from powerflow.device.protocol import DeviceLost
+from powerflow.device.emulated.true_cost import model_from, model_json, true_activity
+from powerflow.device.protocol import Activity, DeviceLost
 from powerflow.errors import InputError
 from powerflow.osutil.files import read_json, replace_json
 
@@ -108,7 +108,7 @@ class Pacer:
         self._truth = truth
         self._gpus = gpus
         self._time_scale = time_scale
-        self._costs: dict[tuple[int, int, int, int, float], tuple[float, float]] = {}
+        self._costs: dict[tuple[int, int, int, int, float], tuple[float, float, Activity]] = {}
         self._pid, self._birth = own_identity()
         self._watts: float | None = None  # power last reported to the GPUs; None while idle
         self._late_s = 0.0  # how late the last step ended; the next one is shorter by it
@@ -133,12 +133,12 @@ class Pacer:
         """
         where = (gpus, nodes - 1, local_batch, accumulation)
         clock_mhz, since_s, before_mhz = self._clock()
-        step_s, watts = self._cost(*where, clock_mhz)
+        step_s, watts, activity = self._cost(*where, clock_mhz)
         entered_s = now_s = time.monotonic()
         done, at_s = 0.0, began_s - self._late_s  # share of the step that is done, and when that was
         if began_s < since_s <= now_s:  # the clock changed while we computed
             done, at_s = (since_s - at_s) / self._cost(*where, before_mhz)[0], since_s
-        self._draw(watts, arrears_s=now_s - began_s)
+        self._draw(watts, activity, arrears_s=now_s - began_s)
         while (end_s := at_s + (1.0 - done) * step_s) > now_s:
             time.sleep(min(end_s - now_s, SLICE_S))
             now_s = time.monotonic()
@@ -147,8 +147,8 @@ class Pacer:
                 changed_s = min(max(since_s, at_s), now_s)
                 done, at_s = done + (changed_s - at_s) / step_s, changed_s
                 clock_mhz = seen_mhz
-                step_s, watts = self._cost(*where, clock_mhz)
-                self._draw(watts, arrears_s=0.0)
+                step_s, watts, activity = self._cost(*where, clock_mhz)
+                self._draw(watts, activity, arrears_s=0.0)
         self.steps += 1
         overrun_s = now_s - end_s - self._late_s
         # includes excess computing time on a busy machine: the emulated GPU would have been on time
@@ -170,8 +170,8 @@ class Pacer:
         with contextlib.suppress(DeviceLost):  # the emulated cluster may be deleted already
             self.idle()
 
-    def _draw(self, watts: float, *, arrears_s: float) -> None:
-        """Report the power of this process to its GPUs. The report also shows that this process lives.
+    def _draw(self, watts: float, activity: Activity, *, arrears_s: float) -> None:
+        """Report power and activity of this process to its GPUs. The report also shows that this process lives.
 
         After a time at idle, the computing time of the first step was counted as idle. So the first report adds the
         missing energy.
@@ -179,7 +179,7 @@ class Pacer:
         first = self._watts is None
         for gpu in self._gpus:
             arrears_j = (watts - gpu.idle_w) * arrears_s if first else 0.0
-            gpu.draw(watts, pid=self._pid, birth=self._birth, arrears_j=arrears_j)
+            gpu.draw(watts, pid=self._pid, birth=self._birth, arrears_j=arrears_j, activity=activity)
         self._watts = watts
 
     def _clock(self) -> tuple[float, float, float]:
@@ -194,11 +194,15 @@ class Pacer:
 
     def _cost(
         self, gpus: int, crosses: int, local_batch: int, accumulation: int, clock_mhz: float
-    ) -> tuple[float, float]:
-        """Return the seconds of a step and the watts of one GPU, from the true cost model."""
+    ) -> tuple[float, float, Activity]:
+        """Return the seconds of a step, and watts and activity of one GPU, from the true cost model."""
         key = (gpus, crosses, local_batch, accumulation, clock_mhz)
         if key not in self._costs:
             where = (gpus, local_batch, accumulation, clock_mhz, crosses)
-            step_s = float(step_time(self._truth.throughput, *where)) * self._time_scale
-            self._costs[key] = step_s, float(gpu_power(self._truth.throughput, self._truth.power, *where))
+            model = self._truth.throughput
+            step_s = float(step_time(model, *where))
+            fastest_s = float(step_time(model, gpus, local_batch, accumulation, model.clock_max_mhz, crosses))
+            activity = true_activity(self._truth, *where, speed=fastest_s / step_s)
+            watts = float(gpu_power(model, self._truth.power, *where))
+            self._costs[key] = step_s * self._time_scale, watts, activity
         return self._costs[key]

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from powerflow.osutil.files import try_lock
 
-MAGIC = b"PFGPU001"
+MAGIC = b"PFGPU002"
 DESCRIPTION_AT, DESCRIPTION_MOST = 8, 2040
 SLOTS_AT = (2048, 3072)
 FILE_BYTES = 4096
@@ -32,7 +32,7 @@ LOCK_S = 2.0
 #: Most writes, most of any number (joules, seconds, MHz), and most watts of one GPU.
 _MOST_WRITES, _MOST, _MOST_W = 1 << 62, 1e15, 1e5
 
-_BODY = struct.Struct("<QddddddqqdB")  # number of the write, then `EmulatedState`
+_BODY = struct.Struct("<QddddddqqdBddddd")  # number of the write, then `EmulatedState`
 _CHECK = struct.Struct("<I")
 _SLOT_BYTES = _BODY.size + _CHECK.size
 
@@ -50,6 +50,10 @@ class EmulatedState(NamedTuple):
         load_pid, load_born: Pid and start time (see `processes.born`) of this process; 0 if there is none.
         seen_s: Time of the last report of this process.
         permitted: True if the clock may be set.
+        load_tensor, load_dram: Shares of the time in which this process uses tensor cores and the whole bandwidth of
+            the memory, as in `Activity`. Both are 0 if it does not report them.
+        tensor_s, dram_s: Integrals of these shares over time, from the creation of the GPU until ``at_s``, seconds.
+        untold_s: Seconds until ``at_s`` in which a process computed and did not report them.
     """
 
     at_s: float = 0.0
@@ -62,6 +66,11 @@ class EmulatedState(NamedTuple):
     load_born: int = 0
     seen_s: float = 0.0
     permitted: bool = True
+    load_tensor: float = 0.0
+    load_dram: float = 0.0
+    tensor_s: float = 0.0
+    dram_s: float = 0.0
+    untold_s: float = 0.0
 
 
 def create_cell(path: Path, description: Mapping[str, Any], state: EmulatedState) -> bool:
@@ -156,12 +165,14 @@ def _unpacked(slot: bytes) -> tuple[int, EmulatedState] | None:
     body = slot[: _BODY.size]
     if _CHECK.unpack_from(slot, _BODY.size)[0] != zlib.crc32(body):
         return None
-    number, *values, permitted = _BODY.unpack(body)
-    state = EmulatedState._make((*values, bool(permitted)))
+    number, *values = _BODY.unpack(body)
+    state = EmulatedState._make(values)
+    state = state._replace(permitted=bool(state.permitted))
     return (number, state) if 0 < number <= _MOST_WRITES and _can_be(state) else None
 
 
 def _can_be(state: EmulatedState) -> bool:
     """Return True if the values can be those of a GPU. Any user can write impossible values with a correct checksum."""
     numbers = (value for value in state if isinstance(value, float))
-    return all(0.0 <= value <= _MOST for value in numbers) and state.load_w <= _MOST_W
+    shares = state.load_tensor <= 1.0 and state.load_dram <= 1.0
+    return all(0.0 <= value <= _MOST for value in numbers) and state.load_w <= _MOST_W and shares

@@ -27,6 +27,7 @@ from powerflow.osutil.processes import born, lives
 if TYPE_CHECKING:  # not at run time: the watchdog imports this module and must stay small
     from powerflow.cost.model import JobModel
     from powerflow.device.emulated.gpu import EmulatedGpu
+    from powerflow.device.protocol import Activity
 
 #: Folder of the notes in the device directory.
 NOTES = "throttled"
@@ -67,7 +68,7 @@ class Throttle:
         self._truth = truth
         self._where = (total_gpus or len(self._gpus), local_batch, accumulation)
         self._crosses = nodes - 1
-        self._costs: dict[float, tuple[float, float]] = {}
+        self._costs: dict[float, tuple[float, float, Activity]] = {}
         self._note = Path(directory) / NOTES / f"{min(groups)}.{os.getpid()}.json"
         self._leave_note()
         self._ended = threading.Event()
@@ -88,10 +89,11 @@ class Throttle:
         stop_owed_s = 0.0
         try:
             while not self._ended.is_set() and any(lives(*group) for group in self._groups):
-                share, watts = self._cost(min(gpu.state().locked_mhz or gpu.clock_max_mhz for gpu in self._gpus))
+                clock_mhz = min(gpu.state().locked_mhz or gpu.clock_max_mhz for gpu in self._gpus)
+                share, watts, activity = self._cost(clock_mhz)
                 for (group, birth), gpus in self._groups.items():
                     for gpu in gpus:
-                        gpu.draw(watts, pid=group, birth=birth)
+                        gpu.draw(watts, pid=group, birth=birth, activity=activity)
                 ran_s = self._pass(PERIOD_S * share)
                 # excess times of a busy machine are made up for in the next cycles
                 stop_owed_s = min(stop_owed_s + ran_s * (1.0 - share) / share, 2 * PERIOD_S)
@@ -130,15 +132,18 @@ class Throttle:
         for group, birth in self._groups:
             _signal_group(group, birth, number)
 
-    def _cost(self, clock_mhz: float) -> tuple[float, float]:
-        """Return the share of the time in which the job may run at this clock, and the watts of one GPU."""
+    def _cost(self, clock_mhz: float) -> tuple[float, float, Activity]:
+        """Return the share of the time in which the job may run at this clock, and watts and activity of one GPU."""
         if clock_mhz not in self._costs:
             from powerflow.cost.model import gpu_power, phi
+            from powerflow.device.emulated.true_cost import true_activity
 
             throughput, power = self._truth.throughput, self._truth.power
             watts = gpu_power(throughput, power, *self._where, clock_mhz, self._crosses)
             fastest, now = (float(phi(throughput, clock)) for clock in (throughput.clock_max_mhz, clock_mhz))
-            self._costs[clock_mhz] = min(1.0, fastest / now), float(watts)
+            share = min(1.0, fastest / now)
+            activity = true_activity(self._truth, *self._where, clock_mhz, self._crosses, speed=share)
+            self._costs[clock_mhz] = share, float(watts), activity
         return self._costs[clock_mhz]
 
 

@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from powerflow.cost.model import JobModel, PowerModel, ThroughputModel
+from powerflow.cost.model import JobModel, PowerModel, ThroughputModel, compute_time, step_time
 from powerflow.cost.vary import FACTORS, VARIATION, varied
+from powerflow.device.protocol import Activity
 from powerflow.errors import InputError
 
 _Part = TypeVar("_Part", ThroughputModel, PowerModel)
@@ -32,6 +33,36 @@ def truth_of(model: JobModel, seed: int, *, variation: float = VARIATION) -> Job
     """
     rng = np.random.default_rng([seed, *model.name.encode()])
     return varied(model, np.exp(variation * rng.standard_normal(FACTORS)))
+
+
+def true_activity(
+    truth: JobModel,
+    gpus: int,
+    local_batch: int,
+    accumulation: int,
+    clock_mhz: float,
+    crosses: int,
+    *,
+    speed: float,
+) -> Activity:
+    """Return what a job does on each of its emulated GPUs, such that a step has the same work at each clock.
+
+    The part κ of the computing time that scales with the clock is taken as time in which the tensor cores compute, at
+    the highest clock f_max, and the rest as time in which the memory is read or written at full bandwidth. With u, the
+    share of a step that is computing at f_max, and v, the speed at clock f: tensor = κ·u·v·f_max/f, dram = (1 − κ)·u·v.
+    So tensor·f/v and dram/v, the work per step, do not depend on f.
+
+    Args:
+        truth: True cost model of the job.
+        gpus, local_batch, accumulation, clock_mhz, crosses: As of `cost.model.step_time`.
+        speed: Steps per second at this clock, as a share of those at f_max, 0 to 1.
+    """
+    model = truth.throughput
+    computing_s = accumulation * float(compute_time(model, gpus, local_batch, model.clock_max_mhz))
+    step_s = float(step_time(model, gpus, local_batch, accumulation, model.clock_max_mhz, crosses))
+    done = computing_s / step_s * speed
+    tensor = model.kappa * done * model.clock_max_mhz / clock_mhz
+    return Activity(math.nan, min(tensor, 1.0), min((1.0 - model.kappa) * done, 1.0))
 
 
 def model_json(model: JobModel) -> dict[str, Any]:
