@@ -53,7 +53,9 @@ def test_one_page_and_json_that_adds_up(site: Path, truth: Truth, capsys: pytest
     assert saved["money"]["mean"] == pytest.approx(31 * saved["energy_j"]["mean"] / 3.6e6)
     assert saved["co2_kg"]["low"] == pytest.approx(0.43 * saved["energy_j"]["low"] / 3.6e6)
     assert saved["energy_share"]["mean"] * document["site_j"] == pytest.approx(saved["energy_j"]["mean"])
-    assert kept["high_priority"]["jobs"] == 11
+    assert kept["high_priority"]["jobs"] == 7
+    assert kept["high_priority_delay"]["jobs"] == 7
+    assert 0 <= kept["high_priority_delayed_share"] <= 0.2
     assert {user["name"] for user in kept["users"]} == {"ada", "bob", "eve", "kim"}
     html = page.read_text("utf-8")
     assert '<html lang="ja">' in html

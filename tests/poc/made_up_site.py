@@ -55,7 +55,7 @@ def site_trace(jobs: int = 40, days: float = 8.0, seed: int = 3) -> Trace:
                 account="lab",
                 user=user,
                 name=f"{user}-{int(gpus[i])}",
-                qos="high" if user == "eve" else "normal",
+                qos="high" if user == "eve" and gpus[i] <= 2 else "normal",
             )
         )
     return Trace("a made-up site", "made in a test", tuple(made))

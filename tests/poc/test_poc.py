@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from powerflow.api.job_spec import WEIGHTS
 from powerflow.errors import InputError
 from powerflow.simulate.poc.groups import Times, change_of, important, share_later
 from powerflow.simulate.poc.matching import MeasuredRun
 from powerflow.simulate.poc.poc import Poc, poc
+from powerflow.simulate.replay.draws import ProtectedJobs, Way
 from powerflow.trace.record import Trace
 from tests.poc.made_up_site import BELIEVED, CLUSTER, claims, site_trace, truth_of
 
@@ -58,17 +60,46 @@ def test_same_input_same_answer() -> None:
     assert one.scenarios == two.scenarios
 
 
-def test_who_waits_longer_and_what_is_important() -> None:
-    found = answer(TRACE, truth_of(TRACE, 0).measured(), high=["qos=high"])
+def test_who_waits_longer() -> None:
+    found = answer(TRACE, truth_of(TRACE, 0).measured())
     for scenario in found.scenarios:
         assert {change.name for change in scenario.changes} == {"ada", "bob", "eve", "kim"}
         later = [change.later_s.mean for change in scenario.changes]
         assert later == sorted(later, reverse=True)
-        eve = next(change for change in scenario.changes if change.name == "eve")
+
+
+def test_important_jobs_are_protected_as_on_a_live_cluster() -> None:
+    """Two jobs that fit together are never late, however dear energy is; unprotected, dear energy slows them down."""
+    truth = truth_of(TRACE, 0)
+    mine = [i for i, job in enumerate(TRACE.jobs) if job.id in ("122", "135")]
+    alone_s = np.array([TRACE.jobs[i].duration_s for i in mine])
+    dear = [Way(4.0, rigid) for rigid in (True, False)]
+    protected = ProtectedJobs(frozenset(mine), WEIGHTS["protected"])
+    for bare, kept in zip(
+        replace(truth.draws, ways=dear)(0).ours,
+        replace(truth.draws, ways=dear, protected=protected)(0).ours,
+        strict=True,
+    ):
+        assert (kept.jct_s[mine] - alone_s).max() <= 60.0
+        assert (bare.jct_s[mine] - alone_s).min() > 600.0
+        assert kept.added_j > bare.added_j, "protection costs energy"
+
+
+def test_named_jobs_are_those_that_the_simulation_protects() -> None:
+    found = answer(TRACE, truth_of(TRACE, 0).measured(), high=["qos=high"])
+    bare = answer(TRACE, truth_of(TRACE, 0).measured(), draws=2)
+    for scenario in found.scenarios:
         assert scenario.important is not None
-        assert scenario.important.later_s == eve.later_s, "only eve has qos=high"
-        assert 0 <= scenario.important_later <= 1
-    assert answer(TRACE, truth_of(TRACE, 0).measured(), draws=2).scenarios[0].important is None
+        assert scenario.important_delay is not None
+        assert scenario.important.jobs == scenario.important_delay.jobs == 7
+        waited_s = scenario.important.was_s - scenario.important_delay.was_s
+        assert scenario.important_delay.later_s.mean == pytest.approx(
+            scenario.important.later_s.mean + waited_s, abs=1e-6
+        )
+        assert 0 <= scenario.important_delayed <= 0.2
+        assert 0 <= scenario.important_later <= 0.2
+    assert bare.scenarios[0].important is bare.scenarios[0].important_delay is None
+    assert math.isnan(bare.scenarios[0].important_delayed)
 
 
 def test_changes_by_hand() -> None:

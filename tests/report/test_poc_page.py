@@ -46,6 +46,40 @@ def test_both_languages_are_complete() -> None:
     assert text("hours", Language.JA, value=3) == "3時間"
 
 
+@pytest.mark.parametrize(
+    ("days", "english", "japanese"),
+    [
+        (0.0889, "2 h 8 min", "2時間8分"),
+        (1.5, "36 h", "36時間"),
+        (8.0, "8 days", "8日"),
+        (12.345, "12.3 days", "12.3日"),
+        (270 / 86400, "4 min 30 s", "4分30秒"),
+        (0.0, "0 s", "0秒"),
+    ],
+)
+def test_lengths_of_time_are_written_as_people_write_them(
+    answer: Poc, days: float, english: str, japanese: str
+) -> None:
+    short = replace(answer, days=days, refusals=[Refusal("days", days)])
+    assert poc_page(short, PRICE, cluster=CLUSTER).title == f"40 jobs in {english} on {CLUSTER}"
+    assert f"the log covers {english}, less than 7 days" in refusal_line(short)[0]
+    assert f"{japanese}間のジョブ40件" in poc_page(short, PRICE, cluster=CLUSTER, language=Language.JA).title
+
+
+def test_important_jobs_are_protected_and_a_broken_promise_is_said(answer: Poc) -> None:
+    kept, free = answer.scenarios
+    assert kept.important_delay is not None
+    late = replace(kept.important_delay, later_s=Estimate(5400.0, 3600.0, 7200.0))
+    for delayed, said in (
+        (0.0, "None of them would take"),
+        (0.25, "(1 h 30 min on average over all of them, 1 h to 2 h)"),
+    ):
+        one = replace(kept, important_delay=late, important_delayed=delayed)
+        page = Page(html(replace(answer, scenarios=[one, free]))).says()
+        assert "with the protection that PowerFlow gives (priority: protected)" in page
+        assert said in page
+
+
 @pytest.mark.parametrize("language", list(Language))
 def test_the_first_screen_is_the_answer(answer: Poc, language: Language) -> None:
     page = Page(html(answer, language))
@@ -124,7 +158,7 @@ def test_refused_pages_say_what_to_measure_for_how_long(answer: Poc) -> None:
     ]
     refused = replace(answer, refusals=reasons, scenarios=(), energy=None)
     why, fix = refusal_line(refused)
-    for words in ("3.2 days, fewer than 7", "31\u202f% of", "less than 50\u202f%", "off by 25\u202f%", "3.1 times"):
+    for words in ("3.2 days, less than 7 days", "31\u202f% of", "less than 50\u202f%", "off by 25\u202f%", "3.1 times"):
         assert words in why
     assert fix.count("7 days") == 5
     assert "\n" not in why + fix

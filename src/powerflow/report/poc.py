@@ -20,6 +20,8 @@ from powerflow.simulate.replay.savings import times
 
 #: Users shown at each end of the list.
 _SHOWN = 5
+#: From here on, a length of time is written in days, and without seconds.
+_IN_DAYS_S, _IN_MINUTES_S = 2 * units.DAY_S, 600.0
 _STEPS = ("watch", "observe", "shadow", "canary", "enforce")
 
 
@@ -62,7 +64,7 @@ class _Writer:
 
     def __init__(self, poc: Poc, rates: Rates, currency: str, language: Language) -> None:
         self.poc, self.rates, self.currency, self.language = poc, rates, currency, language
-        self.days = rounded(poc.days)
+        self.whole = self.time(poc.days * units.DAY_S)
         certain = [one for one in poc.scenarios if one.energy_j.low > 0]
         #: What the first screen is about: jobs as they are if that certainly saves energy, else jobs that may change.
         self.shown = next(iter([*certain, *poc.scenarios]), None)
@@ -75,6 +77,21 @@ class _Writer:
         if not math.isfinite(estimate.low + estimate.high):
             return self.say("unknown")
         return self.say("range", low=word(estimate.low), high=word(estimate.high))
+
+    def time(self, seconds: float) -> str:
+        """Return a length of time as people write it: ``2 h 8 min``, ``12.5 days``."""
+        if not math.isfinite(seconds):
+            return self.say("unknown")
+        whole, sign = round(abs(seconds)), "-" * (seconds < 0)
+        if whole >= _IN_DAYS_S:
+            return sign + self.say("days", value=rounded(whole / units.DAY_S))
+        if whole >= _IN_MINUTES_S:
+            whole = 60 * round(whole / 60)
+        hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+        parts = [(hours, "hours"), (minutes, "minutes"), (rest, "seconds")]
+        words = [self.say(unit, value=number) for number, unit in parts if number]
+        joint = " " if self.language is Language.EN else ""
+        return sign * bool(words) + (joint.join(words) or self.say("seconds", value=0))
 
     def value(self, estimate: Estimate, *, reached: bool = True, word: Callable[[float], str] = rounded) -> str:
         """Return an estimate and its interval: ``12 (10 to 14)``."""
@@ -97,7 +114,7 @@ class _Writer:
         if not kwh.low > 0:
             return self.unvalidated(self.say("no_saving"))
         key = "saves" + "_elastic" * (not self.shown.rigid) + "_least" * (not self.shown.energy_reached)
-        return self.unvalidated(self.say(key, low=rounded(kwh.low), high=rounded(kwh.high), days=self.days))
+        return self.unvalidated(self.say(key, low=rounded(kwh.low), high=rounded(kwh.high), span=self.whole))
 
     def unvalidated(self, words: str) -> str:
         return self.say("unvalidated", words=words) if self.poc.refusals else words
@@ -137,8 +154,8 @@ class _Writer:
             if (co2_kg := self.rates.co2_kg(one.energy_j)) is not None:
                 yield KeyFigure(f"{rounded(co2_kg.mean)} kg", self.say("key_co2", range=self.span(co2_kg)))
         if one is not None and math.isfinite(one.completion_s.mean):
-            hours = times(one.completion_s, 1 / units.HOUR_S)
-            yield KeyFigure(self.say("hours", value=rounded(hours.mean)), self.say("key_time", range=self.span(hours)))
+            words = self.say("key_time", range=self.span(one.completion_s, self.time))
+            yield KeyFigure(self.time(one.completion_s.mean), words)
         if one is None:
             yield KeyFigure(units.percent(self.poc.matching.share), self.say("key_measured"))
 
@@ -146,7 +163,8 @@ class _Writer:
 
     def why(self, refusal: Refusal) -> str:
         """Return a reason why the data do not carry an answer, as a clause."""
-        value = {"days": rounded, "factor": rounded}.get(refusal.reason, units.percent)(refusal.value)
+        words = {"days": lambda days: self.time(days * units.DAY_S), "factor": rounded}
+        value = words.get(refusal.reason, units.percent)(refusal.value)
         least = units.percent(LEAST_SHARE) if refusal.reason == "measured" else rounded(LEAST_DAYS)
         return self.say(f"why_{refusal.reason}", value=value, least=least, most=units.percent(MOST_ERROR))
 
@@ -154,9 +172,13 @@ class _Writer:
         """Return what to measure for how long, as a clause."""
         shift_s = self.poc.matching.shift_s
         if refusal.reason == "measured" and shift_s:
-            return self.say("do_shift", hours=rounded(shift_s / units.HOUR_S))
+            return self.say("do_shift", shift=self.shift(shift_s))
         days = rounded(LEAST_DAYS)
         return self.say(f"do_{refusal.reason}", least=days, days=days)
+
+    def shift(self, seconds: float) -> str:
+        """Return a shift in time in words: ``9 h later``."""
+        return self.say("later" if seconds > 0 else "earlier", value=self.time(abs(seconds)))
 
     # --- the sections ---
 
@@ -168,15 +190,13 @@ class _Writer:
         yield Section(self.say("reproduced"), [self.say("reproduced_words")], self.reproduced())
         if self.shown is not None:
             case = self.say("if_rigid" if self.shown.rigid else "if_elastic")
-            yield Section(
-                self.say("high"), [self.high(self.shown)] if not self.poc.high else [case, self.high(self.shown)]
-            )
+            yield Section(self.say("high"), [*([case] * bool(self.poc.high)), *self.high(self.shown)])
             yield self.whom(self.shown, case)
         yield Section(self.say("takes"), [self.say("takes_words")], self.takes(), prose=True)
 
     def savings(self) -> Grid:
         currency = f", {self.currency}" if self.currency else ""
-        heads = [self.say("head_jobs"), self.say("head_kwh", days=self.days), self.say("head_share")]
+        heads = [self.say("head_jobs"), self.say("head_kwh", span=self.whole), self.say("head_share")]
         heads += [] if self.rates.tariff_per_kwh is None else [self.say("head_money", currency=currency)]
         heads += [] if self.rates.carbon_g_per_kwh is None else [self.say("head_co2")]
         heads += [self.say("head_time"), self.say("head_time_share")]
@@ -190,7 +210,7 @@ class _Writer:
                     self.kwh(one),
                     self.value(self.of_site(one.energy_j), reached=reached, word=units.percent),
                     *(self.value(cost, reached=reached) for cost in costs if cost is not None),
-                    self.value(times(one.completion_s, 1 / units.HOUR_S), reached=one.completion_reached),
+                    self.value(one.completion_s, reached=one.completion_reached, word=self.time),
                     self.value(one.completion_share, reached=one.completion_reached, word=units.percent),
                 ]
             )
@@ -201,7 +221,7 @@ class _Writer:
         lines = []
         if self.poc.site.reproductions:
             whole = self.poc.site.reproductions[0].whole
-            waits = (self.hours(whole.wait_logged_s), self.hours(whole.wait_s))
+            waits = (self.time(whole.wait_logged_s), self.time(whole.wait_s))
             lines.append([self.say("row_wait"), *waits, units.percent(whole.wait_error)])
             use = (units.percent(whole.utilisation_logged), units.percent(whole.utilisation))
             lines.append([self.say("row_use"), *use, units.percent(whole.utilisation_error)])
@@ -210,26 +230,33 @@ class _Writer:
             lines.append([self.say("row_energy"), *kwh, units.percent(abs(check.miss))])
         return Grid(self.say("reproduced"), heads, lines)
 
-    def hours(self, seconds: float) -> str:
-        return self.say("hours", value=rounded(seconds / units.HOUR_S))
-
-    def high(self, one: Scenario) -> str:
+    def high(self, one: Scenario) -> list[str]:
+        """Return sentences about the jobs that the site calls important."""
         named = ", ".join(self.poc.high)
         if not named:
-            return self.say("high_unknown")
+            return [self.say("high_unknown")]
         if one.price_share is None:
-            return self.say("whom_none")
+            return [self.say("whom_none")]
         if one.important is None:
-            return self.say("high_few", named=named)
-        later = times(one.important.later_s, 1 / units.HOUR_S)
-        return self.say(
+            return [self.say("high_few", named=named)]
+        later = one.important.later_s
+        said = self.say(
             "high_words",
             jobs=one.important.jobs,
             named=named,
-            change=self.say("later" if later.mean > 0 else "earlier", value=rounded(abs(later.mean))),
-            range=self.span(later),
+            change=self.shift(later.mean),
+            range=self.span(later, self.time),
             share=units.percent(one.important_later),
         )
+        return [said, self.kept(one)]
+
+    def kept(self, one: Scenario) -> str:
+        """Say whether the promise to protected jobs would be kept."""
+        if one.important_delay is None or one.important_delayed == 0:
+            return self.say("high_kept")
+        late = one.important_delay.later_s
+        share = units.percent(one.important_delayed)
+        return self.say("high_broken", share=share, delay=self.time(late.mean), range=self.span(late, self.time))
 
     def whom(self, one: Scenario, case: str) -> Section:
         if one.price_share is None:
@@ -243,8 +270,7 @@ class _Writer:
         return Section(self.say("whom"), words, Grid(self.say("whom"), heads, [self.change(each) for each in shown]))
 
     def change(self, each: GroupChange) -> list[str]:
-        later = times(each.later_s, 1 / units.HOUR_S)
-        return [each.name, str(each.jobs), rounded(each.was_s / units.HOUR_S), self.value(later)]
+        return [each.name, str(each.jobs), self.time(each.was_s), self.value(each.later_s, word=self.time)]
 
     def takes(self) -> Grid:
         columns = ("step", "install", "users", "learn")
@@ -257,7 +283,7 @@ class _Writer:
         policy = self.say(f"policy_{poc.site.discipline}")
         counts = {"matched": found.jobs, "runs": found.runs, "unmatched": found.unmatched}
         facts = {
-            "log": self.say("fact_log_words", jobs=poc.jobs, days=self.days, **counts),
+            "log": self.say("fact_log_words", jobs=poc.jobs, span=self.whole, **counts),
             "site": self.say("fact_site_words", policy=policy),
         }
         if poc.energy is not None and poc.scenarios:
@@ -296,7 +322,7 @@ def poc_page(
     writer = _Writer(poc, rates, currency, language)
     kind = "_emulated" if emulated else ""
     return PocPage(
-        writer.say("title", jobs=poc.jobs, days=writer.days, cluster=cluster),
+        writer.say("title", jobs=poc.jobs, span=writer.whole, cluster=cluster),
         writer.headline(),
         writer.standfirst(),
         list(writer.key_figures()),

@@ -18,14 +18,14 @@ class Language(StrEnum):
 #: Key → (English, Japanese). Both have the same fields in braces.
 _TEXTS: dict[str, tuple[str, str]] = {
     # the first screen
-    "title": ("{jobs} jobs in {days} days on {cluster}", "{cluster}、{days}日間のジョブ{jobs}件"),
+    "title": ("{jobs} jobs in {span} on {cluster}", "{cluster}、{span}間のジョブ{jobs}件"),
     "saves": (
-        "{low} to {high} kWh less in {days} days, with jobs done as early as today",
-        "ジョブの完了時間を変えずに、{days}日間で{low}〜{high} kWhを削減できる見込みです",
+        "{low} to {high} kWh less in {span}, with jobs done as early as today",
+        "ジョブの完了時間を変えずに、{span}間で{low}〜{high} kWhを削減できる見込みです",
     ),
     "saves_least": (
-        "At least {low} kWh less in {days} days, with jobs done no later than today",
-        "ジョブの完了を遅らせずに、{days}日間で少なくとも{low} kWhを削減できる見込みです",
+        "At least {low} kWh less in {span}, with jobs done no later than today",
+        "ジョブの完了を遅らせずに、{span}間で少なくとも{low} kWhを削減できる見込みです",
     ),
     "no_saving": (
         "No saving of energy is certain with jobs done as early as today",
@@ -34,14 +34,13 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "refused": ("The data do not carry an answer yet", "現在のデータでは、まだ効果を示せません"),
     "unvalidated": ("UNVALIDATED: {words}", "【未検証】{words}"),
     "saves_elastic": (
-        "If jobs may change their number of GPUs: {low} to {high} kWh less in {days} days, with jobs done as early as "
-        "today",
-        "ジョブのGPU数の変更を認めれば、完了時間を変えずに{days}日間で{low}〜{high} kWhを削減できる見込みです",
+        "If jobs may change their number of GPUs: {low} to {high} kWh less in {span}, with jobs done as early as today",
+        "ジョブのGPU数の変更を認めれば、完了時間を変えずに{span}間で{low}〜{high} kWhを削減できる見込みです",
     ),
     "saves_elastic_least": (
-        "If jobs may change their number of GPUs: at least {low} kWh less in {days} days, with jobs done no later than "
+        "If jobs may change their number of GPUs: at least {low} kWh less in {span}, with jobs done no later than "
         "today",
-        "ジョブのGPU数の変更を認めれば、完了を遅らせずに{days}日間で少なくとも{low} kWhを削減できる見込みです",
+        "ジョブのGPU数の変更を認めれば、完了を遅らせずに{span}間で少なくとも{low} kWhを削減できる見込みです",
     ),
     "elastic": (
         "If jobs may also change their number of GPUs, it would be {kwh} kWh.",
@@ -65,15 +64,14 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "earlier end of a job on average, at today's energy ({range})",
         "電力量が現状と同じ場合の、ジョブ1件あたりの平均短縮時間（{range}）",
     ),
-    "key_time_later": (
-        "later end of a job on average, at today's energy ({range})",
-        "電力量が現状と同じ場合の、ジョブ1件あたりの平均遅延時間（{range}）",
-    ),
     "key_measured": ("of the log's GPU-hours have measured joules", "電力量を実測できたGPU時間の割合"),
     "range": ("{low} to {high}", "{low}〜{high}"),
     "at_least": ("at least {value}", "{value}以上"),
     "unknown": ("unknown", "不明"),
+    "days": ("{value} days", "{value}日"),
     "hours": ("{value} h", "{value}時間"),
+    "minutes": ("{value} min", "{value}分"),
+    "seconds": ("{value} s", "{value}秒"),
     "origin": ("Measured and modelled.", "実測値とモデル値があります。"),
     "origin_emulated": ("Emulated and modelled.", "エミュレーション値とモデル値です。"),
     "origin_words": (
@@ -93,8 +91,8 @@ _TEXTS: dict[str, tuple[str, str]] = {
     ),
     # refusals
     "why_days": (
-        "the log covers {value} days, fewer than {least}",
-        "ログの期間が{value}日間で、必要な{least}日間に足りません",
+        "the log covers {value}, less than {least} days",
+        "ログの期間が{value}で、必要な{least}日間に足りません",
     ),
     "do_days": (
         "take a log of at least {least} days, and let powerflow watch run all the time meanwhile",
@@ -109,8 +107,8 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "すべてのGPUについてpowerflow watchを{days}日間動かし、同じ期間のログを取得してください",
     ),
     "do_shift": (
-        "the measured jobs began {hours} h later than in the log: give its time zone with --tz",
-        "実測したジョブの開始時刻がログより{hours}時間遅くなっています。--tzでタイムゾーンを指定してください",
+        "the measured jobs began {shift} than in the log: give its time zone with --tz",
+        "実測したジョブの開始時刻がログより{shift}なっています。--tzでタイムゾーンを指定してください",
     ),
     "why_starts": ("the log does not say when jobs started", "ログにジョブの開始時刻がありません"),
     "do_starts": (
@@ -150,11 +148,11 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "head_jobs": ("jobs", "ジョブ"),
     "rigid": ("keep their GPUs", "GPU数を変えない"),
     "may_change": ("may change their GPU count", "GPU数の変更を認める"),
-    "head_kwh": ("kWh saved, {days} days", "削減電力量（kWh、{days}日間）"),
+    "head_kwh": ("kWh saved in {span}", "削減電力量（kWh、{span}間）"),
     "head_share": ("of the cluster's energy", "クラスター全体に対する割合"),
     "head_money": ("money saved{currency}", "削減額{currency}"),
     "head_co2": ("kg CO2 saved", "CO2削減量（kg）"),
-    "head_time": ("or: hours saved per job", "または：1件あたりの短縮時間"),
+    "head_time": ("or: each job earlier by", "または：1件あたりの短縮時間"),
     "head_time_share": ("of its completion time", "完了時間に対する割合"),
     "reproduced": ("How well is the site reproduced?", "現状をどこまで再現できたか"),
     "reproduced_words": (
@@ -178,17 +176,28 @@ _TEXTS: dict[str, tuple[str, str]] = {
     ),
     "high_few": ("Unknown: too few jobs with {named} to say.", "不明です。{named}のジョブが少なく、判断できません。"),
     "high_words": (
-        "{jobs} jobs with {named} would end {change} on average ({range} h; negative is earlier); {share} of "
-        "them later "
-        "by more than a minute and 1 %. They were simulated like all others; PowerFlow can also promise jobs "
-        "that they "
-        "are not slowed (priority: protected).",
-        "{named}のジョブ{jobs}件は、平均で{change}完了する見込みです（{range}時間、マイナスは早まることを示します）。"
-        "うち{share}は、1分かつ1 %を超えて遅くなります。これは他のジョブと同じ扱いでの結果です。"
-        "遅延させないことをPowerFlowに保証させる設定（priority: protected）も可能です。",
+        "{jobs} jobs with {named} would end {change} than today on average ({range}; negative is earlier); {share} of "
+        "them later by more than a minute and 1 %. They were simulated with the protection that PowerFlow gives "
+        "(priority: protected): at once, on the GPUs that they asked for, at the maximum clock. The savings on this "
+        "page are those with this protection.",
+        "{named}のジョブ{jobs}件は、現状より平均で{change}完了する見込みです（{range}、マイナスは早まることを示します）。"
+        "うち{share}は、1分かつ1 %を超えて遅くなります。PowerFlowの保護設定（priority: protected）を適用した結果で、"
+        "要求どおりのGPUで直ちに、最大クロックで実行されます。このページの効果は、この保護を適用した場合の値です。",
     ),
-    "later": ("{value} h later", "{value}時間遅く"),
-    "earlier": ("{value} h earlier", "{value}時間早く"),
+    "high_kept": (
+        "None of them would take more than a minute and 1 % longer than alone, without waiting.",
+        "待ち時間なしで単独で実行した場合より、1分かつ1 %を超えて遅くなるジョブはありません。",
+    ),
+    "high_broken": (
+        "{share} of them would take more than a minute and 1 % longer than alone, without waiting ({delay} on average "
+        "over all of them, {range}): together they ask for more GPUs than there are, or their GPUs are on several "
+        "nodes. Name fewer jobs to protect those better.",
+        "うち{share}は、待ち時間なしで単独で実行した場合より、1分かつ1 %を超えて長くかかります"
+        "（全体の平均で{delay}、{range}）。"
+        "対象のジョブ全体の要求がGPU数を超えるか、GPUが複数ノードに分かれるためです。対象を絞ると、より確実に保護できます。",
+    ),
+    "later": ("{value} later", "{value}遅く"),
+    "earlier": ("{value} earlier", "{value}早く"),
     "whom": ("For whom would it change?", "誰にどのような影響があるか"),
     "if_rigid": ("If jobs keep their GPUs.", "ジョブのGPU数を変えない場合です。"),
     "if_elastic": ("If jobs may change their number of GPUs.", "ジョブのGPU数の変更を認める場合です。"),
@@ -204,8 +213,8 @@ _TEXTS: dict[str, tuple[str, str]] = {
     ),
     "head_user": ("user or project", "利用者・プロジェクト"),
     "head_count": ("jobs", "ジョブ数"),
-    "head_today": ("hours per job today", "現状の完了時間（時間）"),
-    "head_change": ("change, hours (negative: earlier)", "変化（時間、マイナスは短縮）"),
+    "head_today": ("time per job today", "現状の完了時間"),
+    "head_change": ("change (negative: earlier)", "変化（マイナスは短縮）"),
     "others": ("{count} more between them are not shown.", "中間の{count}名は省略しています。"),
     "takes": ("What it would take", "導入に必要なこと"),
     "takes_words": (
@@ -255,10 +264,10 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "how": ("How it was computed", "計算方法"),
     "fact_log": ("Log and measurement", "ログと測定"),
     "fact_log_words": (
-        "{jobs} jobs over {days} days; {matched} of them have measured joules ({runs} measured runs, {unmatched} "
+        "{jobs} jobs over {span}; {matched} of them have measured joules ({runs} measured runs, {unmatched} "
         "of them "
         "not in this log). A run belongs to the job with its number and its start.",
-        "{days}日間、{jobs}件のジョブのうち{matched}件で電力量を実測しました（実測した実行{runs}件、"
+        "{span}間、{jobs}件のジョブのうち{matched}件で電力量を実測しました（実測した実行{runs}件、"
         "うちこのログにないもの{unmatched}件）。"
         "ジョブ番号と開始時刻で対応付けています。",
     ),

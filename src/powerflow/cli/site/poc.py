@@ -209,6 +209,8 @@ def _document(result: Poc, rates: Rates, currency: str, emulated: bool, report: 
                 "users": one.changes,
                 "high_priority": one.important,
                 "high_priority_later_share": one.important_later,
+                "high_priority_delay": one.important_delay,
+                "high_priority_delayed_share": one.important_delayed,
             }
             for one in result.scenarios
         ],

@@ -28,7 +28,7 @@ from powerflow.simulate.poc.equal import AtEqual, SavingCurve, energy_at_equal_t
 from powerflow.simulate.poc.families import FamilyChooser
 from powerflow.simulate.poc.matching import JobMatching, MeasuredRun, match
 from powerflow.simulate.poc.scale import EnergyCheck, energy_check
-from powerflow.simulate.replay.draws import DrawOutcome, Draws, Way
+from powerflow.simulate.replay.draws import DrawOutcome, Draws, ProtectedJobs, Way
 from powerflow.simulate.replay.log import MOST_ERROR
 from powerflow.simulate.replay.replay import DRAWS, JOBS_PER_DRAW, Reproduced, draw_facts, reproduce, simulate_draws
 from powerflow.simulate.replay.savings import times
@@ -78,6 +78,9 @@ class Scenario:
         changes: Users, the one whose jobs would end latest first.
         important: The jobs that the site calls important; None if it did not say, or too few were simulated.
         important_later: Share of these that would end later by more than a minute and 1 %; nan if not known.
+        important_delay: As ``important``, but against the time that these jobs take alone, without waiting.
+        important_delayed: Share of these that would take longer than that by more than a minute and 1 %; nan if not
+            known. PowerFlow protects these jobs in the simulation, so each of them is one whose promise was broken.
     """
 
     rigid: bool
@@ -91,6 +94,8 @@ class Scenario:
     changes: Sequence[groups.GroupChange]
     important: groups.GroupChange | None
     important_later: float
+    important_delay: groups.GroupChange | None
+    important_delayed: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,7 +149,7 @@ def poc(
         trace: The log; its times are Unix seconds.
         cluster: The site's cluster, as `parse_cluster` reads it, with one GPU type.
         measured: Runs of jobs with their measured energy.
-        high: Conditions that make a job important, such as ``qos=high``.
+        high: Conditions that make a job important, such as ``qos=high``. PowerFlow protects these jobs.
         unvalidated: True to simulate even if the data do not carry an answer.
         believed, seed, draws, jobs_per_draw, processes, progress: As for `powerflow.simulate.replay.replay`.
 
@@ -169,7 +174,7 @@ def poc(
     chooser = FamilyChooser(trace, matching.power_w, card, max(node.gpus for node in site.spec.nodes))
     placed = [_with_models(window, chooser, [seed, draw]) for draw, window in enumerate(stretches)]
     ways = [*(Way(price, rigid=True) for price in _PRICES_RIGID), *map(Way, _PRICES_ELASTIC)]
-    ask = Draws(placed, cluster, ways, site.discipline, believed, seed)
+    ask = Draws(placed, cluster, ways, site.discipline, believed, seed, protected=_protected(wanted))
     outcomes = simulate_draws(ask, processes, lambda share, note: progress(0.1 + 0.6 * share, note))
     outcomes, ways = _extended(ask, outcomes, processes, progress)
     check = energy_check(trace, matching, placed, outcomes, gpu_type(card).idle_w)
@@ -189,6 +194,15 @@ def poc(
         scenarios=scenarios,
         facts={**site.facts, **draw_facts(ask, site.log, believed)},
     )
+
+
+def _protected(positions: Sequence[int]) -> ProtectedJobs:
+    """Return jobs with the protection that ``priority: protected`` gives on a live cluster."""
+    if not positions:
+        return ProtectedJobs()
+    from powerflow.api.job_spec import WEIGHTS
+
+    return ProtectedJobs(frozenset(positions), WEIGHTS["protected"])
 
 
 def _one_type(cluster: str) -> None:
@@ -297,14 +311,12 @@ def _scenario(
     energy: AtEqual = energy_at_equal_time(curve, relative_error=check.relative_error, time_error=error)
     time: AtEqual = time_at_equal_energy(curve, time_error=error)
     as_fast = [i for i, saved in zip(order, curve.saved[1], strict=True) if saved >= 0]
-    moved = (
-        [
-            groups.Times(window.positions, draw.site.jct_s, draw.ours[as_fast[-1]].jct_s)
-            for window, draw in zip(placed, outcomes, strict=True)
-        ]
-        if as_fast
-        else []
-    )
+    moved, delayed = [], []
+    if as_fast:
+        for window, draw in zip(placed, outcomes, strict=True):
+            alone_s, ours_s = np.array([job.duration_s for job in window.jobs.jobs]), draw.ours[as_fast[-1]].jct_s
+            moved.append(groups.Times(window.positions, draw.site.jct_s, ours_s))
+            delayed.append(groups.Times(window.positions, alone_s, ours_s))
     return Scenario(
         rigid,
         times(energy.share, added_j),
@@ -317,6 +329,8 @@ def _scenario(
         groups.changes(trace, moved),
         groups.change_of("", wanted, moved) if wanted else None,
         groups.share_later(wanted, moved),
+        groups.change_of("", wanted, delayed) if wanted else None,
+        groups.share_later(wanted, delayed),
     )
 
 

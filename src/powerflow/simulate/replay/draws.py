@@ -20,6 +20,7 @@ from powerflow.cluster.spec import ClusterSpec
 from powerflow.cost.catalogue import gpu_type
 from powerflow.cost.costs_file import Costs
 from powerflow.policy.prices import Prices
+from powerflow.scheduler.rules.protection import Protection
 from powerflow.simulate.belief import Belief, belief_named
 from powerflow.simulate.experiment import Believed
 from powerflow.simulate.frontier import natural_price
@@ -84,6 +85,22 @@ class DrawOutcome:
 
 
 @dataclass(frozen=True, slots=True)
+class ProtectedJobs:
+    """Jobs of a log that PowerFlow protects, as with ``priority: protected``.
+
+    They run on the GPUs that they asked for at the maximum clock, from the next decision on, as far as there are enough
+    GPUs for all of them (`powerflow.scheduler.rules.protection`).
+
+    Attributes:
+        positions: Their positions in the log.
+        weight: Weight of their completion times; that of a normal job is 1.
+    """
+
+    positions: frozenset[int] = frozenset()
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Draws:
     """Simulates draws (random choices of what a log does not say, such as models and their costs), in any process.
 
@@ -96,6 +113,7 @@ class Draws:
         believed: What PowerFlow knows of costs and sizes of jobs.
         seed: Seed of models, true costs and noise.
         costs: Measured costs of models that the log names.
+        protected: Jobs that PowerFlow protects.
     """
 
     windows: Sequence[LogWindow]
@@ -105,10 +123,19 @@ class Draws:
     believed: Believed
     seed: int
     costs: Costs | None = None
+    protected: ProtectedJobs = ProtectedJobs()  # frozen
 
     def workload(self, draw: int) -> Workload:
         """Return the jobs and true costs of one draw (a random choice of what a log does not say), by its number."""
-        return build_workload(self.windows[draw].jobs, self.cluster, seed=self.workload_seed(draw), costs=self.costs)
+        window = self.windows[draw]
+        built = build_workload(window.jobs, self.cluster, seed=self.workload_seed(draw), costs=self.costs)
+        jobs = [
+            dataclasses.replace(job, protected=True, max_slowdown=0.0, weight=self.protected.weight)
+            if position in self.protected.positions
+            else job
+            for job, position in zip(built.jobs, window.positions.tolist(), strict=True)
+        ]
+        return dataclasses.replace(built, jobs=tuple(jobs))
 
     def workload_seed(self, draw: int) -> int:
         """Return the seed of one draw (a random choice of what a log does not say), by its number.
@@ -134,9 +161,11 @@ class Draws:
 
     def _simulated(self, workload: Workload, way: Way, belief: Belief, seed: int) -> ReplayOutcome:
         price = way.price_share * natural_price(workload)
+        # protected jobs are never slowed here, so that nothing needs to be checked between two events
+        policy = Protection(Prices(), check_s=math.inf) if self.protected.positions else Prices()
         result = simulate(
             rigid(workload) if way.rigid else workload,
-            Prices(),
+            policy,
             energy_price=price,
             belief=belief,
             world=self.believed.world,
