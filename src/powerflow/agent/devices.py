@@ -303,8 +303,7 @@ class NodeDevices:
             self._bell.clear()
             self._bell.wait(self.turn())
 
-    def _seen_now(self) -> None:
-        """Publish the readings of a rank's begin or end."""
+    def _seen_now(self) -> None:  # when a rank begins or ends
         self._take_readings()
         self._publish()
 
