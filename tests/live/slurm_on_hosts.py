@@ -65,33 +65,37 @@ def why_not() -> str:
 
 
 class SlurmOnHosts:
-    """A Slurm cluster, and a user who has a home that all hosts share, at ``/run/home`` on each of them."""
+    """A Slurm cluster, and a user who has a home that all hosts share, at ``/run/home`` on each of them.
 
-    def __init__(self, hosts: Hosts, home: Path) -> None:
+    ``settings`` are more lines of slurm.conf. All hosts find the files of ``home / "slurm"`` in ``/run/conf``.
+    """
+
+    def __init__(self, hosts: Hosts, home: Path, settings: str = "") -> None:
         self.hosts, self.home = hosts, home
         self._groups = [_FREEZER / hosts.name(i) for i in hosts.numbers()]
         key, conf = home / "munge.key", home / "slurm"
         key.write_bytes(secrets.token_bytes(128))
         key.chmod(0o400)
-        self._configure(conf)
+        self._configure(conf, settings)
         (home / "user").mkdir()
         shutil.chown(home / "user", USER)
         for i in hosts.numbers():
             self._prepare(i, conf)
         self._run(1, "slurmctld", "-D")
         for i in hosts.numbers():
-            self._run(i, "slurmd", "-D", "-N", hosts.name(i))
+            self.start_node(i)
         self.until(lambda: self.root("sinfo", "--noheader", "--format=%t").split() == ["idle"])
 
-    def _configure(self, conf: Path) -> None:
-        conf.mkdir()
+    def _configure(self, conf: Path, settings: str) -> None:
+        conf.mkdir(exist_ok=True)
         names = [self.hosts.name(i) for i in self.hosts.numbers()]
         addresses = [self.hosts.address(i) for i in self.hosts.numbers()]
         lines = [
             f"NodeName={name} NodeAddr={address} CPUs=8 RealMemory=4000 Gres=gpu:{GPUS}"
             for name, address in zip(names, addresses, strict=True)
         ]
-        (conf / "slurm.conf").write_text(_CONF.format(names=names, addresses=addresses, nodes="\n".join(lines)))
+        text = _CONF.format(names=names, addresses=addresses, nodes="\n".join(lines))
+        (conf / "slurm.conf").write_text(text + settings)
         (conf / "gres.conf").write_text(f"Name=gpu File=/run/slurm/gpu[0-{GPUS - 1}]\n")
         (conf / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\nCgroupMountpoint=/run/cgroup\n")
 
@@ -117,6 +121,10 @@ class SlurmOnHosts:
             *_ways_in(),
         ]
         self.hosts.output(i, ["sh", "-ec", "\n".join(script)])
+
+    def start_node(self, i: int) -> None:
+        """Start Slurm's daemon of a host."""
+        self._run(i, "slurmd", "-D", "-N", self.hosts.name(i))
 
     def _run(self, i: int, *words: str) -> None:
         log = os.open(self.home / f"{words[0]}-{i}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
