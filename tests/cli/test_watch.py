@@ -149,7 +149,7 @@ def test_sums_by_month_are_those_of_a_year(
 def test_a_name_with_line_breaks_and_control_characters_leaves_the_table_whole() -> None:
     name = "a\nb\r\x1b["
     job = PresentJob("1", name, "ada", "", "", "", [GpuAddress("n1", 0)], 0, 0, 9.0, None, None, 0.0, *[None] * 4)
-    found = Present(60.0, None, [job], 1, 0, 0.0, 9.0, [], emulated=False)
+    found = Present(60.0, None, [job], 1, 0, 0.0, 0, 0.0, [], 9.0, [], emulated=False)
     out = console()
     with out.capture() as said:
         out.print(fitted_table(found.jobs, present_columns(found), 80))

@@ -250,3 +250,69 @@ def test_a_clock_that_is_set_back_loses_no_joule() -> None:
     site.run()
     site.settle(draw.lasts_s, all_of_it=True)
     site.check()
+
+
+def test_a_gpu_that_a_hidden_job_holds_is_nobodys_neither() -> None:
+    """A job that Slurm hides from 600 to 1200 s; then one that can be seen, from 1200 to 1800 s."""
+    draw = TrueDraw(np.repeat([IDLE_W, 400.0, 300.0, IDLE_W], [6000, 6000, 6000, 6000]), [(1200.0, 1800.0)])
+    site = Site(draw, scraped(draw, np.random.default_rng(0), 15.0))
+
+    def look(now_s: float) -> OwnersLook:
+        seen = slurm(draw, now_s)
+        return OwnersLook(now_s, seen.jobs, seen.holdings, hidden=[GPU] if 600.0 <= now_s < 1200.0 else [])
+
+    shown = {}
+    for now_s in np.arange(LOOK_S, draw.lasts_s, LOOK_S):
+        new = site.series.take((site.series.time_s > now_s - LOOK_S) & (site.series.time_s <= now_s))
+        site.watcher.take(Readings({GPU: new}, {GPU: CARD}), look(float(now_s)))
+        found = present(site.watcher, float(now_s))
+        shown[float(now_s)] = (found.free, found.hidden, len(found.jobs))
+        site.settle(float(now_s))
+    site.settle(draw.lasts_s, all_of_it=True)
+    assert shown[300.0] == shown[2100.0] == (1, 0, 0)
+    assert shown[900.0] == (0, 1, 0)
+    assert shown[1500.0] == (0, 0, 1)
+    assert site.unknown_j == pytest.approx(600.0 * 400.0, rel=0.03)
+    assert site.jobs["slurm:0"][1].energy_j == pytest.approx(600.0 * 300.0, rel=0.02)
+    assert {*site.jobs} == {"slurm:0"}
+
+
+def test_where_slurm_hides_all_others_what_no_own_job_drew_is_not_known() -> None:
+    draw = TrueDraw(np.repeat([400.0], 6000), [(120.0, 300.0)])
+    site = Site(draw, scraped(draw, np.random.default_rng(0), 15.0))
+    for now_s in np.arange(LOOK_S, draw.lasts_s, LOOK_S):
+        new = site.series.take((site.series.time_s > now_s - LOOK_S) & (site.series.time_s <= now_s))
+        seen = slurm(draw, float(now_s))
+        site.watcher.take(
+            Readings({GPU: new}, {GPU: CARD}), OwnersLook(seen.time_s, seen.jobs, seen.holdings, complete=False)
+        )
+        assert present(site.watcher, float(now_s)).free is None
+    site.settle(draw.lasts_s, all_of_it=True)
+    assert site.nobody_j == 0.0
+    lasts_s = site.watcher.tracks[GPU].settled_s - float(site.series.time_s[0])
+    assert site.unknown_j == pytest.approx(400.0 * (lasts_s - 180.0), rel=0.02)
+    assert len(site.watcher.memory.gaps) == 1
+
+
+def test_readings_from_before_the_first_look_belong_to_nobody_that_is_known() -> None:
+    """Prometheus has the last hour; Slurm tells only who holds the GPU now, and since when."""
+    draw = TrueDraw(np.repeat([400.0], 36_000), [(1800.0, 4000.0)])
+    series = scraped(draw, np.random.default_rng(0), 15.0)
+    watcher = Watcher()
+    watcher.take(Readings({GPU: series}, {GPU: CARD}), slurm(draw, 3600.0))
+    settled = watcher.settle(3600.0, all_of_it=True)
+    assert {key.known for key in settled.others} == {False}
+    assert sum(use.energy_j for use in settled.others.values()) == pytest.approx(1800.0 * 400.0, rel=0.02)
+    assert settled.jobs["slurm:0"][1].energy_j == pytest.approx(1800.0 * 400.0, rel=0.02)
+
+
+def test_a_gpu_that_computes_for_nobody_is_named() -> None:
+    watcher = Watcher()
+    job = WatchedJob("slurm:1", "1", 0.0, 500.0)
+    for now_s, power_w in ((30.0, IDLE_W), (510.0, 400.0), (700.0, 400.0)):
+        series = series_of(np.array([now_s]), power_w=np.array([power_w]))
+        ran = now_s > 500.0
+        holdings = [] if ran else [Holding(job.key, GPU, 0.0, None)]
+        watcher.take(Readings({GPU: series}, {GPU: CARD}), OwnersLook(now_s, {job.key: job}, holdings))
+        # just after the end of a job, the last reading is still of it
+        assert present(watcher, now_s).unclaimed == ([GPU] if now_s == 700.0 else [])

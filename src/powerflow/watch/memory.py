@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-from powerflow.watch.owners import GpuAddress, Holding, OwnersLook, WatchedJob
+from powerflow.watch.owners import HIDDEN, GpuAddress, Holding, OwnersLook, WatchedJob
 
 #: Slurm tells for this long how a job has ended. After a longer silence, jobs may have come and gone unseen, seconds.
 UNSEEN_S = 300.0
@@ -18,8 +18,10 @@ class OwnerMemory:
     Attributes:
         jobs: Jobs by key.
         known_until_s: Up to this moment (Unix seconds) it is known who held what; later changes may be unseen.
-        gaps: Times (Unix seconds) in which the owners were not heard for longer than `UNSEEN_S`: a GPU that no job is
-            known to have held may have been held by any.
+        gaps: Times (Unix seconds) in which the owners were not heard for longer than `UNSEEN_S`, or did not tell all
+            jobs: a GPU that no job is known to have held may have been held by any. So is the time before the first
+            look.
+        complete: False if the last look did not tell all jobs.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class OwnerMemory:
     ) -> None:
         self.jobs: dict[str, WatchedJob] = {job.key: job for job in jobs}
         self.known_until_s = known_until_s
+        self.complete = True
         self.gaps = list(gaps)
         self._held: dict[GpuAddress, list[Holding]] = {}
         for holding in holdings:
@@ -41,16 +44,15 @@ class OwnerMemory:
 
         A job that is no longer named has ended between the last look and this one. If the source tells the moment, that
         is its end. Else the middle of the two looks is, and may be off by half their distance; after a long silence,
-        the last look is, since another job may have followed it unseen.
+        the last look is, since another job may have followed it unseen. Jobs that are hidden begin and end in the same
+        way.
         """
-        held_now = {(each.job, each.gpu): each for each in look.holdings}
         before_s = self.known_until_s
-        if before_s and look.time_s - before_s > UNSEEN_S:
-            self.gaps.append((before_s, look.time_s))
-        end = _unseen_end(before_s, look.time_s)
+        held_now = {(each.job, each.gpu): each for each in (*look.holdings, *_hidden(before_s, look))}
+        self._add_gap(look)
         for gpu, holdings in self._held.items():
             self._held[gpu] = [
-                each if each.end_s is not None else _still(each, held_now, look, end) for each in holdings
+                each if each.end_s is not None else _still(each, held_now, look, before_s) for each in holdings
             ]
         for each in held_now.values():
             mine = self._held.setdefault(each.gpu, [])
@@ -65,8 +67,22 @@ class OwnerMemory:
                 self.jobs[key] = job
         for key, known in self.jobs.items():
             if known.end_s is None and key not in look.jobs:
-                self.jobs[key] = replace(known, end_s=max(end.end_s, known.start_s), state="")
-        self.known_until_s = look.time_s
+                requeued = _requeued_s(key, look, before_s) is not None
+                end_s = _end(key, look, before_s).end_s
+                self.jobs[key] = replace(known, end_s=max(end_s, known.start_s), state="REQUEUED" * requeued)
+        self.known_until_s, self.complete = look.time_s, look.complete
+
+    def _add_gap(self, look: OwnersLook) -> None:
+        """Note the time before a look in which jobs may have come and gone unseen."""
+        before_s = self.known_until_s
+        until_s = look.time_s if look.since_s is None else look.since_s
+        if look.complete and before_s and until_s - before_s <= UNSEEN_S:
+            return
+        until_s = until_s if look.complete else look.time_s
+        if self.gaps and self.gaps[-1][1] >= before_s:
+            self.gaps[-1] = (self.gaps[-1][0], until_s)
+        else:
+            self.gaps.append((before_s, until_s))
 
     def holdings(self, gpu: GpuAddress) -> list[Holding]:
         """Return who holds or held a GPU."""
@@ -122,8 +138,27 @@ def _unseen_end(before_s: float, now_s: float) -> _End:
     return _End(before_s, silence_s) if silence_s > UNSEEN_S else _End(before_s + silence_s / 2, silence_s / 2)
 
 
+def _requeued_s(key: str, look: OwnersLook, before_s: float) -> float | None:
+    """Return when a run that the last look (Unix seconds) saw has ended, if Slurm tells it by the job's next run."""
+    ended_s = look.requeued_s.get(key.partition("@")[0])
+    return ended_s if ended_s is not None and before_s - 1.0 <= ended_s <= look.time_s + 1.0 else None
+
+
+def _end(key: str, look: OwnersLook, before_s: float) -> _End:
+    """Return the end of a run that a look no longer names."""
+    requeued_s = _requeued_s(key, look, before_s)
+    return _unseen_end(before_s, look.time_s) if requeued_s is None else _End(requeued_s, 0.0)
+
+
+def _hidden(before_s: float, look: OwnersLook) -> list[Holding]:
+    """Return what hidden jobs hold; one that is new has begun between the last look and this one."""
+    silence_s = look.time_s - before_s if before_s else 0.0
+    start_s = look.time_s - silence_s / 2
+    return [Holding(HIDDEN, gpu, start_s, None, max(silence_s / 2, 1.0)) for gpu in look.hidden]
+
+
 def _still(
-    each: Holding, held_now: Mapping[tuple[str, GpuAddress], Holding], look: OwnersLook, unseen: _End
+    each: Holding, held_now: Mapping[tuple[str, GpuAddress], Holding], look: OwnersLook, before_s: float
 ) -> Holding:
     """Return a holding as it stands after a look: open, or with its end."""
     if (now := held_now.get((each.job, each.gpu))) is not None:
@@ -131,4 +166,5 @@ def _still(
     job = look.jobs.get(each.job)
     if job is not None and job.end_s is not None:
         return replace(each, end_s=job.end_s)
-    return replace(each, end_s=max(unseen.end_s, each.start_s), end_slack_s=max(each.end_slack_s, unseen.slack_s))
+    end = _end(each.job, look, before_s)
+    return replace(each, end_s=max(end.end_s, each.start_s), end_slack_s=max(each.end_slack_s, end.slack_s))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 
@@ -90,12 +90,21 @@ class OwnersLook:
         jobs: Jobs that hold GPUs, and jobs that held some a short while ago, by key.
         holdings: Which GPUs they hold or held.
         notes: What could not be told, for the user.
+        since_s: From this moment on it is told who held what, Unix seconds; None: only ``time_s`` is told.
+        requeued_s: When the earlier run of a job that runs again, or waits to, has ended, Unix seconds, by the key of
+            the job without its start: ``slurm:4711``.
+        hidden: GPUs of jobs that the asking user may not see.
+        complete: False if jobs that the user may not see can hold any GPU that no job of this look holds.
     """
 
     time_s: float
     jobs: Mapping[str, WatchedJob]
     holdings: Sequence[Holding]
     notes: Sequence[str] = ()
+    since_s: float | None = None
+    requeued_s: Mapping[str, float] = field(default_factory=dict)
+    hidden: Collection[GpuAddress] = ()
+    complete: bool = True
 
 
 class Segment(NamedTuple):
@@ -113,8 +122,10 @@ class Segment(NamedTuple):
     slack_s: float
 
 
+#: Key of a job that is hidden: somebody holds the GPU, and it is not known who.
+HIDDEN = "?"
 #: Stands for the jobs of a segment in which it is not known who held the GPU.
-UNKNOWN = ("?",)
+UNKNOWN = (HIDDEN,)
 
 
 def with_unknown(found: Iterable[Segment], gaps: Sequence[tuple[float, float]]) -> list[Segment]:
@@ -145,7 +156,8 @@ def segments(holdings: Iterable[Holding], since_s: float, until_s: float) -> lis
         since_s, until_s: The span, Unix seconds.
 
     Returns:
-        Segments in order, without gaps, that cover the span. Jobs may share a GPU.
+        Segments in order, without gaps, that cover the span. Jobs may share a GPU. Where a job is known, no other is
+        hidden: when a hidden one came and went is only known from look to look.
     """
     inside = [
         (max(each.start_s, since_s), min(until_s if each.end_s is None else each.end_s, until_s), each)
@@ -155,7 +167,8 @@ def segments(holdings: Iterable[Holding], since_s: float, until_s: float) -> lis
     edges = sorted({since_s, until_s, *(start for start, _, _ in inside), *(end for _, end, _ in inside)})
     found: list[Segment] = []
     for start, end in itertools.pairwise(edges):
-        jobs = tuple(sorted({each.job for begin, finish, each in inside if begin <= start and finish >= end}))
+        held = {each.job for begin, finish, each in inside if begin <= start and finish >= end}
+        jobs = tuple(sorted(held - {HIDDEN})) or tuple(held)
         if found and found[-1].jobs == jobs:
             found[-1] = found[-1]._replace(end_s=end)
             continue

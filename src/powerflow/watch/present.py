@@ -6,13 +6,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from powerflow.watch.owners import GpuAddress
+import numpy as np
+
+from powerflow.watch.owners import HIDDEN, GpuAddress
+from powerflow.watch.use import is_idle
 from powerflow.watch.watcher import GpuTrack, Watcher
 
 #: A GPU whose last reading is older than this is silent, seconds.
 SILENT_S = 120.0
 #: A GPU that has been idle in the same hands for this long is shown as idle, seconds.
 IDLE_S = 600.0
+#: A reading may show what a job did that gave the GPU back less than this before, seconds.
+_AFTER_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,10 @@ class Present:
         jobs: Jobs that hold GPUs, the one with the highest power first.
         gpus: Number of GPUs with readings.
         free: Number of these that nobody holds; None if it is not known who holds GPUs.
-        free_w: Power of those that nobody holds, watts.
+        free_w: Power of those that nobody holds, or of which it is not known, watts.
+        hidden: Number of GPUs that jobs hold which this user may not see.
+        hidden_w: Power of these, watts.
+        unclaimed: GPUs on which something computes though no job is known to hold them.
         power_w: Power of all GPUs, watts.
         silent: GPUs that have not told their power in the last two minutes.
         emulated: True if some of the GPUs are emulated.
@@ -74,6 +82,9 @@ class Present:
     gpus: int
     free: int | None
     free_w: float
+    hidden: int
+    hidden_w: float
+    unclaimed: Sequence[GpuAddress]
     power_w: float
     silent: Sequence[GpuAddress]
     emulated: bool
@@ -81,8 +92,9 @@ class Present:
 
 @dataclass(frozen=True, slots=True)
 class _Last:
-    """The last reading of a GPU, and how many jobs share it."""
+    """The last reading of a GPU, how many jobs share it, and whether it has long been idle."""
 
+    time_s: float
     power_w: float
     utilisation: float
     clock_mhz: float
@@ -136,15 +148,19 @@ def present(watcher: Watcher, now_s: float) -> Present:
                 use.from_s if use is not None and known else None,
             )
         )
-    free = [each for gpu, each in last.items() if gpu not in holders]
+    free = {gpu: each for gpu, each in last.items() if gpu not in holders}
+    hidden = [each for gpu, each in last.items() if holders.get(gpu) == [HIDDEN]]
     settled = [track.settled_s for track in watcher.tracks.values() if track.settled_s > -math.inf]
     return Present(
         now_s,
         min(settled, default=None),
         sorted(jobs, key=lambda job: (-(job.power_w or 0.0), job.id)),
         len(last),
-        len(free) if watcher.memory.known_until_s else None,
-        sum(each.power_w for each in free),
+        len(free) if watcher.memory.known_until_s and watcher.memory.complete else None,
+        sum(each.power_w for each in free.values()),
+        len(hidden),
+        sum(each.power_w for each in hidden),
+        sorted(gpu for gpu, each in free.items() if _unclaimed(watcher, gpu, each)),
         sum(each.power_w for each in last.values()),
         sorted(silent),
         any(track.card.emulated for track in watcher.tracks.values()),
@@ -161,7 +177,20 @@ def _last(track: GpuTrack, now_s: float, holders: int) -> _Last | None:
         power_w = float((series.energy_j[-1] - series.energy_j[-2]) / (series.time_s[-1] - series.time_s[-2]))
     idle = bool(track.idle.jobs) and track.idle.lasts_s >= IDLE_S
     values = (float(series.utilisation[-1]), float(series.clock_mhz[-1]))
-    return None if math.isnan(power_w) else _Last(power_w, *values, max(holders, 1), idle)
+    return None if math.isnan(power_w) else _Last(float(series.time_s[-1]), power_w, *values, max(holders, 1), idle)
+
+
+def _unclaimed(watcher: Watcher, gpu: GpuAddress, last: _Last) -> bool:
+    """Return True if a GPU computes though no job is known to hold it, nor held it a short while before."""
+    memory = watcher.memory
+    if not memory.known_until_s or not memory.complete:
+        return False
+    if bool(is_idle(np.array(last.utilisation), np.array(last.power_w), watcher.tracks[gpu].idle_w)):
+        return False
+    if math.isnan(last.utilisation) and math.isnan(watcher.tracks[gpu].idle_w):
+        return False
+    ends_s = [each.end_s for each in memory.holdings(gpu) if each.end_s is not None]
+    return max(ends_s, default=-math.inf) < last.time_s - _AFTER_S
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from powerflow.arrays import FloatArray
+from powerflow.arrays import BoolArray, FloatArray
 from powerflow.units import HOUR_S
 from powerflow.watch.attribution import Share
 from powerflow.watch.owners import Segment
@@ -140,6 +140,17 @@ def add_activity(
         _add_idle(uses, owner.jobs, series.utilisation[first : last + 1], watts[first:last], lasts_s, idle_w, run)
 
 
+def is_idle(utilisation: FloatArray, power_w: FloatArray, idle_w: float) -> BoolArray:
+    """Return where a GPU was idle: by its utilisation (0 to 1), or by its power (watts) where that is not reported.
+
+    Args:
+        utilisation, power_w: Values of one shape.
+        idle_w: What this type of GPU draws when it is idle, watts; where it is not known (nan), power says nothing.
+    """
+    idle: BoolArray = np.where(np.isnan(utilisation), power_w < _IDLE_POWER * idle_w, utilisation < _IDLE_UTILISATION)
+    return idle
+
+
 def _add_idle(
     uses: dict[str, JobUse],
     jobs: tuple[str, ...],
@@ -150,12 +161,12 @@ def _add_idle(
     run: IdleRun,
 ) -> None:
     busiest = np.fmax(utilisation[:-1], utilisation[1:])
-    idle = np.where(np.isnan(busiest), watts < _IDLE_POWER * idle_w, busiest < _IDLE_UTILISATION)
+    idle = is_idle(busiest, watts, idle_w)
     judged = ~np.isnan(busiest) | (not math.isnan(idle_w))
     n = len(jobs)
-    for is_idle, is_judged, power_w, seconds in zip(idle, judged, watts, lasts_s, strict=True):
+    for idles, is_judged, power_w, seconds in zip(idle, judged, watts, lasts_s, strict=True):
         was_long = run.lasts_s >= IDLE_AFTER_S
-        if is_idle:
+        if idles:
             run.lasts_s += seconds
             run.energy_j += power_w * seconds
         else:
@@ -164,6 +175,6 @@ def _add_idle(
         for job in jobs:
             use = uses[job]
             use.judged_s += seconds / n * bool(is_judged)
-            if is_idle and run.lasts_s >= IDLE_AFTER_S:
+            if idles and run.lasts_s >= IDLE_AFTER_S:
                 use.idle_s += more[0] / n
                 use.idle_j += more[1] / n

@@ -226,6 +226,9 @@ def _document(found: Present, notes: Sequence[str]) -> dict[str, object]:
         "free_gpus": found.free,
         "power_w": found.power_w,
         "free_power_w": found.free_w,
+        "hidden_gpus": found.hidden,
+        "hidden_power_w": found.hidden_w,
+        "unclaimed": [str(gpu) for gpu in found.unclaimed],
         "emulated": found.emulated,
         "silent": [str(gpu) for gpu in found.silent],
         "jobs": [
@@ -263,7 +266,7 @@ def _line(found: Present, notes: Sequence[str]) -> str:
     jobs, rest = _held(found)
     jobs = f"{power(found.power_w)}: {jobs}"
     silent = f"; {len(found.silent)} GPUs are silent" if found.silent else ""
-    said = "".join(f"; {line(note)}" for note in notes)
+    said = "".join(f"; {line(note)}" for note in (*_unclaimed(found), *notes))
     return f"{stamp(found.time_s)} {jobs}{rest}{silent}{said}"
 
 
@@ -271,11 +274,25 @@ def _held(found: Present) -> tuple[str, str]:
     """Say how many GPUs are held, and what the others draw."""
     from powerflow.units import power
 
-    if found.free is None:
-        return f"{found.gpus} GPUs in all; who holds them is not known", ""
     jobs = f"{len(found.jobs)} job{'s' * (len(found.jobs) != 1)}"
-    held = f"{found.gpus} GPUs in all; {found.gpus - found.free} held by {jobs}"
-    return held, f"; {power(found.free_w)} of it by {found.free} that nobody holds" if found.free else ""
+    if found.free is None:
+        seen = f"{jobs} can be seen; who holds the other GPUs" if found.jobs else "who holds them"
+        return f"{found.gpus} GPUs in all; {seen} is not known", ""
+    held = f"{found.gpus} GPUs in all; {found.gpus - found.free - found.hidden} held by {jobs}"
+    rest = (
+        f"; {power(found.hidden_w)} of it by {found.hidden} that jobs hidden from you may hold" if found.hidden else ""
+    )
+    return held, rest + (f"; {power(found.free_w)} of it by {found.free} that nobody holds" if found.free else "")
+
+
+def _unclaimed(found: Present) -> list[str]:
+    """Say which GPUs compute though nobody is known to hold them; nothing if there is none."""
+    if not found.unclaimed:
+        return []
+    names = ", ".join(map(str, found.unclaimed[:5])) + (" …" if len(found.unclaimed) > 5 else "")
+    number = len(found.unclaimed)
+    verb, it = ("s compute", "them") if number > 1 else (" computes", "it")
+    return [f"{number} GPU{verb} though no job is known to hold {it}: {names}"]
 
 
 def _draw(found: Present, notes: Sequence[str], width: int) -> RenderableType:
@@ -297,5 +314,5 @@ def _draw(found: Present, notes: Sequence[str], width: int) -> RenderableType:
     if found.silent:
         names = ", ".join(line(str(gpu)) for gpu in found.silent[:5]) + (" …" if len(found.silent) > 5 else "")
         parts.append(Text(f"! {len(found.silent)} GPUs are silent: {names}", style="yellow"))
-    parts += [Text(f"! {line(note)}", style="yellow") for note in notes]
+    parts += [Text(f"! {line(note)}", style="yellow") for note in (*_unclaimed(found), *notes)]
     return noted(Group(*parts), found.emulated)

@@ -296,7 +296,7 @@ class LabelOwners:
         alive_s = max(certain_s) - 5 * interval_s
         self._known_until_s = max(self._known_until_s, min(at for at in certain_s if at > alive_s))
         begins_s = min(float(each.scrape_s[0]) for each in found.values() if len(each.scrape_s))
-        return self._look(self._known_until_s, min(begins_s, self._known_until_s - TOLD_S))
+        return self._look(self._known_until_s, begins_s)
 
     def _take(self, gpu: GpuAddress, presence: Presence, interval_s: float) -> float | None:
         """Take in new scrapes of one GPU; return up to which moment it is certain who holds it."""
@@ -354,8 +354,9 @@ class LabelOwners:
         ended = replace(mine.holding, end_s=(mine.last_s + next_s) / 2, end_slack_s=(next_s - mine.last_s) / 2)
         self._ended.setdefault((key, gpu), []).append(ended)
 
-    def _look(self, time_s: float, told_s: float) -> OwnersLook:
-        """Return who holds GPUs, and who held some after a moment; forget what is long past."""
+    def _look(self, time_s: float, begins_s: float) -> OwnersLook:
+        """Return who holds GPUs, and who held some in a time that begins at a moment; forget what is long past."""
+        told_s = min(begins_s, time_s - TOLD_S)
         for place, past in [*self._ended.items()]:
             if (past[-1].end_s or 0.0) < min(told_s, time_s - _KNOWN_S):
                 del self._ended[place]
@@ -373,7 +374,7 @@ class LabelOwners:
             facts = self._facts.get(key) or JobFacts("", key)
             for holding in mine:
                 jobs[holding.job] = _joined(jobs.get(holding.job), holding, facts)
-        return OwnersLook(time_s, jobs, holdings)
+        return OwnersLook(time_s, jobs, holdings, since_s=begins_s)
 
 
 def _joined(job: WatchedJob | None, held: Holding, facts: JobFacts) -> WatchedJob:

@@ -1,8 +1,9 @@
 """Read from Slurm which job holds which GPU.
 
 ``squeue --json --states=all`` tells it in one request: the GPUs of a running job with their numbers
-(``gpu:2(IDX:0-1)``), and the exact end of jobs that ended a few minutes ago. Every user may ask; ``PrivateData`` hides
-the jobs of others, and then they stay hidden here. No other request is made, and none more often than the caller asks.
+(``gpu:2(IDX:0-1)``), and the exact end of jobs that ended a few minutes ago. Every user may ask. Where ``PrivateData``
+hides the jobs of others, `powerflow.watch.sources.slurm_private` finds out which GPUs these hold, and not whose they
+are. No request is made more often than the caller asks.
 """
 
 from __future__ import annotations
@@ -12,17 +13,19 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from powerflow.errors import InputError
 from powerflow.watch.owners import GpuAddress, Holding, OwnersLook, WatchedJob, short_host
+from powerflow.watch.sources.slurm_private import CONFIG, CONFIG_S, NODES, hidden_gpus, hidden_kinds, numbers_in
 
 #: The request. ``SLURM_BITSTR_LEN=0`` keeps numbers of array tasks whole.
 COMMAND = ("squeue", "--json", "--states=all")
 #: How long Slurm may take to answer, seconds.
 TIMEOUT_S = 20.0
-#: Most GPUs of a node, and most nodes, that a range in brackets may name: a damaged answer must not fill the memory.
-_MOST_NUMBERS = 100_000
+#: Most nodes that a range in brackets may name: a damaged answer must not fill the memory.
+_MOST_NODES = 100_000
 
 #: Slurm cuts off fractions of a second: on average, a moment is this much later than it says.
 _CUT_S = 0.5
@@ -80,10 +83,13 @@ def read_jobs(text: str, now_s: float) -> OwnersLook:
         ) from None
     jobs: dict[str, WatchedJob] = {}
     holdings: list[Holding] = []
+    requeued_s: dict[str, float] = {}
     unread = hidden = 0
     for record in records:
         try:
             job, gpus, known = _job(record)
+            if _number(record.get("restart_cnt")):  # Slurm submits the job anew when it takes the GPUs away
+                requeued_s[f"slurm:{int(record['job_id'])}"] = _number(record.get("submit_time")) + _CUT_S
         except (KeyError, TypeError, ValueError):
             unread += 1
             continue
@@ -98,7 +104,7 @@ def read_jobs(text: str, now_s: float) -> OwnersLook:
         notes.append(f"Slurm: {unread} jobs could not be read")
     if hidden:
         notes.append(f"Slurm: {hidden} jobs hold GPUs whose numbers it does not tell (IDX); their energy is nobody's")
-    return OwnersLook(now_s, jobs, holdings, notes)
+    return OwnersLook(now_s, jobs, holdings, notes, requeued_s=requeued_s)
 
 
 def _job(record: Mapping[str, Any]) -> tuple[WatchedJob | None, list[GpuAddress], bool]:
@@ -142,6 +148,9 @@ def _number(value: object) -> float:
 
 
 def _id(record: Mapping[str, Any]) -> str:
+    """Return the number of a job as squeue and sacct show it: ``7``, ``7_3`` (array), ``7+1`` (heterogeneous job)."""
+    if whole := int(_number(record.get("het_job_id"))):
+        return f"{whole}+{int(_number(record.get('het_job_offset')))}"
     array, task = int(_number(record.get("array_job_id"))), record.get("array_task_id")
     if isinstance(task, Mapping):
         task = _number(task) if task.get("set", False) else None
@@ -157,17 +166,10 @@ def _gpus(record: Mapping[str, Any]) -> tuple[list[GpuAddress], bool]:
     for node, words in zip(nodes, detail, strict=False):
         ranges = _GPUS.findall(words)
         for _, numbers in ranges:
-            found += [GpuAddress(short_host(node), number) for number in _numbers(numbers)]
+            found += [GpuAddress(short_host(node), number) for number in numbers_in(numbers)]
         known &= bool(ranges) or "gpu" not in words
     wants = "gpu" in str(record.get("tres_alloc_str") or "") or any("gpu" in words for words in detail)
     return found, known and (bool(found) or not wants) and (not detail or len(detail) == len(nodes))
-
-
-def _numbers(text: str) -> Iterator[int]:
-    """Yield the numbers of ``0-2,5``."""
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        yield from itertools.islice(range(int(first), int(last or first) + 1), _MOST_NUMBERS)
 
 
 def _hosts(text: str) -> Iterator[str]:
@@ -178,22 +180,47 @@ def _hosts(text: str) -> Iterator[str]:
             continue
         for part in numbers.split(","):
             first, _, last = part.partition("-")
-            for number in itertools.islice(range(int(first), int(last or first) + 1), _MOST_NUMBERS):
+            for number in itertools.islice(range(int(first), int(last or first) + 1), _MOST_NODES):
                 yield f"{head}{number:0{len(first)}d}{tail}"
 
 
 class Slurm:
-    """Slurm's queue, as a source of owners."""
+    """Slurm, as a source of owners."""
 
     name = "Slurm (squeue)"
 
-    def __init__(self, command: Sequence[str] = COMMAND) -> None:
-        self._command = command
+    def __init__(
+        self,
+        command: Sequence[str] = COMMAND,
+        config: Sequence[str] = CONFIG,
+        nodes: Sequence[str] = NODES,
+    ) -> None:
+        """Prepare to ask with these commands; the defaults are those of Slurm."""
+        self._command, self._config, self._nodes = command, config, nodes
+        self._hidden: set[str] = set()
+        self._config_s = 0.0
 
     def look(self, now_s: float) -> OwnersLook:
-        """Return the jobs that hold GPUs, as of a moment (Unix seconds); one request.
+        """Return the jobs that hold GPUs, as of a moment (Unix seconds).
+
+        It is one request; two where ``PrivateData`` hides jobs; one more each hour, to know that.
 
         Raises:
             InputError: Slurm does not answer, or not in a form that can be read.
         """
-        return read_jobs(ask_slurm(self._command), now_s)
+        look = read_jobs(ask_slurm(self._command), now_s)
+        if now_s - self._config_s >= CONFIG_S:
+            try:
+                self._hidden, self._config_s = hidden_kinds(ask_slurm(self._config)), now_s
+            except InputError as error:
+                return replace(look, notes=[*look.notes, f"{error}; whether jobs are hidden is not known"])
+        if "jobs" not in self._hidden:
+            return look
+        try:
+            nodes = ask_slurm(self._nodes)
+        except InputError:  # who may not see nodes is refused
+            if "nodes" not in self._hidden:
+                raise
+            note = "Slurm hides jobs and nodes (PrivateData): who holds the other GPUs is not known; run this as a user"
+            return replace(look, notes=[*look.notes, f"{note} who may see them"], complete=False)
+        return replace(look, hidden=hidden_gpus(nodes, {each.gpu for each in look.holdings}))
