@@ -8,18 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from powerflow import units
+from powerflow.look.key_figure import KeyFigure
 from powerflow.report.words import mean, named, subject_of
 from powerflow.simulate.comparison import REFERENCE, Comparison, EqualEnergyRow
 from powerflow.simulate.result import SimulationResult
-
-
-@dataclass(frozen=True, slots=True)
-class KeyFigure:
-    """A large number on a page, with a text that says what it means."""
-
-    value: str
-    meaning: str
-
 
 # --- a comparison ---
 

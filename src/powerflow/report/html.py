@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from powerflow import units
+from powerflow.look.pages import base_css, environment
 from powerflow.report import glossary, headline, plots, rows, series, words
 from powerflow.simulate.comparison import Comparison
 from powerflow.simulate.result import SimulationResult
@@ -136,22 +136,19 @@ def page(template: str, figures: Mapping[str, plots.Figure], **context: Any) -> 
 
     ``context`` has the other values that the template uses.
     """
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     context["title"] = words.without_folders(context["title"])
     context = {"glossary": glossary.GLOSSARY, "lang": "en", "how": "How it was computed", **context}
-    return environment.get_template(template).render(
-        figures=figures,
-        figures_json=Markup(_json_in_html(figures)),
-        plotly_js=Markup(plotly_js() if figures else ""),
-        style=Markup((TEMPLATES / "style.css").read_text("utf-8")),
-        script=Markup((TEMPLATES / "page.js").read_text("utf-8")),
-        **context,
+    return (
+        environment(TEMPLATES)
+        .get_template(template)
+        .render(
+            figures=figures,
+            figures_json=Markup(_json_in_html(figures)),
+            plotly_js=Markup(plotly_js() if figures else ""),
+            style=Markup(base_css() + (TEMPLATES / "style.css").read_text("utf-8")),
+            script=Markup((TEMPLATES / "page.js").read_text("utf-8")),
+            **context,
+        )
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from powerflow import units
-from powerflow.report.headline import KeyFigure
+from powerflow.look.key_figure import KeyFigure
 from powerflow.report.html import page
 from powerflow.report.poc_words import Language, text
 from powerflow.report.replay import Grid, Rates, rounded

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from powerflow import units
-from powerflow.report.headline import KeyFigure
+from powerflow.look.key_figure import KeyFigure
 from powerflow.report.html import page
 from powerflow.report.replay_plots import replay_figures
 from powerflow.report.words import cleaned, without_folders

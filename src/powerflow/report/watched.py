@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from powerflow.report.headline import KeyFigure
+from powerflow.look.key_figure import KeyFigure
 from powerflow.report.html import page
 from powerflow.units import energy, fixed, percent
 from powerflow.watch.summary import UseLine, WatchSummary
