@@ -38,6 +38,7 @@ from powerflow.service.jobs import job_routes
 from powerflow.service.metrics import exposition
 from powerflow.service.middleware import RequestGuard
 from powerflow.service.openapi import document
+from powerflow.service.pages import PAGES, SIGN_IN, SIGN_OUT, page_files, page_routes, problem_shown
 from powerflow.service.peers import Network
 from powerflow.service.problem import MEDIA_TYPE, Problem, of_error, of_invalid, problem
 from powerflow.service.refused import RefusedTokens
@@ -60,6 +61,8 @@ HEALTH = f"{PREFIX}/health"
 EVENTS = f"{PREFIX}{ops.EVENTS.path}"
 METRICS = "/metrics"
 
+#: Methods of the paths of forms.
+_FORMS = {SIGN_IN: ["GET", "HEAD", "POST"], SIGN_OUT: ["POST"]}
 #: How often a request that waits for events looks for them.
 _LOOK_S = 0.25
 
@@ -106,20 +109,23 @@ def build_app(
     app.include_router(governing(), prefix=PREFIX, tags=["governance"])
     app.include_router(_health(cluster, version), prefix=PREFIX, tags=["health"])
     app.add_route(METRICS, _metrics(cluster, version))
+    refused = refused or RefusedTokens()
+    app.router.routes.extend(page_routes(tokens, refused))
     # an unexpected exception is answered, too, and then raised to the middleware, which logs it
     for kind in (RequestValidationError, HTTPException, InputError, OSError, Exception):
         app.add_exception_handler(kind, _answer)
     app.openapi = lambda: document(app, PREFIX, open_paths=(HEALTH,))  # type: ignore[method-assign]
-    open_paths = {OPENAPI, HEALTH, *((METRICS,) if open_metrics else ())}
+    open_paths = {OPENAPI, HEALTH, *((METRICS,) if open_metrics else ()), *page_files()}
     app.add_middleware(
         RequestGuard,
         tokens=tokens,
         hosts=hosts,
         open_paths=open_paths,
-        quick_paths={OPENAPI, HEALTH},
+        quick_paths={OPENAPI, HEALTH, *page_files()},
+        pages=PAGES,
         waiting=re.compile(f"{EVENTS}|{WAITING.pattern}"),
         proxies=proxies,
-        refused=refused or RefusedTokens(),
+        refused=refused,
         log=log,
         logs_all=access_log,
     )
@@ -231,6 +237,10 @@ async def _answer(request: Request, error: Exception) -> Response:
         found = of_error(error, path)
     if found.status == 503:
         headers["Retry-After"] = "1"
+    if PAGES.fullmatch(path):
+        shown = problem_shown(request, found)
+        shown.headers.update(headers)
+        return shown
     return _document(found, headers)
 
 
@@ -239,6 +249,8 @@ def _methods(request: Request) -> list[str]:
 
     It names only the methods of the first route that has this path.
     """
+    if request.url.path in _FORMS:
+        return _FORMS[request.url.path]
     paths = request.app.openapi()["paths"]
     for path, operations in paths.items():
         if re.fullmatch(re.sub(r"{\w+}", "[^/]+", path), request.url.path):

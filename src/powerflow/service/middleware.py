@@ -10,6 +10,7 @@ from typing import Any
 
 from powerflow.api.records import Caller
 from powerflow.service.body import BODY_LIMIT, fault_of
+from powerflow.service.browser import FORM_LIMIT, cookie_token, is_foreign
 from powerflow.service.peers import Network, origin
 from powerflow.service.problem import BUG, MEDIA_TYPE, problem
 from powerflow.service.refused import RefusedTokens
@@ -52,6 +53,7 @@ class RequestGuard:
         hosts: Host names that a request's URL may have; None allows any.
         open_paths: Paths that need no token. A request to one of them must have no body.
         quick_paths: Paths whose requests are answered at once, without waiting for other requests.
+        pages: Matches paths of pages for people, which answer a request without a token with a form for it.
         waiting: Matches paths on which a request may wait until something happens. It holds no thread meanwhile.
         proxies: Proxies whose ``X-Forwarded-For`` header is trusted (`powerflow.service.peers`).
         refused: Counts failed authentications.
@@ -67,6 +69,7 @@ class RequestGuard:
         hosts: Collection[str] | None,
         open_paths: Collection[str],
         quick_paths: Collection[str],
+        pages: re.Pattern[str],
         waiting: re.Pattern[str],
         proxies: Sequence[Network],
         refused: RefusedTokens,
@@ -78,6 +81,7 @@ class RequestGuard:
         self._hosts = hosts
         self._open = frozenset(open_paths)
         self._quick = frozenset(quick_paths)
+        self._pages = pages
         self._waiting = waiting
         self._proxies = proxies
         self._refused = refused
@@ -106,9 +110,19 @@ class RequestGuard:
             await send(message)
 
         try:
-            caller = self._caller(headers.get(b"authorization", ""), address)
+            kept = "" if b"authorization" in headers else cookie_token(headers)
+            token = kept or _bearer(headers.get(b"authorization", ""))
+            caller = self._tokens.caller(token, address) if token else None
+            page = self._pages.fullmatch(scope["path"]) is not None
+            scope.setdefault("state", {}).update(caller=caller, address=address)
             if not self._known_host(headers.get(b"host", "")):
                 await _refuse(scope, sending, 421, "the host in the URL is not allowed: use localhost or 127.0.0.1")
+            elif kept and is_foreign(scope["method"], headers):
+                await _refuse(scope, sending, 403, "another site has made the browser send this request")
+            elif caller is None and page:
+                if kept:
+                    self._refused.add(address)
+                await self._admit(scope, receive, sending, caller, headers)
             elif caller is None and scope["path"] not in self._open:
                 self._refused.add(address)
                 await _refuse(scope, sending, 401, "the request has no valid token", (b"www-authenticate", b"Bearer"))
@@ -147,11 +161,12 @@ class RequestGuard:
         self._inside[kind] += 1
         try:
             body: bytes | None = b""
-            if caller is not None and (b"content-length" in headers or b"transfer-encoding" in headers):
+            most = FORM_LIMIT if self._pages.fullmatch(scope["path"]) else BODY_LIMIT if caller is not None else 0
+            if most and (b"content-length" in headers or b"transfer-encoding" in headers):
                 async with self._bodies.turn(user):
-                    body = await _body(headers.get(b"content-length", ""), receive)
+                    body = await _body(headers.get(b"content-length", ""), receive, most)
             if body is None:
-                await _refuse(scope, send, 413, f"the body of the request is too long: send at most {BODY_LIMIT} bytes")
+                await _refuse(scope, send, 413, f"the body of the request is too long: send at most {most} bytes")
             elif fault := fault_of(body):
                 await _refuse(scope, send, 422, fault)
             elif watches:
@@ -167,7 +182,6 @@ class RequestGuard:
                 del self._inside[kind]
 
     async def _hand_on(self, scope: Scope, receive: Receive, send: Send, caller: Caller | None, body: bytes) -> None:
-        scope.setdefault("state", {})["caller"] = caller
         await self._app(scope, _replay(body, receive), send)
 
     def _known_host(self, host: str) -> bool:
@@ -176,18 +190,20 @@ class RequestGuard:
         name, _, port = host.rpartition(":")
         return (name if name and port.isdigit() else host).lower() in self._hosts
 
-    def _caller(self, authorization: str, address: str) -> Caller | None:
-        scheme, _, token = authorization.partition(" ")
-        return self._tokens.caller(token.strip(), address) if scheme.lower() == "bearer" and token else None
+
+def _bearer(authorization: str) -> str:
+    """Return the token in a value of the header ``Authorization``; "" if there is none."""
+    scheme, _, token = authorization.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
 
 
-async def _body(length: str, receive: Receive) -> bytes | None:
-    """Read the whole body of a request; return None if the body has more than `BODY_LIMIT` bytes.
+async def _body(length: str, receive: Receive, most: int) -> bytes | None:
+    """Read the whole body of a request; return None if the body has more than ``most`` bytes.
 
     Raises:
         ConnectionResetError: The client closed the connection before the end of the body.
     """
-    if length.isdigit() and int(length) > BODY_LIMIT:
+    if length.isdigit() and int(length) > most:
         return None
     parts: list[bytes] = []
     size = 0
@@ -197,7 +213,7 @@ async def _body(length: str, receive: Receive) -> bytes | None:
             raise ConnectionResetError
         parts.append(message.get("body", b""))
         size += len(parts[-1])
-        if size > BODY_LIMIT:
+        if size > most:
             return None
         if not message.get("more_body"):
             return b"".join(parts)
