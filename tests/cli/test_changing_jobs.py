@@ -95,7 +95,7 @@ def test_what_is_no_array_of_the_caller_is_an_error(shell: Shell, array: str, co
 def test_an_array_that_has_ended_leaves_nothing_to_cancel(shell: Shell) -> None:
     shell("submit", "--array", "0-1", "--", "true")
     shell("cancel", "--array", "1")
-    assert shell("cancel", "--array", "1") == "no such jobs\n"
+    assert "no active job of ada matches" in shell("cancel", "--array", "1", code=3)
 
 
 def test_a_dependency_takes_names(shell: Shell) -> None:
@@ -146,8 +146,11 @@ def test_a_choice_that_can_be_meant_in_two_ways_changes_nothing(five: Shell, arg
     assert states(five) == before
 
 
-def test_nothing_to_cancel_is_said(five: Shell) -> None:
-    assert five("cancel", "--name", "nothing") == "no such jobs\n"
+@pytest.mark.parametrize("verb", ["cancel", "hold", "release"])
+@pytest.mark.parametrize("filters", [["--name", "nothing"], ["--project", "none", "--json"], ["--state", "running"]])
+def test_that_no_job_matches_is_an_error(five: Shell, verb: str, filters: list[str]) -> None:
+    said = five(verb, *filters, code=3)
+    assert said == "powerflow: no active job of ada matches; powerflow queue lists active jobs\n"
 
 
 def test_update_changes_what_is_named_and_nothing_else(shell: Shell) -> None:

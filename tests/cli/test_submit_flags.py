@@ -14,7 +14,7 @@ from powerflow.api.job_change import JobChange
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.merge import merged
 from powerflow.cli.cluster.job_flags import CHANGEABLE, FLAGS
-from powerflow.cli.cluster.script_hints import hints
+from powerflow.cli.cluster.script_hints import hints, unwritable
 from powerflow.cli.cluster.shell_environment import of_shell
 from tests.cli.shell import Shell
 
@@ -177,8 +177,15 @@ def test_homes_and_plain_shares_are_read_on_the_command_line_too(shell: Shell) -
 
 def test_an_output_file_that_cannot_be_made_is_noted(tmp_path: Path) -> None:
     spec = JobSpec(run="true", directory=str(tmp_path), output="logs/x.out")
-    assert hints(spec, {}) == [
+    assert unwritable(spec) == [
         f"output: nothing will be written to {tmp_path}/logs: there is no such folder; powerflow logs has the output"
     ]
     (tmp_path / "logs").mkdir()
-    assert hints(spec, {}) == []
+    assert unwritable(spec) == []
+    folder = spec.model_copy(update={"output": "logs"})
+    assert "it is a folder, not a file" in unwritable(folder)[0]
+
+
+def test_what_is_not_written_is_not_announced(shell: Shell) -> None:
+    note = "output: nothing will be written to /no/such: there is no such folder; powerflow logs has the output"
+    assert shell("submit", "-o", "/no/such/x.out", "--", "true", notes=[note]) == "job 1 is queued\n"

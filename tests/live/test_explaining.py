@@ -12,6 +12,7 @@ from powerflow.live.context import LoopContext
 from powerflow.scheduler.plan import Otherwise
 from powerflow.scheduler.what_if import Insight
 from tests.live.controller_bench import ADA, Bench
+from tests.live.kinds import STEPS, script
 
 
 def test_explain_says_what_binds_what_would_change_it_and_when_it_ends(bench: Bench) -> None:
@@ -20,7 +21,7 @@ def test_explain_says_what_binds_what_would_change_it_and_when_it_ends(bench: Be
     for job in first:
         bench.until_trains(job)
     waits = bench.submit(gpus="2", batch={"global": 64}, work={"iterations": 5_000_000})
-    bench.turn(5)
+    bench.until(lambda: bench.service.explain(waits).end_s is not None)
     said = bench.service.explain(waits)
     assert said.binds in ("GPUs", "priority")
     assert any(at.limit == "GPUs" and at.gpus == 2 for at in said.otherwise)
@@ -32,7 +33,8 @@ def test_explain_says_what_binds_what_would_change_it_and_when_it_ends(bench: Be
     assert runs.end_s is not None
     assert runs.end_s > bench.controller.clock()
     assert runs.energy_j is not None
-    assert runs.options[0].cost_s > 0
+    assert runs.now is not None
+    assert runs.now.cost_s > 0
     assert bench.service.decisions(waits).items[0].reason.startswith("waits for GPUs")
 
 
@@ -42,7 +44,7 @@ def test_explain_and_describe_expect_the_same_end_which_is_not_later_than_the_ti
     free = bench.submit(gpus="2", batch={"global": 64})
     unknown = bench.submit(gpus="1", rescale="none", run="sleep 1", time_limit=600.0)
     for job in (limited, free):
-        bench.until_trains(job)
+        bench.until(lambda job=job: (bench.service.job(job).record.step_time_s or 0.0) > 0.0)  # type: ignore[misc]
     ends = {}
     for job in (limited, free, unknown):
         record, said = bench.service.job(job).record, bench.service.explain(job)
@@ -57,6 +59,37 @@ def test_explain_and_describe_expect_the_same_end_which_is_not_later_than_the_ti
     assert said.now is not None
     left_s = 3600.0 - bench.service.job(limited).record.run_s
     assert said.energy_j - bench.job(limited).energy_j == pytest.approx(said.now.power_w * left_s, rel=0.05)
+
+
+def test_the_end_is_that_of_the_measured_steps_from_the_first_on(bench: Bench) -> None:
+    """A script of unknown kind: until a step is timed its end is unknown, and then not that of a guess."""
+    script(bench, lasts=5000)  # 10 steps a second
+    job = bench.submit(run="python t.py", rescale="none", gpus="1", progress=STEPS, work={"iterations": 5000})
+    seen = set()
+    for _ in range(80):
+        bench.turn()
+        record = bench.service.job(job).record
+        if record.step_time_s is None:
+            assert record.eta_s is None
+            continue
+        assert record.eta_s is not None
+        left_s = (5000 - record.steps) * record.step_time_s
+        assert record.eta_s - bench.controller.turned_s == pytest.approx(left_s, rel=0.25), "clocks are tried, too"
+        seen.add(bool(bench.controller.jobs[job].explore_mhz))
+    assert True in seen
+
+
+def test_explain_and_describe_say_the_same_of_a_step_and_list_each_choice_once(bench: Bench) -> None:
+    job = bench.submit(gpus="1..2", batch={"global": 64}, work={"iterations": 5000})
+    bench.until(lambda: bench.service.job(job).record.energy_per_step_now_j is not None)
+    record, said = bench.service.job(job).record, bench.service.explain(job)
+    assert said.measured is not None
+    assert said.measured.energy_per_step_j == record.energy_per_step_now_j
+    assert (said.measured.step_time_s, said.measured.power_w) == (record.step_time_s, record.power_w)
+    assert said.measured.clock_mhz == record.clock_mhz
+    assert said.now is not None
+    listed = [(option.gpus, option.clock_mhz) for option in (said.now, *said.options)]
+    assert len(set(listed)) == len(listed) > 1
 
 
 def test_a_batch_that_is_not_the_stated_one_is_told_once(bench: Bench) -> None:
@@ -121,7 +154,7 @@ def test_a_question_that_fails_ends_nothing(bench: Bench, monkeypatch: pytest.Mo
     said = bench.service.explain(job)
     assert (said.binds, said.limits_known) == ("", False)
     bench.turn(2)
-    assert bench.service.explain(job).options, "the rest is said all the same"
+    assert bench.service.explain(job).now, "the rest is said all the same"
 
 
 @pytest.mark.parametrize(

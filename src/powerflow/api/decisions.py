@@ -10,7 +10,7 @@ from powerflow.scheduler.plan import Otherwise
 
 @dataclass(frozen=True, slots=True)
 class JobOption:
-    """A GPU count and clock that a job could have, and the predicted time, power and energy of a step.
+    """A GPU count and clock that a job has or could have, and the time, power and energy of a step.
 
     ``cost_s`` is what the scheduler minimises: the cost of one step in weighted seconds, at the present GPU price and
     energy price (`docs/policies.md`).
@@ -34,7 +34,7 @@ class Explanation:
         decided_s: When the job's present configuration was decided.
         gpu_price: Present GPU price; 0 if the policy has no price.
         energy_price: λ_E, in seconds per joule.
-        now: The job's present configuration; None while it waits.
+        now: The job's present configuration, as decided, by the cost model; None while it waits.
         options: Other configurations of the job, best first.
         binds: The limit that keeps the job from having more: GPUs, budget, cap, priority, protection, topology, minimum
             run time, rescale cost, slowdown, next decision; "" if there is none or it is not known.
@@ -48,6 +48,8 @@ class Explanation:
         energy_j, energy_low_j, energy_high_j: Energy used by the job until its end, and the 80 % interval.
         fair_share: The share of the job's project (`ShareRecord`).
         due_gpus: GPUs that the project deserved at the last decision; None if no job of any project waited for GPUs.
+        measured: What a step takes now, as measured (`JobRecord.energy_per_step_now_j`); its clock is another than that
+            of ``now`` while the job tries clocks. None while the job does not train.
     """
 
     job_id: str
@@ -71,6 +73,7 @@ class Explanation:
     energy_high_j: float | None = None
     fair_share: float = 1.0
     due_gpus: int | None = None
+    measured: JobOption | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

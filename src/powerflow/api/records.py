@@ -117,6 +117,8 @@ class JobRecord:
         step_time_s: Seconds per iteration, measured recently.
         energy_per_step_j: Energy of an iteration since the job was last started; earlier starts, whose steps may be
             lost, do not count.
+        energy_per_step_now_j: Energy of an iteration now: ``power_w`` times ``step_time_s``. None while the job does
+            not train.
         eta_s: When the job is expected to end; the same as `Explanation.end_s`.
         exit: How the job ended, in plain words; "" if it has not ended.
         failures: How often the job has failed.
@@ -165,6 +167,7 @@ class JobRecord:
     notes: tuple[str, ...] = ()
     completing: bool = False
     energy_per_step_j: float | None = None
+    energy_per_step_now_j: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import typer
 
 from powerflow.cli.options import Json
 from powerflow.cli.output import atomic_write, console, print_json, progress
+from powerflow.cli.sanitize import line
 from powerflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def _print_sources(sources: Sequence[MeasuredSource], fits: Sequence[Fit]) -> No
     watts = power_column([seen.power_w for seen in points])
     for seen, clock, limit, power in list(zip(points, clocks, limits, watts, strict=True))[:MOST_POINTS]:
         counts = (str(seen.gpus), f"{seen.local_batch}{f' × {seen.accumulation}' * (seen.accumulation > 1)}")
-        table.add_row(seen.model, seen.gpu_type, *counts, clock, limit, prose(seen.step_time_s, 4), power)
+        table.add_row(line(seen.model), line(seen.gpu_type), *counts, clock, limit, prose(seen.step_time_s, 4), power)
     console().print(table)
     if len(points) > MOST_POINTS:
         console().print(f"and {len(points) - MOST_POINTS:,} more points: --json lists them all")
@@ -205,7 +206,7 @@ def _print_table(fits: list[Fit]) -> None:
         errors = (fitted.time, fitted.held_out_time, fitted.power, fitted.held_out_power)
         name, kind = fitted.model.name, fitted.model.gpu_type
         frozen = ", ".join(fitted.frozen) or "nothing"
-        table.add_row(name, kind, str(len(fitted.observations)), *(_percent(e) for e in errors), frozen)
+        table.add_row(line(name), line(kind), str(len(fitted.observations)), *(_percent(e) for e in errors), frozen)
     console().print(table)
 
 

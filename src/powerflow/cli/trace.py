@@ -9,6 +9,7 @@ import typer
 
 from powerflow.cli.options import Json, of_load
 from powerflow.cli.output import atomic_write, console, print_json, progress
+from powerflow.cli.sanitize import line
 from powerflow.units import duration, percent
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def _show(trace: Trace) -> None:
     if trace.skipped:
         out.print(f"skipped {len(trace.skipped):,} lines:")
         for why, lines in found.skipped.items():
-            first = next(line.line for line in trace.skipped if line.why.partition(" (")[0] == why)
+            first = next(each.line for each in trace.skipped if each.why.partition(" (")[0] == why)
             out.print(f"  {lines:,} × {why} (first: line {first})")
 
 
@@ -172,7 +173,7 @@ def _quantiles(values: Mapping[float, float] | None) -> str:
 
 
 def _counts(values: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {count:,}" for name, count in values.items())
+    return ", ".join(f"{line(name)} {count:,}" for name, count in values.items())
 
 
 def _or_unknown(value: float | None, form: str) -> str:

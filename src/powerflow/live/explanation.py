@@ -11,7 +11,7 @@ from powerflow.api.decisions import Explanation, JobOption
 from powerflow.live.context import LoopContext
 from powerflow.live.controller import Controller
 from powerflow.live.jobs.active_job import ActiveJob
-from powerflow.live.jobs.options import JobPrices, option, options
+from powerflow.live.jobs.options import JobPrices, measured, option, options
 from powerflow.scheduler.plan import Why
 from powerflow.scheduler.rules.fair_share import FairShare
 from powerflow.scheduler.rules.wrapper import find_wrapper
@@ -50,10 +50,12 @@ def explain(controller: Controller, stored: StoredJob, *, completing: bool = Fal
     prices = JobPrices(job.job(1.0).weight, price, job.gpu_price, pool.gpu_idle_w)
     now = option(table, pool.axes, job.gpus, job.clock_mhz, prices) if job.placement else None
     best = options(table, pool.axes, prices, runs_on=job.spec.gpus.runs_on)
+    others = [each for each in best if now is None or (each.gpus, each.clock_mhz) != (now.gpus, now.clock_mhz)]
     sentence = job.reason
     if job.explore_mhz:
         sentence += f" (tries clocks: {', '.join(f'{mhz:.0f}' for mhz in dict.fromkeys(job.explore_mhz))} MHz)"
-    said = Explanation(job.id, sentence, job.why, job.decided_s, job.gpu_price, price, now, best)
+    said = Explanation(job.id, sentence, job.why, job.decided_s, job.gpu_price, price, now, others)
+    said = replace(said, measured=measured(job, prices))
     if fair := find_wrapper(scheduler.policies[pool.gpu_type], FairShare):
         due_gpus = fair.due_gpus.get(job.spec.project)
         said = replace(said, fair_share=controller.governance.shares.of(job.spec.project), due_gpus=due_gpus)

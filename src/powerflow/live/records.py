@@ -14,6 +14,7 @@ from powerflow.gangs.context import job_values
 from powerflow.live.controller import Controller
 from powerflow.live.gpus.machines import ClusterGpu
 from powerflow.live.jobs.active_job import ActiveJob
+from powerflow.live.jobs.options import measured
 from powerflow.live.node_watch import NodeCondition
 from powerflow.live.rank_environment import job_variables
 from powerflow.store.models import Placement, StoredJob
@@ -77,7 +78,7 @@ class Records:
         ends_on = () if on_gpus else self._ends_on(stored, held)
         placement = on_gpus.placement if on_gpus else ends_on
         step_time_s, total = known(now.step_time_s), now.steps_total
-        jct_s = None
+        jct_s, step_now = None, measured(on_gpus) if on_gpus else None
         if on_gpus:
             jct_s = self._controller.governance.decision_log.forecast_as_is(on_gpus, self._controller.turned_s).jct_s
         return JobRecord(
@@ -106,6 +107,7 @@ class Records:
             progress=min(1.0, now.steps / total) if total else None,
             step_time_s=step_time_s,
             energy_per_step_j=_energy_per_step_j(now),
+            energy_per_step_now_j=step_now.energy_per_step_j if step_now else None,
             eta_s=None if jct_s is None else stored.submitted_s + jct_s,
             rescales=now.rescales,
             failures=now.failures,

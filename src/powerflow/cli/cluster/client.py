@@ -17,6 +17,7 @@ from powerflow.api.records import JobRecord, JobState, NodeAway, NotSure
 from powerflow.cli.cluster.http import HttpSender, KeptSender, Lost, NotConnected, Reply
 from powerflow.cli.output import plain
 from powerflow.errors import InputError
+from powerflow.units import duration
 
 if TYPE_CHECKING:
     from powerflow.api.accounts import EndedJob
@@ -31,6 +32,10 @@ Numbered = TypeVar("Numbered", "AuditRecord", "DecisionRecord", "EventRecord")
 
 #: How long a request that is safe to repeat is repeated after its connection was lost: a controller restarts in 5 s.
 PATIENCE_S = 30.0
+#: The same for a command that follows something, perhaps all night: an upgrade or a reboot takes minutes.
+FOLLOWING_S = 300.0
+#: Longest wait of such a command for an answer, in seconds: no request waits longer than 20 s for news.
+_FOLLOWING_READ_S = 30.0
 _AGAIN_S = 0.2
 _PAGE = 1000
 #: Jobs that are named when several have the same name.
@@ -45,13 +50,31 @@ class ControllerClient:
     """Client of the controller at a URL.
 
     Every method raises `InputError` if its request fails. The error's exit code tells the kind of failure.
+
+    Args:
+        url: Address of the controller.
+        token: The caller's token.
+        find: Returns address and token again, after the connection was lost: a controller that was started again may
+            have another port. None if the address cannot change.
     """
 
-    def __init__(self, url: str, token: str | None) -> None:
-        self.url = url
+    def __init__(self, url: str, token: str | None, find: Callable[[], tuple[str, str | None]] | None = None) -> None:
+        self.url, self._token, self._find = url, token, find
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._http, self._patience_s = HttpSender(f"{url}{PREFIX}", self._headers), PATIENCE_S
         self._answered = False  # a controller that has answered before may be starting again
+        self._note: Callable[[str], None] | None = None
+
+    def following(self, note: Callable[[str], None]) -> ControllerClient:
+        """Return a client for a command that goes on for a long time, also while a controller is started again.
+
+        Args:
+            note: Called with one line when the controller does not answer any more, and when it answers again.
+        """
+        other = ControllerClient(self.url, self._token, self._find)
+        other._http = HttpSender(f"{self.url}{PREFIX}", self._headers, _FOLLOWING_READ_S)
+        other._patience_s, other._answered, other._note = FOLLOWING_S, self._answered, note
+        return other
 
     def lasting(self, patience_s: float, read_s: float) -> ControllerClient:
         """Return a client for many requests of one thread, which keeps its connection open.
@@ -60,7 +83,7 @@ class ControllerClient:
             patience_s: How long a request that is safe to repeat is repeated.
             read_s: Longest wait for an answer.
         """
-        other = ControllerClient(self.url, None)
+        other = ControllerClient(self.url, self._token)
         other._http, other._patience_s = KeptSender(f"{self.url}{PREFIX}", self._headers, read_s), patience_s
         other._answered = self._answered
         return other
@@ -213,15 +236,18 @@ class ControllerClient:
         headers = {} if key is None else {"Idempotency-Key": key}
         repeat = operation.method == "GET" or key is not None or repeatable
         until = time.monotonic() + self._patience_s
-        lost = False
+        lost = noted = False
         while True:
             try:
                 answer = self._http.send(operation.method, path, query, _encoded(body), headers)
                 self._answered = True
+                if noted and self._note is not None:
+                    self._note(f"the controller answers again, at {self.url}")
                 # with 429 nothing was done, so any request may be repeated
                 again = answer.status == 429 or (answer.status == 503 and repeat)
                 if not again or time.monotonic() > until:
                     return _decoded(kind, _read(answer, self.url), self.url)
+                noted = False
             except NotConnected:  # no controller, unless one was there before
                 if not (lost or self._answered) or time.monotonic() > until:
                     if self._answered:
@@ -229,13 +255,33 @@ class ControllerClient:
                     what = f"no controller at {self.url}"
                     raise InputError(what, fix="start one with powerflow serve", exit_code=5) from None
             except Lost as error:
-                lost = True
                 if not repeat or time.monotonic() > until:
                     what = f"lost the controller at {self.url} ({error})"
                     raise InputError(
                         what, fix="the request may have been carried out: check this before you repeat it", exit_code=5
                     ) from None
+                if not lost and self._note is not None:  # the request may have waited for news before
+                    until = time.monotonic() + self._patience_s
+                lost = True
+            else:
+                time.sleep(_AGAIN_S)
+                continue
+            if self._note is not None and not noted:
+                self._note(f"lost the controller at {self.url}; trying for {duration(self._patience_s)} to find it")
+                noted = True
             time.sleep(_AGAIN_S)
+            self._look_again()
+
+    def _look_again(self) -> None:
+        """Find the controller where it is now, if it has another address than before."""
+        try:
+            url, token = (self.url, self._token) if self._find is None else self._find()
+        except InputError:  # it is just being started
+            return
+        if (url, token) != (self.url, self._token):
+            self.url, self._token = url, token
+            self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+            self._http = self._http.to(f"{url}{PREFIX}", self._headers)
 
 
 def job_number(job_id: str) -> str:

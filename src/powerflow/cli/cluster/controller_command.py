@@ -55,11 +55,20 @@ def _controller(url: str | None, token_file: str | None, state_dir: str | None) 
     Raises:
         InputError: They select no controller, and no controller on this machine has written its address.
     """
-    found = settings.load(url=url, token_file=token_file, state_dir=state_dir)
-    if found.url is None:
-        what = f"no controller has written its address to {found.state_dir}"
-        raise InputError(what, fix="start a controller with powerflow serve, or give --url", exit_code=5)
-    return ControllerClient(found.url, found.token)
+
+    def find() -> tuple[str, str | None]:
+        found = settings.load(url=url, token_file=token_file, state_dir=state_dir)
+        if found.url is None:
+            what = f"no controller has written its address to {found.state_dir}"
+            raise InputError(what, fix="start a controller with powerflow serve, or give --url", exit_code=5)
+        return found.url, found.token
+
+    return ControllerClient(*find(), find)
+
+
+def note(words: str) -> None:
+    """Print a line on stderr that the user should see, although the command goes on."""
+    print(f"powerflow: note: {line(words)}", file=sys.stderr, flush=True)
 
 
 def say(kind: str, payload: Mapping[str, Any] | object, words: str, json: bool) -> None:
@@ -95,7 +104,7 @@ def note_unheard(controller: ControllerClient, projects: Iterable[str]) -> None:
     """Print a note for each project that has no job yet, because the name may be misspelt."""
     for project in projects:
         if project and not controller.jobs(project=project, limit=1):
-            print(f"powerflow: note: no job of project {project} has been submitted yet", file=sys.stderr)
+            note(f"no job of project {project} has been submitted yet")
 
 
 def job_numbers(incomplete: str) -> list[tuple[str, str]]:

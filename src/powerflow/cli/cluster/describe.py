@@ -79,7 +79,7 @@ def _draw(detail: _Detail, width: int) -> RenderableType:
 
 def _facts(job: JobRecord) -> list[tuple[str, Any]]:
     """Return what a job has now and how it progresses, one fact per line."""
-    from powerflow.cli.cluster.job_table import bar, joules, state, watts
+    from powerflow.cli.cluster.job_table import bar, joules, mark, state, watts
     from powerflow.units import NOTHING, duration, percent, significant
 
     now_s = time.time()
@@ -118,10 +118,15 @@ def _facts(job: JobRecord) -> list[tuple[str, Any]]:
     if job.model_error is not None:
         facts.append(("model error", f"{percent(job.model_error)} of its step time"))
     facts.append(("rescales", f"{job.rescales}" + _failures(job.failures)))
+    means = []
+    if job.energy_per_step_now_j is not None:
+        means.append(f"{significant(job.energy_per_step_now_j)} J{mark(job.emulated)} now")
     if job.energy_per_step_j is not None:
         several = job.steps and not math.isclose(job.energy_per_step_j, job.energy_j / job.steps, rel_tol=1e-3)
-        of = ", since its last start" if several else ""
-        facts.append(("per step", f"{significant(job.energy_per_step_j)} J{'ᵉ' if job.emulated else ''}{of}"))
+        of = " since its last start" if several else ""
+        means.append(f"{significant(job.energy_per_step_j)} J{mark(job.emulated)} on average{of}")
+    if means:
+        facts.append(("per step", ", ".join(means)))
     return facts
 
 

@@ -11,7 +11,7 @@ import typer
 from powerflow.api import operations as ops
 from powerflow.api.records import EventRecord
 from powerflow.cli.cluster.client import ControllerClient
-from powerflow.cli.cluster.controller_command import asks, job_numbers
+from powerflow.cli.cluster.controller_command import asks, job_numbers, note
 from powerflow.cli.cluster.story import PAGE, SHOWN, Limit, Node, Since, Until, User, moments, story_line
 from powerflow.cli.options import Json
 from powerflow.cli.output import json_line, print_json
@@ -47,8 +47,9 @@ def events(
         print_json("events", {"events": found, "after": after})
         return
     _print(found, json)
+    lasting = controller.following(note)
     while follow:
-        page = controller.ask(ops.EVENTS, after=after, limit=PAGE, wait_s=_WAIT_S, **only)
+        page = lasting.ask(ops.EVENTS, after=after, limit=PAGE, wait_s=_WAIT_S, **only)
         _print(page.items, json)
         after = page.after
 

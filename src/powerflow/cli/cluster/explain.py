@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,13 +66,15 @@ def _draw(found: Explanation, width: int) -> RenderableType:
     if found.now is None and not found.options:
         return Group(*parts)
     table = plain("", "GPUs", "MHz", "step", "power", "energy a step", "time", "energy", "cost a step")
-    options = [*([found.now] if found.now is not None else []), *found.options]
-    for option, cells in zip(options, _rows(options, found.now), strict=True):
-        table.add_row(
-            *(("now", *cells) if option is found.now else ("", *cells)), style=_NOW if option is found.now else ""
-        )
+    known = [option for option in (found.measured, found.now) if option is not None]
+    others = [option for option in found.options if option != found.now]
+    for option, cells in zip([*known, *others], _rows([*known, *others], found), strict=True):
+        name = "measured" if option is found.measured else "now" if option is found.now else ""
+        table.add_row(name, *cells, style=_NOW if option is found.now else "")
     note = "by the cost model" + ("; time and energy of a step, compared with now" if found.now else "")
     note += "; cost: weighted seconds, at the prices of a GPU and a joule now"
+    if found.measured is not None:
+        note += "; measured: of the latest steps, which describe shows too"
     return Group(*parts, Text(), table, Text(note, style="dim italic"))
 
 
@@ -157,12 +159,14 @@ def _tell(decisions: Sequence[DecisionRecord], width: int) -> RenderableType:
     return table
 
 
-def _rows(options: Sequence[JobOption], now: JobOption | None) -> list[list[str]]:
-    """Return the cells of a line for each option."""
+def _rows(options: Sequence[JobOption], found: Explanation) -> list[list[str]]:
+    """Return the cells of a line for each option. What was measured is not compared with what the model says."""
     from powerflow.units import NOTHING, duration_column, number_column, power_column
 
-    def against(value: float, base: float) -> str:
-        change = value / base - 1.0
+    def against(option: JobOption, of: Callable[[JobOption], float]) -> str:
+        if found.now is None or option is found.measured:
+            return NOTHING
+        change = of(option) / of(found.now) - 1.0
         return f"{change:+.0%}" if abs(change) >= 0.005 else "="
 
     columns = (
@@ -171,8 +175,8 @@ def _rows(options: Sequence[JobOption], now: JobOption | None) -> list[list[str]
         duration_column([option.step_time_s for option in options]),
         power_column([option.power_w for option in options]),
         number_column([option.energy_per_step_j for option in options], "J"),
-        [against(option.step_time_s, now.step_time_s) if now else NOTHING for option in options],
-        [against(option.energy_per_step_j, now.energy_per_step_j) if now else NOTHING for option in options],
+        [against(option, lambda of: of.step_time_s) for option in options],
+        [against(option, lambda of: of.energy_per_step_j) for option in options],
         number_column([option.cost_s for option in options], "s"),
     )
     return [list(cells) for cells in zip(*columns, strict=True)]

@@ -54,6 +54,10 @@ class HttpSender:
         self._read_s = read_s
         self._proxy = None if on_loopback(url) else _proxy_for(self._url)
 
+    def to(self, url: str, headers: Mapping[str, str]) -> HttpSender:
+        """Return a sender of the same kind to another server."""
+        return type(self)(url, headers, self._read_s)
+
     def send(
         self,
         method: str,

@@ -16,6 +16,7 @@ from powerflow.cli.cluster.controller_command import job_numbers
 from powerflow.cli.cluster.options_instead import Command, options_instead_of
 from powerflow.errors import InputError
 
+_LISTED = "powerflow queue lists active jobs"
 _ACTIVE = [state for state in JobState if not state.ended]
 
 
@@ -42,7 +43,8 @@ class Selection:
         """Return the numbers of the jobs, the oldest first.
 
         Raises:
-            InputError: Nothing is selected, a number is not the number of a job, or there is no such array.
+            InputError: Nothing is selected, a number is not the number of a job, there is no such array, or no job has
+                all of these.
         """
         for number in self.jobs:
             job_number(number)  # no job is changed if one of the numbers is not a number
@@ -59,6 +61,8 @@ class Selection:
         chosen = [job.id for job in reversed(found) if self._is_named(job) and array in (None, job.array_id)]
         if array is not None and not chosen:
             _check_array(controller, array, user)
+        if not chosen:
+            raise InputError(f"no active job of {user} matches", fix=_LISTED, exit_code=3)
         return chosen
 
     def _is_named(self, job: JobRecord) -> bool:

@@ -13,10 +13,12 @@ from rich.text import Text
 
 from powerflow.cli.cluster.state_word import state_word
 from powerflow.cli.columns import Column, fitted_table
+from powerflow.cli.sanitize import line
 from powerflow.units import NOTHING, duration, duration_column, elapsed, energy, energy_column, power, power_column
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.style import StyleType
 
     from powerflow.api.records import JobRecord
 
@@ -38,12 +40,24 @@ STYLES = {
 _BLOCKS = " ▏▎▍▌▋▊▉█"
 
 
+class OneLineTable(Table):
+    """A table whose texts are one line each, unless their column may wrap: a name must not look like a row."""
+
+    def add_row(self, *cells: RenderableType | None, style: StyleType | None = None, end_section: bool = False) -> None:
+        """Add a row; line breaks and tabs of its texts become visible."""
+        whole = [
+            line(cell) if isinstance(cell, str) and column.no_wrap else cell
+            for cell, column in zip(cells, self.columns, strict=True)
+        ]
+        super().add_row(*whole, style=style, end_section=end_section)
+
+
 def plain(*heads: str, left: Collection[str] = (), wraps: Collection[str] = ()) -> Table:
     """Return an empty table with the columns ``heads``.
 
     Columns in ``left`` are aligned left, the others right. Text may wrap only in the columns in ``wraps``.
     """
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table = OneLineTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for head in heads:
         table.add_column(head, justify="left" if head in left else "right", no_wrap=head not in wraps)
     return table

@@ -54,8 +54,6 @@ def _change(controller: ControllerClient, selection: Selection, to: str, json: b
     else:
         for job in done:
             print(f"job {job.id} is {job.state}" + ("; its processes are ending" if job.completing else ""))
-        if not numbers:
-            print("no such jobs")
     for other in refused[:-1]:
         print(f"powerflow: {line(other.why)}", file=sys.stderr)
     if refused:

@@ -11,6 +11,7 @@ from powerflow.api import operations as ops
 from powerflow.api.logs import JobLogs, LogChunk, LogRecord
 from powerflow.api.records import NodeAway
 from powerflow.cli.cluster.client import ControllerClient
+from powerflow.cli.main import UNREACHABLE
 from powerflow.errors import InputError
 
 #: Seconds between two reads of a log that grows, and of one whose node does not answer.
@@ -132,8 +133,12 @@ class LogReader:
                 self._leave_out(log, error, last=log is logs[-1])
 
     def _leave_out(self, log: LogRecord, error: InputError, *, last: bool) -> None:
-        """Note that a log cannot be read now; raise the error if it is the last log, and no later one may come."""
-        if last and not self._follow:
+        """Note that a log cannot be read now; raise the error if it is the last log, and no later one may come.
+
+        Without a controller, no log can be read.
+        """
+        no_controller = error.exit_code == UNREACHABLE and not isinstance(error, NodeAway)
+        if no_controller or (last and not self._follow):
             raise error
         what = f"the log of rank {log.rank} is left out: {error.what}"
         self.left_out = self.left_out or InputError(what, fix=error.fix, exit_code=error.exit_code)

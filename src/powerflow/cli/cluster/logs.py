@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 
 from powerflow.cli.cluster.client import ControllerClient
-from powerflow.cli.cluster.controller_command import Job, asks
+from powerflow.cli.cluster.controller_command import Job, asks, note
 from powerflow.cli.cluster.log_reader import LogPiece, LogReader
 from powerflow.cli.options import Json
 from powerflow.cli.output import json_line
-from powerflow.cli.sanitize import LogText, line
+from powerflow.cli.sanitize import LogText
 from powerflow.cli.when import past
 from powerflow.errors import InputError
 
@@ -51,13 +51,14 @@ def logs(
     if previous and rank is not None:
         raise InputError("--rank names one log, so --previous says nothing", fix="give one of them")
     since_s = None if since is None else past(since, "--since", time.time())
-    reader = LogReader(controller, job, follow=follow, tail=tail, since_s=since_s, note=_note)
+    asked = controller.following(note) if follow else controller
+    reader = LogReader(asked, job, follow=follow, tail=tail, since_s=since_s, note=note)
     printer = _Printer(raw=raw, json=json)
     piece = None
     for piece in reader.of_rank(rank) if rank else reader.of_previous() if previous else reader.of_job():
         printer.show(piece)
     if piece is None:
-        _note(f"job {job} has no log: it has not started, or its logs are not kept any more")
+        note(f"job {job} has no log: it has not started, or its logs are not kept any more")
     if reader.left_out is not None:
         raise reader.left_out
 
@@ -77,7 +78,7 @@ class _Printer:
         if chunk.rank != self._rank and (chunk.text or chunk.dropped):
             self._begin(piece)
         if chunk.dropped:
-            _note(f"output of rank {chunk.rank} before this is not kept any more")
+            note(f"output of rank {chunk.rank} before this is not kept any more")
         if not self._json:
             self._write(chunk.text if self._raw else self._shown.piece(chunk.text, last=chunk.ended))
         elif chunk.text or chunk.ended or chunk.dropped:
@@ -93,12 +94,8 @@ class _Printer:
         self._rank = piece.chunk.rank
         sys.stdout.flush()
         if piece.heading:
-            _note(piece.heading)
+            note(piece.heading)
 
     def _write(self, text: str) -> None:
         sys.stdout.write(text)
         self._at_start = text.endswith("\n") if text else self._at_start
-
-
-def _note(text: str) -> None:
-    print(f"powerflow: note: {line(text)}", file=sys.stderr, flush=True)

@@ -34,7 +34,7 @@ def hints(spec: JobSpec, variables: Mapping[str, str]) -> list[str]:
     """
     from powerflow.elastic.check import never_joins
 
-    found = _no_output(spec)
+    found = []
     if note := sbatch_note(spec):
         found.append(note)
     words = [] if is_shell(spec.run) else shlex.split(spec.run)
@@ -51,10 +51,15 @@ def hints(spec: JobSpec, variables: Mapping[str, str]) -> list[str]:
     return found
 
 
-def _no_output(spec: JobSpec) -> list[str]:
-    """Return a line if the folder of the output file is not there, or not writable for who asks."""
-    folder = os.path.dirname(os.path.join(spec.directory or os.curdir, spec.output or ""))
-    if spec.output is None or "%" in folder or os.access(folder, os.W_OK | os.X_OK):
+def unwritable(spec: JobSpec) -> list[str]:
+    """Return a line if the output file of a job cannot be written, as far as this is seen from here."""
+    path = os.path.join(spec.directory or os.curdir, spec.output or "")
+    folder = os.path.dirname(path)
+    if spec.output is None or "%" in folder:
+        return []
+    if os.path.isdir(path):
+        return [f"output: nothing will be written to {path}: it is a folder, not a file; powerflow logs has the output"]
+    if os.access(folder, os.W_OK | os.X_OK):
         return []
     why = "you may not write there" if os.path.isdir(folder) else "there is no such folder"
     return [f"output: nothing will be written to {folder}: {why}; powerflow logs has the output"]

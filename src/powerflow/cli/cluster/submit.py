@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,10 +19,11 @@ from powerflow.api.output_path import USUAL, USUAL_TASK
 from powerflow.api.records import JobState
 from powerflow.cli import settings
 from powerflow.cli.cluster.client import ControllerClient
-from powerflow.cli.cluster.controller_command import asks, say
+from powerflow.cli.cluster.controller_command import asks, note, say
 from powerflow.cli.cluster.job_flags import takes_job_flags, variables, with_numbers
-from powerflow.cli.cluster.script_hints import hints
+from powerflow.cli.cluster.script_hints import hints, unwritable
 from powerflow.cli.cluster.shell_environment import of_shell
+from powerflow.cli.main import INTERRUPTED, UNREACHABLE
 from powerflow.cli.options import Json
 from powerflow.cli.sanitize import line
 from powerflow.errors import InputError
@@ -72,16 +74,19 @@ def submit(
     spec = _spec(file, with_numbers(flags, controller), directory, variables(env or []))
     spec = spec if no_env else _with_shell(spec)
     record = controller.submit(spec)
-    for note in (*record.notes, *hints(spec, {**spec.shell_env, **spec.env})):
-        print(f"powerflow: note: {line(note)}", file=sys.stderr)
-    tasks = _tasks(record, spec)
-    if not (wait and json):
-        array = {"id": record.id, "tasks": tasks} if spec.array else None
-        say("job", {"job": record, "array": array}, _accepted(record, tasks), json)
-    if not wait:
-        return
-    sys.stdout.flush()
-    ended = [_await(controller, task.id) for task in tasks]
+    with _said_to_go_on(tasks := _tasks(record, spec)):
+        lost = unwritable(spec)
+        for words in (*record.notes, *hints(spec, {**spec.shell_env, **spec.env}), *lost):
+            note(words)
+        if not (wait and json):
+            array = {"id": record.id, "tasks": tasks} if spec.array else None
+            accepted = _accepted(record, tasks, "" if lost else record.output)
+            say("job", {"job": record, "array": array}, accepted, json)
+        if not wait:
+            return
+        sys.stdout.flush()
+        lasting = controller.following(note)
+        ended = [_await(lasting, task.id) for task in tasks]
     for done in ended:
         say("job", {"job": done}, f"job {done.id} {line(done.exit or done.state)}", json)
     if any(done.state is not JobState.COMPLETED for done in ended):
@@ -127,7 +132,7 @@ def _with_shell(spec: JobSpec) -> JobSpec:
     """Return a job with the variables of this shell that it gets."""
     kept, impossible = of_shell(os.environ, settings.secret_env())
     for name in impossible:
-        print(f"powerflow: note: {name} is not passed to the job: it is too long, or not UTF-8", file=sys.stderr)
+        note(f"{name} is not passed to the job: it is too long, or not UTF-8")
     return spec.model_copy(update={"shell_env": kept})
 
 
@@ -146,11 +151,31 @@ def _tasks(record: JobRecord, spec: JobSpec) -> list[_Task]:
     return [_Task(str(int(record.id) + i), task) for i, task in enumerate(read_array(spec.array).tasks)]
 
 
-def _accepted(record: JobRecord, tasks: Sequence[_Task]) -> str:
+def _accepted(record: JobRecord, tasks: Sequence[_Task], output: str) -> str:
     if len(tasks) > 1:
         return f"jobs {tasks[0].id} to {tasks[-1].id} are {record.state}: array {record.id}"
-    output = f"; its output goes to {line(record.output)}" if record.output else ""
-    return f"job {record.id} is {record.state}{output}"
+    return f"job {record.id} is {record.state}" + (f"; its output goes to {line(output)}" if output else "")
+
+
+@contextmanager
+def _said_to_go_on(tasks: Sequence[_Task]) -> Iterator[None]:
+    """Say that the jobs of a submission go on if the user interrupts a ``with`` block, or the controller has gone.
+
+    Raises:
+        InputError: One of this has happened.
+    """
+    first, last = tasks[0].id, tasks[-1].id
+    jobs, go_on, cancel = f"job {first}", "goes on", f"powerflow cancel {first} ends it"
+    if len(tasks) > 1:
+        jobs, go_on, cancel = f"jobs {first} to {last}", "go on", f"powerflow cancel --array {first} ends them"
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise InputError(f"interrupted; {jobs} {go_on}", fix=cancel, exit_code=INTERRUPTED) from None
+    except InputError as error:
+        if error.exit_code != UNREACHABLE:
+            raise
+        raise InputError(f"{error.what}; {jobs} {go_on} without it", fix=cancel, exit_code=UNREACHABLE) from None
 
 
 def _await(controller: ControllerClient, job_id: str) -> JobRecord:

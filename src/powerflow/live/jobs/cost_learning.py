@@ -93,10 +93,15 @@ def _program(run: str) -> str:
 
 
 def _family(model: str | None) -> str:
+    return _known_family(model or "") or ANY_FAMILY
+
+
+def _known_family(model: str) -> str:
+    """Return the family of the catalogue that a model belongs to; "" if its name tells nothing."""
     try:
-        return family_model(model or ANY_FAMILY, "T4").name
-    except InputError:  # a user may give a model any name; this one tells us nothing
-        return ANY_FAMILY
+        return family_model(model, "T4").name if model else ""
+    except InputError:  # a user may give a model any name
+        return ""
 
 
 class CostLearning:
@@ -119,6 +124,7 @@ class CostLearning:
         self._classes: dict[str, JobClass] = {}
         self._tables: dict[tuple[str, str], CostTable] = {}
         self._measured: dict[tuple[str, str], set[tuple[int, float]]] = defaultdict(set)
+        self._guessed: set[tuple[str, str]] = set()  # what stands for any model
         self._unexpected: dict[str, list[Observation]] = defaultdict(list)
         self._steps: dict[str, list[float]] = defaultdict(list)
         self._lengths_s: list[float] = []
@@ -185,6 +191,14 @@ class CostLearning:
         """
         return self._tables[cost_class, gpu_type]
 
+    def knows_costs(self, cost_class: str, gpu_type: str) -> bool:
+        """Return True if the believed costs of a class rest on more than a family that stands for any model.
+
+        That is: on a measurement, on the model that its jobs name, or on the same program. A guessed step time may be
+        wrong by any factor.
+        """
+        return bool(self._measured[cost_class, gpu_type]) or (cost_class, gpu_type) not in self._guessed
+
     def costs_said(self) -> Sequence[str]:
         """Return one line that says which classes of jobs start from the costs file; nothing without a costs file."""
         if self._costs is None:
@@ -241,6 +255,8 @@ class CostLearning:
             model = self.learner.model(known.name, gpu_type)
         else:
             model = told.model if told is not None else family_model(kind.family, gpu_type)
+            if told is None and not _known_family(kind.model):
+                self._guessed.add((kind.name, gpu_type))
         return replace(model, local_batch_max=kind.local_max, origin="prior")
 
     def _table(self, cost_class: str, gpu_type: str) -> CostLearned:

@@ -74,21 +74,21 @@ class DecisionLog:
         """Log a decision about a job, if it differs from the last one in the log."""
         story = self._stories.setdefault(job.id, _Story())
         clock_mhz = job.clock_mhz if job.placement else 0.0
-        has, sized = (job.gpus, clock_mhz, job.gpu_type), self._sized(job)
+        has, foreseen = (job.gpus, clock_mhz, job.gpu_type), self._foreseen(job, job.gpu_type)
         same = story.told[:3] == has
-        if same and story.told[3] == sized and (job.why in QUIET or story.told[4] == job.why):
+        if same and story.told[3] == foreseen and (job.why in QUIET or story.told[4] == job.why):
             return
         step = self._step(job, job.gpu_type, job.gpus, clock_mhz)
-        if not same:
+        if not same or story.step is None:  # or its costs have become known
             self._close(story, job, now_s)
             story.since_s, story.steps, story.energy_j, story.step = now_s, job.steps, job.energy_j, step
-        story.told = (*has, sized, job.why)
+        story.told = (*has, foreseen, job.why)
         self._write(job, now_s, False, job.why, job.reason, job.gpus, clock_mhz, step)
 
     def wished(self, job: ActiveJob, wish: Wish, now_s: float) -> None:
         """Log the policy's decision for a job in stage shadow, if it differs from the last one in the log."""
         story = self._stories.setdefault(job.id, _Story())
-        wanted = (*wish, self._sized(job))
+        wanted = (*wish, self._foreseen(job, wish.pool))
         if story.wished == wanted or now_s < story.wished_s + BETWEEN_S:
             return
         story.wished, story.wished_s = wanted, now_s
@@ -128,12 +128,13 @@ class DecisionLog:
             self._unsaved = False
 
     def forecast(self, job: ActiveJob, gpu_type: str, gpus: int, clock_mhz: float, now_s: float) -> Forecast:
-        """Return the forecast of a job's end and energy if it runs in this configuration from now on."""
+        """Return the forecast of a job's end and energy if it runs in this configuration from now on.
+
+        The end is unknown if nothing is known of the time of a step: neither the job nor its class was measured yet.
+        """
         step = self._step(job, gpu_type, gpus, clock_mhz)
-        steady = job.placement and gpus == job.gpus and not job.explore_mhz
-        if step is not None and steady and job.step_time_s > 0:
-            # the measured time of this job is better than the belief about its class
-            step = replace(step, step_time_s=job.step_time_s, energy_per_step_j=step.power_w * job.step_time_s)
+        if job.placement and gpus == job.gpus and job.step_time_s > 0:
+            step = self._as_measured(job, gpu_type, gpus, clock_mhz)
         found, most_s = self._forecast(job, now_s, step), _most_s(job)
         if found.jct_s is None and math.isfinite(most_s):  # of unknown length: it ends at its time limit at the latest
             return Forecast(jct_s=now_s - job.submitted_s + most_s)
@@ -155,15 +156,37 @@ class DecisionLog:
         story.took_j += job.energy_j - story.energy_j
         story.step = None
 
+    def _foreseen(self, job: ActiveJob, gpu_type: str) -> bool:
+        """Return True if it is known how many steps a job has, and what they cost; otherwise there is no forecast."""
+        return self._sized(job) and self._learning.knows_costs(job.kind.name, gpu_type)
+
     def _sized(self, job: ActiveJob) -> bool:
-        """Return True if it is known how many steps a job has; otherwise there is no forecast."""
+        """Return True if it is known how many steps a job has."""
         return bool(job.steps_total) or self._learning.knows_length(job.spec, job.kind.name)
+
+    def _as_measured(self, job: ActiveJob, gpu_type: str, gpus: int, clock_mhz: float) -> JobOption | None:
+        """Return a step in a configuration with the measured time of this job, which is better than any belief.
+
+        While clocks are tried, the time was measured at another clock: the belief says only how the times differ.
+        """
+        step = self._believed(job, gpu_type, gpus, clock_mhz)
+        if step is None:
+            return None
+        time_s = job.step_time_s
+        if job.explore_mhz and (tried := self._believed(job, gpu_type, gpus, job.clock_now_mhz)) is not None:
+            time_s *= step.step_time_s / tried.step_time_s
+        return replace(step, step_time_s=time_s, energy_per_step_j=step.power_w * time_s)
 
     def _step(self, job: ActiveJob, gpu_type: str, gpus: int, clock_mhz: float) -> JobOption | None:
         """Return the prediction for one step of a job in a configuration.
 
-        None if the job waits, or cannot run in it.
+        None if the job waits, cannot run in it, or if its costs are not known.
         """
+        known = self._learning.knows_costs(job.kind.name, gpu_type)
+        return self._believed(job, gpu_type, gpus, clock_mhz) if known else None
+
+    def _believed(self, job: ActiveJob, gpu_type: str, gpus: int, clock_mhz: float) -> JobOption | None:
+        """Return a step of a job in a configuration as it is believed, be it a guess."""
         if not gpus or gpu_type not in self._scheduler.pools:
             return None
         table = self._learning.table(job.kind.name, gpu_type)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from powerflow.api.decisions import JobOption
 from powerflow.arrays import FloatArray
 from powerflow.cost.table import Axes, CostTable
+from powerflow.live.jobs.active_job import ActiveJob
+
+Numbers = TypeVar("Numbers", float, FloatArray)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,15 @@ class JobPrices:
     gpu_price: float = 0.0
     idle_w: float = 0.0
 
+    def of_second(self, power_w: Numbers, gpus: Numbers) -> Numbers:
+        """Return the cost of a second of a job, in weighted seconds: w + λ_E·(P − n·P_idle) + λ_G·n.
+
+        Args:
+            power_w: Watts of the job, P.
+            gpus: Its GPU count, n.
+        """
+        return self.weight + self.energy_price * (power_w - gpus * self.idle_w) + self.gpu_price * gpus
+
 
 def option(
     table: CostTable, axes: Axes, gpus: int, clock_mhz: float, prices: JobPrices = JobPrices()
@@ -36,15 +49,25 @@ def option(
     return _option(table, axes, row, int(np.abs(axes.clocks_mhz - clock_mhz).argmin()), costs(table, axes, prices))
 
 
+def measured(job: ActiveJob, prices: JobPrices = JobPrices()) -> JobOption | None:
+    """Return what a step of a job takes now, as it was measured; None while the job does not train.
+
+    The time is that of its latest steps, the watts are those of the last reading of its GPUs.
+    """
+    time_s, power_w = job.step_time_s, job.power_w
+    if not (job.placement and job.training and time_s > 0 and power_w > 0):
+        return None
+    cost_s = time_s * prices.of_second(power_w, float(job.gpus))
+    return JobOption(job.gpus, job.clock_now_mhz, time_s, power_w, power_w * time_s, cost_s)
+
+
 def costs(table: CostTable, axes: Axes, prices: JobPrices) -> FloatArray:
     """Return the cost of one step for each GPU count and clock, in weighted seconds; shape ``[N, F]``.
 
-    The cost is T·(w + λ_E·(P − n·P_idle) + λ_G·n). T is the step time, P the watts of the job, n its GPU count, P_idle
-    the idle watts of a GPU, w the job's weight, λ_E the energy price and λ_G the GPU price.
+    The cost is T·(w + λ_E·(P − n·P_idle) + λ_G·n). T is the step time, the rest is `JobPrices.of_second`.
     """
-    n = axes.gpu_counts[:, None]
-    above_w = table.power_w - n * prices.idle_w
-    found: FloatArray = table.step_time_s * (prices.weight + prices.energy_price * above_w + prices.gpu_price * n)
+    gpus = axes.gpu_counts[:, None].astype(np.float64)
+    found: FloatArray = table.step_time_s * prices.of_second(table.power_w, gpus)
     return found
 
 
