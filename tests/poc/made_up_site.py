@@ -136,13 +136,14 @@ def _within(value: float, estimate: Estimate) -> bool:
 
 def write_log(trace: Trace, path: Path) -> None:
     """Write a log as ``sacct -P`` does, in UTC to the second."""
-    head = "JobID|JobName|User|Account|Partition|QOS|Submit|Start|ElapsedRaw|State|AllocTRES"
-    lines = [head]
+    nodes = any(job.nodes for job in trace.jobs)
+    lines = ["JobID|JobName|User|Account|Partition|QOS|Submit|Start|ElapsedRaw|State|AllocTRES" + "|NodeList" * nodes]
     for job in trace.jobs:
         begins = (job.submit_s, job.submit_s + (job.wait_s or 0.0))
         submit, start = (datetime.fromtimestamp(round(when), UTC).strftime("%Y-%m-%dT%H:%M:%S") for when in begins)
         owner = "|".join((job.name, job.user, job.account, job.partition, job.qos))
         lines.append(f"{job.id}|{owner}|{submit}|{start}|{round(job.duration_s)}|COMPLETED|gres/gpu={job.gpus}")
+        lines[-1] += f"|{job.nodes}" * nodes
     path.write_text("\n".join(lines) + "\n")
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from powerflow.errors import InputError
 from powerflow.watch.owners import GpuAddress, short_host
-from powerflow.watch.sources.slurm import _hosts, ask_slurm, read_jobs
+from powerflow.watch.sources.slurm import ask_slurm, hosts, read_jobs
 
 
 def job(**values: Any) -> dict[str, Any]:
@@ -123,8 +123,8 @@ def test_a_slurm_that_is_not_there_fails_or_hangs_is_said() -> None:
 
 
 def test_host_lists() -> None:
-    assert [*_hosts("n[01-03,7],login,gpu[1-2]-ib")] == ["n01", "n02", "n03", "n7", "login", "gpu1-ib", "gpu2-ib"]
-    assert [*_hosts("")] == []
+    assert [*hosts("n[01-03,7],login,gpu[1-2]-ib")] == ["n01", "n02", "n03", "n7", "login", "gpu1-ib", "gpu2-ib"]
+    assert [*hosts("")] == []
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from powerflow import units
 from powerflow.look.key_figure import KeyFigure
 from powerflow.report.html import page
-from powerflow.report.poc_words import Language, text
+from powerflow.report.poc_words import Language, MeasuredBy, text
 from powerflow.report.replay import Grid, Rates, rounded
 from powerflow.simulate.comparison import Estimate
 from powerflow.simulate.poc.families import WIDTH
@@ -278,12 +278,17 @@ class _Writer:
         lines = [[self.say(f"{name}_{step}") for name in columns] for step in _STEPS]
         return Grid(self.say("takes"), heads, lines)
 
-    def facts(self) -> dict[str, str]:
+    def facts(self, measured_by: MeasuredBy) -> dict[str, str]:
         poc, found = self.poc, self.poc.matching
         policy = self.say(f"policy_{poc.site.discipline}")
         counts = {"matched": found.jobs, "runs": found.runs, "unmatched": found.unmatched}
         facts = {
-            "log": self.say("fact_log_words", jobs=poc.jobs, span=self.whole, **counts),
+            "log": self.sentences(
+                [
+                    self.say("fact_log_words", jobs=poc.jobs, span=self.whole, **counts),
+                    *([] if measured_by is MeasuredBy.WATCH else [self.say(f"measured_{measured_by}")]),
+                ]
+            ),
             "site": self.say("fact_site_words", policy=policy),
         }
         if poc.energy is not None and poc.scenarios:
@@ -307,6 +312,7 @@ def poc_page(
     cluster: str,
     currency: str = "",
     emulated: bool = False,
+    measured_by: MeasuredBy = MeasuredBy.WATCH,
     language: Language = Language.EN,
 ) -> PocPage:
     """Return all texts of an answer in one language.
@@ -317,6 +323,7 @@ def poc_page(
         cluster: The cluster, as the user gave it.
         currency: Currency of the costs; "" if it is not known.
         emulated: True if the measured GPUs are emulated.
+        measured_by: Where the measured joules come from.
         language: The language.
     """
     writer = _Writer(poc, rates, currency, language)
@@ -329,7 +336,7 @@ def poc_page(
         writer.say(f"origin{kind}"),
         writer.say(f"origin_words{kind}", jobs=poc.matching.jobs, share=units.percent(poc.matching.share)),
         list(writer.sections()),
-        writer.facts(),
+        writer.facts(measured_by),
     )
 
 

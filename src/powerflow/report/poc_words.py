@@ -15,6 +15,14 @@ class Language(StrEnum):
     JA = "ja"
 
 
+class MeasuredBy(StrEnum):
+    """Where measured joules come from, and who says which job held a GPU."""
+
+    WATCH = "watch"
+    LABELS = "labels"
+    WHOLE_NODES = "whole nodes"
+
+
 #: Key → (English, Japanese). Both have the same fields in braces.
 _TEXTS: dict[str, tuple[str, str]] = {
     # the first screen
@@ -270,6 +278,16 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "{span}間、{jobs}件のジョブのうち{matched}件で電力量を実測しました（実測した実行{runs}件、"
         "うちこのログにないもの{unmatched}件）。"
         "ジョブ番号と開始時刻で対応付けています。",
+    ),
+    "measured_labels": (
+        "The joules were read afterwards from Prometheus, by the labels that name the job on a GPU.",
+        "電力量は、GPU上のジョブを示すラベルに基づき、Prometheusから事後に読み取った値です。",
+    ),
+    "measured_whole nodes": (
+        "The joules were read afterwards from Prometheus. Its labels name no jobs, so only jobs that held all GPUs of "
+        "their nodes are measured; the others are assumed to draw alike.",
+        "電力量は、Prometheusから事後に読み取った値です。ラベルにジョブの情報がないため、ノードの全GPUを占有したジョブ"
+        "のみを測定値とし、その他のジョブは同様の電力と仮定しています。",
     ),
     "fact_site": ("The site today", "現状の再現"),
     "fact_site_words": (

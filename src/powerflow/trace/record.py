@@ -42,6 +42,7 @@ class TraceJob:
         limit_s: Time limit that the user gave, seconds; None if there was none, or it was not logged.
         user, account, partition, qos: To whom the job belongs, and where it ran, in the words of Slurm; "" if not
             logged.
+        nodes: Its nodes as a host list of Slurm, such as ``n[1-2],gpu7``; "" if not logged.
     """
 
     id: str
@@ -62,6 +63,7 @@ class TraceJob:
     account: str = ""
     partition: str = ""
     qos: str = ""
+    nodes: str = ""
 
     @property
     def measured_step_s(self) -> float | None:

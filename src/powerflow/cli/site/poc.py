@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,7 +26,8 @@ from powerflow.cli.options import (
 from powerflow.cli.output import atomic_write, console, print_json, progress_of_share
 from powerflow.cli.replay import REFUSED
 from powerflow.cli.sanitize import harmless
-from powerflow.cli.site.sources import default_file
+from powerflow.cli.site.poc_runs import FoundRuns, past_runs, watched_runs
+from powerflow.cli.site.sources import BasicFile, CaFile, NodeLabel, PrometheusAccess, TokenFile, default_file
 from powerflow.errors import InputError
 from powerflow.report.poc_words import Language
 
@@ -34,15 +35,22 @@ if TYPE_CHECKING:
     from powerflow.report.poc import PocPage
     from powerflow.report.replay import Rates
     from powerflow.simulate.comparison import Estimate
-    from powerflow.simulate.poc.matching import MeasuredRun
     from powerflow.simulate.poc.poc import Poc
-    from powerflow.watch.owners import WatchedJob
+    from powerflow.trace.record import Trace
 
 
 def poc(
     log: Annotated[Path, typer.Argument(help="An accounting log, such as the output of sacct -P.")],
     cluster: Cluster,
     file: Annotated[Path | None, typer.Option(help="File that powerflow watch keeps.")] = None,
+    prometheus: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Prometheus that has scraped the GPUs meanwhile, instead of that file."),
+    ] = None,
+    token_file: TokenFile = None,
+    basic_file: BasicFile = None,
+    ca_file: CaFile = None,
+    node_label: NodeLabel = "",
     tariff: Tariff = None,
     currency: Currency = "",
     carbon: Carbon = None,
@@ -83,11 +91,12 @@ def poc(
         say = stack.enter_context(progress_of_share("poc", quiet))
         say(0.0, "reading the log")
         trace = read_trace(log, format, tz=tz)
-        runs, emulated = _measured(file or default_file(), trace.jobs[0].submit_s if trace.jobs else 0.0)
+        access = PrometheusAccess(prometheus, token_file, basic_file, ca_file, node_label)
+        found = _measured(trace, cluster, file, access, say)
         result = answered(
             trace,
             cluster,
-            runs,
+            found.runs,
             high=high or (),
             unvalidated=unvalidated,
             believed=Believed(belief, sizes),
@@ -96,12 +105,20 @@ def poc(
             progress=say,
         )
         page = harmless(
-            poc_page(result, rates, cluster=cluster, currency=currency, emulated=emulated, language=language)
+            poc_page(
+                result,
+                rates,
+                cluster=cluster,
+                currency=currency,
+                emulated=found.emulated,
+                measured_by=found.by,
+                language=language,
+            )
         )
         if target is not None:
             target.write_text(render_poc(page, language), encoding="utf-8")
     if json:
-        print_json("poc", _document(result, rates, currency, emulated, report))
+        print_json("poc", _document(result, rates, currency, found, report))
     elif not quiet:
         _show(page, report)
     if result.refusals and not result.scenarios:
@@ -109,27 +126,16 @@ def poc(
         raise InputError(f"the data do not carry an answer: {reasons}", where=str(log), fix=advice, exit_code=REFUSED)
 
 
-def _measured(path: Path, since_s: float) -> tuple[list[MeasuredRun], bool]:
-    """Return the measured runs of jobs of Slurm from some time on (Unix seconds), and whether GPUs are emulated."""
-    from powerflow.simulate.poc.matching import MeasuredRun
-    from powerflow.watch.ledger import WatchLedger
-
-    ledger = WatchLedger(path, create=False)
-    try:
-        rows, state = ledger.jobs(since_s, math.inf), ledger.state()
-    finally:
-        ledger.close()
-    runs = [
-        MeasuredRun(row.job.id, row.job.start_s, row.use.gpu_s, row.use.energy_j, row.use.low_j, row.use.high_j)
-        for row in rows
-        if (row.job.key.startswith("slurm:") or _is_number(row.job)) and row.use.gpu_s > 0
-    ]
-    return runs, bool(state.get("emulated"))
-
-
-def _is_number(job: WatchedJob) -> bool:
-    """Return True for a job that the labels of an exporter name by a number of Slurm: ``4711`` or ``4711_3``."""
-    return job.key.startswith("job:") and job.id.replace("_", "", 1).isdecimal()
+def _measured(
+    trace: Trace, cluster: str, file: Path | None, access: PrometheusAccess, say: Callable[[float, str], None]
+) -> FoundRuns:
+    if access.url is None:
+        return watched_runs(file or default_file(), trace)
+    if file is not None:
+        raise InputError("two sources of joules are named", where="--file and --prometheus", fix="name one")
+    if not trace.jobs:
+        raise InputError("it contains no jobs", where=trace.source)
+    return past_runs(access, trace, cluster, lambda share, note: say(0.04 * share, note))
 
 
 def _show(page: PocPage, report: Path | None) -> None:
@@ -159,7 +165,7 @@ def _show(page: PocPage, report: Path | None) -> None:
         out.print(f"report: {report}", soft_wrap=True)
 
 
-def _document(result: Poc, rates: Rates, currency: str, emulated: bool, report: Path | None) -> dict[str, object]:
+def _document(result: Poc, rates: Rates, currency: str, measured: FoundRuns, report: Path | None) -> dict[str, object]:
     """Return the answer as the content of a JSON document. Numbers in ``scenarios`` are modelled."""
     found, check = result.matching, result.energy
     return {
@@ -167,8 +173,9 @@ def _document(result: Poc, rates: Rates, currency: str, emulated: bool, report: 
         "days": result.days,
         "validated": not result.refusals,
         "refusals": result.refusals,
-        "emulated": emulated,
+        "emulated": measured.emulated,
         "measured": {
+            "by": measured.by.value,
             "gpu_hours_share": found.share,
             "jobs": found.jobs,
             "runs": found.runs,

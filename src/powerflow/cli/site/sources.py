@@ -7,7 +7,9 @@ import time
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from powerflow.cli.settings import default_state
 from powerflow.errors import InputError
@@ -68,12 +70,24 @@ class Sources:
         return readings, owners, notes + list(owners.notes if owners is not None else ())
 
 
+TokenFile = Annotated[
+    Path | None, typer.Option("--prometheus-token-file", help="File with the bearer token for Prometheus.")
+]
+BasicFile = Annotated[
+    Path | None, typer.Option("--prometheus-basic-file", help="File with user:password for Prometheus.")
+]
+CaFile = Annotated[Path | None, typer.Option("--prometheus-ca", help="Certificates to trust for Prometheus, PEM.")]
+NodeLabel = Annotated[
+    str, typer.Option("--node-label", help="Label of the metrics that names the node; found by default.")
+]
+
+
 @dataclass(frozen=True, slots=True)
 class PrometheusAccess:
     """How to reach a Prometheus.
 
     Attributes:
-        url: Its address; None to read the GPUs of this machine instead.
+        url: Its address; None if none is named.
         token_file, basic_file, ca_file: Files with a bearer token, with ``user:password``, and with the certificates of
             trusted authorities.
         node_label: Label of its metrics that names the node; "" to look for it.

@@ -15,7 +15,17 @@ import typer
 
 from powerflow.cli.options import Json
 from powerflow.cli.output import console, json_line, print_json
-from powerflow.cli.site.sources import Owners, PrometheusAccess, Sources, default_file, open_sources
+from powerflow.cli.site.sources import (
+    BasicFile,
+    CaFile,
+    NodeLabel,
+    Owners,
+    PrometheusAccess,
+    Sources,
+    TokenFile,
+    default_file,
+    open_sources,
+)
 from powerflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -45,18 +55,10 @@ def watch(
         Owners, typer.Option(help="Who says which job holds which GPU. auto: Slurm where there is one.")
     ] = Owners.AUTO,
     file: Annotated[Path | None, typer.Option(help="File to keep the energy of jobs in.")] = None,
-    token_file: Annotated[
-        Path | None, typer.Option("--prometheus-token-file", help="File with the bearer token for Prometheus.")
-    ] = None,
-    basic_file: Annotated[
-        Path | None, typer.Option("--prometheus-basic-file", help="File with user:password for Prometheus.")
-    ] = None,
-    ca_file: Annotated[
-        Path | None, typer.Option("--prometheus-ca", help="Certificates to trust for Prometheus, PEM.")
-    ] = None,
-    node_label: Annotated[
-        str, typer.Option("--node-label", help="Label of the metrics that names the node; found by default.")
-    ] = "",
+    token_file: TokenFile = None,
+    basic_file: BasicFile = None,
+    ca_file: CaFile = None,
+    node_label: NodeLabel = "",
     controller_token_file: Annotated[
         str | None, typer.Option("--token-file", help="File that holds your token for the controller.")
     ] = None,

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 from powerflow.trace.clock import Clock
 from powerflow.trace.fields import Unusable, checked_s
 from powerflow.trace.formats.format import Entry, Format
-from powerflow.trace.formats.slurm import SlurmRun, jobs_of
+from powerflow.trace.formats.slurm import SlurmRun, jobs_of, node_list
 from powerflow.trace.formats.slurm_gpus import SlurmGpus, gres_gpus, held_gpus, parse_tres, submitted_gpus, tres_gpus
 from powerflow.trace.json_items import member_items
 from powerflow.trace.record import Skipped
@@ -75,6 +75,7 @@ def _run(item: Mapping[str, Any], line: int) -> SlurmRun:
         limit_s=_minutes_s(time.get("limit")),
         partition=_string(item.get("partition")),
         qos=_string(item.get("qos")),
+        nodes=node_list(_string(item.get("nodes"))),
     )
 
 
@@ -110,6 +111,7 @@ def _queued_run(item: Mapping[str, Any], line: int) -> SlurmRun:
         limit_s=_minutes_s(item.get("time_limit")),
         partition=_string(item.get("partition")),
         qos=_string(item.get("qos")),
+        nodes=node_list(_string(item.get("nodes"))),
     )
 
 

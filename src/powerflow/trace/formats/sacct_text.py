@@ -16,7 +16,7 @@ from powerflow.trace.clock import Clock
 from powerflow.trace.fields import Unusable, number, seconds, text
 from powerflow.trace.formats.format import Entry, Format
 from powerflow.trace.formats.sacct_table import columns_of, fields_of, header_within
-from powerflow.trace.formats.slurm import SlurmRun, jobs_of, parse_elapsed_s
+from powerflow.trace.formats.slurm import SlurmRun, jobs_of, node_list, parse_elapsed_s
 from powerflow.trace.formats.slurm_gpus import (
     SlurmGpus,
     gres_gpus,
@@ -118,6 +118,7 @@ def _run(row: Mapping[str, str], name: str, line: int, clock: Clock) -> SlurmRun
         name=text(row, "JobName"),
         partition=text(row, "Partition"),
         qos=text(row, "QOS"),
+        nodes=node_list(text(row, "NodeList")),
     )
 
 

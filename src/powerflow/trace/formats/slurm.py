@@ -57,6 +57,7 @@ class SlurmRun:
         name: Name of the job.
         partition: Partition in which it ran; several names with commas if it never started.
         qos: Quality of service.
+        nodes: List of its nodes, as Slurm writes it; "" if it had none.
         cluster: Name of the cluster. Each cluster numbers its own jobs.
         asked: Option of the submit line that requests GPUs; "" if there is none.
         limit_s: Time limit, seconds; None if there is none, or it is not logged.
@@ -78,6 +79,7 @@ class SlurmRun:
     limit_s: float | None = None
     partition: str = ""
     qos: str = ""
+    nodes: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +184,11 @@ def outcome_of(state: str) -> JobOutcome:
     return _OUTCOMES.get(state, JobOutcome.UNKNOWN)
 
 
+def node_list(words: str) -> str:
+    """Return the list of nodes of a record; "" for a job that had none, which Slurm says in words."""
+    return "" if words.startswith("None") else words
+
+
 def _not_ended(run: SlurmRun) -> bool:
     return run.state in _NOT_ENDED and not (run.state == "RESIZING" and run.end_s is not None)
 
@@ -284,6 +291,7 @@ def _job(records: Sequence[_Record], cluster: str, said: Counter[str]) -> Iterat
         account=last.account,
         partition=last.partition,
         qos=last.qos,
+        nodes=last.nodes,
     )
 
 

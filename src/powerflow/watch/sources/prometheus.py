@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -62,18 +62,35 @@ class _Delivered:
     energy_j: float
 
 
+#: All that is read.
+COLUMNS = frozenset(metric.column for metric in METRICS.values())
+
+
+class NoMetrics(InputError):
+    """There are no metrics of GPUs in a time span."""
+
+
 class MetricsSource:
     """Reads GPUs from a store of metrics. It remembers what it has returned: calls are to follow each other in time."""
 
-    def __init__(self, store: SampleStore, node_label: str = "", clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        store: SampleStore,
+        node_label: str = "",
+        clock: Callable[[], float] = time.monotonic,
+        columns: Collection[str] = COLUMNS,
+    ) -> None:
         """Prepare to read; nothing is asked yet.
 
         Args:
             store: The store.
             node_label: Label that names the node; "" to use ``Hostname``, and else the host in ``instance``.
             clock: Seconds since some moment; tells how long ago the last look was.
+            columns: What is read, as in `powerflow.watch.sources.gpu_exporters.Metric`.
         """
         self._store, self._node_label, self._clock = store, node_label, clock
+        names = (name for name, metric in METRICS.items() if metric.column in columns)
+        self._selector = '{__name__=~"' + "|".join(names) + '"}'
         self._due_at = -math.inf
         #: Time series of the last look, so that their labels are read once.
         self._tracks: Tracks = {}
@@ -94,6 +111,11 @@ class MetricsSource:
     def name(self) -> str:
         """What it is, for the user."""
         return self._store.name
+
+    @property
+    def cards(self) -> Mapping[GpuAddress, Card]:
+        """All GPUs that were found so far."""
+        return self._cards
 
     def read(self, since_s: float, until_s: float) -> Readings:
         """Return the readings after one moment up to another (Unix seconds), each once.
@@ -163,7 +185,7 @@ class MetricsSource:
         while at_s < until_s:
             end_s = min(at_s + step_s, until_s)
             try:
-                answer = self._store.ask(f"{_SELECTOR}[{math.ceil(1000 * (end_s - at_s))}ms]", end_s)
+                answer = self._store.ask(f"{self._selector}[{math.ceil(1000 * (end_s - at_s))}ms]", end_s)
             except TooMuch:
                 if not _LEAST_S < step_s < math.inf:
                     raise
@@ -185,16 +207,16 @@ class MetricsSource:
             del tracks[key]
         return [*notes]
 
-    def _nothing(self, tracks: Tracks, said: list[str], span_s: float) -> InputError:
+    def _nothing(self, tracks: Tracks, said: list[str], span_s: float) -> NoMetrics:
         """Return the error for an answer without GPUs."""
         if self._node_label and tracks and not any(self._node_label in track.labels for track in tracks.values()):
             there = sorted({name for track in tracks.values() for name in track.labels})
-            return InputError(
+            return NoMetrics(
                 f"no metric of a GPU has the label {self._node_label}",
                 where=self.name,
                 fix=f"--node-label may be one of {', '.join(there)}"[:300],
             )
-        return InputError(
+        return NoMetrics(
             "; ".join(said) or f"has no metrics of GPUs in the last {duration(span_s)}",
             where=self.name,
             fix="let it scrape dcgm-exporter or nvidia_gpu_exporter",
@@ -262,9 +284,6 @@ class MetricsSource:
         return Readings(series, dict(self._cards), self._lag_s, self._look, said)
 
 
-_SELECTOR = '{__name__=~"' + "|".join(METRICS) + '"}'
-
-
 class Prometheus(MetricsSource):
     """Reads GPUs from a Prometheus, or from a store that has its HTTP API (Thanos, Mimir, VictoriaMetrics)."""
 
@@ -289,5 +308,13 @@ class Prometheus(MetricsSource):
         Raises:
             InputError: The address or a file cannot be used.
         """
-        secret = authorization(token_file, basic_file, os.environ)
-        super().__init__(PrometheusApi(api_address(url), secret, ca_file), node_label)
+        super().__init__(opened_api(url, token_file, basic_file, ca_file), node_label)
+
+
+def opened_api(url: str, token_file: Path | None, basic_file: Path | None, ca_file: Path | None) -> PrometheusApi:
+    """Return the API at an address; arguments as for `Prometheus`. Nothing is asked yet.
+
+    Raises:
+        InputError: The address or a file cannot be used.
+    """
+    return PrometheusApi(api_address(url), authorization(token_file, basic_file, os.environ), ca_file)

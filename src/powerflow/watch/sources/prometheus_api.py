@@ -11,7 +11,7 @@ import json
 import ssl
 import time
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 TOKEN, BASIC = "POWERFLOW_PROMETHEUS_TOKEN", "POWERFLOW_PROMETHEUS_BASIC"
 #: How long one answer may take, seconds.
 TIMEOUT_S = 30.0
+#: Shortest pause of a `PacedStore` between two requests, seconds.
+LEAST_PAUSE_S = 0.1
 #: Largest answer that is read: some 4 million samples.
 MOST_BYTES = 128 * 2**20
 #: Proxies of the environment are not used for the machine's own addresses.
@@ -187,6 +189,32 @@ class PrometheusApi:
         if said:
             raise self._error(f"reports an error ({said})")
         raise self._error("its answer is not one of Prometheus' API", "check that this is the address of Prometheus")
+
+
+class PacedStore:
+    """Asks a store less often: after each answer it waits for as long as the answer took.
+
+    So a long history takes half of the time of one core of the store at most, however many requests it needs.
+    """
+
+    def __init__(self, store: SampleStore, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._store, self._sleep = store, sleep
+        self._took_s = 0.0
+
+    @property
+    def name(self) -> str:
+        """What it is, for the user."""
+        return self._store.name
+
+    def ask(self, query: str, at_s: float) -> Answer:
+        """Return what a range selector finds; see `SampleStore.ask`."""
+        if self._took_s:
+            self._sleep(max(self._took_s, LEAST_PAUSE_S))
+        began = time.monotonic()
+        try:
+            return self._store.ask(query, at_s)
+        finally:
+            self._took_s = time.monotonic() - began
 
 
 def api_address(url: str) -> str:

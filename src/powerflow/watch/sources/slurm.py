@@ -160,7 +160,7 @@ def _id(record: Mapping[str, Any]) -> str:
 def _gpus(record: Mapping[str, Any]) -> tuple[list[GpuAddress], bool]:
     """Return the GPUs of a job, and whether all are known: Slurm tells them per node, in the order of its nodes."""
     detail = [str(each) for each in record.get("gres_detail") or ()]
-    nodes = [*_hosts(str(record.get("nodes") or ""))]
+    nodes = [*hosts(str(record.get("nodes") or ""))]
     found: list[GpuAddress] = []
     known = True
     for node, words in zip(nodes, detail, strict=False):
@@ -172,7 +172,7 @@ def _gpus(record: Mapping[str, Any]) -> tuple[list[GpuAddress], bool]:
     return found, known and (bool(found) or not wants) and (not detail or len(detail) == len(nodes))
 
 
-def _hosts(text: str) -> Iterator[str]:
+def hosts(text: str) -> Iterator[str]:
     """Yield the names in a host list such as ``n[01-03,7],login,gpu[1-2]-ib``."""
     for head, numbers, tail in _HOST.findall(text):
         if not numbers:
