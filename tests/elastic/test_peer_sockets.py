@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from powerflow.elastic import peer_sockets
+from powerflow.elastic import group, peer_sockets
 
 Ends = tuple[socket.socket, socket.socket]
 
@@ -54,6 +54,33 @@ def test_a_descriptor_used_again_is_left_alone(ends: Ends) -> None:
         os.dup2(other.fileno(), ours.fileno())
         peer_sockets.cut()
         other.send(b"x")  # would fail
+
+
+def test_a_connection_has_ended_when_its_peer_has_closed_it(ends: Ends) -> None:
+    peer = ends[1]
+    assert not peer_sockets.ended()
+    peer.send(b"x")  # what has not been read yet is no end
+    assert not peer_sockets.ended()
+    peer.shutdown(socket.SHUT_WR)
+    assert peer_sockets.ended()
+
+
+def test_a_connection_that_gloo_has_closed_has_ended(ends: Ends) -> None:
+    ends[0].close()
+    assert peer_sockets.ended()
+
+
+def test_a_group_of_one_rank_has_no_connection_that_ends() -> None:
+    group.stand_alone(cuda=False)
+    assert not peer_sockets.ended()
+
+
+def test_no_collective_begins_after_a_connection_has_ended(ends: Ends) -> None:
+    calls: list[str] = []
+    assert group.lost_before(lambda: calls.append("before")) == ""
+    ends[1].close()
+    assert group.lost_before(lambda: calls.append("after")) == "the connection to another rank has ended"
+    assert calls == ["before"]
 
 
 def test_looking_leaves_nothing_open() -> None:

@@ -7,6 +7,7 @@ library in this process: the library itself has no hooks for tests.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import json
@@ -14,6 +15,7 @@ import os
 import runpy
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +26,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from powerflow import elastic
-from powerflow.elastic import gang, group, handover
+from powerflow.elastic import announcement, exchange, gang, group, handover
 from powerflow.elastic.mailbox import JOB_DIR, RANK_NAME, Phase
 
 SAMPLES, GLOBAL_BATCH = 103, 8
@@ -77,6 +79,45 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+class SleepyLoop:
+    """Threads in which gloo reads its connections, for as long as a test lets them sleep.
+
+    They sleep in the handler of a signal: only these threads, and wherever they are.
+    """
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None)
+        tasks = [int(path.name) for path in Path("/proc/self/task").iterdir()]
+        self._threads = [t for t in tasks if "gloo_tcp_loop" in Path(f"/proc/self/task/{t}/comm").read_text()]
+        assert self._threads
+
+    def sleep(self) -> None:
+        self._interrupt(signal.SIGUSR1, self._libc.pause)
+
+    def wake(self) -> None:
+        self._interrupt(signal.SIGUSR2, self._libc.getpid)  # does nothing, but ends the pause
+
+    def _interrupt(self, number: int, act: Any) -> None:
+        self._libc.signal(number, ctypes.cast(act, ctypes.c_void_p))
+        for thread in self._threads:
+            self._libc.tgkill(os.getpid(), thread, number)
+
+
+def stop_while_gloo_sleeps() -> Callable[[], None]:
+    """Stop this process until it gets SIGCONT. Return what lets gloo read again; it comes by itself after a while."""
+    loop = SleepyLoop()
+    loop.sleep()
+    os.kill(os.getpid(), signal.SIGSTOP)
+    timer = threading.Timer(0.5, loop.wake)
+    timer.start()
+
+    def wake() -> None:
+        timer.cancel()
+        loop.wake()
+
+    return wake
+
+
 def put_in(fault: str, run: Any, model: nn.Module) -> None:
     """Have this process die at a place, ``PLACE:AT``; see each place for what it means.
 
@@ -92,6 +133,22 @@ def put_in(fault: str, run: Any, model: nn.Module) -> None:
     def regrouping() -> bool:
         phase = run._reporter._facts["phase"]
         return bool(run.generation == at and phase in (Phase.READY, Phase.REGROUPING))  # newcomers arrive early
+
+    def stopped(due: Callable[[], bool], module: Any, name: str) -> None:
+        """Have this process not die but stop, once; when it goes on, gloo has not yet seen that the others are gone."""
+        behind = getattr(module, name)
+
+        def stopping(*args: Any, **kwargs: Any) -> Any:
+            if not due():
+                return behind(*args, **kwargs)
+            setattr(module, name, behind)
+            wake = stop_while_gloo_sleeps()
+            try:
+                return behind(*args, **kwargs)
+            finally:
+                wake()
+
+        setattr(module, name, stopping)
 
     def before(due: Callable[[], bool], module: Any, name: str) -> None:
         behind = getattr(module, name)
@@ -120,6 +177,12 @@ def put_in(fault: str, run: Any, model: nn.Module) -> None:
         before(regrouping, handover, "send")
     elif place == "receive":
         before(regrouping, handover, "receive")
+    elif place == "stop-forward":
+        stopped(lambda: training() and run._gang.parallel is not None, exchange.Exchange, "forward")
+    elif place == "stop-backward":
+        stopped(training, elastic.run.Run, "backward")
+    elif place == "stop-announce":
+        stopped(training, announcement.Announcements, "send")
     elif place == "checkpoint":  # the file is written, but not in place
         before(training, os, "fsync")
     elif place == "full":  # nothing dies: there is no room for a checkpoint until the test says so

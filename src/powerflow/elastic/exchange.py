@@ -42,7 +42,7 @@ class Exchange:
                 output = parallel(*args, **kwargs)
 
         parallel = gang.parallel
-        if lost := group.lost_in(lambda: call(parallel)):
+        if lost := group.lost_before(lambda: call(parallel)):
             gang.lose(lost)
             return module(*args, **kwargs)  # the script continues to `backward`, which will do nothing
         self._armed = one.last

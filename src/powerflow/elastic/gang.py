@@ -110,7 +110,7 @@ class GangMember:
         if not self.whole:
             self._await_generation()
             return True
-        if self.ranks > 1 and not self._together(self._receive):
+        if self.ranks > 1 and not self._stays_whole(group.lost_in(self._receive)):
             self._await_generation()
             return True
         if self._next is not None:
@@ -124,16 +124,15 @@ class GangMember:
             if (wanted := self._lead()) is not None:
                 self._next = wanted
                 return self.between_steps()
-        elif self._announcements.is_due(self.training.position.step) and not self._together(self._announce):
+        elif self._announcements.is_due(self.training.position.step) and not self._announce():
             self._await_generation()
             return True
         if self.rank == 0 and not self._comparison.is_open:
             self._save_if_due()
         return False
 
-    def _together(self, act: Callable[[], None]) -> bool:
-        """Call a function that communicates with the other ranks; return False if a rank was lost in the meantime."""
-        lost = group.lost_in(act)
+    def _stays_whole(self, lost: str) -> bool:
+        """Leave the group if a rank was lost, and return False; otherwise return True."""
         if lost:
             self.lose(lost)
         return not lost
@@ -148,14 +147,16 @@ class GangMember:
         if self._comparison.may_finish:
             self._comparison.finish()
 
-    def _announce(self) -> None:
+    def _announce(self) -> bool:
+        """Begin the next message of rank 0; return False if a rank was lost in the meantime."""
         wanted = self._lead() if self.rank == 0 else None
-        self._announcements.send(self.training.position.step, self.rank, wanted)
+        step = self.training.position.step
+        return self._stays_whole(group.lost_before(lambda: self._announcements.send(step, self.rank, wanted)))
 
     def _compare(self) -> bool:
         """Compare the parameters of all ranks; return False if a rank was lost in the meantime."""
         self.reporter.enter(Phase.SYNCING)
-        whole = self._together(lambda: self._comparison.compare(self.rank, self.ranks))
+        whole = self._stays_whole(group.lost_before(lambda: self._comparison.compare(self.rank, self.ranks)))
         if whole:
             self.reporter.enter(Phase.COMPUTING)
         return whole

@@ -79,6 +79,23 @@ def lost_in(act: Callable[[], None]) -> str:
     return ""
 
 
+def lost_before(act: Callable[[], None]) -> str:
+    """Call ``act``, as `lost_in` does, unless a rank was lost before: then ``act`` is not called.
+
+    Only for collectives that no rank of the group can complete without this one, so that none has left after it.
+
+    gloo (of torch 2.13) never fails a message that it cannot write because the other rank has closed the connection, if
+    it has not read the end of the connection before. The sender would wait for `COLLECTIVE_S`. A rank that was stopped
+    for a while, or that is alone on a busy core, may well send before gloo's thread has read.
+
+    Returns:
+        Why a rank was lost, or is lost now; otherwise "".
+    """
+    if peer_sockets.ended():
+        return "the connection to another rank has ended"
+    return lost_in(act)
+
+
 class RendezvousStore:
     """The store at which the members of a generation meet, on the node of the first member.
 
@@ -260,7 +277,8 @@ def abandon(connections: peer_sockets.Connections) -> None:
     peer_sockets.shut_down(connections)
     if not dist.is_initialized():
         return
-    with contextlib.suppress(RuntimeError):  # no NCCL in this group
+    # no NCCL in this group; the script's thread has closed the group in the meantime
+    with contextlib.suppress(RuntimeError, ValueError):
         backend = dist.distributed_c10d._get_default_group()._get_backend(torch.device("cuda"))
         if hasattr(backend, "abort"):  # its connections are not ours to see
             backend.abort()

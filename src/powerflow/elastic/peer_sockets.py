@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 from collections.abc import Iterator
 
@@ -44,6 +45,17 @@ def cut() -> None:
     global _ours  # another thread may still hold the old set
     old, _ours = _ours, set()
     shut_down(old)
+
+
+def ended() -> bool:
+    """Return True if a connection of the current process group has ended: another rank has left it, or gloo has.
+
+    The kernel knows this earlier than gloo does (see `powerflow.elastic.group.lost_before`).
+    """
+    connections = select.poll()
+    for descriptor, _ in _ours:
+        connections.register(descriptor, select.POLLRDHUP)
+    return bool(connections.poll(0))
 
 
 def shut_down(connections: Connections) -> None:

@@ -319,7 +319,7 @@ class Run(Placed):
                 self._exchange.arm(gang, scaled)
             scaled.backward()  # type: ignore[no-untyped-call]
 
-        if lost := group.lost_in(go):
+        if lost := group.lost_before(go):
             passes.backwards += 1
             gang.lose(lost)
             return
