@@ -14,6 +14,16 @@ GAP = 3.0
 _MOST_W = PEAK_MARGIN * MOST_W
 
 
+def counter_faults(series: Series) -> dict[str, int]:
+    """Return how many steps of a counter of joules are impossible, by reason; energy of these times is not known."""
+    rose, apart_s = np.diff(series.value), np.diff(series.time_s)
+    faults = {
+        "steps back of an energy counter": int((rose < 0).sum()),
+        f"rises of an energy counter by more than {_MOST_W:,.0f} W": int((rose > _MOST_W * (apart_s + 1.0)).sum()),
+    }
+    return {why: count for why, count in faults.items() if count}
+
+
 def mean(series: Series, start_s: FloatArray, end_s: FloatArray) -> float:
     """Return the mean of a series over some intervals; nan if it has no reading in them."""
     integral = between(series, start_s, end_s, counter=False)

@@ -115,7 +115,18 @@ def _check_used(
     recordings: Sequence[MeasuredFile],
     totals: Sequence[MeasuredFile],
 ) -> None:
-    """Refuse what the user says if nothing in the files needs it."""
+    """Refuse what the user says if nothing in the files needs it, or if it means something else in each of them."""
+    kinds = {
+        file.title if isinstance(file.content, Totals) else "readings over time": file
+        for file in [*recordings, *totals]
+    }
+    if told.steps is not None and len(kinds) > 1:
+        (one, first), (other, then) = list(kinds.items())[:2]
+        raise InputError(
+            f"{first.name} ({one}) and {then.name} ({other}) each have steps of their own",
+            where=OPTIONS["steps"],
+            fix="fit them one by one, or give each its steps by a row of --runs",
+        )
     if not recordings and not totals:
         given = next((option for name, option in OPTIONS.items() if getattr(told, name) is not None), None)
         if given or runs:

@@ -7,6 +7,7 @@ the energy and the duration of one span, such as a window or a whole run.
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,14 @@ class Quantity(StrEnum):
     BUSY = "utilisation"  # share of the time in which the GPU worked, 0 to 1
 
 
+#: Units for messages: how many of them are one of the quantity, and their name.
+_UNITS = {
+    Quantity.POWER: (1.0, "W"),
+    Quantity.ENERGY: (1.0, "J"),
+    Quantity.CLOCK: (1.0, "MHz"),
+    Quantity.LIMIT: (1.0, "W"),
+    Quantity.BUSY: (100.0, "%"),
+}
 #: The most that a reading of one GPU can be.
 _MOST = {
     Quantity.POWER: PEAK_MARGIN * MOST_W,
@@ -133,10 +142,10 @@ class Totals:
     steps_hint: str = ""
 
 
-def series_of(pairs: Iterable[tuple[float, float]], most: float = math.inf) -> Series:
+def series_of(pairs: Iterable[tuple[float, float]], most: float = sys.float_info.max) -> Series:
     """Return a series from (seconds, value), in any order; of several values at one time, the last one counts.
 
-    Missing values (nan), and values below 0 or above ``most``, are left out.
+    Missing values (nan), and values below 0 or above ``most``, are left out, and so is infinity.
     """
     table = np.array([pair for pair in pairs if abs(pair[0]) <= LONGEST_S and 0 <= pair[1] <= most], float)
     if not len(table):
@@ -151,19 +160,25 @@ def series_of(pairs: Iterable[tuple[float, float]], most: float = math.inf) -> S
 def gpus_of(
     readings: Mapping[tuple[RecordedGpu, Quantity], Sequence[tuple[float, float]]],
 ) -> tuple[dict[RecordedGpu, dict[Quantity, Series]], dict[str, int]]:
-    """Return the series of each GPU from its readings, (seconds, value), and how many readings are impossible.
+    """Return the series of each GPU from its readings, (seconds, value), and how many are impossible, by reason.
 
     Impossible readings, such as DCGM's numbers for "blank", are left out, and so are quantities without a reading.
     """
     gpus: dict[RecordedGpu, dict[Quantity, Series]] = {}
-    impossible = 0
+    impossible: Counter[str] = Counter()
     for (gpu, quantity), pairs in readings.items():
         mine = gpus.setdefault(gpu, {})
-        impossible += sum(not 0 <= value <= _MOST[quantity] for _, value in pairs if not math.isnan(value))
+        wrong = sum(not 0 <= value <= _MOST[quantity] for _, value in pairs if not math.isnan(value))
+        impossible[_impossible(quantity)] += wrong
         series = series_of(pairs, _MOST[quantity])
         if len(series.time_s):
             mine[quantity] = series
-    return gpus, {"with an impossible value": impossible} if impossible else {}
+    return gpus, {why: count for why, count in impossible.items() if count}
+
+
+def _impossible(quantity: Quantity) -> str:
+    scale, unit = _UNITS[quantity]
+    return f"impossible readings of {quantity} (below 0 or above {scale * _MOST[quantity]:,.0f} {unit})"
 
 
 def joined(first: Series, then: Series) -> Series:

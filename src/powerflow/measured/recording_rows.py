@@ -12,7 +12,7 @@ from powerflow.errors import InputError
 from powerflow.measured.formats.format import Hints
 from powerflow.measured.point import check_told, observation_row, told_type
 from powerflow.measured.recording import Quantity, Recording, merged, within
-from powerflow.measured.source import MeasuredFile, MeasuredSource
+from powerflow.measured.source import MeasuredFile, MeasuredSource, counted
 from powerflow.measured.steady import steady
 from powerflow.measured.told import RunFacts, Told, moment
 from powerflow.trace.fields import clip
@@ -51,7 +51,12 @@ def _of_recording(
         moment(text, recording.base, hints.zone, run.where) if text else bound
         for text, bound in ((run.start, -math.inf), (run.end, math.inf))
     )
-    found = steady(within(recording, start_s, end_s), told, where, _idle_w(kind))
+    try:
+        found = steady(within(recording, start_s, end_s), told, where, _idle_w(kind))
+    except InputError as error:  # what could not be read may be why
+        lost = {why: count for why, count in recording.damaged.items() if count}
+        what = f"{error.what}; left out are {counted(lost)}" if lost else error.what
+        raise InputError(what, where=error.where, fix=error.fix, exit_code=error.exit_code) from None
     rows, notes = [], dict.fromkeys([*recording.notes, *found.notes])
     if told.gpus is None and not any(Quantity.BUSY in of for of in recording.gpus.values()):
         notes["all GPUs in it are taken as the run's; --gpus says how many it had"] = None

@@ -19,7 +19,7 @@ import numpy as np
 
 from powerflow.arrays import BoolArray, FloatArray, IntArray
 from powerflow.errors import InputError
-from powerflow.measured.integrals import between, mean
+from powerflow.measured.integrals import between, counter_faults, mean
 from powerflow.measured.intervals import (
     BUSY,
     FEWEST,
@@ -51,7 +51,7 @@ class Steady:
     Attributes:
         points: One for each configuration, by falling clock.
         used: How many intervals they are made of.
-        left_out: How many intervals were left out, by reason.
+        left_out: How many intervals were left out, and how many steps of energy counters, by reason.
         notes: What the user should know.
     """
 
@@ -88,6 +88,8 @@ def steady(recording: Recording, told: Told, where: str, idle_w: float | None) -
     labels = _configurations(found, recording)
     leave_out_unsteady(found, labels, recording)
     left_out = Counter(str(why) for why in found.why[~found.kept])
+    for of in gpus.values():
+        left_out.update(counter_faults(of[Quantity.ENERGY]) if Quantity.ENERGY in of else {})
     if not found.kept.any():
         raise InputError(f"has no steady training; of its intervals are {counted(left_out)}", where=where)
     names = np.unique(labels[found.kept])

@@ -12,7 +12,7 @@ from powerflow.measured.point import STEPS, observation_row
 from powerflow.measured.recording import Total, Totals
 from powerflow.measured.source import MeasuredFile, MeasuredSource
 from powerflow.measured.told import RunFacts, Told
-from powerflow.measured.totals import check_nesting, grouped, joined, summary
+from powerflow.measured.totals import check_nesting, grouped, joined, possible, summary
 from powerflow.trace.fields import clip
 
 
@@ -61,9 +61,13 @@ def _of_one_run(
     spans: list[tuple[str, Total]], files: Sequence[MeasuredFile], told: Told, without: int
 ) -> tuple[list[ObservationRow], MeasuredSource]:
     contents = [file.content for file in files if isinstance(file.content, Totals)]
+    count = len(spans)
+    spans, why = possible(spans)
     check_nesting(spans)
     whole, repeated, notes = joined(spans, told)
-    left_out: Counter[str] = Counter({"that count a node again": repeated, "without a row in --runs": without})
+    left_out: Counter[str] = Counter(
+        {why: count - len(spans), "that count a node again": repeated, "without a row in --runs": without}
+    )
     said = dict.fromkeys([*notes, *(note for content in contents for note in content.notes)])
     hint = next((f"; {content.steps_hint}" for content in contents if content.steps_hint), "")
     unit = "windows" if all(span.machine is None and not span.of_epoch for _, span in spans) else "rows"

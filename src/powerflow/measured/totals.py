@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from powerflow.device.plausible import MEAN_MARGIN, MOST_W
 from powerflow.errors import InputError
 from powerflow.measured.point import Point
 from powerflow.measured.recording import Total
@@ -19,6 +20,8 @@ WARM = 1.25
 PAUSE = 3.0
 #: Fewest windows of one kind among which warm-up and pauses are looked for.
 FEWEST = 4
+#: Highest mean watts of a GPU over a span that are believed.
+MOST_MEAN_W = MEAN_MARGIN * MOST_W
 #: Two spans are at one time if they share this part of the shorter one.
 _OVERLAP = 0.5
 #: Rows of a machine count the same GPUs if their watts agree within this share.
@@ -40,6 +43,33 @@ class TotalsPoint:
     used: int
     left_out: Mapping[str, int]
     notes: tuple[str, ...] = ()
+
+
+def possible(spans: Sequence[tuple[str, Total]]) -> tuple[list[tuple[str, Total]], str]:
+    """Return the totals of which the watts can be true, and why others are left out.
+
+    Args:
+        spans: Totals, each with the name of its file; at least one.
+
+    Raises:
+        InputError: Not one of them can be true.
+    """
+    found = [one for one in spans if _gpu_w(one[1]) <= MOST_MEAN_W]
+    why = f"with more than {MOST_MEAN_W:,.0f} W a GPU"
+    if not found:
+        file, span = spans[0]
+        what = f"{span.where} has {_gpu_w(span):,.0f} W a GPU on average, more than {MOST_MEAN_W:,.0f} W"
+        raise InputError(
+            f"{what}{f'; so have all {len(spans)}' if len(spans) > 1 else ''}",
+            where=file,
+            fix="check the unit of its energy, and that its time is that of the whole row",
+        )
+    return found, why
+
+
+def _gpu_w(span: Total) -> float:
+    """Return the mean watts of one GPU of a total; 0 where their number is not known."""
+    return span.energy_j / span.duration_s / span.gpus if span.gpus else 0.0
 
 
 def summary(spans: Sequence[Total], told: Told, where: str, notes: tuple[str, ...] = ()) -> TotalsPoint:

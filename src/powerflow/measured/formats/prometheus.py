@@ -152,7 +152,7 @@ def _series(text: str) -> Iterator[tuple[Mapping[str, str], list[tuple[float, fl
 
 def _number(text: object) -> float:
     try:
-        return value_of(str(text), "value") if str(text) not in ("+Inf", "-Inf") else float("nan")
+        return float(str(text)) if str(text) in ("+Inf", "-Inf") else value_of(str(text), "value")
     except Unusable as why:
         raise InputError(f"a {why}") from None
 

@@ -39,7 +39,7 @@ def _read(stream: TextIO, hints: Hints) -> Totals:
     if not gpus:
         raise InputError("has no energy of GPUs (columns gpu0_energy, …)", fix="let ZeusMonitor measure GPUs")
     spans = []
-    unmeasured = 0
+    unmeasured = impossible = 0
     for row in table:
         name = row["window_name"]
         limit = _LIMIT.fullmatch(name)
@@ -49,6 +49,9 @@ def _read(stream: TextIO, hints: Hints) -> Totals:
             energies_j = [number(row[gpu], gpu) for gpu in gpus]
         except Unusable as why:
             table.skip(str(why))
+            continue
+        if min(energies_j) < 0:
+            impossible += 1
             continue
         if duration_s == 0 or min(energies_j) <= 0:  # shorter than the counter takes to move
             unmeasured += 1
@@ -66,7 +69,11 @@ def _read(stream: TextIO, hints: Hints) -> Totals:
         )
     if not spans:
         raise InputError("holds no window with energy" if table.rows else "holds a header but no window")
-    damaged = {"that cannot be read": table.damaged, "too short for the energy counter": unmeasured}
+    damaged = {
+        "that cannot be read": table.damaged,
+        "with an energy below 0": impossible,
+        "too short for the energy counter": unmeasured,
+    }
     return Totals(
         tuple(spans),
         {why: count for why, count in damaged.items() if count},
