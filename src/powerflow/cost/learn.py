@@ -117,6 +117,14 @@ class Learner:
             known.model = fit(means, prior=known.prior, start=known.model, folds=0).model
         return news
 
+    def measured_time_s(self, cost_class: str, gpu_type: str, gpus: int, clock_mhz: float) -> float | None:
+        """Return the geometric mean of the measured step times at a GPU count and clock; None if there is none."""
+        known, top = self._classes[cost_class, gpu_type], float(self._axes[gpu_type].clocks_mhz[-1])
+        for (n, _, _, _, clock), seen in known.seen.items():
+            if n == gpus and (top if clock is None else clock) == clock_mhz:
+                return math.exp(seen.log_time / seen.times)
+        return None
+
     def rebatch(self, cost_class: str, gpu_type: str, global_batch: int, local_batch_max: int) -> None:
         """Correct the global batch and the largest local batch of a job class."""
         known = self._classes[cost_class, gpu_type]

@@ -44,6 +44,7 @@ from powerflow.live.notices import Notices
 from powerflow.live.plan_executor import PlanExecutor
 from powerflow.live.recovery import LOGS_KEPT, adopt, recall
 from powerflow.live.shells import UserShells
+from powerflow.live.step_learning import StepLearning
 from powerflow.live.wall_clock import SchedulerTime, WallClock, moved
 from powerflow.scheduler.scheduler import Scheduler
 from powerflow.store.database import LostClaim, StoreError
@@ -134,8 +135,9 @@ class Controller:
         self._gpu_service = GpuService(context, strangers_expected=bool(beside))
         self._measurement = Measurement(context, self.governance_step, self._gpu_service)
         below = self.nodes, self._gpu_service, self.governance_step, self._measurement
-        self._gang_events = GangEvents(context, *below, settings.explore_steps)
-        self._external = ExternalJobs(context, self._gang_events)
+        learning_steps = StepLearning(context, self.governance_step, settings.explore_steps)
+        self._gang_events = GangEvents(context, *below, learning_steps)
+        self._external = ExternalJobs(context, self._gang_events, learning_steps)
         self._commands = ApiCommands(context, *below, self._gang_events, self._external)
         self._admission = Admission(context, self._gang_events)
         self._executor = PlanExecutor(context, self.governance_step, settings.explore_steps)
@@ -310,6 +312,7 @@ class Controller:
         self._table.let_go(frozenset(self.gangs.holding().values()))
         self._guarded("starts", self._admission.admit, now_s)
         self._guarded("meters", self._measurement.measure, now_s)
+        self._guarded("work", self._external.count_work, now_s)
         self._guarded("time limits", self._admission.expire, now_s)
         if self._table.has_events or now_s >= self._executor.wake_s:
             self._decide(now_s)

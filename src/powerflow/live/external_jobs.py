@@ -6,19 +6,29 @@ from collections.abc import Mapping
 
 from powerflow.api.external import ExternalEnd
 from powerflow.device.protocol import Place
+from powerflow.gangs.types import Progressed
 from powerflow.live.context import LoopContext
 from powerflow.live.gang_events import GangEvents
 from powerflow.live.gpus.machines import ClusterGpu
 from powerflow.live.gpus.wanted import type_held
+from powerflow.live.jobs.active_job import ActiveJob
+from powerflow.live.jobs.work_count import WorkCount
+from powerflow.live.step_learning import StepLearning
 from powerflow.store.models import Placement
+
+
+#: Seconds after which a job's speed at the highest clock is measured again.
+AGAIN_S = 1800.0
 
 
 class ExternalJobs:
     """The jobs of another scheduler. Only the controller's loop may use it."""
 
-    def __init__(self, context: LoopContext, gang_events: GangEvents) -> None:
+    def __init__(self, context: LoopContext, gang_events: GangEvents, step_learning: StepLearning) -> None:
         self._table, self._store, self._power = context.table, context.store, context.power
-        self._scheduler, self._gang_events = context.scheduler, gang_events
+        self._scheduler, self._gang_events, self._step_learning = context.scheduler, gang_events, step_learning
+        self._counts: dict[str, WorkCount] = {}  # by job
+        self._top_s: dict[str, float] = {}  # when the speed of each job at the highest clock was last measured
 
     def seen(self, job_id: str, gpus: Mapping[str, tuple[int, ...]]) -> None:
         """Take over a job where it runs.
@@ -51,6 +61,33 @@ class ExternalJobs:
             top_mhz = float(self._scheduler.pools[gpu_type].axes.clocks_mhz[-1])
             self._table.adopt(job, gpu_type, placement, top_mhz)
 
+    def count_work(self, now_s: float) -> None:
+        """Count the work of the jobs of which readings have come, and learn from it how fast they are.
+
+        From time to time, let each job run at the highest clock for a while, because its speed there is what it is
+        compared with.
+        """
+        news = self._power.jobs_with_news()
+        for job in self._table.jobs.values():
+            if not (job.spec.external and job.training and job.known and job.id in news):
+                continue
+            works = {(node, gpu): self._power.work((node, gpu)) for node, gpus in job.placement for gpu in gpus}
+            known = {place: work for place, work in works.items() if work is not None}
+            if len(known) < len(works):
+                continue
+            count = self._counts.setdefault(job.id, WorkCount(steps=job.steps))
+            waits = count.counter is None
+            count.add(known)
+            if count.counter is None:
+                continue
+            if waits or now_s - self._top_s.get(job.id, now_s) > AGAIN_S:
+                self._top_s[job.id] = now_s
+                self._step_learning.try_clocks(job, again=not waits)
+            self._step_learning.worked(_progressed(job, count), job, now_s)
+        for job_id in self._counts.keys() - self._table.jobs.keys():
+            del self._counts[job_id]
+            self._top_s.pop(job_id, None)
+
     def ended(self, job_id: str, end: ExternalEnd, now_s: float) -> None:
         """Note how a job has ended, and give its GPUs back."""
         job = self._table.jobs.get(job_id)
@@ -58,6 +95,19 @@ class ExternalJobs:
             self._gang_events.ended_outside(job, end, now_s)
         elif not self._store.job(job_id).state.ended:  # the loop has never heard of it
             self._store.move(job_id, end.state, now_s, exit=end.text, reason=end.text, ended_s=end.ended_s)
+
+
+def _progressed(job: ActiveJob, count: WorkCount) -> Progressed:
+    return Progressed(
+        job_id=job.id,
+        step=int(count.steps),
+        steps_total=None,
+        generation=count.generation,
+        gpus=job.gpus,
+        nodes=len(job.placement),
+        timed_steps=int(count.timed_steps),
+        timed_s=count.timed_s,
+    )
 
 
 def placement_of(gpus: Mapping[str, tuple[int, ...]], known: Mapping[Place, ClusterGpu]) -> Placement:

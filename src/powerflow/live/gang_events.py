@@ -28,17 +28,15 @@ from powerflow.live.context import LoopContext
 from powerflow.live.governance.step import GovernanceStep
 from powerflow.live.gpu_service import GpuService
 from powerflow.live.jobs.active_job import ActiveJob
-from powerflow.live.jobs.step_timing import STEPS, clocks_to_try, timed
 from powerflow.live.measurement import Measurement
 from powerflow.live.node_watch import NodeWatch
+from powerflow.live.step_learning import StepLearning
 from powerflow.scheduler import events as scheduler_events
 from powerflow.scheduler.plan import gpus_said, nodes_said
 from powerflow.store.database import StoreError
-from powerflow.store.models import Placement, Seen
+from powerflow.store.models import Placement
 from powerflow.units import duration
 
-#: Setting in the store: the batch of each class, as its ranks reported it.
-BATCHES = "batches"
 #: Setting in the store: how long each class paused for a rescale.
 PAUSES = "pauses"
 #: What was noted at most this much later was noted at once, seconds.
@@ -53,7 +51,7 @@ class GangEvents:
     If an event cannot be stored, this event and all later events wait for the next turn.
 
     Args:
-        explore_steps: Steps at each clock that is tried.
+        step_learning: Learns from the steps that ranks report.
     """
 
     def __init__(
@@ -63,14 +61,13 @@ class GangEvents:
         gpu_service: GpuService,
         governance: GovernanceStep,
         measurement: Measurement,
-        explore_steps: int,
+        step_learning: StepLearning,
     ) -> None:
         self._gangs, self._table, self._store = context.gangs, context.table, context.store
         self._learning, self._power, self._scheduler = context.learning, context.power, context.scheduler
         self._nodes, self._gpu_service, self._governance = nodes, gpu_service, governance
-        self._measurement, self._explore_steps, self._log = measurement, explore_steps, context.log
+        self._measurement, self._step_learning, self._log = measurement, step_learning, context.log
         self._waiting: deque[GangEvent] = deque()
-        self._misstated: set[str] = set()  # jobs whose owners were told that their batch is another
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -210,63 +207,7 @@ class GangEvents:
             self._table.emit(scheduler_events.SizeLearned(job.id, total))
         job.progressed(float(report.step), total)
         self._table.changed(job)
-        self._learn_batch(report, job, now_s)
-        if not job.gpu_type or not job.placement:
-            return
-        axes, table = self._scheduler.pools[job.gpu_type].axes, self._learning.table(job.kind.name, job.gpu_type)
-        steps = self._explore_steps if job.explore_mhz else STEPS
-        clock_mhz = job.clock_now_mhz if self._power.settable and self._governance.acts(job) else None
-        seen = timed(job, report, table, axes, clock_mhz, now_s, steps)
-        if seen is None:
-            return
-        self._table.measured(Seen(job.kind.name, seen, job.id, now_s, float(steps)))
-        self._table.emit(*self._learning.observe(job.kind.name, [seen]))
-        explored = bool(job.explore_mhz)
-        for other in self._table.jobs.values():  # other jobs of the class need not try this clock
-            if other.explore_mhz and other.kind.name == job.kind.name and other.gpus == job.gpus:
-                self._tried(other, job, seen.clock_mhz, now_s)
-        if explored and not job.explore_mhz:
-            job.explore(clocks_to_try(job, self._learning, axes, self._explore_steps))
-
-    @staticmethod
-    def _tried(other: ActiveJob, job: ActiveJob, clock_mhz: float | None, now_s: float) -> None:
-        """Remove a clock that ``job`` has tried from the clocks of another job of its class.
-
-        A job with a limit first saves time at the maximum clock for a trial at a lower one. It drops the trial as a
-        whole, and only when the lower clock was measured.
-        """
-        earns = other is not job and other.spec.most_slowdown is not None and len(other.explore_mhz) > 1
-        if not earns:
-            other.tried(clock_mhz, now_s)
-        elif clock_mhz == other.explore_mhz[-1]:
-            other.explore(())
-
-    def _learn_batch(self, report: Progressed, job: ActiveJob, now_s: float) -> None:
-        """Learn the batch of a class whose jobs state none.
-
-        If a job states a batch and its ranks report another one, tell the job's owner.
-        """
-        batch, stated = report.global_batch, job.spec.batch.global_batch if job.spec.batch else None
-        if stated and batch not in (0, stated) and job.id not in self._misstated:
-            self._misstated.add(job.id)
-            text = f"a step has {batch} samples, but batch.global is {stated}: correct it, or predictions are wrong"
-            self._store.append("batch misstated", text, now_s, job.id, global_batch=batch)
-        if stated is None and batch:
-            if self._learning.batches.get(job.kind.name) != batch:
-                self._store.put(BATCHES, self._learning.batches | {job.kind.name: batch})
-            news = self._learning.batch_is(job.kind.name, batch)
-            self._table.emit(*news)
-            if news:
-                self._explore_anew(job.kind.name)
-
-    def _explore_anew(self, cost_class: str) -> None:
-        """Let the running jobs of a class try clocks: what was measured at another batch tells nothing of this one."""
-        if not self._explore_steps or not self._power.settable or self._scheduler.caps:
-            return
-        for job in self._table.jobs.values():
-            if job.kind.name == cost_class and job.placement and self._governance.acts(job):
-                axes = self._scheduler.pools[job.gpu_type].axes
-                job.explore(clocks_to_try(job, self._learning, axes, self._explore_steps))
+        self._step_learning.stepped(report, job, now_s)
 
     def _completed(self, event: GangCompleted, job: ActiveJob, now_s: float) -> None:
         job.progressed(float(event.steps) if event.steps is not None else job.steps)

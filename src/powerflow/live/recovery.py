@@ -7,10 +7,11 @@ from powerflow.api.records import JobState
 from powerflow.gangs.report_bounds import MOST_BATCH, MOST_S, within
 from powerflow.gangs.types import backoff_s
 from powerflow.live.context import LoopContext
-from powerflow.live.gang_events import BATCHES, PAUSES
+from powerflow.live.gang_events import PAUSES
 from powerflow.live.gpus.wanted import type_held
 from powerflow.live.jobs.active_job import ActiveJob, scheduler_job
 from powerflow.live.jobs.cost_learning import class_of, restore
+from powerflow.live.step_learning import BATCHES
 from powerflow.scheduler.events import CompletedEarlier
 from powerflow.store.mappers import UNREADABLE
 from powerflow.store.models import Intent, StoredJob

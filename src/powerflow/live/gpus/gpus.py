@@ -9,11 +9,13 @@ import contextlib
 import math
 from collections.abc import Collection, Mapping, Sequence
 
+from powerflow.agent.work import Work
 from powerflow.api.governance import AuditRecord
 from powerflow.api.records import NotFound
 from powerflow.cost.catalogue import gpu_type
 from powerflow.device.meter import MeanPower
 from powerflow.device.protocol import DeviceError, Place, Reading
+from powerflow.agent.work_rows import work_of
 from powerflow.engine.devices import DeviceSource, Report
 from powerflow.live.gpus.health import GpuHealth
 from powerflow.live.gpus.hosts import names_by_type
@@ -256,6 +258,11 @@ class ClusterGpus:
     def jobs_with_news(self) -> Collection[str]:
         """Return the jobs on these GPUs."""
         return self._seen.jobs_on(self._news)
+
+    def work(self, place: Place) -> Work | None:
+        """Return the work that a GPU has done, by the counters of its machine's agent; None if it was not reported."""
+        row = self._machines.row(place)
+        return None if row is None else work_of(row)
 
     def strangers(self, place: Place) -> tuple[str, ...]:
         """Return the processes on a GPU that belong to no job, in words."""

@@ -104,6 +104,17 @@ def _known_family(model: str) -> str:
         return ""
 
 
+def external_class(number: int, gpus: int) -> JobClass:
+    """Return the class of one job of another scheduler: nobody knows which other jobs cost the same.
+
+    Args:
+        number: No other job that has not ended has this number. Later jobs get it again, so that there are no more
+            classes than jobs at one time.
+        gpus: GPUs of the job.
+    """
+    return JobClass(f"external.{number}", f"external.{number}", ANY_FAMILY, gpus, gpus)
+
+
 class CostLearning:
     """Keep the believed costs of all classes of jobs on all GPU types of one cluster.
 
@@ -144,6 +155,19 @@ class CostLearning:
             news[gpu_type] = self._table(kind.name, gpu_type)
         news |= {learned.gpu_type: learned for learned in self.observe(kind.name, self._unexpected.pop(kind.name, []))}
         return list(news.values())
+
+    def anew(self, kind: JobClass) -> Sequence[CostLearned]:
+        """Begin a class of jobs anew, as if it had never been measured; return its believed costs."""
+        name = kind.name
+        for known in (self._classes, self._unexpected, self._steps):
+            known.pop(name, None)
+        for gpu_type in self._axes:
+            self._measured.pop((name, gpu_type), None)
+        return self.expect(kind)
+
+    def measured_time_s(self, cost_class: str, gpu_type: str, gpus: int, clock_mhz: float) -> float | None:
+        """Return the mean measured step time of a class in one configuration, seconds; None if it was not measured."""
+        return self.learner.measured_time_s(cost_class, gpu_type, gpus, clock_mhz)
 
     def paused(self, cost_class: str, pause_s: float) -> float:
         """Learn from one measured pause of a rescale.

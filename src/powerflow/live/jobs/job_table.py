@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
@@ -17,7 +18,7 @@ from powerflow.cluster.occupancy import NodeShare
 from powerflow.live.gpus.gpus import ClusterGpus
 from powerflow.live.gpus.wanted import type_wanted
 from powerflow.live.jobs.active_job import ActiveJob
-from powerflow.live.jobs.cost_learning import CostLearning, class_of
+from powerflow.live.jobs.cost_learning import CostLearning, JobClass, class_of, external_class
 from powerflow.scheduler import events as scheduler_events
 from powerflow.scheduler.ledger import advance
 from powerflow.scheduler.scheduler import Scheduler
@@ -88,11 +89,19 @@ class JobTable:
 
     def enter(self, stored: StoredJob) -> ActiveJob:
         """Add a job from the store to the table, and return it. The scheduler does not know it before `introduce`."""
-        job = self._jobs[stored.id] = ActiveJob.from_store(stored, class_of(stored.spec, stored.user))
-        self.emit(*self._learning.expect(job.kind))  # its ranks may report before the scheduler knows it
+        external = stored.spec.external
+        kind = self._free_class(stored.spec.gpus.most) if external else class_of(stored.spec, stored.user)
+        job = self._jobs[stored.id] = ActiveJob.from_store(stored, kind)
+        # its ranks may report before the scheduler knows it
+        self.emit(*(self._learning.anew(kind) if external else self._learning.expect(kind)))
         if stored.cost_class != job.kind.name:
             self.changed(job)
         return job
+
+    def _free_class(self, gpus: int) -> JobClass:
+        used = {job.kind.name for jobs in (self._jobs, self._completing) for job in jobs.values() if job.spec.external}
+        free = (external_class(number, gpus) for number in itertools.count())
+        return next(kind for kind in free if kind.name not in used)
 
     def introduce(self, job: ActiveJob) -> None:
         """Tell the scheduler about a job, and the steps that it has done."""

@@ -28,6 +28,7 @@ def timed(
     clock_mhz: float | None,
     now_s: float,
     steps: int = STEPS,
+    seconds_least: float = SECONDS,
 ) -> Observation | None:
     """Measure the time of steps from a report of a job's ranks.
 
@@ -42,6 +43,7 @@ def timed(
         clock_mhz: Clock that the job's GPUs are locked to; None if they are not locked.
         now_s: Time of the report.
         steps: Least number of steps for a measurement.
+        seconds_least: Least seconds that these steps must take.
 
     Returns:
         A measurement, once enough steps ran in one configuration and their power was read (if the GPU reports power);
@@ -60,7 +62,7 @@ def timed(
         return None
     job.step_time_s = seconds / count
     doubled = 0 if job.explore_mhz else min(window.repeats, DOUBLINGS)  # each repeated trial takes the same steps
-    if count < steps << doubled or seconds < SECONDS:
+    if count < steps << doubled or seconds < seconds_least:
         return None
     if job.power_w > 0 and not window.samples:  # the next reading tells what these steps draw
         return None
