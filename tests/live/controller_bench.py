@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from powerflow.agent.devices import NodeDevices
+from powerflow.agent.external import ExternalRanks
 from powerflow.agent.metered_engine import MeteredEngine
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.pages import RecordFilter
@@ -152,7 +153,8 @@ class Bench:
             clock=lambda: self.engine.now_s,
             boot=self.boot,
         )
-        metered = MeteredEngine(self.engine, self.devices)
+        external = ExternalRanks(self.engine, self.directory / "external.json", boot=self.boot)
+        metered = MeteredEngine(external, self.devices)
         self.gangs = Gangs(
             metered,
             self.directory,

@@ -10,7 +10,7 @@ A **report** is a dict::
     boot         id of the machine's present boot
     at           name of the report: another reading has another name
     age_s        seconds since the GPUs were read
-    gpus         uuid → {reading, error, power, strangers, rank, clock} of every GPU, see `gpu_row`
+    gpus         uuid → {reading, error, power, strangers, rank, clock, work} of every GPU, see `gpu_row`
     ledger       {id, version, acknowledged, rows} of the energy so far, see `LedgerRow`
     refused      why clocks cannot be set, one line for each reason
     notices      what the operator should know about these GPUs, one line each
@@ -150,6 +150,7 @@ def gpu_row(
     strangers: Sequence[str],
     rank: str,
     clock: Mapping[str, Any],
+    work: Sequence[float] = (),
 ) -> dict[str, Any]:
     """Return the row of one GPU in a report, as a JSON object.
 
@@ -160,6 +161,7 @@ def gpu_row(
         strangers: Processes on the GPU that belong to no rank, in words.
         rank: Name of the rank that has the GPU; "" if none has it.
         clock: ``asked_mhz`` (None if no clock is asked for), ``holds`` and ``strays``, see `ClockKeeper`.
+        work: Counters of the GPU's work, as `powerflow.agent.work.Work` has them; empty if there are none.
     """
     return {
         "reading": None if reading is None else reading_row(reading),
@@ -168,7 +170,13 @@ def gpu_row(
         "strangers": list(strangers),
         "rank": rank,
         "clock": dict(clock),
+        "work": [_known(value) for value in work],
     }
+
+
+def counters_of(row: Mapping[str, Any]) -> tuple[float, ...]:
+    """Return the counters of the work in a GPU's row, nan if unknown; none of an agent of an earlier version."""
+    return tuple(map(_number, row.get("work", ())))
 
 
 def power_of(row: Mapping[str, Any], age_s: float) -> MeanPower:

@@ -16,7 +16,6 @@ from powerflow.live.jobs.work_count import WorkCount
 from powerflow.live.step_learning import StepLearning
 from powerflow.store.models import Placement
 
-
 #: Seconds after which a job's speed at the highest clock is measured again.
 AGAIN_S = 1800.0
 
@@ -117,10 +116,7 @@ def placement_of(gpus: Mapping[str, tuple[int, ...]], known: Mapping[Place, Clus
         gpus: Numbers of the driver, by short host name.
         known: The GPUs of the cluster.
     """
-    by_number = {
-        (gpu.machine.partition(".")[0].lower(), gpu.index if gpu.driver_index is None else gpu.driver_index): place
-        for place, gpu in known.items()
-    }
+    by_number = _by_number(known)
     nodes: dict[str, list[int]] = {}
     for host, numbers in gpus.items():
         for number in numbers:
@@ -129,3 +125,19 @@ def placement_of(gpus: Mapping[str, tuple[int, ...]], known: Mapping[Place, Clus
                 return ()
             nodes.setdefault(place[0], []).append(place[1])
     return tuple((node, tuple(sorted(numbers))) for node, numbers in sorted(nodes.items()))
+
+
+def _by_number(known: Mapping[Place, ClusterGpu]) -> dict[tuple[str, int], Place]:
+    """Return the place of each GPU by the short name of its machine or its node, and its number there."""
+    found: dict[tuple[str, int], Place] = {}
+    by_machine: dict[tuple[str, int], list[Place]] = {}
+    for place, gpu in known.items():
+        number = gpu.index if gpu.driver_index is None else gpu.driver_index
+        found[_short(gpu.node), number] = place
+        by_machine.setdefault((_short(gpu.machine), number), []).append(place)
+    # a machine with several nodes of emulated GPUs has several GPUs with one number
+    return {key: of[0] for key, of in by_machine.items() if len(of) == 1} | found
+
+
+def _short(host: str) -> str:
+    return host.partition(".")[0].lower()

@@ -57,7 +57,9 @@ class StepLearning:
             before_s = self._learning.measured_time_s(job.kind.name, job.gpu_type, job.gpus, top_mhz)
             if before_s is not None and abs(math.log(seen.step_time_s / before_s)) > OTHER_WORK:
                 self._table.emit(*self._learning.anew(job.kind))
-                text = f"is {before_s / seen.step_time_s:.2f} times as fast as before at {top_mhz:.0f} MHz: measured anew"
+                text = (
+                    f"is {before_s / seen.step_time_s:.2f} times as fast as before at {top_mhz:.0f} MHz: measured anew"
+                )
                 self._store.append("work changed", text, now_s, job.id)
         self._learn(seen, job, now_s, WORK_STEPS)
 

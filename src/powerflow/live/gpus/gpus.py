@@ -15,8 +15,7 @@ from powerflow.api.records import NotFound
 from powerflow.cost.catalogue import gpu_type
 from powerflow.device.meter import MeanPower
 from powerflow.device.protocol import DeviceError, Place, Reading
-from powerflow.agent.work_rows import work_of
-from powerflow.engine.devices import DeviceSource, Report
+from powerflow.engine.devices import DeviceSource, Report, counters_of
 from powerflow.live.gpus.health import GpuHealth
 from powerflow.live.gpus.hosts import names_by_type
 from powerflow.live.gpus.ledgers import Drawn, OpenCharges, job_of
@@ -261,8 +260,8 @@ class ClusterGpus:
 
     def work(self, place: Place) -> Work | None:
         """Return the work that a GPU has done, by the counters of its machine's agent; None if it was not reported."""
-        row = self._machines.row(place)
-        return None if row is None else work_of(row)
+        counters = counters_of(self._machines.row(place) or {})
+        return Work(*counters) if counters else None
 
     def strangers(self, place: Place) -> tuple[str, ...]:
         """Return the processes on a GPU that belong to no job, in words."""

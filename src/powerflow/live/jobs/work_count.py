@@ -2,25 +2,25 @@
 
 Three counters can stand for work (`powerflow.agent.work`):
 
-| counter | why it counts work | used if |
-|---|---|---|
-| cycles in which tensor cores were busy | a training step needs the same number of them at any clock | tensor cores were busy in 2 % of the cycles and more |
-| traffic of the GPU's memory | a step moves the same number of bytes, and the memory's clock is never changed | it was 2 % of the peak and more |
-| cycles in which anything ran | assumed: all that a step does takes the same number of cycles at any clock | neither of them is known |
+1. Cycles in which tensor cores were busy: a training step needs the same number of them at any clock.
+2. Traffic of the GPU's memory: a step moves the same number of bytes, and the memory's clock is never changed.
+3. Cycles in which anything ran, if neither of them is known. This assumes that all that a step does takes the same
+   number of cycles at any clock, so it can only overstate how much slower a lower clock makes a job.
 
-The last one can only overstate how much slower a lower clock makes a job. So a limit on the slowdown is kept with each
-of them. Which one a job has is decided once, in its first half minute, and it stays so.
+So a limit on the slowdown is kept with each of them. The first that shows at least `LEAST_SHARE` in the job's first
+half minute is used, and stays the job's counter.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import reduce
 
 from powerflow.agent.work import Work
+from powerflow.device.protocol import Place
 
 #: Seconds for which a job is looked at before its counter is chosen.
 PROBE_S = 30.0
@@ -64,10 +64,10 @@ class WorkCount:
     generation: int = 1
     timed_steps: float = 0.0
     timed_s: float = 0.0
-    _last: dict[Hashable, Work] = field(default_factory=dict)
-    _probe: Work = Work(0.0, 0.0, 0.0, 0.0)
+    _last: dict[Place, Work] = field(default_factory=dict)
+    _probe: Work = field(default_factory=lambda: Work(0.0, 0.0, 0.0, 0.0))
 
-    def add(self, now: Mapping[Hashable, Work]) -> None:
+    def add(self, now: Mapping[Place, Work]) -> None:
         """Take in the counters of all GPUs of the job.
 
         Args:

@@ -1,0 +1,234 @@
+"""Jobs that another scheduler runs: PowerFlow sets the clocks of their GPUs, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from powerflow.api.governance import CapOrder
+from powerflow.api.job_spec import JobSpec
+from powerflow.api.records import JobState, Refused
+from powerflow.api.stages import Stage, StageOrder
+from tests.live.controller_bench import ADA, ROOT
+from tests.live.external_bench import LIMIT, ExternalBench, TrueSpeed
+
+#: A job that waits for memory in most of a step, and one that only computes.
+BOUND_BY_MEMORY = TrueSpeed(0.09, 0.0141, tensor=0.3)
+BOUND_BY_CLOCK = TrueSpeed(0.0, 0.141, tensor=0.6)
+#: Seconds a joule: energy is dear.
+DEAR = 0.01
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> Iterator[ExternalBench]:
+    bench = ExternalBench(tmp_path, energy_price=DEAR)
+    yield bench
+    bench.close()
+
+
+def test_a_job_is_taken_over_where_it_runs_and_let_go_when_it_ends(slurm: ExternalBench) -> None:
+    key = slurm.begin(4711, {0: (1, 2), 1: (3,)}, user="ada", name="resnet")
+    slurm.look()
+    slurm.turn(8)
+    job = slurm.controller.jobs[slurm.id(key)]
+    nodes = [node.name for node in slurm.spec.nodes]
+    assert job.placement == ((nodes[0], (1, 2)), (nodes[1], (3,)))
+    assert slurm.job(job.id).state is JobState.RUNNING
+    assert (job.user, job.spec.project, job.spec.name) == ("ada", "vision", "4711 resnet")
+    assert len(slurm.clocks.set_mhz) == 3
+    assert job.energy_j > 0
+    assert not slurm.engine.running()  # nothing was started
+
+    slurm.end(key)
+    slurm.look()
+    slurm.turn(4)
+    ended = slurm.job(job.id)
+    assert (ended.state, ended.exit) == (JobState.COMPLETED, "completed")
+    assert not slurm.clocks.set_mhz
+    assert not slurm.gangs.holding()
+    assert not slurm.controller.scheduler.ledger.slot_of
+
+
+@pytest.mark.parametrize(
+    ("state", "exit"), [(JobState.FAILED, "Slurm: FAILED"), (JobState.CANCELLED, "Slurm: CANCELLED")]
+)
+def test_a_job_ends_as_its_scheduler_says(slurm: ExternalBench, state: JobState, exit: str) -> None:
+    key = slurm.begin(1, {0: (0,)})
+    slurm.look()
+    slurm.turn(4)
+    slurm.end(key, state)
+    slurm.look()
+    slurm.turn(4)
+    ended = slurm.job(slurm.id(key))
+    assert (ended.state, ended.exit) == (state, exit)
+    assert ended.ended_s is not None
+    assert not slurm.gangs.holding()
+
+
+def test_a_job_that_is_not_listed_any_more_ends_at_the_second_look(slurm: ExternalBench) -> None:
+    key = slurm.begin(1, {0: (0,)})
+    slurm.look()
+    slurm.turn(4)
+    del slurm.running[key]
+    slurm.look()
+    slurm.turn(2)
+    assert slurm.job(slurm.id(key)).state is JobState.RUNNING
+    slurm.look()
+    slurm.turn(2)
+    assert "does not list it any more" in slurm.job(slurm.id(key)).exit
+
+
+def test_a_silent_scheduler_changes_nothing(slurm: ExternalBench) -> None:
+    key = slurm.begin(1, {0: (0,)})
+    slurm.look()
+    slurm.turn(4)
+    slurm.door.unheard("squeue did not answer in 20 s")
+    slurm.turn(4)
+    assert slurm.job(slurm.id(key)).state is JobState.RUNNING
+    assert any("did not answer" in line for line in slurm.controller.notices.shown().values())
+    slurm.look()
+    assert not any("did not answer" in line for line in slurm.controller.notices.shown().values())
+
+
+def test_the_next_controller_goes_on_with_the_jobs_that_still_run(slurm: ExternalBench) -> None:
+    stays, ends = slurm.begin(1, {0: (0, 1)}), slurm.begin(2, {1: (0,)})
+    slurm.look()
+    slurm.turn(6)
+    ranks = {str(rank.name) for rank in slurm.controller.engine.ranks()}
+    slurm.restart()
+    slurm.end(ends)
+    slurm.turn(2)
+    slurm.look()
+    slurm.turn(6)
+    assert {str(rank.name) for rank in slurm.controller.engine.ranks() if rank.state.may_run} < ranks
+    assert slurm.job(slurm.id(stays)).state is JobState.RUNNING
+    assert slurm.job(slurm.id(ends)).state is JobState.COMPLETED
+    assert len(slurm.clocks.set_mhz) == 2
+    assert slurm.controller.jobs.keys() == {slurm.id(stays)}
+
+
+def test_a_job_that_is_left_alone_never_gets_a_clock(slurm: ExternalBench) -> None:
+    alone = slurm.begin(1, {0: (0,)}, BOUND_BY_MEMORY, untouched=True)
+    slurm.begin(2, {0: (1,)}, BOUND_BY_MEMORY)
+    slurm.look()
+    seen = set()
+    slurm.long(600.0, lambda: seen.update(slurm.clocks.set_mhz))
+    assert len(seen) == 1
+    assert slurm.gpus[0].uuid not in seen
+    assert slurm.controller.jobs[slurm.id(alone)].energy_j > 0  # but it is metered
+
+
+def test_in_shadow_no_clock_is_set(slurm: ExternalBench) -> None:
+    slurm.service.set_stage(StageOrder(Stage.SHADOW), ROOT)
+    slurm.begin(1, {0: (0,)}, BOUND_BY_MEMORY)
+    slurm.look()
+    seen: set[str] = set()
+    slurm.long(400.0, lambda: seen.update(slurm.clocks.set_mhz))
+    assert not seen
+    slurm.service.set_stage(StageOrder(Stage.ENFORCE), ROOT)
+    slurm.long(20.0)
+    assert len(slurm.clocks.set_mhz) == 1
+
+
+def test_a_job_that_waits_for_memory_saves_energy_at_a_low_clock(slurm: ExternalBench) -> None:
+    key = slurm.begin(1, {0: (0,)}, BOUND_BY_MEMORY)
+    slurm.look()
+    slurm.long(3600.0)
+    place = (slurm.spec.nodes[0].name, 0)
+    top = float(slurm.axes["A100"].clocks_mhz[-1])
+    assert slurm.mhz(place) < 0.8 * top
+    assert BOUND_BY_MEMORY.slowdown(slurm.controller.jobs[slurm.id(key)].clock_mhz, top) <= LIMIT
+
+
+@pytest.mark.parametrize("speed", [BOUND_BY_CLOCK, TrueSpeed(0.0, 0.141), TrueSpeed(0.05, 0.07, tensor=0.2)])
+def test_no_job_is_slowed_more_than_the_site_allows_even_in_trials(slurm: ExternalBench, speed: TrueSpeed) -> None:
+    slurm.begin(1, {0: (0,)}, speed)
+    slurm.look()
+    top, place = float(slurm.axes["A100"].clocks_mhz[-1]), (slurm.spec.nodes[0].name, 0)
+    worst = []
+    slurm.long(3600.0, lambda: worst.append(speed.slowdown(slurm.mhz(place), top)))
+    assert max(worst) <= LIMIT + 1e-6
+    assert max(worst) > 0.0  # it was not simply left at the highest clock
+
+
+def test_what_was_measured_of_other_work_does_not_count(slurm: ExternalBench) -> None:
+    slurm.begin(1, {0: (0,)}, BOUND_BY_MEMORY)
+    slurm.look()
+    slurm.long(1800.0)
+    top, place = float(slurm.axes["A100"].clocks_mhz[-1]), (slurm.spec.nodes[0].name, 0)
+    assert slurm.mhz(place) < 0.8 * top
+    slurm.speeds[place] = BOUND_BY_CLOCK  # the job begins a second phase, which only computes
+    slurm.long(2400.0)
+    late: list[float] = []
+    slurm.long(1200.0, lambda: late.append(BOUND_BY_CLOCK.slowdown(slurm.mhz(place), top)))
+    assert max(late) <= LIMIT + 1e-6
+
+
+def test_a_power_cap_holds_for_jobs_of_another_scheduler(slurm: ExternalBench) -> None:
+    for number in range(4):
+        slurm.begin(number, {0: (number,)}, BOUND_BY_CLOCK)
+    slurm.look()
+    slurm.turn(10)
+    top = float(slurm.axes["A100"].clocks_mhz[-1])
+    assert {slurm.mhz((slurm.spec.nodes[0].name, gpu)) for gpu in range(4)} != set()
+    slurm.service.set_cap(CapOrder(watts=1100.0), ROOT)
+    slurm.turn(10)
+    assert all(slurm.mhz((slurm.spec.nodes[0].name, gpu)) < 0.95 * top for gpu in range(4))
+
+
+def test_a_job_on_gpus_without_an_agent_waits_and_says_why(slurm: ExternalBench) -> None:
+    key = slurm.begin(1, {0: (0,)})
+    job = slurm.running[key]
+    slurm.running[key] = type(job)(**{**{f: getattr(job, f) for f in job.__slots__}, "gpus": {"elsewhere": (0,)}})
+    slurm.look()
+    slurm.turn(20)
+    stored = slurm.job(slurm.id(key))
+    assert (stored.state, slurm.controller.jobs[stored.id].reason) == (
+        JobState.QUEUED,
+        "its clocks are not set: PowerFlow has no agent for some of its GPUs",
+    )
+    slurm.end(key)
+    slurm.look()
+    slurm.turn(2)
+    assert slurm.job(slurm.id(key)).state is JobState.COMPLETED
+
+
+def test_no_job_is_moved_from_a_drained_node_or_a_broken_gpu(slurm: ExternalBench) -> None:
+    key = slurm.begin(1, {0: (0,)}, BOUND_BY_CLOCK)
+    slurm.look()
+    slurm.turn(6)
+    job = slurm.controller.jobs[slurm.id(key)]
+    before = job.placement
+    from powerflow.api.governance import DrainOrder
+
+    slurm.service.drain(before[0][0], DrainOrder("repair", sure=True), ROOT)
+    slurm.turn(30)
+    assert job.placement in (before, ())
+    assert slurm.job(job.id).state in (JobState.RUNNING, JobState.QUEUED)
+    holding = {place for place, holder in slurm.gangs.holding().items() if holder == job.id}
+    assert holding <= {(before[0][0], 0)}
+    slurm.end(key)
+    slurm.look()
+    slurm.turn(4)
+    assert slurm.job(job.id).state is JobState.COMPLETED
+
+
+def test_its_users_cannot_act_on_it_here(slurm: ExternalBench) -> None:
+    key = slurm.begin(4711, {0: (0,)}, user="ada")
+    slurm.look()
+    slurm.turn(4)
+    job = slurm.id(key)
+    for act in (slurm.service.cancel, slurm.service.hold, slurm.service.release):
+        with pytest.raises(Refused, match=r"job .* is Slurm's job 4711: PowerFlow only sets the clocks"):
+            act(job, ADA)
+    with pytest.raises(Refused, match="Slurm's job 4711"):
+        slurm.service.logs(job)
+    slurm.turn(4)
+    assert slurm.job(job).state is JobState.RUNNING
+
+
+def test_nobody_can_submit_such_a_job() -> None:
+    with pytest.raises(ValueError, match="rescale is external, which no job can ask for"):
+        JobSpec.model_validate({"run": "python train.py", "rescale": "external"})
