@@ -55,6 +55,7 @@ class ExternalBench(Bench):
         controller = self.controller
         controller.power.work = self.works.get  # type: ignore[method-assign, assignment]
         controller.power.power_of = self.power_of  # type: ignore[method-assign]
+        controller.power.power_w = self.power_w  # type: ignore[method-assign]
         self.door = ExternalDoor(self.store, controller.tell, controller.notices, "Slurm", LIMIT)
 
     def look(self) -> None:
@@ -103,8 +104,16 @@ class ExternalBench(Bench):
         """Return what the GPUs of a job draw: more than in proportion to the clock, above an idle 60 W."""
         job = self.controller.jobs.get(job_id)
         at = [(node, gpu) for node, gpus in job.placement for gpu in gpus] if job else []
-        top_mhz = float(self.axes["A100"].clocks_mhz[-1])
-        return MeanPower(sum(60.0 + 300.0 * (self.mhz(place) / top_mhz) ** 2.4 for place in at), 0.5)
+        return MeanPower(sum(map(self.draw_w, at)), 0.5)
+
+    def power_w(self) -> float:
+        """Return what all GPUs draw."""
+        return sum(self.draw_w((gpu.node, gpu.index)) for gpu in self.gpus)
+
+    def draw_w(self, place: Place) -> float:
+        if place not in self.speeds:
+            return 60.0
+        return 60.0 + 300.0 * (self.mhz(place) / float(self.axes["A100"].clocks_mhz[-1])) ** 2.4
 
     def turn(self, turns: int = 1) -> None:
         for _ in range(turns):
@@ -121,7 +130,7 @@ class ExternalBench(Bench):
             tensor = speed.tensor * speed.gigacycles * seconds / speed.step_s(mhz)
             self.works[place] = Work(done.busy + busy, done.tensor + tensor, float("nan"), done.counted_s + seconds)
 
-    def long(self, seconds: float, each: Callable[[], None] = lambda: None, step_s: float = 2.0) -> None:
+    def long(self, seconds: float, each: Callable[[], None] = lambda: None, step_s: float = 5.0) -> None:
         """Let time pass in larger steps than turns."""
         end_s = self.engine.now_s + seconds
         while self.engine.now_s < end_s:

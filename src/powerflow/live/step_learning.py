@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from powerflow.cost.observation import Observation
 from powerflow.gangs.types import Progressed
@@ -16,7 +17,7 @@ from powerflow.store.models import Seen
 BATCHES = "batches"
 #: Steps of counted work (`powerflow.live.jobs.work_count`), and seconds, that make a measurement.
 WORK_STEPS, WORK_S = 200, 40.0
-#: A job does something else if its speed at the highest clock has changed by more than this factor (logarithm).
+#: A job does something else if its speed has changed by more than this (logarithm of the factor).
 OTHER_WORK = 0.05
 
 
@@ -44,24 +45,37 @@ class StepLearning:
     def worked(self, report: Progressed, job: ActiveJob, now_s: float) -> None:
         """Learn from the work that the GPUs of a job have done which reports no steps itself.
 
-        If the job is not as fast at the highest clock as it was there before, it does something else now: then nothing
-        that was measured of it counts any more.
+        If the job is not as fast as it was, it does something else now: then nothing that was measured counts any more.
         """
         job.progressed(float(report.step))
         self._table.changed(job)
         seen = self._measured(report, job, now_s, WORK_STEPS, WORK_S)
         if seen is None:
             return
-        top_mhz = float(self._scheduler.pools[job.gpu_type].axes.clocks_mhz[-1])
-        if seen.clock_mhz in (None, top_mhz):
-            before_s = self._learning.measured_time_s(job.kind.name, job.gpu_type, job.gpus, top_mhz)
-            if before_s is not None and abs(math.log(seen.step_time_s / before_s)) > OTHER_WORK:
-                self._table.emit(*self._learning.anew(job.kind))
-                text = (
-                    f"is {before_s / seen.step_time_s:.2f} times as fast as before at {top_mhz:.0f} MHz: measured anew"
-                )
-                self._store.append("work changed", text, now_s, job.id)
+        if self._is_other_work(seen, job):
+            self._table.emit(*self._learning.anew(job.kind))
+            job.explore(())
+            self._store.append("work changed", "does other work now: its clocks are measured anew", now_s, job.id)
+            self.try_clocks(job, again=False)
         self._learn(seen, job, now_s, WORK_STEPS)
+
+    def _is_other_work(self, seen: Observation, job: ActiveJob) -> bool:
+        """Return True if a job cannot be so fast, or so slow, by what was measured of it before.
+
+        At a clock f that was not measured before, a step takes between T and T·f_max/f, where T is its time at the
+        highest clock f_max (`powerflow.cost.clock_choice`).
+        """
+        top_mhz = float(self._scheduler.pools[job.gpu_type].axes.clocks_mhz[-1])
+        mhz = top_mhz if seen.clock_mhz is None else seen.clock_mhz
+        at = partial(self._learning.measured_time_s, job.kind.name, job.gpu_type, job.gpus)
+        least_s = most_s = at(mhz)
+        if least_s is None and (top_s := at(top_mhz)) is not None:
+            least_s, most_s = top_s, top_s * top_mhz / mhz
+        if least_s is None or most_s is None:
+            return False
+        return (
+            not math.log(seen.step_time_s / least_s) > -OTHER_WORK or math.log(seen.step_time_s / most_s) > OTHER_WORK
+        )
 
     def try_clocks(self, job: ActiveJob, *, again: bool) -> None:
         """Let a job of another scheduler try clocks, if clocks may be tried.

@@ -95,6 +95,9 @@ def clocks_to_try(job: ActiveJob, learning: CostLearning, axes: Axes, trial_step
     most = job.spec.most_slowdown
     saves = most is not None or job.clock_mhz < float(axes.clocks_mhz[-1])
     total = job.steps_total or learning.believed_steps(job.spec, job.kind.name)
+    remaining = max(
+        total - job.steps, job.steps if job.spec.external else 0.0
+    )  # nobody says how long that one will run
     return tuple(
         learning.learner.clocks_to_try(
             job.kind.name,
@@ -103,7 +106,7 @@ def clocks_to_try(job: ActiveJob, learning: CostLearning, axes: Axes, trial_step
             trial_steps,
             packed=len(job.placement) <= -(-job.gpus // axes.gpus_per_node),
             most_slowdown=math.inf if most is None else most,
-            remaining=max(0.0, total - job.steps) if saves else 0.0,
+            remaining=remaining if saves else 0.0,
         )
     )
 
