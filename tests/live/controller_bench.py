@@ -28,7 +28,8 @@ from powerflow.engine.protocol import RankName, RankSpec, RankStatus
 from powerflow.gangs.manager import Gangs
 from powerflow.live.build import _axes
 from powerflow.live.cluster_service import ClusterService
-from powerflow.live.controller import Controller, ControllerSettings
+from powerflow.live.controller import Controller
+from powerflow.live.controller_settings import ControllerSettings
 from powerflow.live.governance.budgets import LiveBudgets
 from powerflow.live.governance.cap_record import CapRecords
 from powerflow.live.governance.caps import Caps

@@ -100,10 +100,10 @@ class ExternalBench(Bench):
         gpu = next(gpu for gpu in self.gpus if (gpu.node, gpu.index) == place)
         return self.clocks.set_mhz.get(gpu.uuid, float(self.axes[gpu.gpu_type].clocks_mhz[-1]))
 
-    def power_of(self, job_id: str) -> MeanPower:
+    def power_of(self, job: str) -> MeanPower:
         """Return what the GPUs of a job draw: more than in proportion to the clock, above an idle 60 W."""
-        job = self.controller.jobs.get(job_id)
-        at = [(node, gpu) for node, gpus in job.placement for gpu in gpus] if job else []
+        active = self.controller.jobs.get(job)
+        at = [(node, gpu) for node, gpus in active.placement for gpu in gpus] if active else []
         return MeanPower(sum(map(self.draw_w, at)), 0.5)
 
     def power_w(self) -> float:
@@ -113,7 +113,7 @@ class ExternalBench(Bench):
     def draw_w(self, place: Place) -> float:
         if place not in self.speeds:
             return 60.0
-        return 60.0 + 300.0 * (self.mhz(place) / float(self.axes["A100"].clocks_mhz[-1])) ** 2.4
+        return 60.0 + 300.0 * float((self.mhz(place) / float(self.axes["A100"].clocks_mhz[-1])) ** 2.4)
 
     def turn(self, turns: int = 1) -> None:
         for _ in range(turns):

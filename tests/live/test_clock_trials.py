@@ -77,7 +77,7 @@ def test_ranks_that_report_another_batch_try_all_clocks_at_it(bench: Bench) -> N
     bench.until(lambda: not bench.controller.jobs[job].explore_mhz)
     active = bench.controller.jobs[job]
     report = Progressed(job, 50, None, 1, 1, 1, 50, 5.0, local_batch=32, global_batch=32)  # so far it was 64
-    bench.controller._gang_events._learn_batch(report, active, bench.controller.clock())
+    bench.controller._gang_events._step_learning._learn_batch(report, active, bench.controller.clock())
     mhz = bench.axes["A100"].clocks_mhz
     assert set(active.explore_mhz) == {float(mhz[k]) for k in three_clocks(len(mhz))}
 

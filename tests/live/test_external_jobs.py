@@ -113,7 +113,7 @@ def test_a_job_that_is_left_alone_never_gets_a_clock(slurm: ExternalBench) -> No
     alone = slurm.begin(1, {0: (0,)}, BOUND_BY_MEMORY, untouched=True)
     slurm.begin(2, {0: (1,)}, BOUND_BY_MEMORY)
     slurm.look()
-    seen = set()
+    seen: set[str] = set()
     slurm.long(600.0, lambda: seen.update(slurm.clocks.set_mhz))
     assert len(seen) == 1
     assert slurm.gpus[0].uuid not in seen

@@ -18,6 +18,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from powerflow.agent.clock_keeper import ClockKeeper
 from powerflow.agent.emulation import TRUTH, RankEmulation
 from powerflow.agent.gpus import described
 from powerflow.agent.ledger import Ledger
-from powerflow.agent.work import Work, WorkCounters
+from powerflow.agent.work import WorkCounters
 from powerflow.device.claims import GpuClaims
 from powerflow.device.cuda_order import cuda_numbers, visible
 from powerflow.device.emulated.gpu import EmulatedGpu
@@ -283,10 +284,6 @@ class NodeDevices:
             "audit": self._audit.pending(),
         }
 
-    def work(self, uuids: Iterable[str]) -> dict[str, Work]:
-        """Return the work that GPUs have done so far, by UUID. It never waits for a GPU."""
-        return {uid: self._work.of(uid) for uid in uuids}
-
     def acknowledge(self, ledger: str, version: int, audit: int) -> None:
         """Forget what the controller has stored: rows of the ledger up to a version, and audit entries up to a number.
 
@@ -379,6 +376,7 @@ class NodeDevices:
                     "holds": self._keeper.holds([uid]),
                     "strays": self._keeper.strays(uid),
                 },
+                astuple(self._work.of(uid)),
             )
             for uid in self._gpus
             if uid in meter.errors or uid in self._readings

@@ -3,16 +3,21 @@
 An *external* rank has no command. Nothing is started for it: from its launch until somebody sends it a signal, it has
 its GPUs, so that they are metered for it and may have a clock. Its own scheduler alone decides when its processes end:
 no signal ever reaches them.
+
+If Slurm's hooks are installed (`powerflow.agent.slurm_notes`), the rank of a job ends as soon as Slurm's Epilog has run
+on this machine, so that the job's energy ends there, and its clocks are given back.
 """
 
 from __future__ import annotations
 
 import math
+import re
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Protocol
 
 from powerflow.engine.cluster.rows import status_from_row, status_row
 from powerflow.engine.protocol import (
@@ -31,6 +36,39 @@ from powerflow.osutil.processes import boot_id
 
 #: Format of the file.
 FORMAT = 1
+#: Variable of an external rank: the job that it stands for, such as ``slurm:4711@1764000000``.
+EXTERNAL_JOB = "POWERFLOW_EXTERNAL_JOB"
+_OF_SLURM = re.compile(r"slurm:([0-9]+)@.*")
+
+
+class Note(Protocol):
+    """A note that a job of Slurm holds GPUs of this machine since a moment (Unix seconds)."""
+
+    @property
+    def since_s(self) -> float:
+        """When the job got its GPUs."""
+
+
+class Notes(Protocol):
+    """Notes of the jobs that hold GPUs of this machine: `powerflow.agent.slurm_notes.SlurmNotes`."""
+
+    def changed(self) -> bool:
+        """Return True if notes may have changed since the last call."""
+
+    def look(self) -> Mapping[str, Note]:
+        """Return all notes, by the job's number in Slurm."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """An external rank, the Slurm number of its job ("" if it is none of Slurm's), and since when a note says so."""
+
+    status: RankStatus
+    number: str = ""
+    noted_s: float | None = None
+
+    def row(self) -> dict[str, Any]:
+        return {"status": status_row(self.status), "number": self.number, "noted_s": self.noted_s}
 
 
 class ExternalRanks:
@@ -41,26 +79,32 @@ class ExternalRanks:
     Args:
         engine: Runs all ranks that have a command.
         path: File of the external ranks.
+        notes: Notes of Slurm's hooks; None if nobody writes any.
         boot: Id of the machine's present boot; None to ask this machine.
         clock: Returns Unix seconds.
     """
 
     def __init__(
-        self, engine: Engine, path: Path, *, boot: str | None = None, clock: Callable[[], float] = time.time
+        self,
+        engine: Engine,
+        path: Path,
+        notes: Notes | None = None,
+        *,
+        boot: str | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self._engine, self._path, self._clock = engine, path, clock
+        self._engine, self._path, self._notes, self._clock = engine, path, notes, clock
         self._boot = boot_id() if boot is None else boot
         self.shares_mailboxes, self.shells = engine.shares_mailboxes, engine.shells
         self._guard = threading.Lock()
         self._changed = threading.Event()
         kept = read_json(path)
         kept = kept if kept is not None and kept.get("format") == FORMAT else {"boot": "", "ranks": [], "fences": {}}
-        ranks = [status_from_row(row) for row in kept["ranks"]]
+        held = [_Held(status_from_row(row["status"]), row["number"], row["noted_s"]) for row in kept["ranks"]]
         self._fences: dict[str, int] = {str(gang): int(epoch) for gang, epoch in kept["fences"].items()}
-        self._ranks = {rank.name: rank for rank in ranks}
         if kept["boot"] != self._boot:
-            for rank in ranks:
-                self._ranks[rank.name] = self._ended(rank, rebooted=True)
+            held = [self._ended(each, rebooted=True) for each in held]
+        self._held = {each.status.name: each for each in held}
 
     def launch(self, spec: RankSpec) -> RankStatus:
         """Start a rank, or hold GPUs for an external one. See `Engine.launch`."""
@@ -69,11 +113,12 @@ class ExternalRanks:
         with self._guard:
             if spec.name.epoch < self._fences.get(spec.name.gang, spec.name.epoch):
                 raise Fenced(f"{spec.name}: a later placement of this job was launched")
-            if (known := self._ranks.get(spec.name)) is not None:
-                return known
-            rank = RankStatus(spec.name, spec.node, RankState.RUNNING, 0, None, self._clock(), math.nan)
-            self._keep({**self._ranks, rank.name: rank})
-        return rank
+            if (known := self._held.get(spec.name)) is not None:
+                return known.status
+            status = RankStatus(spec.name, spec.node, RankState.RUNNING, 0, None, self._clock(), math.nan)
+            found = _OF_SLURM.fullmatch(spec.env.get(EXTERNAL_JOB, ""))
+            self._keep({**self._held, spec.name: _Held(status, found[1] if found else "")})
+        return status
 
     def launch_all(self, specs: Sequence[RankSpec]) -> Sequence[RankStatus]:
         """Start ranks one after another. See `Engine.launch_all`."""
@@ -82,27 +127,24 @@ class ExternalRanks:
     def ranks(self) -> Sequence[RankStatus]:
         """Return the status of every rank."""
         with self._guard:
-            external = list(self._ranks.values())
+            external = [each.status for each in self._held.values()]
         return [*self._engine.ranks(), *external]
 
     def signal(self, name: RankName, number: int) -> bool:
         """Send a signal to a rank; an external rank gives its GPUs back, and its processes get no signal."""
         with self._guard:
-            rank = self._ranks.get(name)
-            if rank is not None:
-                if not rank.state.may_run:
-                    return False
-                self._keep({**self._ranks, name: self._ended(rank)})
-                return True
+            if (held := self._held.get(name)) is not None:
+                if held.status.state.may_run:
+                    self._keep({**self._held, name: self._ended(held)})
+                return held.status.state.may_run
         return self._engine.signal(name, number)
 
     def forget(self, name: RankName) -> None:
         """Delete the status and the log of a rank that has ended."""
         with self._guard:
-            rank = self._ranks.get(name)
-            if rank is not None:
-                if not rank.state.may_run:
-                    self._keep({other: status for other, status in self._ranks.items() if other != name})
+            if (held := self._held.get(name)) is not None:
+                if not held.status.state.may_run:
+                    self._keep({other: each for other, each in self._held.items() if other != name})
                 return
         self._engine.forget(name)
 
@@ -112,11 +154,12 @@ class ExternalRanks:
         with self._guard:
             if self._fences.get(gang, -1) < epoch:
                 self._fences[gang] = epoch
-                if any(name.gang == gang for name in self._ranks):
-                    self._keep(self._ranks)
+                if any(name.gang == gang for name in self._held):
+                    self._keep(self._held)
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until the state of a rank may have changed. See `Engine.wait`."""
+        self._see_notes()
         if self._changed.is_set():
             self._changed.clear()
             return True
@@ -124,11 +167,11 @@ class ExternalRanks:
 
     def log(self, name: RankName, offset: int = 0, limit: int = 65536) -> tuple[bytes, int]:
         """Return a part of what a rank wrote; nothing of an external rank. See `Engine.log`."""
-        return (b"", 0) if name in self._ranks else self._engine.log(name, offset, limit)
+        return (b"", 0) if name in self._held else self._engine.log(name, offset, limit)
 
     def log_offset(self, name: RankName, since_s: float) -> int:
         """Return where in a rank's log the output since a time begins. See `Engine.log_offset`."""
-        return 0 if name in self._ranks else self._engine.log_offset(name, since_s)
+        return 0 if name in self._held else self._engine.log_offset(name, since_s)
 
     def check(self, spec: RankSpec) -> str:
         """Return why a rank cannot run on its node as its spec says; "" if nothing is known against it."""
@@ -158,22 +201,43 @@ class ExternalRanks:
         """Disconnect from the engine; all ranks keep their GPUs."""
         self._engine.close()
 
-    def _ended(self, rank: RankStatus, *, rebooted: bool = False) -> RankStatus:
-        if not rank.state.may_run:
-            return rank
-        return replace(rank, state=RankState.EXITED, code=0, ended_s=self._clock(), rebooted=rebooted)
+    def _see_notes(self) -> None:
+        """End the ranks of jobs whose note is gone, or is the note of a later start of the same job.
 
-    def _keep(self, ranks: dict[RankName, RankStatus]) -> None:
+        A rank is not ended before a note of its job was there: perhaps the hooks are not installed.
+        """
+        if self._notes is None or not self._notes.changed():
+            return
+        notes = self._notes.look()
+        with self._guard:
+            now = {name: self._judged(held, notes.get(held.number)) for name, held in self._held.items()}
+            if now != self._held:
+                self._keep(now)
+
+    def _judged(self, held: _Held, note: Note | None) -> _Held:
+        if not held.number or not held.status.state.may_run:
+            return held
+        if held.noted_s is None:
+            return held if note is None else replace(held, noted_s=note.since_s)
+        return held if note is not None and note.since_s == held.noted_s else self._ended(held)
+
+    def _ended(self, held: _Held, *, rebooted: bool = False) -> _Held:
+        if not held.status.state.may_run:
+            return held
+        ended = replace(held.status, state=RankState.EXITED, code=0, ended_s=self._clock(), rebooted=rebooted)
+        return replace(held, status=ended)
+
+    def _keep(self, held: dict[RankName, _Held]) -> None:
         """Write all external ranks to the file, and only then take them over.
 
         Raises:
             EngineError: The file cannot be written; nothing has changed.
         """
-        fences = {gang: epoch for gang, epoch in self._fences.items() if any(name.gang == gang for name in ranks)}
-        rows = [status_row(rank) for rank in ranks.values()]
+        fences = {gang: epoch for gang, epoch in self._fences.items() if any(name.gang == gang for name in held)}
+        rows = [each.row() for each in held.values()]
         try:
             replace_json(self._path, {"format": FORMAT, "boot": self._boot, "ranks": rows, "fences": fences})
         except OSError as error:
             raise EngineError(f"{self._path} cannot be written ({error.strerror})", retry=True) from error
-        self._ranks = ranks
+        self._held = held
         self._changed.set()

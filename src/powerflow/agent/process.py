@@ -22,6 +22,7 @@ from powerflow.agent.external import ExternalRanks
 from powerflow.agent.metered_engine import MeteredEngine
 from powerflow.agent.node_agent import NodeAgent
 from powerflow.agent.shells import LocalShells
+from powerflow.agent.slurm_notes import SlurmNotes
 from powerflow.device.protocol import DeviceError, Gpu
 from powerflow.engine.cluster.frames import answer_frames
 from powerflow.engine.cluster.rows import node_row
@@ -108,7 +109,9 @@ async def _run(settings: AgentSettings) -> None:
         local = LocalEngine(settings.ranks or directory / "ranks", counts, settings.preload, owner)
         undo.callback(local.close)
         local.renew()
-        engine = MeteredEngine(ExternalRanks(local, directory / "external.json"), devices)
+        notes = SlurmNotes()
+        undo.callback(notes.close)
+        engine = MeteredEngine(ExternalRanks(local, directory / "external.json", notes), devices)
         about, shells = _about(settings, local, devices), LocalShells(local.open_shell)
         agent = NodeAgent(directory, about, engine, devices, side, local.shutdown, shells)
         devices.start()

@@ -227,7 +227,8 @@ def _message(path: tuple[str, ...], details: ErrorDetails) -> tuple[str, str]:
         return f"{name} is empty", "remove the key, or give a value"
     what = f"{name} is {shortened(value)}"
     if kind == "literal_error":
-        return what, f"give {context['expected']}".replace("'", "")
+        choices = str(context["expected"]).replace("'", "")
+        return what, f"give {choices.replace(', none or external', ' or none')}"  # no job can ask for the last one
     if kind == "string_pattern_mismatch":
         return what, _FIXES.get(str(context["pattern"]), f"it must match {context['pattern']}")
     if path == ("run",) and isinstance(value, list):

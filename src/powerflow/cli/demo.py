@@ -103,7 +103,7 @@ def cluster(directory: Path) -> Iterator[LiveCluster]:
     from powerflow.cost.catalogue import gpu_type
     from powerflow.kernel import be_patient
     from powerflow.live.build import ClusterSettings, build
-    from powerflow.live.controller import ControllerSettings
+    from powerflow.live.controller_settings import ControllerSettings
     from powerflow.service.logs import json_lines
 
     _find_torch()

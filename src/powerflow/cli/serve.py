@@ -165,7 +165,7 @@ def serve(
     from powerflow.engine.protocol import EngineError
     from powerflow.kernel import be_patient
     from powerflow.live.build import ClusterSettings, build
-    from powerflow.live.controller import ControllerSettings
+    from powerflow.live.controller_settings import ControllerSettings
     from powerflow.live.governance.replay_process import Replays
     from powerflow.service.logs import json_lines
     from powerflow.service.peers import trusted_proxies

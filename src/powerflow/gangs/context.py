@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from powerflow.agent.external import EXTERNAL_JOB
 from powerflow.api.command import RunCommand, command
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.output_path import output_path
@@ -192,7 +193,8 @@ class GangContext:
     def _spec(self, desired: DesiredState, plan: StartPlan, entry: RankEntry, address: str) -> RankSpec:
         name, spec = RankName.parse(plan.name), desired.spec
         if spec.external:
-            return RankSpec(name=name, node=entry.node, command=(), directory="", gpus=entry.gpus)
+            job = {EXTERNAL_JOB: spec.run}
+            return RankSpec(name=name, node=entry.node, command=(), env=job, directory="", gpus=entry.gpus)
         told = self._environment(desired.job_id, spec, entry.node, plan.seen, name)
         line = RunCommand(plan.command, False) if plan.command else command(spec.run, self.interpreter)
         env = {

@@ -26,7 +26,8 @@ from powerflow.errors import InputError
 from powerflow.gangs.manager import Gangs
 from powerflow.gangs.types import Limits
 from powerflow.live.cluster_service import ClusterService
-from powerflow.live.controller import Controller, ControllerSettings
+from powerflow.live.controller import Controller
+from powerflow.live.controller_settings import ControllerSettings
 from powerflow.live.emulation import Emulation
 from powerflow.live.fabric import Fabric, FabricSettings, ManyMachines, OneMachine
 from powerflow.live.governance.budgets import LiveBudgets

@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from powerflow.api.records import Refused
@@ -27,6 +26,7 @@ from powerflow.gangs.manager import Gangs
 from powerflow.live.admission import Admission
 from powerflow.live.commands import ApiCommand, ApiCommands
 from powerflow.live.context import LoopContext
+from powerflow.live.controller_settings import DEFAULTS, ControllerSettings
 from powerflow.live.event_logger import EventLogger
 from powerflow.live.external_jobs import ExternalJobs
 from powerflow.live.gang_events import GangEvents
@@ -36,7 +36,6 @@ from powerflow.live.gpus.gpus import ClusterGpus
 from powerflow.live.jobs.active_job import ActiveJob
 from powerflow.live.jobs.cost_learning import CostLearning
 from powerflow.live.jobs.job_table import JobTable
-from powerflow.live.jobs.step_timing import STEPS
 from powerflow.live.loop_questions import LoopQuestions
 from powerflow.live.measurement import Measurement
 from powerflow.live.node_watch import NodeWatch
@@ -54,29 +53,6 @@ Answer = TypeVar("Answer")
 
 #: Jobs whose troubles are shown among the notices.
 TROUBLES_SHOWN = 10
-
-
-@dataclass(frozen=True, slots=True)
-class ControllerSettings:
-    """Times and defaults of the controller's loop.
-
-    Attributes:
-        idle_s, busy_s: Most seconds between two turns of the loop while no job runs, and while a job runs.
-        save_s: Running jobs are stored whenever this many seconds have passed.
-        lease_s: Another controller may take over the store if this one has not renewed its lease for this long.
-        explore_steps: Steps at each clock when a class (jobs of equal cost) first runs on a GPU count; 0: try no
-            clocks.
-        pause_s: Assumed pause of a rescale until one was measured, seconds, for each ``rescale`` mode.
-    """
-
-    idle_s: float = 1.0
-    busy_s: float = 0.25
-    save_s: float = 2.0
-    lease_s: float = 30.0
-    explore_steps: int = STEPS
-    pause_s: Mapping[str, float] = field(
-        default_factory=lambda: {"in-place": 1.0, "restart": 60.0, "none": 60.0, "external": 60.0}
-    )
 
 
 class Controller:
@@ -112,7 +88,7 @@ class Controller:
         governance: GovernanceParts,
         owner: str,
         log: Any,
-        settings: ControllerSettings = ControllerSettings(),
+        settings: ControllerSettings = DEFAULTS,
         beside: str = "",
         runs_as: Callable[[str], str] = lambda user: "",
         clock: Callable[[], float] | None = None,

@@ -259,9 +259,8 @@ class ClusterGpus:
         return self._seen.jobs_on(self._news)
 
     def work(self, place: Place) -> Work | None:
-        """Return the work that a GPU has done, by the counters of its machine's agent; None if it was not reported."""
-        counters = counters_of(self._machines.row(place) or {})
-        return Work(*counters) if counters else None
+        """Return the work that a GPU has done, as its machine counts it; None if it does not."""
+        return Work(*counters) if (counters := counters_of(self._machines.row(place) or {})) else None
 
     def strangers(self, place: Place) -> tuple[str, ...]:
         """Return the processes on a GPU that belong to no job, in words."""
@@ -394,8 +393,8 @@ class ClusterGpus:
 
     def _limited(self) -> dict[Place, tuple[float, float]]:
         """Return the GPUs whose power limit somebody has changed: their own limit and the present one, watts."""
-        places = self._machines.place
-        return {places[uuid]: both for uuid, both in self._limits.changed().items() if uuid in places}
+        places, changed = self._machines.place, self._limits.changed()
+        return {places[uuid]: both for uuid, both in changed.items() if uuid in places}
 
     def _old(self) -> dict[str, float]:
         """Return the machines whose readings are old, each with their age in seconds."""
