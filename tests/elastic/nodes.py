@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
+import ctypes
 import heapq
 import itertools
 import json
 import os
 import random
-import subprocess
+import signal
 import sys
 import threading
 import time
@@ -18,13 +18,15 @@ from typing import Any
 
 from powerflow.elastic.mailbox import CHECKPOINT_FILE, JOB_DIR, RANK_NAME, Mailbox
 from powerflow.osutil.files import replaced
-from powerflow.testing.hosts import INTERFACE, Hosts
+from powerflow.testing.hosts import INTERFACE, Hosts, move_to
 from tests.elastic import trainee
 from tests.elastic.supervisor import Supervisor
 from tests.processes import CONTEXT
 
 CONTROLLER = "controller"
 _FROM_CONTROLLER = ("target.json", "patience.json")
+_PR_SET_PDEATHSIG = 1  # of prctl(2): the signal that a process gets when its parent ends
+_libc = ctypes.CDLL(None)
 
 
 class Relay:
@@ -98,30 +100,22 @@ def _generation(text: str) -> int:
     return int(json.loads(text)["target"]["generation"])
 
 
-class OnHost:
-    """A process on a test host, with the face of one of `multiprocessing`."""
-
-    def __init__(self, process: subprocess.Popen[Any]) -> None:
-        self._process = process
-        self.pid = process.pid
-
-    def is_alive(self) -> bool:
-        return self._process.poll() is None
-
-    @property
-    def exitcode(self) -> int | None:
-        code: int | None = self._process.poll()
-        return code
-
-    def kill(self) -> None:
-        self._process.kill()
-
-    def join(self, timeout: float | None = None) -> None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout)
-
-    def close(self) -> None:
-        pass
+def _train_on_host(init_pid: int, environment: Mapping[str, str], arguments: tuple[Any, ...]) -> None:
+    """Train in a child process, which has a process id of the host, and end as it does."""
+    cwd = os.getcwd()
+    move_to(init_pid)
+    os.chdir(cwd)
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):  # of a group that an earlier test has formed
+        os.environ.pop(name, None)
+    os.environ.update(environment)
+    child = os.fork()
+    if not child:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        trainee.main(*arguments)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code < 0:
+        os.kill(os.getpid(), -code)
+    sys.exit(code)
 
 
 class Nodes(Supervisor):
@@ -163,15 +157,15 @@ class Nodes(Supervisor):
         self.at[name] = node
         if self.hosts is None:
             process = CONTEXT.Process(target=trainee.main, args=arguments)
-            process.start()
-            self.processes[name] = process
-            return name
-        place = {"POWERFLOW_ADDRESS": self.hosts.address(node), "POWERFLOW_INTERFACE": INTERFACE}
-        code = f"from tests.elastic import trainee; trainee.main(*{arguments!r})"
-        # tests before this one may have formed a group in this process, which then has an interface in its environment
-        bare = ["env", "-u", "GLOO_SOCKET_IFNAME", "-u", "NCCL_SOCKET_IFNAME", sys.executable, "-c", code]
-        started = self.hosts.run(node, bare, place, cwd=os.getcwd())
-        self.processes[name] = OnHost(started)  # type: ignore[assignment]
+        else:
+            place = {
+                "POWERFLOW_ADDRESS": self.hosts.address(node),
+                "POWERFLOW_INTERFACE": INTERFACE,
+                "TMPDIR": str(self.hosts.disk(node).parent / "tmp"),
+            }
+            process = CONTEXT.Process(target=_train_on_host, args=(self.hosts.init_pid(node), place, arguments))
+        process.start()
+        self.processes[name] = process
         return name
 
     def launch(self, count: int, fault: str = "", environment: Mapping[str, str] | None = None) -> list[str]:

@@ -156,6 +156,16 @@ class Hosts:
 
     # -- processes ---------------------------------------------------------------------------------------------------
 
+    def init_pid(self, i: int) -> int:
+        """Return the process id of a host's first process, for `move_to`.
+
+        Raises:
+            OSError: The host has crashed.
+        """
+        if i not in self._pids:
+            raise OSError(f"host {i} is down")
+        return self._pids[i]
+
     def run(
         self, i: int, argv: Sequence[str], env: Mapping[str, str] | None = None, **popen: Any
     ) -> subprocess.Popen[Any]:
@@ -171,13 +181,11 @@ class Hosts:
         Raises:
             OSError: The host has crashed, or the program does not exist.
         """
-        if i not in self._pids:
-            raise OSError(f"host {i} is down")
+        folder = f"/proc/{self.init_pid(i)}/ns"
         cwd = os.fspath(popen.pop("cwd", self.disk(i)))
         environment = {**os.environ, "TMPDIR": str(self.disk(i).parent / "tmp"), **(env or {})}
         made: list[subprocess.Popen[Any]] = []
         failed: list[BaseException] = []
-        folder = f"/proc/{self._pids[i]}/ns"
         with contextlib.ExitStack() as opened:
 
             def namespace(kind: str) -> int:
@@ -360,6 +368,23 @@ class Hosts:
                 pipe.close()
             with contextlib.suppress(OSError):
                 _ip("link", "del", self._cable(i))
+
+
+def move_to(init_pid: int) -> None:
+    """Move this process to a host, with all but its process id; what it forks from now on has ids of the host, too.
+
+    Args:
+        init_pid: Process id of the host's first process (`Hosts.init_pid`).
+
+    Raises:
+        OSError: The host has crashed, or this process has more than one thread.
+    """
+    kinds = (("pid", _CLONE_NEWPID), *_ENTERED)
+    # all are opened first: in the host's mount namespace, /proc is that of the host
+    opened = [(os.open(f"/proc/{init_pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC), flag) for kind, flag in kinds]
+    for descriptor, flag in opened:
+        _setns(descriptor, flag)
+        os.close(descriptor)
 
 
 def _ip(*words: str) -> None:
