@@ -21,7 +21,7 @@ import pytest
 from powerflow.cli.ending import LIMIT_S, Ending, ending
 from powerflow.cli.main import main
 from powerflow.cli.running import announce, withdraw
-from tests.cli.serving import SERVE
+from tests.cli.serving import SERVE, with_tables
 from tests.cli.test_serve import processes_of
 
 
@@ -66,7 +66,7 @@ def test_a_controller_takes_back_only_its_own_announcement(tmp_path: Path) -> No
 
 @pytest.fixture
 def state(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path / "state"
+    yield with_tables(tmp_path / "state")
     for pid in processes_of(tmp_path / "state"):
         os.kill(pid, signal.SIGCONT)
         os.kill(pid, signal.SIGKILL)

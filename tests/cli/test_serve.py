@@ -7,16 +7,17 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
+import pytest
+
 from powerflow.cli.main import main
-from tests.cli.serving import SERVE
+from tests.cli.serving import SERVE, with_tables
 
 
 def test_a_controller_that_ends_without_jobs_leaves_no_process(tmp_path: Path) -> None:
     state = tmp_path / "state"
-    command = [sys.executable, "-m", "powerflow", "serve", "--state-dir", str(state), "--emulate", "1x1:A100"]
+    command = [*SERVE, "--state-dir", str(state), "--emulate", "1x1:A100"]
     with subprocess.Popen(
         [*command, "--port", "0", "--on-exit", "drain"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as process:
@@ -34,7 +35,7 @@ def test_a_controller_that_ends_without_jobs_leaves_no_process(tmp_path: Path) -
 
 
 def test_the_log_tells_in_json_lines_what_happened_to_jobs(tmp_path: Path) -> None:
-    state, spec = tmp_path / "state", tmp_path / "job.yaml"
+    state, spec = with_tables(tmp_path / "state"), tmp_path / "job.yaml"
     spec.write_text("run: exit 3\nretries: 0\n")
     serve = [*SERVE, "--state-dir", str(state), "--emulate", "1x1:A100", "--port", "0", "--on-exit", "drain"]
     with (tmp_path / "log").open("w") as log, subprocess.Popen(serve, stdout=subprocess.PIPE, stderr=log) as process:
@@ -63,20 +64,20 @@ def test_the_log_tells_in_json_lines_what_happened_to_jobs(tmp_path: Path) -> No
     assert "3" in failed["what"]
 
 
-def test_a_port_that_is_taken_is_said_before_anything_is_started(tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_said_before_anything_is_started(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     state = tmp_path / "state"
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        command = [*SERVE, "--state-dir", str(state), "--emulate", "1x1:A100"]
-        done = subprocess.run([*command, "--port", port], capture_output=True, text=True, check=False, timeout=120.0)
-    assert done.returncode == 1
+        assert main(["serve", "--state-dir", str(state), "--emulate", "1x1:A100", "--port", port]) == 1
     what = f"powerflow: 127.0.0.1:{port}: cannot listen (address already in use); choose another port\n"
-    assert done.stderr == what
+    assert capsys.readouterr().err == what
     assert not state.exists()
 
 
 def test_a_controller_whose_first_line_cannot_be_written_ends_in_order(tmp_path: Path) -> None:
-    state = tmp_path / "state"
+    state = with_tables(tmp_path / "state")
     command = [*SERVE, "--state-dir", str(state), "--emulate", "1x1:A100"]
     with open("/dev/full", "w") as full:
         done = subprocess.run(
@@ -87,18 +88,18 @@ def test_a_controller_whose_first_line_cannot_be_written_ends_in_order(tmp_path:
     assert processes_of(state / "engine") == []
 
 
-def test_what_is_no_cluster_is_said_in_a_line_with_what_would_be(tmp_path: Path) -> None:
-    command = [*SERVE, "--state-dir", str(tmp_path), "--emulate", "bogus"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120.0)
-    assert done.returncode == 2
-    assert done.stderr == (
+def test_what_is_no_cluster_is_said_in_a_line_with_what_would_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", "--state-dir", str(tmp_path), "--emulate", "bogus"]) == 2
+    assert capsys.readouterr().err == (
         "powerflow: --emulate: cannot read 'bogus' as a cluster; "
         "write COUNTxGPUS:TYPE, such as 16x8:A100, or give a YAML file\n"
     )
 
 
 def test_a_second_controller_is_refused_and_leaves_the_firsts_engine_alone(tmp_path: Path) -> None:
-    state = tmp_path / "state"
+    state = with_tables(tmp_path / "state")
     command = [*SERVE, "--state-dir", str(state), "--emulate", "1x1:A100"]
     command += ["--port", "0", "--on-exit", "drain"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as first:

@@ -18,7 +18,7 @@ import pytest
 
 from powerflow.cli.main import main
 from tests.agent.own import agent_of
-from tests.cli.serving import SERVE
+from tests.cli.serving import SERVE, with_tables
 from tests.device.fake_nvml import HANG_READING, Machine, build
 
 pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
@@ -46,7 +46,7 @@ class Serve:
         assert line.startswith("powerflow serves 3 GPUs"), line
 
     def start(self, state: Path) -> subprocess.Popen[str]:
-        command = [*SERVE, "--state-dir", str(state), "--port", "0"]
+        command = [*SERVE, "--state-dir", str(with_tables(state)), "--port", "0"]
         return subprocess.Popen(
             [*command, "--interval", "0.5", "--lambda", "0.05", "--on-exit", "drain"],
             env={**self.machine.env, "POWERFLOW_STATE": str(state)},

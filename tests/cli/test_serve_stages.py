@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from powerflow.cli.main import main
-from tests.cli.serving import SERVE
+from tests.cli.serving import SERVE, with_tables
 from tests.device.fake_nvml import Machine
+from tests.slow import slow
 
 pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
 
@@ -31,11 +32,13 @@ def powerflow(state: Path, *argv: str) -> str:
     return out.getvalue()
 
 
-@pytest.mark.parametrize(("mode", "acts"), [("observe", False), ("shadow", False), ("enforce", True)])
+@pytest.mark.parametrize(
+    ("mode", "acts"), [("observe", False), pytest.param("shadow", False, marks=slow), ("enforce", True)]
+)
 def test_where_nobody_acts_no_gpu_is_written_to_and_no_job_is_touched(
     tmp_path: Path, nvml_machine: Machine, mode: str, acts: bool
 ) -> None:
-    machine, state = nvml_machine, tmp_path / "state"
+    machine, state = nvml_machine, with_tables(tmp_path / "state")
     spec = tmp_path / "job.yaml"
     spec.write_text(JOB)
     argv = [*SERVE, "--state-dir", str(state), "--port", "0", "--mode", mode]

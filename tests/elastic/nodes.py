@@ -59,7 +59,7 @@ class Relay:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._stop.wait(0.01):
+        while not self._stop.wait(0.03):  # each turn reads all files of all nodes
             for node in self.folders:
                 self._collect(node)
             self._deliver()

@@ -30,6 +30,7 @@ from powerflow.api.records import JobState
 from powerflow.engine.local import LocalEngine
 from powerflow.store.store import Store
 from tests.agent.own import end_agent
+from tests.cli.serving import SERVE, with_tables
 from tests.live.joules import joules
 
 RANK = Path(__file__).with_name("kill_rank.py")
@@ -61,7 +62,7 @@ class Bench:
 
     def __init__(self, directory: Path, seed: int) -> None:
         self.directory = directory
-        self.state = directory / "state"
+        self.state = with_tables(directory / "state")
         self.ledger = directory / "ledger"
         self.ledger.touch()
         self.ledger.chmod(0o666)
@@ -81,7 +82,7 @@ class Bench:
 
     def serve(self) -> None:
         options = ("--emulate", CLUSTER, "--port", str(self.port), "--interval", "0.5", "--explore-steps", "3")
-        command = [sys.executable, "-m", "powerflow", "serve", "--state-dir", str(self.state), *options]
+        command = [*SERVE, "--state-dir", str(self.state), *options]
         with (self.directory / "controller.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
 

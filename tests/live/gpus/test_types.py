@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
-from tests.cli.serving import SERVE
+from powerflow.cli.main import main
+from tests.cli.serving import SERVE, with_tables
 from tests.device.fake_nvml import Machine
-
-POWERFLOW = [sys.executable, "-m", "powerflow"]
 
 
 class Serving:
     """``powerflow serve`` on a fake machine, and its commands."""
 
     def __init__(self, machine: Machine, state: Path) -> None:
-        self.env = machine.env | {"POWERFLOW_STATE": str(state), "NO_COLOR": "1", "COLUMNS": "300"}
+        self.state = state
         self.log = state.parent / "serve.log"
         with self.log.open("w") as log:
-            command = [*SERVE, "--port", "0", "--interval", "1", "--explore-steps", "0"]
-            self.process = subprocess.Popen(command, env=self.env, stdout=log, stderr=subprocess.STDOUT)
+            command = [*SERVE, "--state-dir", str(with_tables(state)), "--port", "0", "--interval", "1"]
+            self.process = subprocess.Popen(command, env=machine.env, stdout=log, stderr=subprocess.STDOUT)
         while self.process.poll() is None and not (state / "server.json").exists():
             time.sleep(0.05)
 
     def ask(self, *words: str) -> str:
-        done = subprocess.run([*POWERFLOW, *words], env=self.env, capture_output=True, text=True, check=False)
-        return done.stdout + done.stderr
+        """What a command says to the controller's process; the command itself runs in this one."""
+        with redirect_stdout(StringIO()) as said, redirect_stderr(said):
+            main([*words, "--state-dir", str(self.state)])
+        return said.getvalue()
 
     def end(self) -> None:
         self.process.terminate()
@@ -59,13 +61,13 @@ def test_types_are_nodes_of_their_own_and_what_cannot_be_used_is_named(nvml_mach
             assert "split by MIG" in words
             assert "GPU is lost (nvmlDeviceGetHandleByIndex)" in words
         assert "NVIDIA L4 is not in the catalogue: 210 to 1410 MHz, 72 W" in log
-        asked = 'test -n "$CUDA_VISIBLE_DEVICES" && echo on $CUDA_VISIBLE_DEVICES && sleep 1'
+        asked = 'test -n "$CUDA_VISIBLE_DEVICES" && echo on $CUDA_VISIBLE_DEVICES'
         assert "there is no B200 in this cluster" in serving.ask("submit", "--run", "true", "--gpus", "B200:1")
         assert "asks for 2 GPUs, but the cluster has 1" in serving.ask("submit", "--run", "true", "--gpus", "2")
         serving.ask("submit", "-o", "none", "--run", asked, "--gpus", "L4:1")
         ends_s = time.monotonic() + 60
         while "on GPU" not in (said := serving.ask("logs", "1")) and time.monotonic() < ends_s:
-            time.sleep(1.0)
+            time.sleep(0.2)
         assert said.strip() == "on GPU-00000001-fake"
     finally:
         serving.end()
