@@ -4,7 +4,7 @@ import os
 
 import pytest
 
+#: True if all tests run, with all of their cases.
+ALL = bool(os.environ.get("POWERFLOW_TEST_ALL"))
 #: Mark of such a test, or of one of its cases.
-slow = pytest.mark.skipif(
-    not os.environ.get("POWERFLOW_TEST_ALL"), reason="takes long, and others like it run; POWERFLOW_TEST_ALL=1 runs it"
-)
+slow = pytest.mark.skipif(not ALL, reason="takes long, and others like it run; POWERFLOW_TEST_ALL=1 runs it")

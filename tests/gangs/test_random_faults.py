@@ -15,6 +15,7 @@ from powerflow.gangs.types import DesiredState, GangCompleted, GangEvent, GangFa
 from tests.gangs.bench import Bench, spec_of
 from tests.gangs.fake_engine import FakeEngine, Script
 from tests.gangs.fake_rank import FakeRank, Habits
+from tests.slow import ALL
 
 NODES = {"a": 4, "b": 4, "c": 4}
 TURNS, STEPS = 300, 250
@@ -159,7 +160,7 @@ def worlds(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
     world.bench.gangs.close()
 
 
-@pytest.mark.parametrize("worlds", range(6), indirect=True)
+@pytest.mark.parametrize("worlds", range(12 if ALL else 3), indirect=True)
 def test_faults_in_any_order(worlds: World) -> None:
     for _ in range(TURNS):
         if worlds.random.random() < 0.12:

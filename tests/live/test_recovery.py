@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,10 @@ import pytest
 from powerflow.store.leader_lease import is_dead, own_name
 from powerflow.store.store import Store
 from tests.live.kill_bench import Bench, summary
+from tests.slow import ALL
 
 #: Many only where all tests run.
-KILLS = 6 if os.environ.get("POWERFLOW_TEST_ALL") else 2
+KILLS = 6 if ALL else 2
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from powerflow.simulate.run import Simulation, simulate
 from powerflow.simulate.workload.workload import Workload
 from powerflow.simulate.world import World
 from tests.simulate.workloads import Script, by_hand, bytes_of, from_trace, job, workloads
+from tests.slow import ALL
 
 WORLDS = st.builds(
     World,
@@ -37,7 +39,7 @@ def _over_time(result: SimulationResult, column: str) -> float:
     return float((getattr(timeline, column) * (until - timeline.time_s)).sum())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100 if ALL else 40, deadline=None)
 @given(
     workload=workloads(),
     policy=st.sampled_from(sorted(BUILT_IN)),
@@ -124,7 +126,8 @@ HARD = World(pause_s=45.0, checkpoint_s=600.0, node_mtbf_h=2.0, node_repair_h=0.
 
 def _hard(name: str, belief: str) -> Simulation:
     """Two pools, failures, pauses, mispredicted sizes: all that is drawn or remembered."""
-    workload = from_trace(11, 10, "2x4:A100+2x2:T4")
+    jobs = 4 if belief == "fitted" else 10  # a fit to the points of one class takes a fifth of a second
+    workload = from_trace(11, jobs, "2x4:A100+2x2:T4")
     told = belief_named(belief, workload, sizes="mispredicted:0.5", seed=4)
     return Simulation(workload, load(name), energy_price=1e-4, belief=told, world=HARD, seed=6)
 
@@ -154,18 +157,16 @@ print(hashlib.sha256(_finished(_hard("prices", "online"))).hexdigest())
 
 def test_same_bytes_in_another_process_whatever_the_hash_seed() -> None:
     root = Path(__file__).parents[2]
-    seen = {
-        subprocess.run(
-            [sys.executable, "-c", _SCRIPT],
-            cwd=root,
-            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(root)},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for seed in ("1", "2")
-    }
-    assert len(seen) == 1
+    seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
+    other = subprocess.run(
+        [sys.executable, "-c", _SCRIPT],
+        cwd=root,
+        env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert other.stdout.strip() == hashlib.sha256(_finished(_hard("prices", "online"))).hexdigest()
 
 
 @pytest.mark.parametrize(("name", "belief"), [("prices", "online"), ("gandiva", "oracle"), ("pollux", "fitted")])

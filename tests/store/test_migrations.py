@@ -109,10 +109,11 @@ def test_a_migration_that_fails_leaves_nothing(bare_url: str) -> None:
     with database.write() as connection:  # in the way of one of the last tables
         connection.exec_driver_sql("CREATE VIEW observations AS SELECT 1 AS one")
     with pytest.raises(StoreError, match="observations"):
-        Store(bare_url)
+        upgrade(bare_url)
     with database.write() as connection:
         connection.exec_driver_sql("DROP VIEW observations")
     assert database.version() is None
+    upgrade(bare_url)
     Store(bare_url).close()
     database.close()
 
