@@ -73,7 +73,14 @@ class ExternalBench(Bench):
         key = f"slurm:{number}@{self.now_s:.0f}"
         nodes = [node.name for node in self.spec.nodes]
         # all nodes of the bench are one machine, whose GPUs have the numbers of their nodes
-        job = {"name": "train", "user": "ada", "project": "vision", "submitted_s": self.now_s - 5.0, **more}
+        job = {
+            "name": "train",
+            "user": "ada",
+            "project": "vision",
+            "submitted_s": self.now_s - 5.0,
+            "started_s": self.now_s,
+            **more,
+        }
         at = {nodes[n]: numbers for n, numbers in gpus.items()}
         self.running[key] = ExternalJob(key=key, id=str(number), gpus=at, **job)
         for node, numbers in at.items():

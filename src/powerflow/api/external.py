@@ -17,7 +17,7 @@ class ExternalJob:
         id: Number that its scheduler gives it, such as ``4711_3`` for a task of an array.
         name: Name that its owner gave it; "" if it has none.
         user, project: Its owner, and whom it is charged to; "" if not known.
-        submitted_s: When it was submitted, Unix seconds.
+        submitted_s, started_s: When it was submitted, and when it got its GPUs, Unix seconds.
         gpus: Numbers of the GPUs that it holds, as the driver counts them, by short host name.
         protected: True if it must run as fast as it can.
         untouched: True if nobody may set its clocks.
@@ -29,6 +29,7 @@ class ExternalJob:
     user: str
     project: str
     submitted_s: float
+    started_s: float
     gpus: Mapping[str, tuple[int, ...]]
     protected: bool = False
     untouched: bool = False

@@ -123,6 +123,9 @@ class JobRecord:
         exit: How the job ended, in plain words; "" if it has not ended.
         failures: How often the job has failed.
         model_error: |predicted ÷ measured − 1| of the step time in the job's present configuration.
+        slowdown: Share by which a step takes longer than at the highest clock on the same GPUs, both measured; None if
+            they were not.
+        work_by: What counts the steps of a job that reports none: "tensor cores", "memory traffic" or "cycles".
         emulated: True if the job's GPUs are emulated, so that its joules are computed, not measured.
         array_id, array_task: Id of the first job of the job's array, and the job's task number in it.
         run_s, time_limit_s: Seconds for which the job has run, and for which it may run.
@@ -168,6 +171,8 @@ class JobRecord:
     completing: bool = False
     energy_per_step_j: float | None = None
     energy_per_step_now_j: float | None = None
+    slowdown: float | None = None
+    work_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

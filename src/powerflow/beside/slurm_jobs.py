@@ -91,6 +91,7 @@ def _running(job: WatchedJob, gpus: Mapping[str, set[int]], rules: SlurmRules) -
         user=job.user,
         project=job.account,
         submitted_s=job.start_s if job.submitted_s is None else min(job.submitted_s, job.start_s),
+        started_s=job.start_s,
         gpus={host: tuple(sorted(numbers)) for host, numbers in sorted(gpus.items())},
         protected=rules.protects(job),
         untouched=OPT_OUT in job.comment.split(),

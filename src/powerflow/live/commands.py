@@ -88,6 +88,7 @@ class ExternalSeen:
 
     job_id: str
     gpus: Mapping[str, tuple[int, ...]]
+    started_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +174,8 @@ class ApiCommands:
                 self._governance.stages_changed()
             case SharesChanged():
                 self._governance.shares_changed()
-            case ExternalSeen(job_id, gpus):
-                self._external.seen(job_id, gpus)
+            case ExternalSeen(job_id, gpus, started_s):
+                self._external.seen(job_id, gpus, started_s)
             case ExternalEnded(job_id, end):
                 self._external.ended(job_id, end, now_s)
             case _:

@@ -84,7 +84,7 @@ class ExternalDoor:
             return
         self._told[job.key] = job.gpus
         if not stored.state.ended:
-            self._tell(ExternalSeen(stored.id, job.gpus))
+            self._tell(ExternalSeen(stored.id, job.gpus, job.started_s))
 
 
 def spec_of(job: ExternalJob, max_slowdown: float) -> JobSpec:

@@ -29,12 +29,13 @@ class ExternalJobs:
         self._counts: dict[str, WorkCount] = {}  # by job
         self._top_s: dict[str, float] = {}  # when the speed of each job at the highest clock was last measured
 
-    def seen(self, job_id: str, gpus: Mapping[str, tuple[int, ...]]) -> None:
+    def seen(self, job_id: str, gpus: Mapping[str, tuple[int, ...]], started_s: float) -> None:
         """Take over a job where it runs.
 
         Args:
             job_id: The job.
             gpus: Numbers of its GPUs, as the driver counts them, by short host name.
+            started_s: When it got them, Unix seconds.
         """
         job = self._table.jobs.get(job_id)
         if job is None:
@@ -42,6 +43,7 @@ class ExternalJobs:
             if stored.state.ended:
                 return
             job = self._table.enter(stored)
+            job.began(started_s)
         placement = placement_of(gpus, self._power.gpus())
         if placement and placement == job.placement:
             return
@@ -79,6 +81,7 @@ class ExternalJobs:
             count.add(known)
             if count.counter is None:
                 continue
+            job.counted_by(count.counter)
             if waits or now_s - self._top_s.get(job.id, now_s) > AGAIN_S:
                 self._top_s[job.id] = now_s
                 self._step_learning.try_clocks(job, again=not waits)

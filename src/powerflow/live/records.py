@@ -81,7 +81,7 @@ class Records:
         jct_s, step_now = None, measured(on_gpus) if on_gpus else None
         if on_gpus:
             jct_s = self._controller.governance.decision_log.forecast_as_is(on_gpus, self._controller.turned_s).jct_s
-        return JobRecord(
+        record = JobRecord(
             id=stored.id,
             name=stored.name,
             user=stored.user,
@@ -119,7 +119,10 @@ class Records:
             run_s=now.run_s,
             time_limit_s=stored.spec.time_limit,
             output=_output(stored),
+            slowdown=known(job.slowdown) if job else None,
+            work_by=job.work_by if job else "",
         )
+        return _without_steps(record) if stored.spec.external else record
 
     def node(self, name: str) -> NodeRecord:
         """Return the record of a node and its GPUs."""
@@ -216,6 +219,12 @@ def _output(job: StoredJob) -> str:
         return ""
     path = output_path(job.spec.output, {**job_values(job.id, job_variables(job)), "N": "%N", "t": "%t"})
     return os.path.join(job.spec.directory or "", path)
+
+
+def _without_steps(record: JobRecord) -> JobRecord:
+    """Return the record of a job whose work is counted in a unit that means nothing to its owner."""
+    record = replace(record, steps=0.0, steps_total=None, progress=None, step_time_s=None, eta_s=None)
+    return replace(record, energy_per_step_j=None, energy_per_step_now_j=None)
 
 
 def _energy_per_step_j(job: ActiveJob | StoredJob) -> float | None:

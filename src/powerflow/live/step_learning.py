@@ -59,6 +59,12 @@ class StepLearning:
             self.try_clocks(job, again=False)
         self._learn(seen, job, now_s, WORK_STEPS)
 
+    def _note_slowdown(self, job: ActiveJob, top_mhz: float) -> None:
+        """Note how much slower a job's decided clock makes it, if it was measured there and at the highest clock."""
+        at = partial(self._learning.measured_time_s, job.kind.name, job.gpu_type, job.gpus)
+        now_s, top_s = at(job.clock_mhz), at(top_mhz)
+        job.slowed(now_s / top_s - 1.0 if now_s and top_s else math.nan)
+
     def _is_other_work(self, seen: Observation, job: ActiveJob) -> bool:
         """Return True if a job cannot be so fast, or so slow, by what was measured of it before.
 
@@ -104,6 +110,7 @@ class StepLearning:
         """Learn from a measured step time of a job, and go on to the next clock that is to be tried."""
         axes = self._scheduler.pools[job.gpu_type].axes
         self._table.emit(*self._learning.observe(job.kind.name, [seen]))
+        self._note_slowdown(job, float(axes.clocks_mhz[-1]))
         explored = bool(job.explore_mhz)
         for other in self._table.jobs.values():  # other jobs of the class need not try this clock
             if other.explore_mhz and other.kind.name == job.kind.name and other.gpus == job.gpus:

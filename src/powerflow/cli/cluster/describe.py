@@ -109,6 +109,8 @@ def _facts(job: JobRecord) -> list[tuple[str, Any]]:
         facts.append(("power", watts(job.power_w, job.emulated)))
     unknown = job.ended_s is not None and job.started_s is not None and not job.energy_j
     facts.append(("energy", "unknown" if unknown else joules(job.energy_j, job.emulated)))
+    if job.rescale == "external":
+        return [*facts, ("slowdown", _slowdown(job))]
     total = "" if job.steps_total is None else f" of {job.steps_total:,.0f}"
     facts.append(("steps", f"{job.steps:,.0f}{total}"))
     facts.append(("progress", "unknown" if job.progress is None else bar(job.progress, 20)))
@@ -117,6 +119,8 @@ def _facts(job: JobRecord) -> list[tuple[str, Any]]:
         facts.append(("ends", f"{stamp(job.eta_s)}, in {duration(max(job.eta_s - now_s, 0.0))}"))
     if job.model_error is not None:
         facts.append(("model error", f"{percent(job.model_error)} of its step time"))
+    if job.slowdown is not None:
+        facts.append(("slowdown", _slowdown(job)))
     facts.append(("rescales", f"{job.rescales}" + _failures(job.failures)))
     means = []
     if job.energy_per_step_now_j is not None:
@@ -128,6 +132,18 @@ def _facts(job: JobRecord) -> list[tuple[str, Any]]:
     if means:
         facts.append(("per step", ", ".join(means)))
     return facts
+
+
+def _slowdown(job: JobRecord) -> str:
+    """Return how much slower a job is than at the highest clock, and how that was measured."""
+    from powerflow.units import percent
+
+    if job.slowdown is None:
+        return "not measured yet" if job.ended_s is None else "not measured"
+    words = f"{percent(max(0.0, job.slowdown))} against its own highest clock"
+    if job.work_by == "cycles":
+        return f"at most {words}: its GPUs count no work, so all of it is assumed to follow the clock"
+    return f"{words}, measured by {job.work_by}" if job.work_by else f"{words}, measured"
 
 
 def _failures(count: int) -> str:

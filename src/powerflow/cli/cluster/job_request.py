@@ -33,11 +33,15 @@ def request_facts(spec: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("batch", _batch(spec["batch"])),
         ("step pattern", spec["progress"]),
         ("model", spec["model"]),
-        ("slowdown", _slowdown(spec["energy"]["max_slowdown"])),
+        ("slower", _slowdown(spec["energy"]["max_slowdown"])),
         ("checkpoint", _checkpoint(spec)),
         ("retries", f"at most {spec['retries']}" if spec["retries"] else "none"),
         ("environment", " ".join(f"{key}={value}" for key, value in spec["env"].items())),
     ]
+    if spec["rescale"] == "external":
+        scheduler = spec["run"].partition(":")[0].capitalize()
+        kept = [fact for fact in facts if fact[0] == "slower"]
+        return [("started by", f"{scheduler}; PowerFlow only sets the clocks of its GPUs"), *kept]
     return [(name, text) for name, text in facts if text]
 
 
@@ -65,6 +69,8 @@ def _batch(batch: Mapping[str, Any] | None) -> str:
 
 
 def _slowdown(share: float | None) -> str | None:
+    if share == 0:
+        return "none is allowed"
     return None if share is None else f"at most {percent(share)}, to save energy"
 
 

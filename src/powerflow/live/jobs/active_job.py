@@ -81,6 +81,8 @@ class ActiveJob:
         start_steps, start_energy_j: ``steps`` and ``energy_j`` when the job was last started.
         last_gpus: Number of GPUs of the last placement that was not empty.
         model_error: |predicted ÷ measured − 1| of the last measured step time; nan while no step time was measured.
+        slowdown: Share by which a step takes longer than at the highest clock, both measured; nan if they were not.
+        work_by: What counts the steps of a job that reports none (`powerflow.live.jobs.work_count`); "" if not known.
     """
 
     id: str
@@ -122,6 +124,8 @@ class ActiveJob:
     rescales: int = 0
     failures: int = 0
     model_error: float = math.nan
+    slowdown: float = math.nan
+    work_by: str = ""
     started_s: float | None = None
 
     @classmethod
@@ -210,6 +214,8 @@ class ActiveJob:
         If the job is a script, the sentence says "started again", not "resumed": only the script's next steps show if
         it continued from a checkpoint.
         """
+        if self.spec.untouched:
+            return "runs as its scheduler started it: nobody may set its clocks"
         if reason.why is Why.RESUMED and self.spec.rescale != "in-place":
             return reason.sentence().replace(Why.RESUMED, "started again", 1)
         return reason.sentence()
@@ -254,6 +260,10 @@ class ActiveJob:
         self.ran_gpus = 0 if self.started_s is None else self.gpus
         self.trains_on = () if self.started_s is None else placement
 
+    def began(self, started_s: float) -> None:
+        """Record since when a job runs that another scheduler has started."""
+        self.started_s = started_s
+
     def started(self, now_s: float) -> int:
         """Record that all ranks of the job train.
 
@@ -295,6 +305,14 @@ class ActiveJob:
             self.rescales += 1
             self.ran_gpus = gpus
         return before
+
+    def slowed(self, share: float) -> None:
+        """Set by which share a step takes longer than at the highest clock; nan if that is not known any more."""
+        self.slowdown = share
+
+    def counted_by(self, counter: str) -> None:
+        """Set what counts the steps of a job that reports none."""
+        self.work_by = counter
 
     def failed(self, failures: int, eligible_s: float = -math.inf) -> None:
         """Set how often the job has failed, and when it may start again."""
