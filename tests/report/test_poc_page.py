@@ -61,6 +61,7 @@ def test_lengths_of_time_are_written_as_people_write_them(
     answer: Poc, days: float, english: str, japanese: str
 ) -> None:
     short = replace(answer, days=days, refusals=[Refusal("days", days)])
+    english = english.replace(" ", "\u00a0")
     assert poc_page(short, PRICE, cluster=CLUSTER).title == f"40 jobs in {english} on {CLUSTER}"
     assert f"the log covers {english}, less than 7 days" in refusal_line(short)[0]
     assert f"{japanese}間のジョブ40件" in poc_page(short, PRICE, cluster=CLUSTER, language=Language.JA).title
@@ -75,7 +76,7 @@ def test_important_jobs_are_protected_and_a_broken_promise_is_said(answer: Poc) 
         (0.25, "(1 h 30 min on average over all of them, 1 h to 2 h)"),
     ):
         one = replace(kept, important_delay=late, important_delayed=delayed)
-        page = Page(html(replace(answer, scenarios=[one, free]))).says()
+        page = Page(html(replace(answer, scenarios=[one, free]))).says().replace("\u00a0", " ")
         assert "with the protection that PowerFlow gives (priority: protected)" in page
         assert said in page
 
@@ -157,7 +158,7 @@ def test_refused_pages_say_what_to_measure_for_how_long(answer: Poc) -> None:
         Refusal("factor", 3.1),
     ]
     refused = replace(answer, refusals=reasons, scenarios=(), energy=None)
-    why, fix = refusal_line(refused)
+    why, fix = (said.replace("\u00a0", " ") for said in refusal_line(refused))
     for words in ("3.2 days, less than 7 days", "31\u202f% of", "less than 50\u202f%", "off by 25\u202f%", "3.1 times"):
         assert words in why
     assert fix.count("7 days") == 5

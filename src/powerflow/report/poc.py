@@ -79,19 +79,19 @@ class _Writer:
         return self.say("range", low=word(estimate.low), high=word(estimate.high))
 
     def time(self, seconds: float) -> str:
-        """Return a length of time as people write it: ``2 h 8 min``, ``12.5 days``."""
+        """Return a length of time as people write it, which no line break cuts: ``2 h 8 min``, ``12.5 days``."""
         if not math.isfinite(seconds):
             return self.say("unknown")
         whole, sign = round(abs(seconds)), "-" * (seconds < 0)
         if whole >= _IN_DAYS_S:
-            return sign + self.say("days", value=rounded(whole / units.DAY_S))
+            return sign + _unbroken(self.say("days", value=rounded(whole / units.DAY_S)))
         if whole >= _IN_MINUTES_S:
             whole = 60 * round(whole / 60)
         hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
         parts = [(hours, "hours"), (minutes, "minutes"), (rest, "seconds")]
         words = [self.say(unit, value=number) for number, unit in parts if number]
         joint = " " if self.language is Language.EN else ""
-        return sign * bool(words) + (joint.join(words) or self.say("seconds", value=0))
+        return sign * bool(words) + _unbroken(joint.join(words) or self.say("seconds", value=0))
 
     def value(self, estimate: Estimate, *, reached: bool = True, word: Callable[[float], str] = rounded) -> str:
         """Return an estimate and its interval: ``12 (10 to 14)``."""
@@ -303,6 +303,10 @@ class _Writer:
             facts |= {name: self.say(f"fact_{name}_words") for name in ("equal", "intervals")}
         facts["outside"] = self.say("fact_outside_words")
         return {self.say(f"fact_{name}"): words for name, words in facts.items()}
+
+
+def _unbroken(words: str) -> str:
+    return words.replace(" ", "\u00a0")
 
 
 def poc_page(
