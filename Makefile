@@ -36,12 +36,14 @@ results: $(STAMP)  ## docs/results.md and its data files (about an hour on two c
 # numba keeps what it compiled beside the sources, and does not see when a kernel of another file has changed
 clean:
 	find src tests benchmarks -name '*.nb[ic]' -delete
+	rm -f src/powerflow/dashboard/static/live.*
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # pip would compile with one core, also what the tests hardly use; some files for other versions of Python do not compile
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt hatch_build.py $(wildcard web/*.json web/src/*)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "PowerFlow needs Python 3.11 or newer; say which with: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev,torch,nvidia,postgres,ray]'
 	$(BIN)/python -m compileall -qq -j 0 -x '/(ray|plotly|pip|setuptools|mypy)/' $(VENV)/lib src || true
+	@test -e src/powerflow/dashboard/static/live.js || echo "PowerFlow is installed without the live page of its dashboard: npm's registry was not reached. All else works; python hatch_build.py says why."
 	touch $(STAMP)

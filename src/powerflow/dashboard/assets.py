@@ -33,7 +33,7 @@ def assets() -> Mapping[str, Asset]:
 
 def _asset(file: Path) -> Asset:
     content = file.read_bytes()
-    if file.suffix == ".css":
+    if file.name == "dashboard.css":
         content = base_css().encode() + content
     mark = hashlib.sha256(content).hexdigest()[:12]
     return Asset(f"{STATIC}{file.stem}-{mark}{file.suffix}", _TYPES[file.suffix], content)

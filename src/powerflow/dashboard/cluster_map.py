@@ -27,6 +27,7 @@ class GpuTile:
         colour: Number of the job's colour, from 1; 0 for none.
         label: The job, or the state in words.
         clock, power: What the GPU reports; "" if it is not known.
+        out: Why it is out of service; or "".
         title: All of this in one sentence.
     """
 
@@ -36,6 +37,7 @@ class GpuTile:
     label: str
     clock: str
     power: str
+    out: str
     title: str
 
 
@@ -97,6 +99,7 @@ def _gpu(node: NodeRecord, gpu: GpuRecord, words: Mapping[str, str]) -> GpuTile:
         label=label,
         clock=clock,
         power=power,
+        out=gpu.out,
         title=words["gpu_title"].format(index=gpu.index, node=node.name, what=", ".join(what) or units.NOTHING),
     )
 

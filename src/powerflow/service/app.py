@@ -38,7 +38,7 @@ from powerflow.service.jobs import job_routes
 from powerflow.service.metrics import exposition
 from powerflow.service.middleware import RequestGuard
 from powerflow.service.openapi import document
-from powerflow.service.pages import PAGES, SIGN_IN, SIGN_OUT, page_files, page_routes, problem_shown
+from powerflow.service.pages import LIVE, PAGES, SIGN_IN, SIGN_OUT, page_files, page_routes, problem_shown
 from powerflow.service.peers import Network
 from powerflow.service.problem import MEDIA_TYPE, Problem, of_error, of_invalid, problem
 from powerflow.service.refused import RefusedTokens
@@ -110,7 +110,7 @@ def build_app(
     app.include_router(_health(cluster, version), prefix=PREFIX, tags=["health"])
     app.add_route(METRICS, _metrics(cluster, version))
     refused = refused or RefusedTokens()
-    app.router.routes.extend(page_routes(tokens, refused))
+    app.router.routes.extend(page_routes(cluster, tokens, refused))
     # an unexpected exception is answered, too, and then raised to the middleware, which logs it
     for kind in (RequestValidationError, HTTPException, InputError, OSError, Exception):
         app.add_exception_handler(kind, _answer)
@@ -123,7 +123,7 @@ def build_app(
         open_paths=open_paths,
         quick_paths={OPENAPI, HEALTH, *page_files()},
         pages=PAGES,
-        waiting=re.compile(f"{EVENTS}|{WAITING.pattern}"),
+        waiting=re.compile(f"{EVENTS}|{LIVE}|{WAITING.pattern}"),
         proxies=proxies,
         refused=refused,
         log=log,

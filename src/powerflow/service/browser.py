@@ -50,6 +50,19 @@ def cookie_token(headers: Mapping[bytes, str]) -> str:
     return ""
 
 
+def presented_token(headers: Mapping[bytes, str]) -> tuple[str, bool]:
+    """Return the token of a request, and True if it comes from the cookie; ("", False) if there is none.
+
+    Where there is a header ``Authorization``, the cookie is ignored.
+    """
+    authorization = headers.get(b"authorization")
+    if authorization is None:
+        token = cookie_token(headers)
+        return token, bool(token)
+    scheme, _, token = authorization.partition(" ")
+    return (token.strip() if scheme.lower() == "bearer" else ""), False
+
+
 def cookie_of(token: str, headers: Mapping[bytes, str]) -> str:
     """Return the header ``Set-Cookie`` that keeps a token until the browser ends; with the token "", delete it.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from powerflow.api.records import Caller
 from powerflow.service.body import BODY_LIMIT, fault_of
-from powerflow.service.browser import FORM_LIMIT, cookie_token, is_foreign
+from powerflow.service.browser import FORM_LIMIT, is_foreign, presented_token
 from powerflow.service.peers import Network, origin
 from powerflow.service.problem import BUG, MEDIA_TYPE, problem
 from powerflow.service.refused import RefusedTokens
@@ -110,8 +110,7 @@ class RequestGuard:
             await send(message)
 
         try:
-            kept = "" if b"authorization" in headers else cookie_token(headers)
-            token = kept or _bearer(headers.get(b"authorization", ""))
+            token, kept = presented_token(headers)
             caller = self._tokens.caller(token, address) if token else None
             page = self._pages.fullmatch(scope["path"]) is not None
             scope.setdefault("state", {}).update(caller=caller, address=address)
@@ -189,12 +188,6 @@ class RequestGuard:
             return True
         name, _, port = host.rpartition(":")
         return (name if name and port.isdigit() else host).lower() in self._hosts
-
-
-def _bearer(authorization: str) -> str:
-    """Return the token in a value of the header ``Authorization``; "" if there is none."""
-    scheme, _, token = authorization.partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 async def _body(length: str, receive: Receive, most: int) -> bytes | None:

@@ -10,20 +10,28 @@ from urllib.parse import parse_qs
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from powerflow.api.cluster_api import ClusterApi
 from powerflow.api.records import Caller
 from powerflow.dashboard.assets import STATIC, assets
-from powerflow.dashboard.language import preferred
+from powerflow.dashboard.language import LANGUAGES, preferred
 from powerflow.dashboard.render import cluster_page, continue_page, job_page, problem_page, sign_in_page
-from powerflow.service.browser import PAGE_HEADERS, TOKEN, cookie_of, follows_foreign_link, is_foreign
+from powerflow.service.browser import (
+    PAGE_HEADERS,
+    TOKEN,
+    cookie_of,
+    follows_foreign_link,
+    is_foreign,
+    presented_token,
+)
+from powerflow.service.live_page import LiveStates, events, zipped
 from powerflow.service.problem import Problem
 from powerflow.service.refused import RefusedTokens
 from powerflow.service.tokens import Tokens
 
-SIGN_IN, SIGN_OUT = "/sign-in", "/sign-out"
+SIGN_IN, SIGN_OUT, LIVE = "/sign-in", "/sign-out", "/live"
 #: Paths that show something; a person may be led there after the sign-in.
 SHOWN = re.compile(r"/|/jobs/[A-Za-z0-9._-]{1,64}")
 #: Paths of pages: without a valid token, these show the form for it.
@@ -34,8 +42,8 @@ _KEPT_S = 31_536_000
 _Page = Callable[[ClusterApi, Request, Caller, str], str]
 
 
-def page_routes(tokens: Tokens, refused: RefusedTokens) -> list[Route]:
-    """Return the routes of the pages. ``refused`` counts failed attempts to sign in, for the audit."""
+def page_routes(cluster: ClusterApi, tokens: Tokens, refused: RefusedTokens) -> list[Route]:
+    """Return the routes of the pages of a cluster. ``refused`` counts failed attempts to sign in, for the audit."""
 
     async def sign_in(request: Request) -> Response:
         headers = raw_headers(request)
@@ -55,8 +63,23 @@ def page_routes(tokens: Tokens, refused: RefusedTokens) -> list[Route]:
     async def sign_out(request: Request) -> Response:
         return _to("/", cookie_of("", raw_headers(request)))
 
+    live = {language: LiveStates(cluster, language) for language in LANGUAGES}
+
+    async def stream(request: Request) -> Response:
+        headers = raw_headers(request)
+        token, state = presented_token(headers)[0], request.app.state
+        last_id = headers.get(b"last-event-id", "") or request.query_params.get("after", "")
+        found = events(
+            live[_language(request)], last_id, lambda: not state.stopping and tokens.caller(token) is not None
+        )
+        answer = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-store", "Vary": "Cookie"}
+        if "gzip" not in headers.get(b"accept-encoding", ""):
+            return StreamingResponse(found, headers=answer)
+        return StreamingResponse(zipped(found), headers={**answer, "Content-Encoding": "gzip"})
+
     return [
         Route("/", _shows(_cluster)),
+        Route(LIVE, stream),
         Route("/jobs/{job_id}", _shows(_job)),
         Route(SIGN_IN, sign_in, methods=["GET", "POST"]),
         Route(SIGN_OUT, sign_out, methods=["POST"]),
