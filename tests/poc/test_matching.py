@@ -53,6 +53,13 @@ def test_of_several_clusters_the_number_counts_and_without_a_start_the_submissio
     assert found.jobs == 2
 
 
+def test_labels_name_a_task_of_an_array_by_its_own_number() -> None:
+    """Of the array 70 with three tasks, the last one has the number 70 itself."""
+    tasks = [replace(job(f"70_{i}", 0.0), raw_id=raw) for i, raw in ((1, "71"), (2, "72"), (3, "70"))]
+    found = matched(tasks, run("72", 600.0, energy_j=2e6), run("70", 600.0), run("70_1", 600.0, energy_j=4e6))
+    assert found.energy_j.tolist() == [4e6, 2e6, 1e6]
+
+
 def test_too_few_readings_say_nothing() -> None:
     assert matched([job("1", 0.0)], run("1", 600.0, 100.0, 1e4)).share == 0
 

@@ -318,6 +318,7 @@ def test_sacct_json(tmp_path: Path) -> None:
             outcome=JobOutcome.CANCELLED,
             user="bob",
             account="nlp",
+            raw_id="9",
         ),
     )
     assert reasons(trace) == {14: "not ended (PENDING)"}
@@ -374,3 +375,16 @@ def test_csv(tmp_path: Path) -> None:
     assert [job.submit_s for job in dated.jobs] == [1704063600.0, 1704067200.0]
     assert [job.id for job in dated.jobs] == ["job-3", "job-2"]
     assert not dated.notes  # every date carried its offset
+
+
+def test_sacct_tells_the_nodes_of_a_job_and_the_own_number_of_a_task(tmp_path: Path) -> None:
+    head = "JobID|JobIDRaw|Submit|ElapsedRaw|State|AllocTRES|NodeList"
+    rows = [
+        "70_3|74|1704067200|60|COMPLETED|gres/gpu=16|n[1-2]",
+        "80|80|1704067260|60|COMPLETED|gres/gpu=1|None assigned",
+    ]
+    path = tmp_path / "log.txt"
+    path.write_text("\n".join([head, *rows]) + "\n")
+    task, job = read_trace(path).jobs
+    assert (task.id, task.raw_id, task.nodes) == ("70_3", "74", "n[1-2]")
+    assert (job.id, job.raw_id, job.nodes) == ("80", "", "")

@@ -42,6 +42,8 @@ class TraceJob:
         limit_s: Time limit that the user gave, seconds; None if there was none, or it was not logged.
         user, account, partition, qos: To whom the job belongs, and where it ran, in the words of Slurm; "" if not
             logged.
+        raw_id: Number that Slurm itself gives to a task of an array, as in ``SLURM_JOB_ID``; "" if it is the ``id``, or
+            was not logged.
         nodes: Its nodes as a host list of Slurm, such as ``n[1-2],gpu7``; "" if not logged.
     """
 
@@ -64,6 +66,7 @@ class TraceJob:
     partition: str = ""
     qos: str = ""
     nodes: str = ""
+    raw_id: str = ""
 
     @property
     def measured_step_s(self) -> float | None:

@@ -1,9 +1,9 @@
 """Match the jobs of a log with the jobs whose energy was measured.
 
-Both name a job by the number of Slurm (``4711``, ``4711_3`` for a task of an array). A number alone is not enough: a
-new database begins again with 1, and a requeued job starts several times. So a measured run belongs to the job with its
-number that was submitted last before the run began. If the log knows when the job first started and the job was not
-requeued, the run must have begun then.
+Both name a job by the number of Slurm (``4711``, ``4711_3`` for a task of an array; exporters name a task by its own
+number, ``4715``, which a log has as JobIDRaw). A number alone is not enough: a new database begins again with 1, and a
+requeued job starts several times. So a measured run belongs to the job with its number that was submitted last before
+the run began. If the log knows when the job first started and the job was not requeued, the run must have begun then.
 """
 
 from __future__ import annotations
@@ -96,6 +96,8 @@ def match(trace: Trace, runs: Iterable[MeasuredRun]) -> JobMatching:
     numbered: dict[str, list[int]] = {}
     for i, job in enumerate(trace.jobs):
         numbered.setdefault(job.id.rpartition("/")[2], []).append(i)  # "cluster/4711": the log has several clusters
+        if job.raw_id:
+            numbered.setdefault(job.raw_id, []).append(i)
     sums = np.zeros((4, len(trace.jobs)))
     count = unmatched = 0
     shifts: Counter[float] = Counter()

@@ -8,7 +8,7 @@ ignored:
 - ``gpus`` (whole number ≥ 1);
 - and, if known: ``id``, ``wait_s``, ``model``, ``global_batch``, ``iterations``, ``project``, ``name``,
   ``state`` (completed, failed, cancelled or unknown), ``earlier_gpu_s`` (GPU-seconds held before a requeue),
-  ``time_limit_s`` (seconds that the user allowed), ``user``, ``account``, ``partition``, ``qos``, ``nodes`` (as in
+  ``time_limit_s`` (seconds that the user allowed), ``user``, ``account``, ``partition``, ``qos``, ``nodes``, ``raw_id`` (as in
   Slurm);
 - for simulations in which the global batch may change (`powerflow.cost.batch_range`): ``global_batch_min``,
   ``global_batch_max`` and ``noise_scale`` (samples), all three or none, and ``global_batch``.
@@ -41,7 +41,7 @@ COLUMNS = (
 )
 EARLIER = "earlier_gpu_s"  # written only if a job was requeued
 LIMIT = "time_limit_s"  # written only if a job had a time limit
-OWNERS = ("user", "account", "partition", "qos", "nodes")  # each written only if a job has it
+OWNERS = ("user", "account", "partition", "qos", "nodes", "raw_id")  # each written only if a job has it
 BATCHES = ("global_batch_min", "global_batch_max", "noise_scale")  # written only if the batch of a job may change
 
 
@@ -78,6 +78,7 @@ def _job(row: Mapping[str, str], line: int, clock: Clock) -> TraceJob:
         partition=row.get("partition", ""),
         qos=row.get("qos", ""),
         nodes=row.get("nodes", ""),
+        raw_id=row.get("raw_id", ""),
     )
 
 

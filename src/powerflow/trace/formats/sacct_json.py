@@ -76,6 +76,7 @@ def _run(item: Mapping[str, Any], line: int) -> SlurmRun:
         partition=_string(item.get("partition")),
         qos=_string(item.get("qos")),
         nodes=node_list(_string(item.get("nodes"))),
+        raw_id=_raw_id(item),
     )
 
 
@@ -112,7 +113,14 @@ def _queued_run(item: Mapping[str, Any], line: int) -> SlurmRun:
         partition=_string(item.get("partition")),
         qos=_string(item.get("qos")),
         nodes=node_list(_string(item.get("nodes"))),
+        raw_id=_raw_id(item),
     )
+
+
+def _raw_id(item: Mapping[str, Any]) -> str:
+    """Return the number of a task of an array without its index; "" for another job."""
+    own, array = _number(item.get("job_id")), _object(item, "array")
+    return f"{own:.0f}" if own is not None and _number(array.get("task_id")) is not None else ""
 
 
 def _id(item: Mapping[str, Any], array: object, task: object) -> str:

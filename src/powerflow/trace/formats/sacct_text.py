@@ -119,6 +119,7 @@ def _run(row: Mapping[str, str], name: str, line: int, clock: Clock) -> SlurmRun
         partition=text(row, "Partition"),
         qos=text(row, "QOS"),
         nodes=node_list(text(row, "NodeList")),
+        raw_id=text(row, "JobIDRaw") if text(row, "JobIDRaw") != name else "",
     )
 
 

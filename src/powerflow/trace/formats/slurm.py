@@ -57,6 +57,7 @@ class SlurmRun:
         name: Name of the job.
         partition: Partition in which it ran; several names with commas if it never started.
         qos: Quality of service.
+        raw_id: Number of the job without array index; "" if it is the ``id``, or is not told.
         nodes: List of its nodes, as Slurm writes it; "" if it had none.
         cluster: Name of the cluster. Each cluster numbers its own jobs.
         asked: Option of the submit line that requests GPUs; "" if there is none.
@@ -80,6 +81,7 @@ class SlurmRun:
     partition: str = ""
     qos: str = ""
     nodes: str = ""
+    raw_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +294,7 @@ def _job(records: Sequence[_Record], cluster: str, said: Counter[str]) -> Iterat
         partition=last.partition,
         qos=last.qos,
         nodes=last.nodes,
+        raw_id=last.raw_id,
     )
 
 
