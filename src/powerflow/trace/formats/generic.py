@@ -8,8 +8,8 @@ ignored:
 - ``gpus`` (whole number ≥ 1);
 - and, if known: ``id``, ``wait_s``, ``model``, ``global_batch``, ``iterations``, ``project``, ``name``,
   ``state`` (completed, failed, cancelled or unknown), ``earlier_gpu_s`` (GPU-seconds held before a requeue),
-  ``time_limit_s`` (seconds that the user allowed), ``user``, ``account``, ``partition``, ``qos``, ``nodes``, ``raw_id`` (as in
-  Slurm);
+  ``time_limit_s`` (seconds that the user allowed), ``user``, ``account``, ``partition``, ``qos``, ``nodes``,
+  ``raw_id`` (as in Slurm);
 - for simulations in which the global batch may change (`powerflow.cost.batch_range`): ``global_batch_min``,
   ``global_batch_max`` and ``noise_scale`` (samples), all three or none, and ``global_batch``.
 """
