@@ -30,11 +30,15 @@ scrape_configs:
 
 @dataclass(frozen=True)
 class Work:
-    """A job on a GPU: its number, and from when until when it held the GPU, in seconds since the exporter's start."""
+    """A job on a GPU, and from when until when it held the GPU, in seconds since the exporter's start.
+
+    It is named by its number, or by other labels: ``pod="train-0",namespace="ml"``.
+    """
 
     number: int
     start_s: float
     end_s: float
+    labels: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ class Exporter:
             labels += f',modelName="NVIDIA A100-SXM4-80GB",Hostname="{self._node}"'
             for work in gpu.works:
                 if work.start_s <= at < work.end_s:
-                    labels += f',hpc_job="{work.number}"'
+                    labels += "," + (work.labels or f'hpc_job="{work.number}"')
             idle_w = float(gpu.draw.power_w[0])
             watts = float(gpu.draw.power_w[min(int(at * 10), len(gpu.draw.power_w) - 1)])
             joules = 1e5 + idle_w * idle_s + float(gpu.draw.counter(np.array([at]))[0])
@@ -119,17 +123,21 @@ class Exporter:
 
 
 @contextlib.contextmanager
-def running_prometheus(folder: Path, targets: Mapping[str, Sequence[int]], every_ms: int) -> Iterator[str]:
+def running_prometheus(
+    folder: Path, targets: Mapping[str, Sequence[int]], every_ms: int, labels: str = ""
+) -> Iterator[str]:
     """Run a Prometheus of its own that scrapes ports of the loopback; yield its address.
 
     Args:
         folder: An empty folder for its data.
         targets: Ports by the name of the job that scrapes them.
         every_ms: Time between two scrapes, milliseconds.
+        labels: Labels that Prometheus gives to all targets, in YAML: ``pod: exporter-1, namespace: monitoring``.
     """
     assert PROMETHEUS is not None
     jobs = [
-        f"- {{job_name: {job}, static_configs: [{{targets: {[f'127.0.0.1:{port}' for port in ports]}}}]}}"
+        f"- {{job_name: {job}, static_configs:"
+        f" [{{targets: {[f'127.0.0.1:{port}' for port in ports]}, labels: {{{labels}}}}}]}}"
         for job, ports in targets.items()
     ]
     config = folder / "prometheus.yml"

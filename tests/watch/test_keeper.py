@@ -44,3 +44,23 @@ def test_what_cannot_be_written_now_is_written_later(tmp_path: Path, monkeypatch
     assert row.use.energy_j + sum(use.energy_j for use in others.values()) == pytest.approx(
         100.0 * (settled_s - 15.0), rel=1e-3
     )
+
+
+def test_a_job_that_comes_back_under_its_old_key_after_a_restart_replaces_nothing(tmp_path: Path) -> None:
+    """Labels name a pod or a job by the same key again; its row of an hour ago stays."""
+    energies = []
+    for start_s in (0.0, 3600.0):
+        watcher, ledger = Watcher(), WatchLedger(tmp_path / "w.db")
+        kept, gpu = Keeper(watcher, ledger), GpuAddress("n1", 0)
+        job = WatchedJob("job:1", "1", start_s)
+        for now_s in np.arange(start_s + 15.0, start_s + 3600.0, 15.0):
+            series = series_of(np.array([now_s]), energy_j=np.array([100.0 * now_s]))
+            runs = now_s < start_s + 600.0
+            holding = [Holding(job.key, gpu, start_s, None)] if runs else []
+            look = OwnersLook(float(now_s), {job.key: job} if runs else {}, holding)
+            watcher.take(Readings({gpu: series}, {}), look)
+            assert not kept.settle(float(now_s), all_of_it=False)
+        energies.append([row.use.energy_j for row in ledger.jobs(0.0, 1e4)])
+        ledger.close()
+    assert [len(each) for each in energies] == [1, 2]
+    assert energies[1][0] == energies[0][0] == pytest.approx(58_500.0, rel=0.03)

@@ -171,11 +171,13 @@ class WatchLedger:
         self._file.execute(f"INSERT OR REPLACE INTO jobs({', '.join(_COLUMNS)}) VALUES({marks})", values)
 
     def _number(self, key: str) -> int:
-        """Return the number of a job's row; a job that is not among those of the last day is new."""
+        """Return the number of a job's row; a job that the saved state does not have is new, whatever its key was."""
         if not self._numbers:
+            open_jobs = {job["key"] for job in self.state().get("jobs", ())}
             (newest,) = self._file.execute("SELECT ifnull(max(end_s), 0) FROM jobs").fetchone()
-            recent = "SELECT key, number FROM jobs WHERE end_s IS NULL OR end_s >= ?"
-            self._numbers.update(self._file.execute(recent, (newest - DAY_S,)).fetchall())
+            recent = "SELECT key, number FROM jobs WHERE end_s IS NULL OR end_s >= ? ORDER BY number"
+            rows = self._file.execute(recent, (newest - DAY_S,))
+            self._numbers.update((key, number) for key, number in rows if key in open_jobs)
             (self._last,) = self._file.execute("SELECT ifnull(max(number), 0) FROM jobs").fetchone()
         if key not in self._numbers:
             self._last += 1

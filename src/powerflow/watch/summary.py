@@ -15,10 +15,12 @@ from powerflow.watch.grouping import GroupBy
 from powerflow.watch.ledger import JobRow
 from powerflow.watch.months import Month, months
 from powerflow.watch.owners import WatchedJob
-from powerflow.watch.watcher import HourUse, NodeHour
+from powerflow.watch.watcher import SETTLE_S, STEP_S, HourUse, NodeHour
 
 #: From this share of its time on, a job counts as one that lies wholly in the window.
 _WHOLE = 0.99
+#: The energy of a job is there this long after its start at the latest: after `SETTLE_S` and two steps, seconds.
+_SETTLED_S = SETTLE_S + 2 * STEP_S
 #: Number of jobs in the lists of those that cost most, and of those whose clock could go down as tables show it.
 DEAREST = 10
 
@@ -193,7 +195,7 @@ def summarise(
         sorted(rooms, key=lambda each: -each.energy_j),
         rates.tariff.currency if rates.tariff else "",
         emulated,
-        [*_month_notes(calendar, lines, total), *_notes(jobs, total)],
+        [*_month_notes(calendar, lines, total), *_notes(jobs, total, known_until_s)],
     )
 
 
@@ -271,12 +273,15 @@ def _over(hours: Mapping[int, float], signal: Signal) -> float:
     )
 
 
-def _notes(jobs: Sequence[tuple[JobRow, UseLine]], total: UseLine) -> list[str]:
+def _notes(jobs: Sequence[tuple[JobRow, UseLine]], total: UseLine, known_until_s: float) -> list[str]:
     notes, rows = [], [row for row, _ in jobs]
     cut = sum(line.measured_s > 0 and line.judged_s <= 0 < row.use.judged_s for row, line in jobs)
     if cut:
         notes.append(f"{cut} jobs lie partly outside of this time: whether they were idle inside is not known")
-    unknown = sum(row.use.gpu_s <= 0 for row in rows)
+    fresh = [row.use.gpu_s <= 0 and row.job.start_s > known_until_s - _SETTLED_S for row in rows]
+    if any(fresh):
+        notes.append(f"{sum(fresh)} jobs began only just: their energy comes about four minutes after their start")
+    unknown = sum(row.use.gpu_s <= 0 for row in rows) - sum(fresh)
     if unknown:
         notes.append(
             f"{unknown} of {len(rows)} jobs have no readings: their energy is not known, and is not in these sums"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from powerflow.cli.cluster.client import ControllerClient
     from powerflow.watch.owners import OwnersLook
     from powerflow.watch.readings import OwnerSource, Readings, ReadingSource
+    from powerflow.watch.sources.kubernetes import PodNames
 
 
 class Owners(StrEnum):
@@ -28,6 +30,7 @@ class Owners(StrEnum):
     LABELS = "labels"
     PROCESSES = "processes"
     CONTROLLER = "controller"
+    KUBERNETES = "kubernetes"
 
 
 @dataclass(slots=True)
@@ -37,15 +40,18 @@ class Sources:
     Attributes:
         readings: Says what each GPU draws.
         owners: Says which job holds which GPU; None: the labels of the readings do, if they have any.
+        pods: Says whose the pods are that hold GPUs; None: nobody is asked.
     """
 
     readings: ReadingSource
     owners: OwnerSource | None
+    pods: PodNames | None = None
 
     def described(self) -> str:
         """Say in one line what is watched."""
         by = "labels of the exporter" if self.owners is None else self.owners.name
-        return f"readings: {self.readings.name}; who holds them: {by}"
+        names = "" if self.pods is None else f", and {self.pods.name}"
+        return f"readings: {self.readings.name}; who holds them: {by}{names}"
 
     def look(self, since_s: float) -> tuple[Readings | None, OwnersLook | None, list[str]]:
         """Read what is new after a moment (Unix seconds).
@@ -67,6 +73,8 @@ class Sources:
                 owners = self.owners.look(time.time())
             except InputError as error:
                 notes.append(f"{error}; who holds GPUs is not known meanwhile (--owners names another source)")
+        if owners is not None and self.pods is not None:
+            owners = self.pods.named(owners)
         return readings, owners, notes + list(owners.notes if owners is not None else ())
 
 
@@ -120,6 +128,7 @@ def open_sources(prometheus: PrometheusAccess, owners: Owners, controller: Contr
         return _of_controller(controller, owners, slurm=slurm, several=prometheus.url is not None)
     if owners is Owners.CONTROLLER:
         raise InputError("no controller is named", where="--owners", fix="name one: --controller URL")
+    pods = _pods() if owners is Owners.KUBERNETES else None
     if prometheus.url is not None:
         from powerflow.watch.sources.prometheus import Prometheus
 
@@ -136,7 +145,7 @@ def open_sources(prometheus: PrometheusAccess, owners: Owners, controller: Contr
             ca_file=prometheus.ca_file,
             node_label=prometheus.node_label,
         )
-        return Sources(readings, Slurm() if slurm and owners in (Owners.AUTO, Owners.SLURM) else None)
+        return Sources(readings, Slurm() if slurm and owners in (Owners.AUTO, Owners.SLURM) else None, pods)
     from powerflow.watch.sources.local import LocalGpus
     from powerflow.watch.sources.processes import ProcessOwners
 
@@ -144,7 +153,14 @@ def open_sources(prometheus: PrometheusAccess, owners: Owners, controller: Contr
         raise InputError("the driver has no labels", where="--owners", fix="name a Prometheus: --prometheus URL")
     gpus = LocalGpus()
     # a Slurm that does not answer now may do so later: processes would then be taken for its jobs
-    return Sources(gpus, Slurm() if slurm and owners in (Owners.AUTO, Owners.SLURM) else ProcessOwners(gpus))
+    return Sources(gpus, Slurm() if slurm and owners in (Owners.AUTO, Owners.SLURM) else ProcessOwners(gpus), pods)
+
+
+def _pods() -> PodNames:
+    from powerflow.watch.sources.kubernetes import PodNames
+    from powerflow.watch.sources.kubernetes_access import find_api
+
+    return PodNames(find_api(os.environ))
 
 
 def _of_controller(client: ControllerClient, owners: Owners, *, slurm: bool, several: bool) -> Sources:
@@ -153,7 +169,7 @@ def _of_controller(client: ControllerClient, owners: Owners, *, slurm: bool, sev
 
     if several:
         raise InputError("two sources of readings are named", where="--controller and --prometheus", fix="name one")
-    if owners in (Owners.LABELS, Owners.PROCESSES):
+    if owners in (Owners.LABELS, Owners.PROCESSES, Owners.KUBERNETES):
         raise InputError(
             f"a controller tells no {owners.value}", where="--owners", fix="use controller (its own jobs), or slurm"
         )
