@@ -137,7 +137,7 @@ class ExternalBench(Bench):
             tensor = speed.tensor * speed.gigacycles * seconds / speed.step_s(mhz)
             self.works[place] = Work(done.busy + busy, done.tensor + tensor, float("nan"), done.counted_s + seconds)
 
-    def long(self, seconds: float, each: Callable[[], None] = lambda: None, step_s: float = 5.0) -> None:
+    def long(self, seconds: float, each: Callable[[], None] = lambda: None, step_s: float = 20.0) -> None:
         """Let time pass in larger steps than turns."""
         end_s = self.engine.now_s + seconds
         while self.engine.now_s < end_s:

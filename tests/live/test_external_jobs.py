@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from powerflow.api.governance import CapOrder
+from powerflow.api.governance import CapOrder, DrainOrder
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.records import JobState, Refused
 from powerflow.api.stages import Stage, StageOrder
@@ -120,6 +121,70 @@ def test_a_job_that_is_left_alone_never_gets_a_clock(slurm: ExternalBench) -> No
     assert slurm.controller.jobs[slurm.id(alone)].energy_j > 0  # but it is metered
 
 
+def test_a_job_may_be_left_alone_later_and_given_back(slurm: ExternalBench) -> None:
+    key = slurm.begin(1, {0: (0,)})
+    slurm.look()
+    slurm.turn(6)
+    assert len(slurm.clocks.set_mhz) == 1
+    slurm.running[key] = replace(slurm.running[key], untouched=True)  # scontrol update JobId=1 comment=powerflow:off
+    slurm.look()
+    slurm.turn(6)
+    assert not slurm.clocks.set_mhz
+    assert slurm.controller.jobs[slurm.id(key)].reason == "runs as its scheduler started it: nobody may set its clocks"
+    slurm.running[key] = replace(slurm.running[key], untouched=False)
+    slurm.look()
+    slurm.turn(6)
+    assert len(slurm.clocks.set_mhz) == 1
+    assert {str(rank.name) for rank in slurm.controller.engine.ranks()} == {f"{slurm.id(key)}.1.0"}  # all the time
+
+
+def test_gpus_that_change_hands_between_two_looks_have_the_new_owner(slurm: ExternalBench) -> None:
+    first = slurm.begin(1, {0: (0, 1)})
+    slurm.look()
+    slurm.turn(6)
+    slurm.end(first)
+    second = slurm.begin(2, {0: (1, 2)})
+    slurm.look()
+    slurm.turn(6)
+    assert slurm.job(slurm.id(first)).state is JobState.COMPLETED
+    node = slurm.spec.nodes[0].name
+    assert {place for place, job in slurm.gangs.holding().items() if job == slurm.id(second)} == {(node, 1), (node, 2)}
+    assert len(slurm.clocks.set_mhz) == 2
+
+
+def test_gpus_of_a_job_whose_end_is_not_known_yet_are_waited_for(slurm: ExternalBench) -> None:
+    first = slurm.begin(1, {0: (0,)})
+    slurm.look()
+    slurm.turn(6)
+    del slurm.running[first]
+    second = slurm.begin(2, {0: (0,)})
+    slurm.look()
+    slurm.turn(4)
+    assert "still count as those of job" in slurm.controller.jobs[slurm.id(second)].reason
+    for _ in range(2):
+        slurm.look()
+        slurm.turn(4)
+    assert slurm.controller.jobs[slurm.id(second)].placement
+    assert slurm.controller.jobs.keys() == {slurm.id(second)}
+
+
+def test_jobs_that_share_a_gpu_are_left_alone_as_long_as_they_do(slurm: ExternalBench) -> None:
+    key = slurm.begin(1, {0: (0,)})
+    slurm.look()
+    slurm.turn(6)
+    slurm.running[key] = replace(slurm.running[key], why_not="it shares GPUs with other jobs")
+    for _ in range(3):
+        slurm.look()
+        slurm.turn(4)
+        assert not slurm.clocks.set_mhz
+        assert slurm.job(slurm.id(key)).state is not JobState.COMPLETED
+    slurm.running[key] = replace(slurm.running[key], why_not="")
+    for _ in range(2):
+        slurm.look()
+        slurm.turn(4)
+    assert len(slurm.clocks.set_mhz) == 1
+
+
 def test_in_shadow_no_clock_is_set(slurm: ExternalBench) -> None:
     slurm.service.set_stage(StageOrder(Stage.SHADOW), ROOT)
     slurm.begin(1, {0: (0,)}, BOUND_BY_MEMORY)
@@ -185,8 +250,7 @@ def test_a_power_cap_holds_for_jobs_of_another_scheduler(slurm: ExternalBench) -
 
 def test_a_job_on_gpus_without_an_agent_waits_and_says_why(slurm: ExternalBench) -> None:
     key = slurm.begin(1, {0: (0,)})
-    job = slurm.running[key]
-    slurm.running[key] = type(job)(**{**{f: getattr(job, f) for f in job.__slots__}, "gpus": {"elsewhere": (0,)}})
+    slurm.running[key] = replace(slurm.running[key], gpus={"elsewhere": (0,)})
     slurm.look()
     slurm.turn(20)
     stored = slurm.job(slurm.id(key))
@@ -206,10 +270,13 @@ def test_no_job_is_moved_from_a_drained_node_or_a_broken_gpu(slurm: ExternalBenc
     slurm.turn(6)
     job = slurm.controller.jobs[slurm.id(key)]
     before = job.placement
-    from powerflow.api.governance import DrainOrder
-
     slurm.service.drain(before[0][0], DrainOrder("repair", sure=True), ROOT)
     slurm.turn(30)
+    epoch = job.epoch
+    for _ in range(4):
+        slurm.look()
+        slurm.turn(6)
+    assert job.epoch == epoch  # it is not taken over and let go again and again
     assert job.placement in (before, ())
     assert slurm.job(job.id).state in (JobState.RUNNING, JobState.QUEUED)
     holding = {place for place, holder in slurm.gangs.holding().items() if holder == job.id}

@@ -19,6 +19,7 @@ class ExternalJob:
         user, project: Its owner, and whom it is charged to; "" if not known.
         submitted_s, started_s: When it was submitted, and when it got its GPUs, Unix seconds.
         gpus: Numbers of the GPUs that it holds, as the driver counts them, by short host name.
+        why_not: Why its clocks cannot be set; "" if they can.
         protected: True if it must run as fast as it can.
         untouched: True if nobody may set its clocks.
     """
@@ -31,6 +32,7 @@ class ExternalJob:
     submitted_s: float
     started_s: float
     gpus: Mapping[str, tuple[int, ...]]
+    why_not: str = ""
     protected: bool = False
     untouched: bool = False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from powerflow.errors import InputError
 from powerflow.watch.owners import OwnersLook, WatchedJob
 
 #: A job whose comment has this word is left alone: ``#SBATCH --comment=powerflow:off``.
-OPT_OUT = "powerflow:off"
+_OPT_OUT = re.compile(r"(?:^|[\s,;])powerflow:off(?:$|[\s,;])")
 #: Slurm's states of jobs that did what they should, and of jobs that somebody ended.
 _WELL, _CANCELLED = frozenset({"COMPLETED"}), frozenset({"CANCELLED", "PREEMPTED", "REVOKED", "DEADLINE"})
 _FIELDS: Mapping[str, Callable[[WatchedJob], str]] = {
@@ -61,7 +62,7 @@ class SlurmRules:
 def external_look(look: OwnersLook, rules: SlurmRules) -> ExternalLook:
     """Return what Slurm says as a look for the controller.
 
-    A job that shares a GPU with another job is left out, because a GPU has one clock.
+    The clocks of a job that shares a GPU with another job cannot be set, because a GPU has one clock.
     """
     gpus: dict[str, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
     holders: dict[tuple[str, int], set[str]] = defaultdict(set)
@@ -71,19 +72,15 @@ def external_look(look: OwnersLook, rules: SlurmRules) -> ExternalLook:
             holders[each.gpu].add(each.job)
     sharing = {job for jobs in holders.values() if len(jobs) > 1 for job in jobs}
     running = {
-        key: _running(look.jobs[key], of_job, rules)
+        key: _running(look.jobs[key], of_job, rules, shares=key in sharing)
         for key, of_job in gpus.items()
-        if key not in sharing and key in look.jobs
+        if key in look.jobs
     }
     ended = {key: _end(job, look.time_s) for key, job in look.jobs.items() if job.end_s is not None}
-    notes = list(look.notes)
-    if sharing:
-        names = ", ".join(sorted(look.jobs[key].id for key in sharing if key in look.jobs)[:5])
-        notes.append(f"{len(sharing)} jobs share GPUs, so their clocks are not set: {names}")
-    return ExternalLook(running, {key: end for key, end in ended.items() if key not in running}, tuple(notes))
+    return ExternalLook(running, {key: end for key, end in ended.items() if key not in running}, tuple(look.notes))
 
 
-def _running(job: WatchedJob, gpus: Mapping[str, set[int]], rules: SlurmRules) -> ExternalJob:
+def _running(job: WatchedJob, gpus: Mapping[str, set[int]], rules: SlurmRules, *, shares: bool) -> ExternalJob:
     return ExternalJob(
         key=job.key,
         id=job.id,
@@ -93,8 +90,9 @@ def _running(job: WatchedJob, gpus: Mapping[str, set[int]], rules: SlurmRules) -
         submitted_s=job.start_s if job.submitted_s is None else min(job.submitted_s, job.start_s),
         started_s=job.start_s,
         gpus={host: tuple(sorted(numbers)) for host, numbers in sorted(gpus.items())},
+        why_not="it shares GPUs with other jobs" if shares else "",
         protected=rules.protects(job),
-        untouched=OPT_OUT in job.comment.split(),
+        untouched=_OPT_OUT.search(job.comment) is not None,
     )
 
 

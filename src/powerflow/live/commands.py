@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
-from powerflow.api.external import ExternalEnd
+from powerflow.api.external import ExternalEnd, ExternalJob
 from powerflow.api.records import NotFound
 from powerflow.live.context import LoopContext
 from powerflow.live.external_jobs import ExternalJobs
@@ -84,11 +83,10 @@ class SharesChanged:
 
 @dataclass(frozen=True, slots=True)
 class ExternalSeen:
-    """Tell the controller's loop on which GPUs another scheduler runs a job; see `ExternalJobs.seen`."""
+    """Tell the controller's loop that another scheduler runs a job, and on which GPUs."""
 
     job_id: str
-    gpus: Mapping[str, tuple[int, ...]]
-    started_s: float
+    job: ExternalJob
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +172,8 @@ class ApiCommands:
                 self._governance.stages_changed()
             case SharesChanged():
                 self._governance.shares_changed()
-            case ExternalSeen(job_id, gpus, started_s):
-                self._external.seen(job_id, gpus, started_s)
+            case ExternalSeen(job_id, seen):
+                self._external.seen(job_id, seen)
             case ExternalEnded(job_id, end):
                 self._external.ended(job_id, end, now_s)
             case _:

@@ -7,14 +7,17 @@ plans for it under the same budgets, caps and stages. But its GPUs are given. Po
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from powerflow.api.external import ExternalEnd, ExternalJob, ExternalLook
+from powerflow.api.governance import AuditRecord
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.records import JobState, Refused
-from powerflow.live.commands import ApiCommand, ExternalEnded, ExternalSeen
+from powerflow.live.commands import ApiCommand, ExternalEnded, ExternalSeen, JobChanged
 from powerflow.live.notices import Notices
+from powerflow.store.models import StoredJob
 from powerflow.store.store import Store
 
 #: Characters that a project's name does not have.
@@ -23,6 +26,8 @@ _NOT_A_NAME = re.compile(r"[^A-Za-z0-9._-]")
 _NOT_SHOWN = re.compile(r"[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 #: Longest name of a job or project.
 _MOST_CHARS = 128
+#: Owner of a job whose owner is not known.
+UNKNOWN = "unknown"
 #: Looks in a row in which a job is missing before it counts as ended, if its scheduler does not say how it ended.
 _MISSING = 2
 
@@ -43,8 +48,7 @@ class ExternalDoor:
     ) -> None:
         self._store, self._tell, self._notices = store, tell, notices
         self._scheduler, self._max_slowdown = scheduler, max_slowdown
-        self._missing: dict[str, int] = {}
-        self._told: dict[str, Mapping[str, tuple[int, ...]]] = {}  # by key: the GPUs of which the loop has heard
+        self._missing: dict[str, int] = {}  # by key: for how many looks in a row
 
     def take(self, look: ExternalLook, now_s: float) -> None:
         """Take in all that the other scheduler says at one moment (Unix seconds).
@@ -52,39 +56,41 @@ class ExternalDoor:
         Raises:
             StoreError: The store cannot be used. The next look makes up for it.
         """
-        active = {job.spec.run: job.id for job in self._store.active() if job.spec.external}
+        active = {job.spec.run: job for job in self._store.active() if job.spec.external}
+        for key in active.keys() - look.jobs.keys():  # first: others may have their GPUs by now
+            if (end := look.ended.get(key) or self._missed(key, now_s)) is not None:
+                self._tell(ExternalEnded(active[key].id, end))
+        self._missing = {key: times for key, times in self._missing.items() if key in active and key not in look.jobs}
         for key, job in look.jobs.items():
-            self._missing.pop(key, None)
-            if self._told.get(key) != job.gpus or key not in active:
-                self._enter(job)
-        for key, job_id in active.items():
-            if key in look.jobs:
-                continue
-            end = look.ended.get(key)
-            if end is None:
-                self._missing[key] = self._missing.get(key, 0) + 1
-                if self._missing[key] < _MISSING:
-                    continue
-                text = f"ended: {self._scheduler} does not list it any more, and does not say how it ended"
-                end = ExternalEnd(JobState.COMPLETED, text, now_s)
-            self._tell(ExternalEnded(job_id, end))
-            self._missing.pop(key, None)
-            self._told.pop(key, None)
+            spec = spec_of(job, self._max_slowdown)
+            known = active.get(key)
+            if known is None:
+                known, _ = self._store.submit(spec, job.user or UNKNOWN, job.submitted_s, key=key)
+            elif known.spec != spec:
+                self._change(known, spec, now_s)
+            if not known.state.ended:
+                self._tell(ExternalSeen(known.id, job))
         self._notices.show("external", "; ".join(look.notes))
+
+    def _missed(self, key: str, now_s: float) -> ExternalEnd | None:
+        """Return the end of a job that is missing, once it was missing for long enough."""
+        self._missing[key] = self._missing.get(key, 0) + 1
+        if self._missing[key] < _MISSING:
+            return None
+        text = f"ended: {self._scheduler} does not list it any more, and does not say how it ended"
+        return ExternalEnd(JobState.COMPLETED, text, now_s)
+
+    def _change(self, job: StoredJob, spec: JobSpec, now_s: float) -> None:
+        """Give a job another specification, because its comment, or what the site wants, has changed."""
+        most = spec.energy.max_slowdown
+        asked = AuditRecord(0, now_s, self._scheduler, "", "job updated", f"job {job.id}", {"max_slowdown": most})
+        with suppress(Refused):  # it has ended a moment ago
+            self._store.respecify(job.id, spec, now_s, (JobState.QUEUED, JobState.RUNNING), asked)
+            self._tell(JobChanged(job.id))
 
     def unheard(self, why: str) -> None:
         """Tell operators that the other scheduler does not answer. Its jobs stay as they were."""
         self._notices.show("external", f"{self._scheduler} does not answer; its jobs count as unchanged: {why}")
-
-    def _enter(self, job: ExternalJob) -> None:
-        spec = spec_of(job, self._max_slowdown)
-        try:
-            stored, _ = self._store.submit(spec, job.user or "unknown", job.submitted_s, key=job.key)
-        except Refused:  # the site now wants something else of such jobs: this one stays as it was
-            return
-        self._told[job.key] = job.gpus
-        if not stored.state.ended:
-            self._tell(ExternalSeen(stored.id, job.gpus, job.started_s))
 
 
 def spec_of(job: ExternalJob, max_slowdown: float) -> JobSpec:

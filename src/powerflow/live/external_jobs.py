@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from powerflow.api.external import ExternalEnd
+from powerflow.api.external import ExternalEnd, ExternalJob
+from powerflow.cluster.packed_pool import UP
 from powerflow.device.protocol import Place
 from powerflow.gangs.types import Progressed
 from powerflow.live.context import LoopContext
@@ -29,38 +30,46 @@ class ExternalJobs:
         self._counts: dict[str, WorkCount] = {}  # by job
         self._top_s: dict[str, float] = {}  # when the speed of each job at the highest clock was last measured
 
-    def seen(self, job_id: str, gpus: Mapping[str, tuple[int, ...]], started_s: float) -> None:
-        """Take over a job where it runs.
-
-        Args:
-            job_id: The job.
-            gpus: Numbers of its GPUs, as the driver counts them, by short host name.
-            started_s: When it got them, Unix seconds.
-        """
+    def seen(self, job_id: str, seen: ExternalJob) -> None:
+        """Take over a job where it runs, if that is possible; call this again and again while it runs."""
         job = self._table.jobs.get(job_id)
         if job is None:
             stored = self._store.job(job_id)
             if stored.state.ended:
                 return
             job = self._table.enter(stored)
-            job.began(started_s)
-        placement = placement_of(gpus, self._power.gpus())
+            job.began(seen.started_s)
+        placement = () if seen.why_not else placement_of(seen.gpus, self._power.gpus())
         if placement and placement == job.placement:
             return
+        why_not = seen.why_not or self._why_not(job, placement)
         if job.placement:
-            self._table.vacate(job, "has other GPUs now; its clocks are not set any more")
-            return
-        gpu_type = type_held(placement, self._scheduler.pools) if placement else None
-        counts = self._scheduler.pools[gpu_type].axes.gpu_counts if gpu_type else ()
-        if not placement:
-            self._table.wait(job, "its clocks are not set: PowerFlow has no agent for some of its GPUs")
-        elif gpu_type is None:
-            self._table.wait(job, "its clocks are not set: its GPUs are of several types")
-        elif job.spec.gpus.least not in counts:
-            self._table.wait(job, f"its clocks are not set: PowerFlow does not plan with {job.spec.gpus} GPUs")
+            self._table.vacate(job, f"its clocks are not set any more: {why_not or 'it has other GPUs'}")
+        elif why_not:
+            self._table.wait(job, f"its clocks are not set: {why_not}")
         else:
-            top_mhz = float(self._scheduler.pools[gpu_type].axes.clocks_mhz[-1])
-            self._table.adopt(job, gpu_type, placement, top_mhz)
+            gpu_type = type_held(placement, self._scheduler.pools) or ""
+            self._table.adopt(job, gpu_type, placement, float(self._scheduler.pools[gpu_type].axes.clocks_mhz[-1]))
+
+    def _why_not(self, job: ActiveJob, placement: Placement) -> str:
+        """Return why a job cannot be taken over on these GPUs now; "" if it can."""
+        if not placement:
+            return "PowerFlow has no agent for some of its GPUs"
+        pool = self._scheduler.pools.get(type_held(placement, self._scheduler.pools) or "")
+        if pool is None:
+            return "its GPUs are of several types"
+        if job.spec.gpus.least not in pool.axes.gpu_counts:
+            return f"PowerFlow does not plan with {job.spec.gpus} GPUs"
+        mine, out = {(node, gpu) for node, gpus in placement for gpu in gpus}, self._power.health.out()
+        for node, _ in placement:
+            if pool.occupancy.status_of(node) != UP:
+                return f"node {node} is drained, or does not answer"
+        for node, gpu in sorted(mine & out.keys()):
+            return f"GPU {gpu} of {node} is out of service: {out[node, gpu]}"
+        for other in self._table.jobs.values():
+            if other is not job and mine & {(node, gpu) for node, gpus in other.placement for gpu in gpus}:
+                return f"some of its GPUs still count as those of job {other.id}"
+        return ""
 
     def count_work(self, now_s: float) -> None:
         """Count the work of the jobs of which readings have come, and learn from it how fast they are.

@@ -178,6 +178,12 @@ class JobTable:
     def change(self, job: ActiveJob, spec: JobSpec) -> None:
         """Give a job another specification. It leaves its GPUs, if they depend on what has changed."""
         before = job.spec
+        if spec.external:
+            job.respecified(spec, job.kind)
+            if job.known:  # the scheduler hears of it anew, where it is
+                self.emit(scheduler_events.Cancelled(job.id))
+                self.readopt(job)
+            return
         job.respecified(spec, class_of(spec, job.user))
         if before.model_copy(update={key: getattr(spec, key) for key in WHILE_RUNNING}) == spec:
             return
