@@ -88,7 +88,14 @@ def perseus(folder: Path) -> dict[tuple[str, str], list[Observation]]:
 
 
 def choose(points: Sequence[Observation], promise: float, way: str, noise: float = 0.0, seed: int = 0) -> Choice:
-    """Choose a clock for one workload; ``way`` is three, bounded or learned."""
+    """Choose a clock for one workload, and judge the choice; ``way`` is three, bounded or learned."""
+    return _judged(points, promise, *chosen_clock(points, promise, way, noise, seed))
+
+
+def chosen_clock(
+    points: Sequence[Observation], promise: float, way: str, noise: float = 0.0, seed: int = 0
+) -> tuple[int, Sequence[int]]:
+    """Return the position of the clock that is chosen, and those that were measured for it."""
     clocks = np.array([seen.clock_mhz for seen in points], float)
     axes = Axes(points[0].gpu_type, 1, np.array([1]), clocks)
     measure = _measuring(points, noise, seed)
@@ -106,7 +113,7 @@ def choose(points: Sequence[Observation], promise: float, way: str, noise: float
         chosen = int(np.where(allowed, table.energy_j()[0], np.inf).argmin())
         more = _next(learner, measured, axes, promise, chosen) if way == "learned" else []
         if not more:
-            return _judged(points, promise, chosen, measured)
+            return chosen, measured
         measured += more
         learner.observe("job", axes.gpu_type, [measure(k) for k in more])
 
