@@ -69,7 +69,7 @@ class Big(FakeCluster):
         jobs = [
             replace(
                 JOB, id=str(number), name=f"train-{number}", gpus=1, clock_mhz=1410.0,
-                progress=self.turn / 100 + number / 1000,
+                progress=self.turn / 5000 + number / 1000,
                 power_w=self.random.uniform(100, 400),
                 energy_j=1e6 + 300 * 2 * self.turn + number, step_time_s=0.3,
                 eta_s=TOP.time_s + 36_000 + number, reason="started on 1 GPU at 1410 MHz",

@@ -2,6 +2,7 @@
 
 import { Component, type ComponentChildren } from "preact";
 import type { Gauge, Node, Row, Rows, State } from "./model";
+import { same, Texts } from "./texts";
 
 type Words = Record<string, string>;
 
@@ -12,20 +13,13 @@ const Said = ({ text }: { text: string }) => (
   </span>
 );
 
-// Draws only if one of its values is another object: a patch keeps what has not changed.
-abstract class Same<P extends object> extends Component<P> {
-  override shouldComponentUpdate(next: Readonly<P>): boolean {
-    return (Object.keys(next) as (keyof P)[]).some((key) => next[key] !== this.props[key]);
-  }
-}
-
 export function GaugePart({ one }: { one: Gauge }) {
   const { share, expected } = one;
   const widest = Math.max(1, share ?? 0, expected ?? 0);
   const at = (value: number) => (1000 * value) / widest;
   return (
     <div class={one.over ? "gauge over" : "gauge"}>
-      <h3>{one.name}</h3>
+      <h2>{one.name}</h2>
       <p>
         <strong>{one.value}</strong> <span>{one.of}</span>
       </p>
@@ -46,12 +40,32 @@ export function GaugePart({ one }: { one: Gauge }) {
   );
 }
 
-export class NodePart extends Same<{ name: string; one: Node; words: Words }> {
+// Lists of a node whose texts change often.
+const OFTEN = ["clocks", "watts"] as const;
+
+interface NodeProps {
+  name: string;
+  one: Node;
+  words: Words;
+}
+
+export class NodePart extends Component<NodeProps> {
+  private readonly texts = new Texts();
+
+  override shouldComponentUpdate(next: Readonly<NodeProps>): boolean {
+    const [now, after] = [this.props.one, next.one];
+    if (now === after) return next.words !== this.props.words;
+    this.texts.set("power", after.power);
+    for (const list of OFTEN) after[list].forEach((text, i) => this.texts.set(`${list}${i}`, text));
+    const rare = (Object.keys(after) as (keyof Node)[]).filter((key) => key !== "power" && key !== "clocks" && key !== "watts");
+    return rare.some((key) => !same(now[key], after[key]));
+  }
+
   override render() {
     const { name, one, words } = this.props;
     const title = (i: number): string => {
       const [state, job] = [one.states[i] ?? "", one.jobs[i] ?? ""];
-      const said = [job && `${words.gpu_job} ${job}`, state !== "job" && words[`gpu_${state}`], one.outs[i], one.clocks[i], one.watts[i]];
+      const said = [job && `${words.gpu_job} ${job}`, state !== "job" && words[`gpu_${state}`], one.outs[i]];
       const what = said.filter(Boolean).join(", ") || "–";
       return (words.gpu_title ?? "").replace("{index}", String(i)).replace("{node}", name).replace("{what}", what);
     };
@@ -63,7 +77,7 @@ export class NodePart extends Same<{ name: string; one: Node; words: Words }> {
           </span>{" "}
           <bdi>{name}</bdi>{" "}
           <small>
-            {one.kind} · {one.label} · {one.power}
+            {one.kind} · {one.label} · {this.texts.of("power", one.power)}
           </small>
         </h3>
         {one.note && (
@@ -75,7 +89,8 @@ export class NodePart extends Same<{ name: string; one: Node; words: Words }> {
           {one.states.map((state, i) => (
             <li key={i} class={`g-${state}${one.colours[i] ? ` c${one.colours[i]}` : ""}`} title={title(i)}>
               {one.jobs[i] ? <a href={`/jobs/${encodeURIComponent(one.jobs[i]!)}`}>{one.labels[i]}</a> : <b>{one.labels[i]}</b>}
-              <span>{one.clocks[i]}</span> <span>{one.watts[i]}</span>
+              <span>{this.texts.of(`clocks${i}`, one.clocks[i] ?? "")}</span>{" "}
+              <span>{this.texts.of(`watts${i}`, one.watts[i] ?? "")}</span>
             </li>
           ))}
         </ul>
@@ -107,14 +122,14 @@ const Status = ({ row }: { row: Row }) => (
   </td>
 );
 
-const When = ({ row }: { row: Row }) => (
+const When = ({ row, text }: { row: Row; text: ComponentChildren }) => (
   <td>
     {row.when_at ? (
       <time dateTime={row.when_at} title={new Date(row.when_at).toLocaleString(document.documentElement.lang)}>
-        {row.when}
+        {text}
       </time>
     ) : (
-      row.when
+      text
     )}
   </td>
 );
@@ -125,7 +140,32 @@ const Why = ({ row }: { row: Row }) => (
   </td>
 );
 
-class Running extends Same<{ id: string; row: Row }> {
+// Texts of a job that change often.
+const OF_JOB = ["power", "energy", "progress_said", "step", "when"] as const;
+
+interface RowProps {
+  id: string;
+  row: Row;
+}
+
+abstract class RowPart extends Component<RowProps> {
+  private readonly texts = new Texts();
+
+  override shouldComponentUpdate(next: Readonly<RowProps>): boolean {
+    const [now, after] = [this.props.row, next.row];
+    if (now === after) return false;
+    for (const key of OF_JOB) this.texts.set(key, after[key]);
+    const often: readonly string[] = OF_JOB;
+    const keys = new Set([...Object.keys(now), ...Object.keys(after)]);
+    return [...keys].some((key) => !often.includes(key) && now[key as keyof Row] !== after[key as keyof Row]);
+  }
+
+  protected text(key: (typeof OF_JOB)[number]) {
+    return this.texts.of(key, this.props.row[key]);
+  }
+}
+
+class Running extends RowPart {
   override render() {
     const { id, row } = this.props;
     return (
@@ -135,21 +175,21 @@ class Running extends Same<{ id: string; row: Row }> {
         <Status row={row} />
         <td>{row.gpus}</td>
         <td>{row.clock}</td>
-        <td>{row.power}</td>
-        <td>{row.energy}</td>
+        <td>{this.text("power")}</td>
+        <td>{this.text("energy")}</td>
         <td>
-          {row.progress_said}
+          {this.text("progress_said")}
           {row.progress !== undefined && <progress max={1} value={row.progress} aria-hidden="true" />}
         </td>
-        <td>{row.step}</td>
-        <When row={row} />
+        <td>{this.text("step")}</td>
+        <When row={row} text={this.text("when")} />
         <Why row={row} />
       </tr>
     );
   }
 }
 
-class Waiting extends Same<{ id: string; row: Row }> {
+class Waiting extends RowPart {
   override render() {
     const { id, row } = this.props;
     return (
@@ -158,8 +198,8 @@ class Waiting extends Same<{ id: string; row: Row }> {
         <Name row={row} />
         <Status row={row} />
         <td>{row.gpus}</td>
-        <When row={row} />
-        <td>{row.energy}</td>
+        <When row={row} text={this.text("when")} />
+        <td>{this.text("energy")}</td>
         <Why row={row} />
       </tr>
     );
@@ -167,7 +207,7 @@ class Waiting extends Same<{ id: string; row: Row }> {
 }
 
 const Table = ({ id, heads, children }: { id: string; heads: ComponentChildren; children: ComponentChildren }) => (
-  <div class="scroll" tabIndex={0} role="region" aria-labelledby={id}>
+  <div class="scroll" tabIndex={0} role="group" aria-labelledby={id}>
     <table>
       <thead>
         <tr>{heads}</tr>
@@ -193,7 +233,7 @@ function JobTable({ id, rows, more, w }: { id: "running" | "waiting"; rows: Rows
   const last = head(w, id === "running" ? "head_why" : "head_waits", "text");
   const Part = id === "running" ? Running : Waiting;
   return (
-    <section aria-labelledby={id}>
+    <section class="jobs" aria-labelledby={id}>
       <h2 id={id} tabIndex={id === "running" ? -1 : undefined}>
         {w[id]}
       </h2>

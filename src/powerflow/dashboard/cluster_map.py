@@ -28,7 +28,7 @@ class GpuTile:
         label: The job, or the state in words.
         clock, power: What the GPU reports; "" if it is not known.
         out: Why it is out of service; or "".
-        title: All of this in one sentence.
+        title: Which GPU it is, and its job or state.
     """
 
     state: str
@@ -91,7 +91,6 @@ def _gpu(node: NodeRecord, gpu: GpuRecord, words: Mapping[str, str]) -> GpuTile:
     what = [f"{words['gpu_job']} {gpu.job_id}"] if gpu.job_id else []
     what += [words[f"gpu_{state}"]] if state != "job" else []
     what += [gpu.out] if gpu.out else []
-    what += [text for text in (clock, power) if text]
     return GpuTile(
         state=state,
         job=gpu.job_id or "",

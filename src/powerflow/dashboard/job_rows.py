@@ -78,7 +78,8 @@ def _rows(jobs: Sequence[JobRecord], now_s: float, words: Mapping[str, str]) -> 
 def _row(job: JobRecord, power: str, energy: str, step: str, now_s: float, words: Mapping[str, str]) -> JobRow:
     state = state_of(job)
     at_s = job.eta_s if _has_processes(job) else job.submitted_s
-    progress = job.progress if job.progress is not None and math.isfinite(job.progress) else None
+    known = job.progress is not None and math.isfinite(job.progress)
+    progress = math.floor(job.progress * 100) / 100 if job.progress is not None and known else None
     mark = MARK if job.emulated else ""
     return JobRow(
         id=job.id,
@@ -92,7 +93,7 @@ def _row(job: JobRecord, power: str, energy: str, step: str, now_s: float, words
         power=power + (mark if job.power_w is not None else ""),
         energy=energy + mark,
         progress=progress,
-        progress_said=units.NOTHING if progress is None else units.percent(math.floor(progress * 100) / 100),
+        progress_said=units.NOTHING if progress is None else units.percent(progress),
         step=step,
         when=units.NOTHING if at_s is None else away(at_s - now_s, words),
         when_at=machine_time(at_s),

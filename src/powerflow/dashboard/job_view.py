@@ -181,7 +181,10 @@ def _options(found: Explanation, words: Mapping[str, str]) -> Lines:
     now = [found.now] if found.now is not None else []
     options = [*now, *found.options]
     columns = (
-        [words["options_now"] if option is found.now else "" for option in options],
+        [
+            words["options_now"] if option is found.now else f"{number}"
+            for number, option in enumerate(options, 0 if now else 1)
+        ],
         [str(option.gpus) for option in options],
         [f"{option.clock_mhz:.0f}" for option in options],
         units.duration_column([option.step_time_s for option in options]),
@@ -189,7 +192,7 @@ def _options(found: Explanation, words: Mapping[str, str]) -> Lines:
         units.number_column([option.energy_per_step_j for option in options], "J"),
         units.number_column([option.cost_s for option in options], "s"),
     )
-    heads = ["", words["head_gpus"], "MHz"]
+    heads = [words["head_choice"], words["head_gpus"], "MHz"]
     heads += [words[key] for key in ("head_step_time", "head_power", "head_step_energy", "head_cost")]
     return Lines(heads, [True, *[False] * 6], [list(cells) for cells in zip(*columns, strict=True)])
 
