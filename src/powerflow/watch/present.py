@@ -190,6 +190,7 @@ def _unclaimed(watcher: Watcher, gpu: GpuAddress, last: _Last) -> bool:
     if math.isnan(last.utilisation) and math.isnan(watcher.tracks[gpu].idle_w):
         return False
     ends_s = [each.end_s for each in memory.holdings(gpu) if each.end_s is not None]
+    ends_s += [end_s for _, end_s in memory.gaps]  # who held it then is not known
     return max(ends_s, default=-math.inf) < last.time_s - _AFTER_S
 
 
