@@ -119,6 +119,8 @@ class JobRecord:
             lost, do not count.
         energy_per_step_now_j: Energy of an iteration now: ``power_w`` times ``step_time_s``. None while the job does
             not train.
+        local_batch, accumulation: Samples of one pass of each rank, and passes of a step: as the ranks report them, or
+            as a script is told; None if this is not known.
         eta_s: When the job is expected to end; the same as `Explanation.end_s`.
         exit: How the job ended, in plain words; "" if it has not ended.
         failures: How often the job has failed.
@@ -173,6 +175,8 @@ class JobRecord:
     energy_per_step_now_j: float | None = None
     slowdown: float | None = None
     work_by: str = ""
+    local_batch: int | None = None
+    accumulation: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,6 +206,7 @@ class GangEvents:
         if total and total != job.steps_total and job.known:
             self._table.emit(scheduler_events.SizeLearned(job.id, total))
         job.progressed(float(report.step), total)
+        job.batched(report.local_batch, report.accumulation)
         self._table.changed(job)
         self._step_learning.stepped(report, job, now_s)
 

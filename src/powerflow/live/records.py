@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from powerflow.api.output_path import output_path
+from powerflow.api.rank_batch import RankBatch, rank_batch
 from powerflow.api.records import GpuRecord, JobRecord, JobState, NodeRecord, Top
 from powerflow.device.protocol import Reading
 from powerflow.gangs.context import job_values
@@ -78,6 +79,7 @@ class Records:
         ends_on = () if on_gpus else self._ends_on(stored, held)
         placement = on_gpus.placement if on_gpus else ends_on
         step_time_s, total = known(now.step_time_s), now.steps_total
+        batch = _rank_batch(on_gpus) if on_gpus else None
         jct_s, step_now = None, measured(on_gpus) if on_gpus else None
         if on_gpus:
             jct_s = self._controller.governance.decision_log.forecast_as_is(on_gpus, self._controller.turned_s).jct_s
@@ -108,6 +110,8 @@ class Records:
             step_time_s=step_time_s,
             energy_per_step_j=_energy_per_step_j(now),
             energy_per_step_now_j=step_now.energy_per_step_j if step_now else None,
+            local_batch=batch.local_batch if batch else None,
+            accumulation=batch.accumulation if batch else None,
             eta_s=None if jct_s is None else stored.submitted_s + jct_s,
             rescales=now.rescales,
             failures=now.failures,
@@ -225,6 +229,16 @@ def _without_steps(record: JobRecord) -> JobRecord:
     """Return the record of a job whose work is counted in a unit that means nothing to its owner."""
     record = replace(record, steps=0.0, steps_total=None, progress=None, step_time_s=None, eta_s=None)
     return replace(record, energy_per_step_j=None, energy_per_step_now_j=None)
+
+
+def _rank_batch(job: ActiveJob) -> RankBatch | None:
+    """Return the work of each rank in a step: as ranks report it, or as a script is told; None if it is not known."""
+    if job.local_batch:
+        return RankBatch(job.local_batch, job.accumulation)
+    asked = job.spec.batch
+    if asked is None or job.spec.rescale != "restart":
+        return None
+    return rank_batch(asked.global_batch, job.gpus, asked.local_max)
 
 
 def _energy_per_step_j(job: ActiveJob | StoredJob) -> float | None:

@@ -80,6 +80,8 @@ class ActiveJob:
         run_s: Seconds for which the job has run so far.
         start_steps, start_energy_j: ``steps`` and ``energy_j`` when the job was last started.
         last_gpus: Number of GPUs of the last placement that was not empty.
+        local_batch, accumulation: Samples of one pass of a rank, and passes of a step, as ranks report them in the present
+            placement; 0 and 1 if they report none.
         model_error: |predicted ÷ measured − 1| of the last measured step time; nan while no step time was measured.
         slowdown: Share by which a step takes longer than at the highest clock, both measured; nan if they were not.
         work_by: What counts the steps of a job that reports none (`powerflow.live.jobs.work_count`); "" if not known.
@@ -123,6 +125,8 @@ class ActiveJob:
     last_gpus: int = 0
     rescales: int = 0
     failures: int = 0
+    local_batch: int = 0
+    accumulation: int = 1
     model_error: float = math.nan
     slowdown: float = math.nan
     work_by: str = ""
@@ -237,6 +241,7 @@ class ActiveJob:
         self.last_gpus = self.gpus or self.last_gpus
         self.epoch += 1
         self.training, self.window, self.explore_mhz = False, None, ()
+        self.local_batch, self.accumulation = 0, 1
 
     def vacated(self, reason: str) -> bool:
         """Take all GPUs from the job, whatever was decided. Return False if the job had no GPUs."""
@@ -290,6 +295,10 @@ class ActiveJob:
         """Set how many steps are completed; the number falls if the job went back to a checkpoint."""
         self.steps, self.steps_total = steps, steps_total or self.steps_total
         self.start_steps = min(self.start_steps, steps)
+
+    def batched(self, local_batch: int, accumulation: int) -> None:
+        """Set the samples of one pass of a rank, and the passes of a step; 0 and 1 if ranks report none."""
+        self.local_batch, self.accumulation = local_batch, accumulation
 
     def began_again(self, reason: str) -> None:
         """Record that the job's script began at its first step again, and set the reason that says so."""
