@@ -14,6 +14,7 @@ from tests.cli.shell import Shell
 HEAVY: tuple[str, ...] = ("numpy", "numba", "scipy", "torch", "pydantic", "httpx", "asyncio", "fastapi", "sqlalchemy")
 HEAVY += ("plotly", "jinja2", "yaml", "click", "psutil", "structlog", "pygments", "markdown_it", "secrets", "zoneinfo")
 HEAVY += ("importlib.metadata", "powerflow.api.job_spec", "powerflow.api.cluster_api", "powerflow.energy.signal")
+HEAVY += ("textual",)
 LINES = ("events", "audit", "logs 1", "queue --json", "cap show --json", "--version", "-h", "queue -h", "cap show -h")
 TABLES: tuple[str, ...] = ("top", "queue --all", "describe 1", "explain 1", "explain 1 --history", "history", "acct")
 TABLES += ("node list", "mode", "budget show", "budget forecast", "cap show", "share show", "signal show")

@@ -40,7 +40,7 @@ class Column(Generic[Row]):
 
     name: str
     value: Callable[[Row], str | float | None]
-    cell: Callable[[Row], str | Text] | None = None
+    cell: Callable[[Row], str | float | Text | None] | None = None
     right: bool = False
     spare: int = 0
     least: int | None = None
@@ -123,14 +123,11 @@ def fitted_table(
         heads: Heads that differ from the columns' names.
     """
     from rich import box
-    from rich.cells import cell_len
     from rich.table import Table
 
     names = {column.name: (heads or {}).get(column.name, column.name) for column in columns}
     cells = {column: column.texts(rows) for column in columns}
-    head_width = {column: cell_len(names[column.name]) if header else 0 for column in columns}
-    widths = {c: max([head_width[c], *(text.cell_len for text in cells[c])]) for c in columns}
-    shown = _fitting(widths, width)
+    shown = fitted_widths(cells, names if header else {}, width)
     table = Table(
         box=box.SIMPLE_HEAD if header else None,
         pad_edge=False,
@@ -146,8 +143,22 @@ def fitted_table(
     return table
 
 
-def _fitting(widths: Mapping[Column[Row], int], width: int) -> Mapping[Column[Row], int]:
-    """Return the columns that fit side by side, with two blanks between them, and the width of each."""
+def fitted_widths(
+    cells: Mapping[Column[Row], Sequence[Text]], names: Mapping[str, str], width: int
+) -> Mapping[Column[Row], int]:
+    """Return the columns that fit side by side, with two blanks between them, and the width of each.
+
+    Args:
+        cells: The texts of each column.
+        names: Heads by the columns' names; a column without one has no head.
+        width: Width of the terminal in characters.
+    """
+    from rich.cells import cell_len
+
+    widths = {
+        column: max([cell_len(names.get(column.name, "")), *(text.cell_len for text in texts)])
+        for column, texts in cells.items()
+    }
     cut = {column: min(full, column.least or full) for column, full in widths.items()}
     while sum(cut.values()) + 2 * len(cut) - 2 > width:
         least_needed = max(cut, key=lambda column: column.spare)

@@ -30,11 +30,13 @@ _MEMORY = "out_of_memory"
 @asks
 def describe(controller: ControllerClient, job: Job, json: Json = False, watch: Watch = None) -> None:
     """Show everything that is known about a job: its GPUs and clock, its progress, and its definition."""
-    show("job", lambda: controller.ask_as(_Detail, ops.JOB, job_id=job), _draw, _document, json=json, every_s=watch)
+    show(
+        "job", lambda: controller.ask_as(Described, ops.JOB, job_id=job), draw_job, _document, json=json, every_s=watch
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class _Detail:
+class Described:
     """A `JobDetail` whose spec is JSON data: to import the definition of jobs takes longer than all of this command."""
 
     record: JobRecord
@@ -44,7 +46,7 @@ class _Detail:
     last_lines: Sequence[str]
 
 
-def _document(detail: _Detail) -> dict[str, Any]:
+def _document(detail: Described) -> dict[str, Any]:
     return {
         "job": detail.record,
         "spec": detail.spec,
@@ -54,7 +56,8 @@ def _document(detail: _Detail) -> dict[str, Any]:
     }
 
 
-def _draw(detail: _Detail, width: int) -> RenderableType:
+def draw_job(detail: Described, width: int) -> RenderableType:
+    """Draw everything that is known about a job."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text

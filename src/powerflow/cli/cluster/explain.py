@@ -40,10 +40,11 @@ def explain(
         show("history", story, _tell, lambda found: {"decisions": found}, json=json, every_s=watch)
     else:
         explanation = partial(controller.ask, ops.EXPLAIN, job_id=job)
-        show("explanation", explanation, _draw, lambda found: found, json=json, every_s=watch)
+        show("explanation", explanation, draw_explanation, lambda found: found, json=json, every_s=watch)
 
 
-def _draw(found: Explanation, width: int) -> RenderableType:
+def draw_explanation(found: Explanation, width: int) -> RenderableType:
+    """Draw why a job has its GPUs and clock, and what else it could have."""
     from rich.console import Group
     from rich.text import Text
 

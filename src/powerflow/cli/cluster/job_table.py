@@ -71,7 +71,7 @@ def job_table(jobs: Sequence[JobRecord], width: int, now_s: float) -> Renderable
         width: Width of the terminal in characters. If it is narrow, less important columns are left out.
         now_s: Present time in Unix seconds, from which the time until a job's end is computed.
     """
-    table = fitted_table(jobs, _columns(now_s), width, style=lambda job: "dim" if job.ended_s is not None else "")
+    table = fitted_table(jobs, job_columns(now_s), width, style=lambda job: "dim" if job.ended_s is not None else "")
     return noted(table, any(job.emulated and job.power_w is not None for job in jobs))
 
 
@@ -126,7 +126,8 @@ def seconds(value: float | None) -> str:
     return NOTHING if value is None else duration(value)
 
 
-def _columns(now_s: float) -> list[Column[JobRecord]]:
+def job_columns(now_s: float) -> list[Column[JobRecord]]:
+    """Return the columns of a table of jobs, at a time in Unix seconds."""
     return [
         Column("id", lambda job: job.id, right=True),
         Column("name", lambda job: job.name, least=12),

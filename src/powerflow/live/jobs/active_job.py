@@ -80,8 +80,8 @@ class ActiveJob:
         run_s: Seconds for which the job has run so far.
         start_steps, start_energy_j: ``steps`` and ``energy_j`` when the job was last started.
         last_gpus: Number of GPUs of the last placement that was not empty.
-        local_batch, accumulation: Samples of one pass of a rank, and passes of a step, as ranks report them in the present
-            placement; 0 and 1 if they report none.
+        local_batch, accumulation: Samples of one pass of a rank, and passes of a step, as its ranks report them; 0 and
+            1 if they report none.
         model_error: |predicted ÷ measured − 1| of the last measured step time; nan while no step time was measured.
         slowdown: Share by which a step takes longer than at the highest clock, both measured; nan if they were not.
         work_by: What counts the steps of a job that reports none (`powerflow.live.jobs.work_count`); "" if not known.
