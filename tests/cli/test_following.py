@@ -131,11 +131,19 @@ def test_a_controller_that_does_not_come_back_is_an_error(
     assert ("job 2 goes on without it" in gone) == (argv[0] == "submit")
 
 
-def test_who_interrupts_a_wait_is_told_that_the_job_goes_on(shell: Shell) -> None:
+def test_who_interrupts_a_wait_is_told_that_the_job_goes_on(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    events, waiting = shell.cluster.events, threading.Event()
+
+    def noticed(**given: Any) -> Any:
+        waiting.set()
+        return events(**given)
+
+    monkeypatch.setattr(shell.cluster, "events", noticed)
     argv = [sys.executable, "-m", "powerflow", "submit", "--wait", "--array", "0-1", "--run", "true"]
     waits = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
     assert waits.stdout is not None
     assert waits.stdout.readline() == "jobs 1 to 2 are queued: array 1\n"
+    assert waiting.wait(60.0), "by then it has imported all that it needs"
     waits.send_signal(signal.SIGINT)
     assert waits.communicate(timeout=60)[1] == (
         "powerflow: interrupted; jobs 1 to 2 go on; powerflow cancel --array 1 ends them\n"
