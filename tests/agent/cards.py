@@ -83,7 +83,7 @@ class Box:
     def rows(self) -> list[LedgerRow]:
         """What a report would say now."""
         self.ledger.save()
-        rows = [LedgerRow(*row) for row in json.loads(json.dumps(self.ledger.stored()[1]))]
+        rows = [LedgerRow(*row) for row in json.loads(json.dumps(self.ledger.stored().rows))]
         assert len({row.number for row in rows}) == len(rows)
         return rows
 

@@ -309,7 +309,7 @@ def test_a_disk_that_cannot_be_written_is_said_and_the_clocks_still_follow(
     machine.turn()
     before = machine.report()["ledger"]
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "ledger.json")
 
     with monkeypatch.context() as patch:

@@ -26,7 +26,7 @@ from powerflow.agent.clock_audit import ClockAudit
 from powerflow.agent.clock_keeper import ClockKeeper
 from powerflow.agent.emulation import TRUTH, RankEmulation
 from powerflow.agent.gpus import described
-from powerflow.agent.ledger import Ledger
+from powerflow.agent.ledger import Ledger, StoredLedger
 from powerflow.agent.work import WorkCounters
 from powerflow.device.claims import GpuClaims
 from powerflow.device.cuda_order import cuda_numbers, visible
@@ -266,7 +266,7 @@ class NodeDevices:
         """
         with self._quick:
             published, since = self._published, max(since, self._acknowledged[0])
-        version, rows = published["rows"]
+        stored: StoredLedger = published["ledger"]
         return {
             "machine": self.machine,
             "boot": self._boot,
@@ -275,9 +275,9 @@ class NodeDevices:
             "gpus": published["gpus"],
             "ledger": {
                 "id": self._ledger.id,
-                "version": version,
-                "acknowledged": published["acknowledged"],
-                "rows": [list(row) for row in rows if row.version > since],
+                "version": stored.version,
+                "acknowledged": stored.acknowledged,
+                "rows": [list(row) for row in stored.rows if row.version > since],
             },
             "refused": published["refused"],
             "notices": published["notices"],
@@ -387,8 +387,7 @@ class NodeDevices:
                 "at": f"{self._name}.{self._number}",
                 "read_s": self._read_s,
                 "gpus": gpus,
-                "rows": self._ledger.stored(),
-                "acknowledged": self._ledger.acknowledged,
+                "ledger": self._ledger.stored(),
                 "refused": list(self._refused),
                 "notices": notices,
             }

@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from powerflow.device.meter import Meter
 from powerflow.device.protocol import DeviceError, Gpu, Reading
@@ -53,6 +53,14 @@ class _Row:
         return [self.number, self.uuid, self.rank, mj, s, self.held, self.final, self.version]
 
 
+class StoredLedger(NamedTuple):
+    """A ledger as it was last written to disk: its version, the version that was acknowledged, and all rows."""
+
+    version: int
+    acknowledged: int
+    rows: tuple[LedgerRow, ...]
+
+
 class Ledger:
     """Ledger of one machine's GPUs. Only one thread may use it.
 
@@ -79,8 +87,8 @@ class Ledger:
         self._holders: dict[str, list[_Row]] = {gpu.uuid: [] for gpu in gpus}  # the newest last
         self._changed: set[int] = set()
         self._shared: Collection[str] = ()
-        self._stored: tuple[int, tuple[LedgerRow, ...]] = (0, ())
-        self._dirty = True
+        self._stored = StoredLedger(0, 0, ())
+        self._dirty, self._dropped = True, False
         self._owner, self._written = time.time_ns(), (0, 0)  # who writes the file, and what it wrote last
         state = read_json(path)
         if state is None or state.get("format") != FORMAT:
@@ -174,13 +182,14 @@ class Ledger:
             "meter": self.meter.state(),
             "rows": [row.plain() for row in self._rows.values()],
         }
-        replace_json(self._path, content)
+        # after a power cut a dropped row must not be there again: the controller has forgotten that it took it
+        replace_json(self._path, content, durable=self._dropped)
         self._written = _identity(self._path)
-        self._stored = self.version, tuple(_reported(row) for row in self._rows.values())
-        self._dirty = False
+        self._stored = StoredLedger(self.version, self.acknowledged, tuple(map(_reported, self._rows.values())))
+        self._dirty = self._dropped = False
 
-    def stored(self) -> tuple[int, tuple[LedgerRow, ...]]:
-        """Return the version that was written to disk last, and all rows of it."""
+    def stored(self) -> StoredLedger:
+        """Return the ledger as it was last written to disk."""
         return self._stored
 
     def acknowledge(self, version: int) -> None:
@@ -191,6 +200,7 @@ class Ledger:
         gone = [row.number for row in self._rows.values() if row.final and row.version <= self.acknowledged]
         for number in gone:
             del self._rows[number]
+        self._dropped = self._dropped or bool(gone)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 

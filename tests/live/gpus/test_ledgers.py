@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +11,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from powerflow.agent.devices import NodeDevices
-from powerflow.api.job_spec import JobSpec
+from powerflow.agent.devices import READ_S
 from powerflow.device.protocol import DeviceError, NotPermitted
-from powerflow.engine.devices import Report
-from powerflow.live.gpus.gpus import OLD_S, ClusterGpus
+from powerflow.live.gpus.gpus import OLD_S
 from powerflow.live.gpus.ledgers import Drawn, TakenLedger
 from powerflow.store.database import StoreError
-from powerflow.store.store import Store
-from tests.agent.cards import Card
-from tests.live.controller_bench import made_database
+from tests.live.gpus.metered_cluster import Cluster, made_cluster
 
 
 def ledger(version: int, *rows: tuple[object, ...], id: str = "L", acknowledged: int = 0) -> dict[str, Any]:
     """Rows: number, rank, millijoules, seconds, final, version."""
     made = [[number, "A", rank, mj, gpu_s, final, at] for number, rank, mj, gpu_s, final, at in rows]
     return {"id": id, "version": version, "acknowledged": acknowledged, "rows": made}
+
+
+#: Joules by which the totals of four GPUs may be off: each is a whole number of millijoules.
+MJ = 4 * 0.5e-3 + 1e-6
 
 
 def everybody(job: str) -> bool:
@@ -83,95 +83,10 @@ def test_a_total_that_goes_back_takes_nothing_until_it_is_past_the_old_one() -> 
     assert taken.take(ledger(3, (2, "7.1.0", 2500, 1.5, False, 3)), everybody) == {"7": Drawn(0.5, 0.5)}
 
 
-class Cluster:
-    """Machines with two cards each, a link to each that can be cut, a store, and a controller that can be killed."""
-
-    def __init__(self, directory: Path, names: Sequence[str] = ("m", "n")) -> None:
-        self.directory, self.now_s, self.wall_s = directory, 1000.0, 1.8e9
-        (directory / "store.db").write_bytes(made_database().read_bytes())
-        self.cards = {name: [Card(f"{name}{i}", i) for i in range(2)] for name in names}
-        for name, cards in self.cards.items():
-            for card in cards:
-                card.node, card.time_s = name, self.now_s
-        self.boots = dict.fromkeys(names, "first")
-        self.devices = {name: self.agent(name) for name in names}
-        self.cut: set[str] = set()
-        self.arrived: dict[str, Report] = {}
-        self.asked: list[tuple[str, Mapping[str, float]]] = []
-        self.names = list(names)
-        self.start()
-
-    def agent(self, name: str) -> NodeDevices:
-        """As after SIGKILL: another agent on the same disk."""
-        return NodeDevices(
-            self.directory / name,
-            self.cards[name],
-            machine=name,
-            clock=lambda: self.now_s,
-            reading_clock=lambda: self.now_s,
-            boot=self.boots[name],
-            claim=False,
-        )
-
-    def start(self) -> None:
-        """A controller, as after SIGKILL."""
-        self.arrived.clear()
-        self.store = Store(f"sqlite:///{self.directory / 'store.db'}")
-        self.gpus = ClusterGpus(self, self.store)
-        self.gpus.start(self.wall_s)
-
-    def job(self) -> str:
-        spec = JobSpec.model_validate({"run": "true", "gpus": 1})
-        return self.store.submit(spec, "ada", self.wall_s)[0].id
-
-    def turn(self, seconds: float = 1.0, watts: float = 100.0) -> None:
-        self.pass_time(seconds, watts)
-        if self.gpus.due():
-            self.gpus.settle(self.wall_s)
-
-    def pass_time(self, seconds: float = 1.0, watts: float = 100.0) -> None:
-        self.now_s += seconds
-        self.wall_s += seconds
-        for name, cards in self.cards.items():
-            for card in cards:
-                card.draw(watts, seconds)
-            self.devices[name].turn()
-
-    def save(self) -> None:
-        self.gpus.save(self.store)
-
-    def stored_j(self) -> tuple[float, float, float]:
-        return self.store.charges.totals()
-
-    # a `DeviceSource`
-
-    def machines(self) -> Sequence[str]:
-        return self.names
-
-    def describe(self, machine: str) -> Sequence[Mapping[str, Any]]:
-        found: list[dict[str, Any]] = json.loads(json.dumps(self.devices[machine].describe()))
-        return found
-
-    def report(self, machine: str) -> Report | None:
-        if machine not in self.cut:
-            self.arrived[machine] = json.loads(json.dumps(self.devices[machine].report()))
-        return self.arrived.get(machine)
-
-    def want(self, machine: str, clocks_mhz: Mapping[str, float]) -> None:
-        self.asked.append((machine, clocks_mhz))
-        if machine not in self.cut:
-            self.devices[machine].want(clocks_mhz)
-
-    def acknowledge(self, machine: str, ledger: str, version: int, audit: int) -> None:
-        if machine not in self.cut:
-            self.devices[machine].acknowledge(ledger, version, audit)
-
-
 @pytest.fixture
-def cluster(tmp_path: Path) -> Cluster:
-    cluster = Cluster(tmp_path)
-    cluster.turn(0.0)
-    return cluster
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    with made_cluster(tmp_path) as cluster:
+        yield cluster
 
 
 def test_a_machine_that_is_away_keeps_its_joules_for_the_ranks_that_drew_them(cluster: Cluster) -> None:
@@ -254,6 +169,52 @@ def test_a_row_is_dropped_by_its_machine_only_after_it_was_stored(cluster: Clust
     cluster.turn()
     cluster.save()
     assert len(cluster.store.get("ledger m")["rows"]) == 2, "those of the two idle GPUs"
+
+
+def test_a_full_disk_that_keeps_a_row_does_not_charge_it_again(cluster: Cluster) -> None:
+    """The agent had dropped the row from memory, said so, and was killed before it could drop it from the disk."""
+    job = cluster.job()
+    cluster.devices["m"].began(f"{job}.1.0", ["m0"])
+    cluster.turn()
+    cluster.devices["m"].ended(f"{job}.1.0")
+    cluster.turn()
+    cluster.full.add("m")
+    cluster.save()  # acknowledges the row
+    cluster.turn()
+    cluster.devices["m"] = cluster.agent("m")
+    cluster.full.clear()
+    for _ in range(3):
+        cluster.turn()
+        cluster.save()
+    assert cluster.store.job(job).energy_j == pytest.approx(100.0)
+    assert cluster.stored_j() == pytest.approx((4 * 6 * 100.0, 100.0, 4 * 6 * 100.0 - 100.0))
+    assert len(cluster.store.get("ledger m")["rows"]) == 2, "those of the two idle GPUs"
+
+
+def test_a_machine_that_goes_before_its_joules_are_stored_is_charged_once(cluster: Cluster) -> None:
+    job = cluster.job()
+    cluster.save()
+    cluster.devices["m"].began(f"{job}.1.0", ["m0"])
+    cluster.turn()
+    cluster.names.remove("m")
+    cluster.turn()
+    cluster.save()  # what was taken before it went
+    cluster.names.append("m")
+    cluster.turn()
+    cluster.save()
+    assert cluster.store.job(job).energy_j == pytest.approx(300.0)
+    assert cluster.stored_j() == pytest.approx((1200.0, 300.0, 900.0))
+
+
+def test_what_a_machine_has_not_read_yet_is_charged_with_its_next_reading(cluster: Cluster) -> None:
+    """Between two rounded times that are a second apart may be less than a second: then nothing is read."""
+    cluster.turn(1023.1 - cluster.now_s)
+    before_j = cluster.gpus.totals_j()[0]
+    cluster.turn(READ_S)
+    assert cluster.now_s - 1023.1 < READ_S
+    assert cluster.gpus.totals_j()[0] == before_j
+    cluster.turn(0.5)
+    assert cluster.gpus.totals_j()[0] == pytest.approx(before_j + 4 * 150.0, abs=MJ)
 
 
 def test_clocks_are_asked_of_the_machines_and_each_change_is_in_the_audit_once(cluster: Cluster) -> None:
@@ -361,9 +322,11 @@ def test_a_reading_counts_once_and_says_when_its_period_began(cluster: Cluster) 
     assert tuple(cluster.gpus.power_of(one)) == (100.0, 0.75), "a clock that was set meanwhile does not explain it"
 
 
+_RANKS_AND_GPUS = ["began", "ended", "turn", "lose"]
+_MACHINES = ["kill agent", "cut", "mend", "go", "come", "disk full", "room"]
 _acts = st.lists(
     st.tuples(
-        st.sampled_from(["began", "ended", "turn", "save", "kill controller", "kill agent", "cut", "mend", "lose"]),
+        st.sampled_from([*_RANKS_AND_GPUS, *_MACHINES, "save", "kill controller"]),
         st.integers(0, 2),
         st.sampled_from(["m", "n"]),
         st.floats(0.0, 3.0),
@@ -377,9 +340,13 @@ _acts = st.lists(
 def test_jobs_and_idle_are_what_the_counters_say_whatever_happens(
     tmp_path_factory: pytest.TempPathFactory, acts: list[tuple[str, int, str, float]]
 ) -> None:
-    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+    with made_cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        happen(cluster, acts)
+
+
+def happen(cluster: Cluster, acts: Sequence[tuple[str, int, str, float]]) -> None:
+    """Do these acts and check who pays. Each: what, a number of a job or GPU, a machine, seconds before it."""
     jobs = [cluster.job() for _ in range(3)]
-    cluster.turn(0.0)
     cluster.save()
     drawn_j = {name: sum(card.drawn_j for card in cards) for name, cards in cluster.cards.items()}
     for number, (what, which, machine, seconds) in enumerate(acts):
@@ -403,19 +370,29 @@ def test_jobs_and_idle_are_what_the_counters_say_whatever_happens(
                 cluster.cut.add(machine)
             case "mend":
                 cluster.cut.discard(machine)
+            case "disk full":
+                cluster.full.add(machine)
+            case "room":
+                cluster.full.discard(machine)
+            case "go":
+                cluster.names = [name for name in cluster.names if name != machine]
+            case "come":
+                cluster.names = sorted({*cluster.names, machine})
             case "lose":
                 cluster.cards[machine][which % 2].error = (
                     None if cluster.cards[machine][which % 2].error else DeviceError("?")
                 )
     cluster.cut.clear()
+    cluster.full.clear()
+    cluster.names = sorted(cluster.cards)
     for cards in cluster.cards.values():
         for card in cards:
             card.error = None
-    cluster.turn(1.0)
-    cluster.turn(1.0)
+    for _ in range(2):
+        cluster.turn(1.5 * READ_S)  # not READ_S: between two rounded times there may be less, and nothing is read
     cluster.save()
     counted_j = sum(card.drawn_j for cards in cluster.cards.values() for card in cards) - sum(drawn_j.values())
     metered_j, jobs_j, idle_j = cluster.stored_j()
-    assert metered_j == pytest.approx(counted_j, abs=2e-3)
+    assert metered_j == pytest.approx(counted_j, abs=MJ)
     assert jobs_j + idle_j == pytest.approx(metered_j, abs=1e-6)
     assert sum(cluster.store.job(job).energy_j for job in jobs) == pytest.approx(jobs_j, abs=1e-6)

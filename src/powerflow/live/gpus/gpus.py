@@ -107,22 +107,23 @@ class ClusterGpus:
         """
         self._enter()
         self._machines.look()
-        machines = [machine for machine in self._machines.by_name.values() if machine.has_news]
-        for machine in machines:
+        machines = {name: machine for name, machine in self._machines.by_name.items() if machine.has_news}
+        for machine in machines.values():
             self._ask_who_pays(machine)  # asks the store; after this nothing can fail
         charged: dict[str, Drawn] = {}
         self._now_s = now_s
-        for machine in machines:
+        for name, machine in machines.items():
             assert machine.report is not None
             drawn = machine.ledger.take(machine.report["ledger"], lambda job: self._pays[job])
             since_s = machine.taken_s if math.isfinite(machine.taken_s) else now_s
-            machine.taken_s, machine.taken_at, machine.unsaved = now_s, machine.report["at"], True
+            machine.taken_s, machine.taken_at = now_s, machine.report["at"]
+            self._machines.unsaved[name] = machine.ledger
             for job, part in drawn.items():
                 self._charges.add(Charge(since_s, now_s, "", job, part.energy_j, part.gpu_s))
                 if job is not None:
                     before = charged.get(job, Drawn(0.0, 0.0))
                     charged[job] = Drawn(before.energy_j + part.energy_j, before.gpu_s + part.gpu_s)
-        self._take_readings(machines)
+        self._take_readings(list(machines.values()))
         return charged
 
     def _enter(self) -> None:
@@ -154,16 +155,14 @@ class ClusterGpus:
 
         So no joule is lost or stored twice.
         """
-        unsaved = {name: machine for name, machine in self._machines.by_name.items() if machine.unsaved}
-        taken = {LEDGER + name: machine.ledger.state() for name, machine in unsaved.items()}
+        taken = {LEDGER + name: ledger.state() for name, ledger in self._machines.unsaved.items()}
         if self._charges.by_job:
             store.charges.add(list(self._charges.by_job.values()), taken)
             self._charges.by_job.clear()
         else:  # a new machine, of which nothing is charged yet
             for key, state in taken.items():
                 store.put(key, state)
-        for machine in unsaved.values():
-            machine.unsaved = False
+        self._machines.unsaved.clear()
         self._store_limits()
         for name, machine in self._machines.by_name.items():
             if machine.ledger.id:

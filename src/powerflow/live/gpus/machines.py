@@ -57,7 +57,6 @@ class Machine:
         read_s: When the machine took that reading, Unix seconds; nan if none has come yet.
         boot: Id of its boot when it last reported; "" if it has not.
         noted: Number of the last audit entry that was stored.
-        unsaved: True if something was taken from it that is not stored yet.
         seen: What its last readings say of each GPU.
     """
 
@@ -71,7 +70,6 @@ class Machine:
     read_s: float = math.nan
     boot: str = ""
     noted: int = 0
-    unsaved: bool = False
     seen: LastReadings = field(default_factory=LastReadings)
 
     @property
@@ -87,12 +85,17 @@ class Machine:
 
 @dataclass(slots=True)
 class Machines:
-    """All machines of the cluster, and all GPUs by place and by UUID."""
+    """All machines of the cluster, and all GPUs by place and by UUID.
+
+    Attributes:
+        unsaved: What was taken from machines, also from those that have gone, and is not stored yet.
+    """
 
     source: DeviceSource
     by_name: dict[str, Machine] = field(default_factory=dict)
     gpus: dict[Place, ClusterGpu] = field(default_factory=dict)
     place: dict[str, Place] = field(default_factory=dict)
+    unsaved: dict[str, TakenLedger] = field(default_factory=dict)
 
     def changed(self) -> bool:
         """Return True if a machine has come, has gone, or has other GPUs than before."""
@@ -116,7 +119,8 @@ class Machines:
             if name in self.by_name:
                 self.by_name[name].gpus, self.by_name[name].described = gpus, described
             else:
-                self.by_name[name] = Machine(gpus, described, TakenLedger(kept(name)))
+                taken = self.unsaved[name].state() if name in self.unsaved else kept(name)
+                self.by_name[name] = Machine(gpus, described, TakenLedger(taken))
         every = [gpu for machine in self.by_name.values() for gpu in machine.gpus]
         self.gpus, self.place = {gpu.place: gpu for gpu in every}, {gpu.uuid: gpu.place for gpu in every}
 
