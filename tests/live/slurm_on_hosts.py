@@ -138,9 +138,9 @@ class SlurmOnHosts:
         """Run a command of root on host 1, and return its output."""
         return self.hosts.output(1, words, {"SLURM_CONF": "/run/conf/slurm.conf"})
 
-    def user(self, i: int, *words: str) -> str:
-        """Run a command of the user on a host, in the user's home, and return its output."""
-        as_user = ["setpriv", f"--reuid={USER}", "--regid=nogroup", "--clear-groups", "--inh-caps=-all"]
+    def user(self, i: int, *words: str, name: str = USER) -> str:
+        """Run a command of a user on a host, in the home that all hosts share, and return its output."""
+        as_user = ["setpriv", f"--reuid={name}", "--regid=nogroup", "--clear-groups", "--inh-caps=-all"]
         own = {
             "SLURM_CONF": "/run/conf/slurm.conf",
             "HOME": "/run/home",
