@@ -28,6 +28,10 @@ class FakeNotes:
 
     def __init__(self) -> None:
         self.now: dict[str, Told] = {}
+        self.lines: list[str] = []
+
+    def notices(self) -> list[str]:
+        return self.lines
 
     def changed(self) -> bool:
         return True
@@ -111,6 +115,15 @@ def test_it_ends_with_the_note_of_its_job(tmp_path: Path) -> None:
     del notes.now["4711"]
     assert ranks(tmp_path, notes).wait(0.0)  # another agent finds that the note is gone
     assert states(ranks(tmp_path, notes)) == {"7.1.0": RankState.EXITED}
+
+
+def test_each_trouble_with_notes_is_told_once(tmp_path: Path) -> None:
+    notes, told = FakeNotes(), list[str]()
+    engine = ExternalRanks(MemoryEngine(MemoryCluster(NODES)), tmp_path / "external.json", notes, tell=told.append)
+    notes.lines = ["it cannot be read"]
+    engine.wait(0.0)
+    engine.wait(0.0)
+    assert told == ["it cannot be read"]
 
 
 def test_the_note_of_a_later_start_ends_it_too(tmp_path: Path) -> None:

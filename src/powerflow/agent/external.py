@@ -58,6 +58,9 @@ class Notes(Protocol):
     def look(self) -> Mapping[str, Note]:
         """Return all notes, by the job's number in Slurm."""
 
+    def notices(self) -> Sequence[str]:
+        """Return what operators should know about the notes as of the last look, one line each."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Held:
@@ -80,6 +83,7 @@ class ExternalRanks:
         engine: Runs all ranks that have a command.
         path: File of the external ranks.
         notes: Notes of Slurm's hooks; None if nobody writes any.
+        tell: Called with each new line that operators should know about these notes.
         boot: Id of the machine's present boot; None to ask this machine.
         clock: Returns Unix seconds.
     """
@@ -90,10 +94,12 @@ class ExternalRanks:
         path: Path,
         notes: Notes | None = None,
         *,
+        tell: Callable[[str], None] = lambda line: None,
         boot: str | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._engine, self._path, self._notes, self._clock = engine, path, notes, clock
+        self._tell, self._told = tell, frozenset[str]()
         self._boot = boot_id() if boot is None else boot
         self.shares_mailboxes, self.shells = engine.shares_mailboxes, engine.shells
         self._guard = threading.Lock()
@@ -208,7 +214,10 @@ class ExternalRanks:
         """
         if self._notes is None or not self._notes.changed():
             return
-        notes = self._notes.look()
+        notes, lines = self._notes.look(), frozenset(self._notes.notices())
+        for line in sorted(lines - self._told):
+            self._tell(line)
+        self._told = lines
         with self._guard:
             now = {name: self._judged(held, notes.get(held.number)) for name, held in self._held.items()}
             if now != self._held:

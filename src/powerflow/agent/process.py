@@ -111,7 +111,8 @@ async def _run(settings: AgentSettings) -> None:
         local.renew()
         notes = SlurmNotes()
         undo.callback(notes.close)
-        engine = MeteredEngine(ExternalRanks(local, directory / "external.json", notes), devices)
+        external = ExternalRanks(local, directory / "external.json", notes, tell=_say)
+        engine = MeteredEngine(external, devices)
         about, shells = _about(settings, local, devices), LocalShells(local.open_shell)
         agent = NodeAgent(directory, about, engine, devices, side, local.shutdown, shells)
         devices.start()
@@ -130,6 +131,10 @@ async def _run(settings: AgentSettings) -> None:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             agent.close()
+
+
+def _say(line: str) -> None:
+    print(f"powerflow agent: {line}", flush=True)
 
 
 def _owner(token: JoinToken) -> str:
