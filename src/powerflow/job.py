@@ -30,6 +30,7 @@ class Job:
             time compared with running alone as submitted. For any other job, it limits the step time compared with that
             at the maximum clock.
         name: Name that its owner gave it; "" if none. Jobs with the same name are similar.
+        given: True if another scheduler starts and ends the job, and gives it its GPUs. No plan can stop or move it.
         keeps: True if the job, once started, must keep its GPUs until it ends, because it cannot resume after a stop.
 
     Raises:
@@ -50,6 +51,7 @@ class Job:
     protected: bool = False
     max_slowdown: float = math.inf
     keeps: bool = False
+    given: bool = False
     gpus_allowed: tuple[int, ...] | None = None
     name: str = ""
 

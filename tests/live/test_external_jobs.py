@@ -10,7 +10,7 @@ import pytest
 
 from powerflow.api.governance import CapOrder, DrainOrder
 from powerflow.api.job_spec import JobSpec
-from powerflow.api.records import JobState, Refused
+from powerflow.api.records import JobState, NotSure, Refused
 from powerflow.api.stages import Stage, StageOrder
 from tests.live.controller_bench import ADA, ROOT
 from tests.live.external_bench import LIMIT, ExternalBench, TrueSpeed
@@ -246,6 +246,22 @@ def test_a_power_cap_holds_for_jobs_of_another_scheduler(slurm: ExternalBench) -
     slurm.service.set_cap(CapOrder(watts=1300.0), ROOT)
     slurm.turn(20)
     assert slurm.power_w() <= 1300.0 < before_w
+
+
+def test_a_cap_that_clocks_cannot_keep_stops_no_job(slurm: ExternalBench) -> None:
+    keys = [slurm.begin(number, {0: (number,)}, BOUND_BY_CLOCK) for number in range(4)]
+    slurm.look()
+    slurm.turn(10)
+    with pytest.raises(NotSure, match="cannot stop keep cluster at"):
+        slurm.service.set_cap(CapOrder(watts=500.0), ROOT)
+    slurm.service.set_cap(CapOrder(watts=500.0, sure=True), ROOT)
+    for _ in range(3):
+        slurm.turn(10)
+        slurm.look()
+    lowest = float(slurm.axes["A100"].clocks_mhz[0])
+    assert [slurm.mhz((slurm.spec.nodes[0].name, gpu)) for gpu in range(4)] == [lowest] * 4
+    assert all(slurm.controller.jobs[slurm.id(key)].known for key in keys)
+    assert any("run at their lowest clocks" in line for line in slurm.controller.governance_step.notices)
 
 
 def test_a_job_on_gpus_without_an_agent_waits_and_says_why(slurm: ExternalBench) -> None:

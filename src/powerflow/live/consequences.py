@@ -103,7 +103,7 @@ def _of_cap(cap: PowerCap, context: LoopContext, now_s: float) -> Sequence[str]:
     if idle_w > cap.watts:
         found.append(f"idle GPUs and nodes of {cap.scope.name} alone draw {power(idle_w)}, so it cannot be kept")
     elif drawn_w > cap.watts * (1 + 1e-9):
-        draw = f"jobs that PowerFlow does not manage keep {cap.scope.name} at {power(drawn_w)}"
+        draw = f"jobs that PowerFlow cannot stop keep {cap.scope.name} at {power(drawn_w)}"
         found.append(f"{draw}, so it cannot be kept")
     return [*found, *_of_jobs(trial, context)]
 

@@ -40,6 +40,7 @@ JOB = np.dtype(
         ("slowdown", np.float64),  # largest allowed slowdown as a share (`Job.max_slowdown`); inf: unlimited
         ("unmanaged", np.bool_),  # it runs as requested, because PowerFlow does not manage its project
         ("keeps", np.bool_),  # it keeps its GPUs until it ends, because it cannot resume after a stop
+        ("given", np.bool_),  # another scheduler has given it its GPUs: nobody here can take them away
         ("listed", np.bool_),  # its owner listed the counts it can run on (`Job.gpus_allowed`)
     ]
 )

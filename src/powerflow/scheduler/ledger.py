@@ -171,6 +171,7 @@ class Ledger:
             job.max_slowdown,
             unmanaged,
             job.keeps,
+            job.given,
             job.gpus_allowed is not None,
         )
         self._submitted += 1

@@ -395,6 +395,7 @@ def scheduler_job(job_id: str, spec: JobSpec, kind: JobClass, submit_s: float, i
         protected=spec.priority == "protected",
         max_slowdown=math.inf if most is None else most,
         keeps=spec.rescale in ("none", "external"),
+        given=spec.external,
         gpus_allowed=gpus.counts,
         # the name that its owner gave to the job of another scheduler, without the number there: similar jobs share it
         name=spec.name.partition(" ")[2] if spec.external else spec.name,

@@ -215,7 +215,10 @@ class Enforcer:
             limit_w, drawn_w = self._caps.limit_w(scope, now_s, now_s + STEP_S), self._caps.drawn_w(scope)
             if drawn_w > limit_w + 1e-3:
                 unmanaged = any((d.view.jobs["unmanaged"] & (d.answer.gpus > 0)).any() for _, d in asked)
+                given = any((d.view.jobs["given"] & (d.answer.gpus > 0)).any() for _, d in asked)
                 why = "jobs of unmanaged projects run" if unmanaged else "all jobs are paused"
+                if given and not unmanaged:
+                    why = "jobs of another scheduler run at their lowest clocks"
                 capped.notices.append(
                     f"power cap on {scope.name}: {limit_w:.0f} W are allowed, "
                     f"{drawn_w:.0f} W are believed to be drawn: {why}"

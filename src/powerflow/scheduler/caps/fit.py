@@ -3,7 +3,8 @@
 1. Lower clocks, first where each watt saved loses the least worth.
 2. If jobs draw too much even at the lowest clocks, give jobs fewer GPUs, first where each watt saved loses the least
    worth.
-3. If jobs still draw too much, pause jobs, first the jobs with the lowest weight.
+3. If jobs still draw too much, pause jobs, first the jobs with the lowest weight. Jobs whose GPUs another scheduler has
+   given to them cannot be paused.
 
 Guarded jobs, such as protected jobs, come last in all three steps. The worth that the last reduction loses per watt is
 the price of a watt, in seconds per joule like the energy price λ_E. If each job paid this price for its watts and chose
@@ -122,8 +123,9 @@ def fit(menus: Sequence[Menu], limit_w: float) -> CapFit:
         if _least_w(rooms, guarded) > limit_w:
             price = _pause(rooms, limit_w, guarded)
         if _least_w(rooms, guarded) <= limit_w:
-            return _answer(rooms, max(price, _slow(rooms, limit_w, guarded)), limit_w)
-    return _answer(rooms, price, limit_w)
+            break
+    # if it cannot be met, this lowers all clocks as far as possible
+    return _answer(rooms, max(price, _slow(rooms, limit_w, guarded)), limit_w)
 
 
 class _Room:
@@ -245,7 +247,7 @@ def _pause(rooms: Sequence[_Room], limit_w: float, guarded: bool) -> float:
     found, weights, holding = [], [], []
     for room in rooms:
         jobs, view = room.menu.view.jobs, room.menu.view
-        who = np.flatnonzero((room.menu.guarded == guarded) & (room.level >= 0) & (room.floor > 0.0))
+        who = np.flatnonzero((room.menu.guarded == guarded) & ~jobs["given"] & (room.level >= 0) & (room.floor > 0.0))
         step_s = view.step_time_s[jobs["cost"][who], room.level[who], room.floor_clock[who]]
         slope = room.menu.worth[who] / step_s / room.floor[who] - view.energy_prices[who]
         found.append([who, np.full(len(who), -1), room.floor[who], slope])
