@@ -92,6 +92,17 @@ def test_the_first_task_of_an_array_is_task_zero() -> None:
     assert [each.id for each in read(job(array_job_id=70, array_task_id=0)).jobs.values()] == ["70_0"]
 
 
+def test_parts_of_a_heterogeneous_job_have_the_numbers_of_sacct() -> None:
+    parts = [job(job_id=12, het_job_id=11, het_job_offset=1), job(het_job_id=newer(70), het_job_offset=newer(0))]
+    assert [each.id for part in parts for each in read(part).jobs.values()] == ["11+1", "70+0"]
+
+
+def test_a_job_that_waits_to_run_again_tells_when_its_last_run_ended() -> None:
+    waits = {"job_state": "PENDING", "gres_detail": [], "start_time": 1795900100, "submit_time": 1795900000}
+    assert read(job(job_id=5, restart_cnt=1, **waits)).requeued_s == {"slurm:5": 1795900000.5}
+    assert read(job(job_id=5, restart_cnt=0, **waits)).requeued_s == {}
+
+
 def test_jobs_without_gpus_and_jobs_that_wait_are_left_out() -> None:
     waiting = job(job_state="PENDING", gres_detail=[], start_time=0)
     look = read(job(gres_detail=[]), waiting)
