@@ -120,7 +120,8 @@ class ExternalBench(Bench):
     def draw_w(self, place: Place) -> float:
         if place not in self.speeds:
             return 60.0
-        return 60.0 + 300.0 * float((self.mhz(place) / float(self.axes["A100"].clocks_mhz[-1])) ** 2.4)
+        gpu = next(gpu for gpu in self.gpus if (gpu.node, gpu.index) == place)
+        return 60.0 + 300.0 * float((self.mhz(place) / float(self.axes[gpu.gpu_type].clocks_mhz[-1])) ** 2.4)
 
     def turn(self, turns: int = 1) -> None:
         for _ in range(turns):

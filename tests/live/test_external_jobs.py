@@ -303,6 +303,23 @@ def test_no_job_is_moved_from_a_drained_node_or_a_broken_gpu(slurm: ExternalBenc
     assert slurm.job(job.id).state is JobState.COMPLETED
 
 
+def test_no_job_is_moved_to_better_gpus(tmp_path: Path) -> None:
+    slurm = ExternalBench(tmp_path, "2x4:V100+2x4:A100", energy_price=DEAR)
+    try:
+        spread = slurm.begin(1, {0: (0,), 1: (2,)}, BOUND_BY_MEMORY)  # all other GPUs are free
+        slow = slurm.begin(2, {0: (3,)}, BOUND_BY_CLOCK)
+        slurm.look()
+        slurm.turn(6)
+        before = {job.id: job.placement for job in slurm.controller.jobs.values()}
+        assert all(before.values())
+        slurm.long(1200.0)
+        assert {job.id: job.placement for job in slurm.controller.jobs.values()} == before
+        assert {job.gpu_type for job in slurm.controller.jobs.values()} == {"V100"}
+        assert before.keys() == {slurm.id(spread), slurm.id(slow)}
+    finally:
+        slurm.close()
+
+
 def test_its_users_cannot_act_on_it_here(slurm: ExternalBench) -> None:
     key = slurm.begin(4711, {0: (0,)}, user="ada")
     slurm.look()

@@ -110,6 +110,8 @@ class JobTable:
         believed = job.steps_total or self._learning.believed_steps(job.spec, job.kind.name)
         pause_s = self._learning.pauses_s.get(job.kind.name, self._pause_s[job.spec.rescale])
         submitted = job.job(believed)
+        if job.spec.external:
+            submitted = replace(submitted, gpu_type=job.gpu_type)
         with suppress(Refused):  # its GPU type is not here any more: the scheduler says so
             submitted = replace(submitted, gpu_type=type_wanted(submitted.gpu_type, self._power.types))
         guessed = not (job.steps_total or job.spec.work)
