@@ -109,5 +109,5 @@ def test_a_refresh_of_1000_gpus_and_1000_jobs_is_at_most_15_kb() -> None:
 def test_what_is_not_known_is_left_out_and_comes_when_it_is_known() -> None:
     cluster = Big()
     state = state_of(cluster_view(cluster, EN), EN)
-    assert "cap_w" not in state
+    assert "share" not in state["gauges"][0], "no cap limits power"
     assert "null" not in json.dumps(state)

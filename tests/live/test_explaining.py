@@ -179,3 +179,13 @@ def test_the_sentence_names_the_limit_that_binds(
     said = bench.service.explain(waits)
     assert said.sentence.startswith(sentence)
     assert said.limits_known
+
+
+def test_recent_says_what_the_cluster_drew_and_what_it_was_allowed(bench: Bench) -> None:
+    began_s = bench.controller.clock()
+    bench.submit(gpus="2", rescale="none", run="sleep 60")
+    bench.turn()
+    (first,) = bench.service.recent()
+    assert first.time_s >= began_s
+    assert (first.power_w, first.cap_w) == (bench.service.top().power_w, None)
+    assert bench.service.recent(after_s=first.time_s) == []

@@ -17,6 +17,7 @@ from powerflow.api.job_detail import JobDetail
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.logs import JobLogs, LogChunk
 from powerflow.api.pages import ALL_JOBS, EVERYTHING, JobFilter, NumberedPage, Page, RecordFilter
+from powerflow.api.recent import ClusterSample
 from powerflow.api.records import (
     Caller,
     EventRecord,
@@ -312,6 +313,11 @@ class FakeCluster(FakeGovernance, FakeUserShells):
                 row, number=2, would=True, why="would", reason="would run on 1 GPU", jct_s=90.0, energy_j=9e4
             )
             return feed([each for each in (row, told) if each.number > after], after, limit)
+
+    def recent(self, *, after_s: float = 0.0) -> Sequence[ClusterSample]:
+        with self._open():
+            times_s = [self.now_s - 10.0 * ago for ago in range(30, -1, -1)]
+            return [ClusterSample(at_s, 400.0, None, 0.41, 0.002) for at_s in times_s if at_s > after_s]
 
     def accounts(self, *, since_s: float, until_s: float, by: str) -> Accounts:
         with self._open():

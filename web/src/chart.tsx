@@ -1,38 +1,34 @@
-// Power of the cluster over time, since this page was opened. The table of the same numbers is below the figure.
+// A figure of one series over the last hours, and below it a table of the same numbers.
 
 import { Component } from "preact";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
+import type { Sample } from "./history";
 
-const KEPT = 1800; // samples: an hour at one in two seconds
-const LINES = 12; // of the table
-const LEAST_S = 300; // that the figure spans
+const HEIGHT = 150; // pixels
+const LEAST_S = 300; // that a figure spans
+const LINES = 12; // of a table
 
-export interface Sample {
-  time_s: number;
-  power_w: number;
-  cap_w: number | null;
+export interface Shown {
+  id: string;
+  title: string;
+  samples: Sample[];
+  // the series, and the line that limits it, if there is one
+  value: (sample: Sample) => number;
+  limit?: (sample: Sample) => number | null;
+  limitName?: string;
+  said: (value: number) => string;
+  words: Record<string, string>;
 }
 
-const samples: Sample[] = [];
+const time = (at_s: number, seconds = false): string =>
+  new Date(at_s * 1000).toLocaleTimeString(document.documentElement.lang, {
+    hour: "2-digit",
+    minute: "2-digit",
+    ...(seconds ? { second: "2-digit" } : {}),
+  });
 
-export function note(sample: Sample): void {
-  if (samples.at(-1)?.time_s === sample.time_s) return;
-  samples.push(sample);
-  if (samples.length > KEPT) samples.shift();
-}
-
-const watts = (value: number | null): string =>
-  value === null ? "–" : value < 1000 ? `${value.toFixed(0)} W` : `${(value / 1000).toPrecision(3)} kW`;
-
-function span(): [number, number] {
-  const last = samples.at(-1)?.time_s ?? 0;
-  return [Math.min(samples[0]?.time_s ?? last, last - LEAST_S), last];
-}
-
-const time = (at_s: number): string => new Date(at_s * 1000).toLocaleTimeString(document.documentElement.lang);
-
-export class PowerChart extends Component<{ w: Record<string, string>; time_s: number }> {
+export class Chart extends Component<Shown> {
   private box: HTMLDivElement | null = null;
   private plot: uPlot | null = null;
   private readonly resized = new ResizeObserver(() => this.fit());
@@ -50,14 +46,19 @@ export class PowerChart extends Component<{ w: Record<string, string>; time_s: n
     this.plot?.destroy();
   }
 
+  override shouldComponentUpdate(next: Readonly<Shown>): boolean {
+    return next.samples !== this.props.samples || next.title !== this.props.title;
+  }
+
   override componentDidUpdate(): void {
     this.plot?.setData(this.data());
   }
 
   private fit(): void {
-    if (this.box && this.plot) this.plot.setSize({ width: this.box.clientWidth, height: this.plot.height });
+    if (this.box && this.plot) this.plot.setSize({ width: this.box.clientWidth, height: HEIGHT });
   }
 
+  // The colours are those of the theme that holds now.
   private readonly anew = (): void => {
     if (!this.box) return;
     this.plot?.destroy();
@@ -67,11 +68,17 @@ export class PowerChart extends Component<{ w: Record<string, string>; time_s: n
     this.plot = new uPlot(
       {
         width: this.box.clientWidth,
-        height: 150,
+        height: HEIGHT,
         legend: { show: false },
         cursor: { show: false },
-        scales: { x: { range: span }, y: { range: (_, __, most) => [0, Math.max(most, 1) * 1.08] } },
-        axes: [{ ...axis, space: 110, values: (_, values) => values.map(time) }, { ...axis, size: 64, values: (_, values) => values.map(watts) }],
+        scales: {
+          x: { range: () => this.span() },
+          y: { range: (_, __, most) => [0, (most || 1) * 1.08] },
+        },
+        axes: [
+          { ...axis, space: 90, values: (_, at) => at.map((one) => time(one)) },
+          { ...axis, size: 72, values: (_, at) => at.map(this.props.said) },
+        ],
         series: [
           {},
           { stroke: ink("--subject"), fill: ink("--subject-wash"), width: 2, points: { show: false } },
@@ -83,34 +90,42 @@ export class PowerChart extends Component<{ w: Record<string, string>; time_s: n
     );
   };
 
+  private span(): [number, number] {
+    const { samples } = this.props;
+    const last = samples.at(-1)?.time_s ?? Date.now() / 1000;
+    return [Math.min(samples[0]?.time_s ?? last, last - LEAST_S), last];
+  }
+
   private data(): uPlot.AlignedData {
-    return [samples.map((one) => one.time_s), samples.map((one) => one.power_w), samples.map((one) => one.cap_w)];
+    const { samples, value, limit } = this.props;
+    return [samples.map((one) => one.time_s), samples.map(value), samples.map((one) => limit?.(one) ?? null)];
   }
 
   override render() {
-    const { w } = this.props;
+    const { id, title, samples, value, limit, limitName, said, words } = this.props;
     const every = Math.max(1, Math.ceil(samples.length / LINES));
     const shown = samples.filter((_, i) => (samples.length - 1 - i) % every === 0).reverse();
+    const limited = (one: Sample) => limit?.(one) ?? null;
     return (
-      <section aria-labelledby="over-time">
-        <h2 id="over-time">{w.chart}</h2>
-        <div class="chart" role="img" aria-label={w.chart} ref={(box) => void (this.box = box)} />
+      <section class="figure" aria-labelledby={id}>
+        <h2 id={id}>{title}</h2>
+        <div class="chart" role="img" aria-label={title} ref={(box) => void (this.box = box)} />
         <details>
-          <summary>{w.chart_table}</summary>
+          <summary>{words.chart_table}</summary>
           <table>
             <thead>
               <tr>
-                <th scope="col">{w.head_when}</th>
-                <th scope="col">{w.power}</th>
-                <th scope="col">{w.cap}</th>
+                <th scope="col">{words.head_when}</th>
+                <th scope="col">{title}</th>
+                {limit && <th scope="col">{limitName}</th>}
               </tr>
             </thead>
             <tbody>
               {shown.map((one) => (
                 <tr key={one.time_s}>
-                  <th scope="row">{time(one.time_s)}</th>
-                  <td>{watts(one.power_w)}</td>
-                  <td>{watts(one.cap_w)}</td>
+                  <th scope="row">{time(one.time_s, true)}</th>
+                  <td>{said(value(one))}</td>
+                  {limit && <td>{limited(one) === null ? "–" : said(limited(one)!)}</td>}
                 </tr>
               ))}
             </tbody>

@@ -2,7 +2,8 @@
 
 import { effect } from "@preact/signals";
 import { render } from "preact";
-import { note, PowerChart } from "./chart";
+import { Chart } from "./chart";
+import { follow, samples, type Sample } from "./history";
 import { GaugePart, Jobs, Map, Notices } from "./parts";
 import type { State } from "./model";
 import { lostAt, start, state, trouble } from "./stream";
@@ -13,6 +14,25 @@ const foot = document.getElementById("foot")!;
 let drawn = false;
 
 const clock = (ms: number): string => new Date(ms).toLocaleTimeString(document.documentElement.lang);
+
+const watts = (value: number): string =>
+  value < 1000 ? `${value.toFixed(0)} W` : `${(value / 1000).toPrecision(3)} kW`;
+const plain = (value: number): string => (value === 0 ? "0" : Number(value.toPrecision(3)).toString());
+const power = (one: Sample) => one.power_w;
+const cap = (one: Sample) => one.cap_w;
+const gpuPrice = (one: Sample) => one.gpu_price;
+const joulePrice = (one: Sample) => one.energy_price;
+
+function Figures({ w, known }: { w: Record<string, string>; known: Sample[] }) {
+  const same = { samples: known, words: w };
+  return (
+    <div class="figures">
+      <Chart id="power" title={w.chart_power ?? ""} value={power} limit={cap} limitName={w.cap} said={watts} {...same} />
+      <Chart id="gpu-price" title={w.chart_gpu ?? ""} value={gpuPrice} said={plain} {...same} />
+      <Chart id="joule-price" title={w.chart_joule ?? ""} value={joulePrice} said={plain} {...same} />
+    </div>
+  );
+}
 
 function page(now: State) {
   const w = now.words;
@@ -35,7 +55,7 @@ function page(now: State) {
       </div>
       <p class="policy">{now.policy}</p>
       <Map now={now} />
-      <PowerChart w={w} time_s={now.time_s} />
+      <Figures w={w} known={samples.value} />
       <Jobs now={now} />
     </>
   );
@@ -44,7 +64,6 @@ function page(now: State) {
 effect(() => {
   const now = state.value;
   if (!now) return;
-  note({ time_s: now.time_s, power_w: now.power_w, cap_w: now.cap_w ?? null });
   if (!drawn) root.replaceChildren();
   render(page(now), root);
   if (!drawn) when.replaceChildren();
@@ -73,4 +92,5 @@ effect(() => {
   if (now && status) status.textContent = (lostAt.value === null ? now.words.live : now.words.lost_now) ?? "";
 });
 
+follow();
 start();

@@ -53,8 +53,6 @@ export interface State {
   time_s: number;
   at: string;
   emulated: boolean;
-  power_w: number;
-  cap_w?: number;
   notices: string[];
   gauges: Gauge[];
   keys: { value: string; meaning: string }[];

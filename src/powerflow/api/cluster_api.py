@@ -25,6 +25,7 @@ from powerflow.api.job_detail import JobDetail
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.logs import JobLogs, LogChunk
 from powerflow.api.pages import ALL_JOBS, EVERYTHING, JobFilter, NumberedPage, Page, RecordFilter
+from powerflow.api.recent import ClusterSample
 from powerflow.api.records import Caller, EventRecord, JobRecord, NodeRecord, Top
 from powerflow.api.shells import ShellInput, ShellOrder, ShellPiece, ShellRecord, ShellSize, ShellTaken
 from powerflow.api.stages import SavingsRecord, StageOrder, StageRecord
@@ -173,6 +174,12 @@ class ClusterApi(Protocol):
 
     def top(self) -> Top:
         """Show the present state of the cluster."""
+
+    def recent(self, *, after_s: float = 0.0) -> Sequence[ClusterSample]:
+        """List power and prices of the last 6 hours, one sample in about 10 s, oldest first.
+
+        With `after_s`, only later samples. Samples from before the controller's last start are not kept.
+        """
 
     def accounts(self, *, since_s: float, until_s: float, by: str) -> Accounts:
         """Show how much energy each user, project or job (`by`) was charged in a time window."""

@@ -20,6 +20,7 @@ from powerflow.api.records import EventRecord, Identity, JobRecord, NodeRecord, 
 if TYPE_CHECKING:
     from powerflow.api.governance import AuditRecord, BudgetRecord, CapCsv, CapRecord, ShareRecord, SignalRecord
     from powerflow.api.job_detail import JobDetail
+    from powerflow.api.recent import ClusterSample
     from powerflow.api.shells import ShellPiece, ShellRecord, ShellTaken
     from powerflow.api.stages import StageList
 
@@ -96,6 +97,7 @@ DRAIN = Operation("drain", "POST", "/nodes/{name}/drain", NodeRecord, Role.OPERA
 RESUME = Operation("resume", "POST", "/nodes/{name}/resume", NodeRecord, Role.OPERATOR)
 DECLARE_OFF = Operation("declare_off", "POST", "/nodes/{name}/declare-off", NodeRecord, Role.OPERATOR)
 EVENTS = Operation("events", "GET", "/events", NumberedPage[EventRecord])
+RECENT: Operation[Items[ClusterSample]] = Operation("recent", "GET", "/recent", "recent:ClusterSample", pages=Items)
 ACCOUNTS = Operation("accounts", "GET", "/accounts", Accounts)
 
 STAGES: Operation[StageList] = Operation("modes", "GET", "/modes", "stages:StageList")

@@ -22,7 +22,6 @@ class ClusterView:
 
     Attributes:
         time_s, at: The moment that it shows, in Unix seconds and in words.
-        power_w, cap_w: Power of the GPUs, and what power caps allow, in watts; None without a cap.
         notices: What an operator should know, one line each.
         gauges: Power against its cap, then energy against each budget.
         keys: Further key figures.
@@ -36,8 +35,6 @@ class ClusterView:
     time_s: float
     at: str
     emulated: bool
-    power_w: float
-    cap_w: float | None
     notices: Sequence[str]
     gauges: Sequence[Gauge]
     keys: Sequence[KeyFigure]
@@ -58,8 +55,6 @@ def cluster_view(cluster: ClusterApi, words: Mapping[str, str]) -> ClusterView:
         time_s=top.time_s,
         at=moment(top.time_s),
         emulated=top.emulated,
-        power_w=top.power_w,
-        cap_w=top.cap_w,
         notices=top.notices,
         gauges=[power_gauge(top, words), *budget_gauges(top, cluster.budgets(), words)],
         keys=[*_counts(top, words), *_saved_figures(savings, words)],

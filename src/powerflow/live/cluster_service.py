@@ -36,6 +36,7 @@ from powerflow.api.job_detail import JobDetail
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.logs import JobLogs, LogChunk
 from powerflow.api.pages import ALL_JOBS, EVERYTHING, JobFilter, NumberedPage, Page, RecordFilter
+from powerflow.api.recent import ClusterSample
 from powerflow.api.records import Caller, EventRecord, JobRecord, NodeRecord, NotFound, Refused, Top
 from powerflow.api.shells import ShellInput, ShellOrder, ShellPiece, ShellRecord, ShellSize, ShellTaken
 from powerflow.api.stages import SavingsRecord, StageOrder, StageRecord
@@ -335,6 +336,10 @@ class ClusterService(ClusterApi):
         if only.job_id is not None:
             self._store.job(only.job_id)
         return self._store.audit(after, limit, only=only, clocks=clocks, latest=latest)
+
+    @override
+    def recent(self, *, after_s: float = 0.0) -> Sequence[ClusterSample]:
+        return self._controller.recent.after(after_s)
 
     @override
     def accounts(self, *, since_s: float, until_s: float, by: str) -> Accounts:

@@ -41,6 +41,7 @@ from powerflow.live.measurement import Measurement
 from powerflow.live.node_watch import NodeWatch
 from powerflow.live.notices import Notices
 from powerflow.live.plan_executor import PlanExecutor
+from powerflow.live.recent import RecentSamples
 from powerflow.live.recovery import LOGS_KEPT, adopt, recall
 from powerflow.live.shells import UserShells
 from powerflow.live.step_learning import StepLearning
@@ -73,6 +74,7 @@ class Controller:
             but processes may still run). They are replaced as a whole after each turn.
         notices: Messages for operators.
         shells: Shells that users have opened beside ranks.
+        recent: What the cluster drew in the last hours, and what GPUs and joules were worth.
         turned_s: When the last turn ended.
     """
 
@@ -99,7 +101,7 @@ class Controller:
         self.snapshot: Mapping[str, ActiveJob] = {}
         self.completing: Mapping[str, ActiveJob] = {}
         self.notices, self.shells = Notices(), UserShells(store, engine, gangs, self.clock)
-        self.turned_s = 0.0
+        self.turned_s, self.recent = 0.0, RecentSamples()
         self._log = log
         self._scheduler_time, self._table = SchedulerTime(), JobTable(store, power, learning, settings.pause_s)
         self.jobs = self._table.jobs
@@ -297,6 +299,7 @@ class Controller:
         self._guarded("decisions", self._act, now_s)
         self._guarded("clocks", self._executor.tune, now_s)
         self._guarded("shells", self.shells.look, now_s)
+        self._guarded("samples", self._sample, now_s)
         self._guarded("store", self._save, now_s)
         self._guarded("logs", self._forget_logs, now_s)
         self.snapshot, self.completing = self._table.copies(), self._table.completing_copies()
@@ -365,6 +368,11 @@ class Controller:
     def _act(self, now_s: float) -> None:
         if self._executor.act(now_s):
             self._gang_events.poll()
+
+    def _sample(self, now_s: float) -> None:
+        if self.recent.is_due(now_s):
+            prices = self._executor.gpu_price, self.scheduler.energy_price
+            self.recent.add(now_s, self.power.power_w(), self.governance_step.cap_w, *prices)
 
     def _save(self, now_s: float, *, everything: bool = False) -> None:
         """Store what has changed of running jobs, what was measured, decided and charged; log what happened."""

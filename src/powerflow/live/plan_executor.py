@@ -39,6 +39,7 @@ class PlanExecutor:
 
     Attributes:
         wake_s: When the scheduler wants to decide next (Unix seconds); inf if no decision is needed.
+        gpu_price: GPU price at the latest decision, the highest of all GPU types; 0 if the policy has no prices.
     """
 
     def __init__(self, context: LoopContext, governance: GovernanceStep, explore_steps: int) -> None:
@@ -46,6 +47,7 @@ class PlanExecutor:
         self._explore_steps = explore_steps
         self._scheduler, self._table, self._time = context.scheduler, context.table, context.scheduler_time
         self.wake_s = -math.inf
+        self.gpu_price = 0.0
 
     def clock_set(self, by_s: float) -> None:
         """Move the time of the next decision by ``by_s``, because the machine's clock was set by this many seconds."""
@@ -101,7 +103,7 @@ class PlanExecutor:
     def _note(self, plan: Plan, now_s: float) -> None:
         """Take a plan into the job table: what each job must hold, and why."""
         jobs = {job.id: job for job in self._table.jobs.values() if job.known}  # the others are leaving
-        price = max(plan.gpu_price.values(), default=0.0)
+        price = self.gpu_price = max(plan.gpu_price.values(), default=0.0)
         for job_id, reason in plan.reasons().items():
             if job_id in jobs and jobs[job_id].explained(reason, price, now_s):
                 self._table.changed(jobs[job_id])

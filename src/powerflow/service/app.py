@@ -26,6 +26,7 @@ from powerflow.api.cluster_api import ClusterApi
 from powerflow.api.governance import DrainOrder, OffReason
 from powerflow.api.operations import PREFIX
 from powerflow.api.pages import Items, NumberedPage
+from powerflow.api.recent import ClusterSample
 from powerflow.api.records import (
     EventRecord,
     Identity,
@@ -183,6 +184,13 @@ def _cluster() -> APIRouter:
             if page.items or gone:
                 return page
             await asyncio.sleep(_LOOK_S)
+
+    @serves(router, ops.RECENT)
+    def recent(
+        cluster: FromCluster,
+        after_s: Annotated[float, Query(ge=0, le=1e11, description="Only later samples, in Unix seconds.")] = 0.0,
+    ) -> Items[ClusterSample]:
+        return Items(cluster.recent(after_s=after_s))
 
     @serves(router, ops.ACCOUNTS)
     def accounts(
