@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import shutil
 import signal
@@ -34,8 +36,8 @@ if os.path.ismount(_MEMORY) and os.access(_MEMORY, os.W_OK) and shutil.disk_usag
     tempfile.tempdir = _MEMORY
 
 
-_KERNELS = Path(__file__).parents[1] / "src" / "powerflow" / "policy" / "__pycache__"
-
+_ROOT = Path(__file__).parents[1]
+_KERNELS = _ROOT / "src" / "powerflow" / "policy" / "__pycache__"
 
 _compiling: list[subprocess.Popen[bytes]] = []
 
@@ -45,7 +47,23 @@ def pytest_configure(config: pytest.Config) -> None:
     alone = hasattr(config, "workerinput") or not config.getoption("numprocesses", None)
     if not alone and not any(_KERNELS.glob("prices_kernel.allocate*.nbi")):
         command = [sys.executable, "-m", "tests.compile_kernels"]
-        _compiling.append(subprocess.Popen(command, cwd=Path(__file__).parents[1]))
+        _compiling.append(subprocess.Popen(command, cwd=_ROOT))
+
+
+def pytest_collection(session: pytest.Session) -> None:
+    """Import the tests, each worker from another file on: what one worker has compiled, the others only read.
+
+    In a new clone that takes longer than all else of a collection, and workers that go side by side would each do it.
+    """
+    worker = getattr(session.config, "workerinput", None)
+    if worker is None:
+        return
+    folders = [path for argument in session.config.args if (path := Path(argument).resolve()).is_dir()]
+    files = [file for folder in folders for file in sorted(folder.rglob("test_*.py"))]
+    first = len(files) * int(worker["workerid"].removeprefix("gw")) // worker["workercount"]
+    for file in files[first:] + files[:first]:
+        with contextlib.suppress(Exception, pytest.skip.Exception):  # whoever collects it says what is wrong
+            importlib.import_module(".".join(file.relative_to(_ROOT).with_suffix("").parts))
 
 
 @pytest.hookimpl(optionalhook=True)
