@@ -232,9 +232,9 @@ class Bench:
     def job(self, job_id: str) -> StoredJob:
         return self.store.job(job_id)
 
-    def turn(self, turns: int = 1) -> None:
+    def turn(self, turns: int = 1, turn_s: float = 0.5) -> None:
         for _ in range(turns):
-            self.engine.tick()
+            self.engine.tick(turn_s)
             self.controller.turn()
 
     def until(self, done: Callable[[], bool], turns: int = 600) -> None:

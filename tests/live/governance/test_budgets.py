@@ -43,10 +43,10 @@ def fails(*_: Any) -> list[Mapping[str, Response]]:
 
 
 def run_for(bench: Bench, seconds: float) -> None:
-    """Turns for so long."""
+    """Turns for so long: long ones, where nothing is to happen for a minute."""
     until_s = bench.engine.now_s + seconds
     while bench.engine.now_s < until_s:
-        go(bench, 1)
+        go(bench, 1, turn_s=2.0 if seconds >= 60.0 else 0.5)
 
 
 def past_job(bench: Bench, hours: float) -> None:

@@ -18,11 +18,11 @@ from tests.live.controller_bench import ROOT, Bench
 JOB = {"rescale": "in-place", "gpus": "1..4", "batch": {"global": 64}}
 
 
-def go(bench: Bench, turns: int) -> None:
+def go(bench: Bench, turns: int, turn_s: float = 0.5) -> None:
     """Turns of the loop, in which GPUs in use draw more at higher clocks."""
     pid, birth = own_identity()
     for _ in range(turns):
-        bench.turn()
+        bench.turn(turn_s=turn_s)
         held = bench.gangs.holding()
         for gpu in bench.gpus:
             if (gpu.node, gpu.index) in held:
@@ -42,7 +42,7 @@ def busy(bench: Bench) -> float:
     bench.steps_total = 1_000_000
     for _ in range(3):
         bench.submit(**JOB)
-    go(bench, 100)
+    go(bench, 40)
     return drawn_w(bench)
 
 
@@ -72,7 +72,7 @@ def test_a_cap_outlives_the_controller(bench: Bench) -> None:
     go(bench, 5)
     bench.die()
     bench.start()
-    go(bench, 100)
+    go(bench, 25, turn_s=2.0)
     assert drawn_w(bench) <= limit_w
     assert bench.service.caps()[0].state == "in force"
 
@@ -98,7 +98,7 @@ def test_what_was_drawn_is_written_down_and_judged(bench: Bench) -> None:
     before_w = busy(bench)
     cap = bench.service.set_cap(CapOrder(share=2.0), ROOT)
     assert cap.watts == pytest.approx(2.0 * before_w)
-    go(bench, 200)
+    go(bench, 50, turn_s=2.0)
     found = bench.service.caps()[0]
     assert (found.over_s, found.under_after_s) == (0.0, 0.0)
     rows = list(csv.DictReader(bench.service.cap_csv(cap.number).splitlines()))
@@ -136,7 +136,7 @@ def test_after_its_end_a_cap_holds_for_an_hour_at_what_was_drawn_before_unless_i
     assert bench.service.caps()[0].state == "ended"
     assert drawn_w(bench) <= 1.1 * idle_w  # the cluster was idle before
     bench.service.lift_cap("cluster", ROOT)
-    go(bench, 100)
+    go(bench, 25, turn_s=2.0)
     assert drawn_w(bench) > 2.0 * idle_w
 
 

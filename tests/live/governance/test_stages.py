@@ -53,9 +53,9 @@ def test_one_command_forward_and_back_audited(bench: Bench) -> None:
 @pytest.mark.parametrize("stage", ["observe", "replay", "shadow"])
 def test_where_nobody_acts_jobs_run_as_asked_and_nothing_is_touched(bench: Bench, stage: str) -> None:
     mode(bench, stage)
-    bench.steps_total = 60
+    bench.steps_total = 25
     jobs = [bench.submit(**JOB) for _ in range(6)]  # each asks for 1 to 4: 2 as asked; eight GPUs
-    for _ in range(400):
+    for _ in range(180):
         bench.turn()
         assert bench.clocks.set_mhz == {}
     held = {job: {entry.gpus} for job, entry in bench.controller.jobs.items()}
