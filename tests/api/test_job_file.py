@@ -16,6 +16,7 @@ from powerflow.api.job_file import read_spec, spec_of_text
 from powerflow.api.job_schema import job_schema
 from powerflow.api.job_spec import JobSpec
 from powerflow.errors import InputError
+from tests.slow import examples
 
 #: The example at the top of the module that defines the format.
 EXAMPLE = (job_spec.__doc__ or "").split("::\n", 1)[1]
@@ -199,7 +200,7 @@ VALUES = ("1..8", "10%", "30s", "null", "1e999", "0x1F", "1:30", "2024-01-01", "
 WORDS = st.sampled_from([*JobSpec.model_fields, *SIGNS, *VALUES])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(st.lists(WORDS | st.text(max_size=3), max_size=12).map("".join))
 @example("run: x\ngpus: 0x1F")
 @example("=: 1")
@@ -211,7 +212,7 @@ def test_no_text_does_more_than_be_refused(text: str) -> None:
             assert isinstance(spec_of_text(whole), JobSpec)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.binary(max_size=60))
 def test_no_bytes_do_more_than_be_refused(content: bytes) -> None:
     with contextlib.suppress(InputError):

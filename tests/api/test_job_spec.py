@@ -18,6 +18,7 @@ from powerflow.api.job_file import spec_from
 from powerflow.api.job_schema import job_schema, schema_text
 from powerflow.api.job_spec import JOB_NAME, JobSpec
 from powerflow.errors import InputError
+from tests.slow import examples
 
 SHIPPED = Path(job_spec.__file__).parent / "job.schema.json"
 
@@ -247,7 +248,7 @@ SPECS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(SPECS)
 def test_a_spec_survives_the_store_and_agrees_with_its_schema(values: dict[str, Any]) -> None:
     made = job(**values, rescale="in-place")
@@ -304,14 +305,14 @@ JSON = st.recursive(
 KEYS = st.sampled_from([*JobSpec.model_fields, "global", "RUN", "x"])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.dictionaries(KEYS, JSON, max_size=6))
 def test_no_value_does_more_than_be_refused(values: dict[str, Any]) -> None:
     with contextlib.suppress(InputError):
         spec_from({"run": "x", **values}, "body")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(KEYS, JSON.filter(bool), st.text(min_size=1, max_size=500))
 def test_a_refusal_is_one_short_line(key: str, value: object, text: str) -> None:
     with pytest.raises(InputError) as caught:

@@ -11,6 +11,7 @@ from powerflow.cluster.evacuation import empty_nodes
 from powerflow.cluster.occupancy import NodeShare, Occupancy
 from powerflow.cluster.spec import Node
 from powerflow.testing.pool_invariants import check_pool
+from tests.slow import examples
 
 
 def pool_of(*sizes: int) -> Occupancy:
@@ -92,7 +93,7 @@ def test_several_nodes_in_a_row() -> None:
     check_pool(pool.pool)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(data=st.data(), sizes=st.lists(st.sampled_from([2, 4, 4, 8, 8]), min_size=2, max_size=7))
 def test_every_emptied_node_pays_and_the_pool_stays_sound(data: st.DataObject, sizes: list[int]) -> None:
     pool = pool_of(*sizes)

@@ -9,6 +9,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from powerflow.cluster.occupancy import Occupancy
 from powerflow.cluster.spec import Node
 from powerflow.testing.pool_invariants import check_pool, whole_free_nodes
+from tests.slow import examples
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -124,4 +125,4 @@ class PoolMachine(RuleBasedStateMachine):
 
 
 TestPoolMachine = PoolMachine.TestCase
-TestPoolMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestPoolMachine.settings = settings(max_examples=examples(60), stateful_step_count=30, deadline=None)

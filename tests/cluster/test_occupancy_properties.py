@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from powerflow.cluster.occupancy import Occupancy
 from powerflow.testing.pool_invariants import check_pool
 from tests.cluster.pools import node_numbers, occupancy
+from tests.slow import examples
 
 shapes = st.lists(st.tuples(st.integers(1, 5), st.sampled_from([1, 2, 4, 6, 8, 16, 64])), min_size=1, max_size=3)
 
@@ -38,7 +39,7 @@ def fewest_nodes(rooms: list[int], gpus: int) -> int:
 powers = st.integers(0, 6).map(lambda exponent: 2**exponent)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(count=st.integers(1, 12), node=st.integers(0, 6).map(lambda e: 2**e), rack=st.integers(1, 5), data=st.data())
 def test_powers_of_two_fill_an_empty_pool_without_spreading(
     count: int, node: int, rack: int, data: st.DataObject
@@ -59,7 +60,7 @@ def test_powers_of_two_fill_an_empty_pool_without_spreading(
             assert share.gpus[0] % min(gpus, node) == 0
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(shape=shapes, rack=st.integers(1, 4), data=st.data())
 def test_whatever_fits_in_number_fits_and_no_gpu_twice(
     shape: list[tuple[int, int]], rack: int, data: st.DataObject
@@ -96,7 +97,7 @@ def test_whatever_fits_in_number_fits_and_no_gpu_twice(
         assert not out & {(share.node, gpu) for share in pool.placement(owner) for gpu in share.gpus}
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(shape=shapes, rack=st.integers(1, 4), data=st.data())
 def test_a_job_gets_as_few_nodes_as_its_moment_allows(
     shape: list[tuple[int, int]], rack: int, data: st.DataObject
@@ -120,7 +121,7 @@ def test_a_job_gets_as_few_nodes_as_its_moment_allows(
     check_pool(pool.pool)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(count=st.integers(1, 20), rack=st.integers(1, 6), data=st.data())
 def test_whole_node_jobs_get_as_few_racks_as_their_moment_allows(count: int, rack: int, data: st.DataObject) -> None:
     pool = pool_of([(count, 8)], rack)
@@ -139,7 +140,7 @@ def test_whole_node_jobs_get_as_few_racks_as_their_moment_allows(count: int, rac
             pool.release(data.draw(st.integers(0, owner)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(shape=shapes, rack=st.integers(1, 4), data=st.data())
 def test_release_restores_exactly_and_copies_are_equal(
     shape: list[tuple[int, int]], rack: int, data: st.DataObject

@@ -15,6 +15,7 @@ from powerflow.cost.model import JobModel, gpu_power, step_time
 from powerflow.cost.observation import Observation
 from powerflow.errors import InputError
 from tests.cost.jobs import TRUTH, observed
+from tests.slow import examples
 
 CLOCKS = (765.0, 1147.5, 1530.0)
 WIDE = [(n, nodes, b, 1530.0) for n, nodes in ((1, 1), (2, 1), (4, 1), (8, 2), (16, 4)) for b in (4, 16, 64)]
@@ -128,7 +129,7 @@ def test_points_that_do_not_belong_together_are_refused(points: list[Observation
         fit(points)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(
     st.lists(
         st.builds(

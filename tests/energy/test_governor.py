@@ -15,6 +15,7 @@ from powerflow.energy.governor import Governor
 from powerflow.energy.response import Response
 from powerflow.errors import InputError
 from powerflow.units import DAY_S
+from tests.slow import examples
 
 KWH = 3.6e6
 PRICES = (0.0, 1e-3, 4e-3, 16e-3)
@@ -89,7 +90,7 @@ def test_a_plant_that_draws_more_than_believed_is_found_out() -> None:
 @given(
     kwh=st.floats(5, 150), truth=st.floats(0.7, 1.4), load=st.floats(0.3, 2.0), period=st.sampled_from(["day", "month"])
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_a_budget_is_kept_whatever_is_believed(kwh: float, truth: float, load: float, period: str) -> None:
     # 31 days of January 1970, then the first of February
     daily, _ = drive(governed(kwh, period=period), 31, truth, load)

@@ -25,6 +25,7 @@ from powerflow.gangs.types import DesiredState, GangCompleted, GangFailed, Vacat
 from tests.gangs.bench import Bench, spec_of
 from tests.gangs.fake_engine import Player, Script
 from tests.gangs.fake_rank import Habits
+from tests.slow import examples
 
 SLOTS: list[Place] = [(node, gpu) for node in "ab" for gpu in range(3)]
 SPECS: dict[str, JobSpec] = {
@@ -186,7 +187,7 @@ class Cluster(RuleBasedStateMachine):
 
 TestCluster = Cluster.TestCase
 TestCluster.settings = settings(
-    max_examples=60, stateful_step_count=14, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=examples(60), stateful_step_count=14, deadline=None, suppress_health_check=list(HealthCheck)
 )
 
 

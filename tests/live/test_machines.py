@@ -20,9 +20,9 @@ def test_an_elastic_job_lives_through_each_fault() -> None:
     # not in /dev/shm, where the folders of tests may be: each host has its own, and this one is shared
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="powerflow-machines-") as directory:
         Path(directory).chmod(0o755)
-        bench = MachinesBench(Path(directory), 2, seed=1, elastic=1, epochs=30)
+        bench = MachinesBench(Path(directory), 2, seed=1, elastic=1, epochs=15)
         outcome = bench.go(["rank", "agent", "cut 6", "controller", "crash"])
-    assert outcome.found.steps >= 30 * 13
+    assert outcome.found.steps >= 15 * 13
     assert outcome.found.generations > 1
     assert outcome.faults.total() == 5
 

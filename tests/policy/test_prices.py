@@ -12,6 +12,7 @@ from powerflow.policy.prices import Prices, sizes
 from powerflow.policy.prices_kernel import sell, value_counts
 from powerflow.policy.protocol import View
 from tests.policy.views import assert_valid, given_gpus, make_view, views
+from tests.slow import examples
 
 NEVER = -np.inf
 SUBLINEAR = [[8.0, 5.0, 4.0]]  # seconds per iteration on 1, 2, 4 GPUs
@@ -247,7 +248,7 @@ def test_equal_offers_go_to_the_earlier_job() -> None:
     assert sold([[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]], 1) == ([1, 0], 1.0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.lists(
         st.lists(st.sampled_from([NEVER, -1.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0]), min_size=3, max_size=3),
@@ -320,7 +321,7 @@ def test_any_count_that_the_owner_lists_may_be_given_and_no_other_odd_one() -> N
 # -- what always holds ------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(view=views())
 def test_whole_gangs_of_powers_of_two_and_no_more_than_there_are(view: View) -> None:
     answer = Prices().decide(view)
@@ -353,7 +354,7 @@ def _random_view(seed: int, jobs: int, capacity: int, energy_price: float = 0.0,
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), low=st.floats(1e-7, 1e-1), factor=st.floats(1.0, 100.0))
 def test_dearer_energy_never_makes_a_lone_job_draw_more(seed: int, low: float, factor: float) -> None:
     # Without pauses a lone job takes the c that maximises v·S − λ·D, so S − (λ/v)·D. v(λ) is a minimum of rising
@@ -368,7 +369,7 @@ def test_dearer_energy_never_makes_a_lone_job_draw_more(seed: int, low: float, f
     assert drawn[1] <= drawn[0] * (1 + 1e-9)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), others=st.integers(0, 6), capacity=st.integers(1, 20))
 def test_of_twins_the_heavier_never_gets_less(seed: int, others: int, capacity: int) -> None:
     # Energy free and rescaling too: V = v·S, so the heavier twin's hull is the lighter's, stretched.
@@ -383,7 +384,7 @@ def test_of_twins_the_heavier_never_gets_less(seed: int, others: int, capacity: 
     assert heavy >= light
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), jobs=st.integers(2, 12), capacity=st.integers(1, 40), known=st.booleans())
 def test_the_order_of_rows_does_not_matter(seed: int, jobs: int, capacity: int, known: bool) -> None:
     view = _random_view(seed, jobs, capacity, 1e-4)
@@ -397,7 +398,7 @@ def test_the_order_of_rows_does_not_matter(seed: int, jobs: int, capacity: int, 
     assert other.clock[other.gpus > 0].tolist() == answer.clock[order][other.gpus > 0].tolist()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), jobs=st.integers(1, 12), capacity=st.integers(1, 40))
 def test_it_stays_with_its_own_decision(seed: int, jobs: int, capacity: int) -> None:
     """Asked again at once with what it gave in hand, it changes no count."""

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from powerflow.policy.protocol import View
 from powerflow.policy.registry import load
 from tests.policy.views import assert_valid, make_view, views
+from tests.slow import examples
 
 RIGID = ("fifo", "srtf", "qssf", "tiresias", "tiresias:queues=100,promote=2", "gandiva")
 ELASTIC = ("afs", "optimus", "pollux", "greedy:0", "greedy:1", "greedy:5")
@@ -23,7 +24,7 @@ def _state(view: View) -> list[bytes]:
     return [array.tobytes() for array in arrays]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(view=views())
 @pytest.mark.parametrize("spec", EVERY)
 def test_answers_are_valid_repeatable_and_leave_the_view_alone(spec: str, view: View) -> None:
@@ -36,7 +37,7 @@ def test_answers_are_valid_repeatable_and_leave_the_view_alone(spec: str, view: 
     assert _state(view) == before
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(view=views(), fraction=st.floats(0.05, 1.0), eta=st.floats(0, 1))
 @pytest.mark.parametrize("spec", EVERY)
 def test_overlays_change_clocks_only(spec: str, view: View, fraction: float, eta: float) -> None:
@@ -69,7 +70,7 @@ def test_prices_offers_powers_of_two_where_there_are_any() -> None:
     assert got == [2, 4, 7, 4]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(view=views())
 @pytest.mark.parametrize("spec", [spec for spec in RIGID if spec not in NON_PREEMPTIVE])
 def test_rigid_policies_leave_no_gpu_idle_without_need(spec: str, view: View) -> None:
@@ -86,7 +87,7 @@ def test_rigid_policies_leave_no_gpu_idle_without_need(spec: str, view: View) ->
             assert need is None or need > free
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(view=views())
 @pytest.mark.parametrize("spec", NON_PREEMPTIVE)
 def test_non_preemptive_policies_take_nothing_away(spec: str, view: View) -> None:
@@ -100,7 +101,7 @@ def test_non_preemptive_policies_take_nothing_away(spec: str, view: View) -> Non
             assert gpus == held
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(view=views())
 @pytest.mark.parametrize("spec", ELASTIC)
 def test_elastic_policies_give_everyone_something_while_there_is_room(spec: str, view: View) -> None:

@@ -20,6 +20,7 @@ from powerflow.policy.protocol import Policy, View
 from powerflow.policy.registry import BUILT_IN, GROUP, load, names
 from powerflow.policy.tiresias import Tiresias
 from tests.policy.views import assert_valid, make_view, views
+from tests.slow import examples
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "policy_plugin"
 
@@ -106,7 +107,7 @@ def test_what_is_wrong_is_said_in_one_line(spec: str, said: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(text=st.text(alphabet="srtfgeedy:+clockzus=0123456789./,-∞ ", max_size=30))
 def test_any_text_loads_or_is_refused(text: str) -> None:
     try:
@@ -137,7 +138,7 @@ def test_the_documented_example_works_once_installed(install: Install) -> None:
 
 
 def _check_in_any_view(policy: Policy) -> None:
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=examples(40), deadline=None)
     @given(view=views())
     def check(view: View) -> None:
         assert_valid(view, policy.decide(view))

@@ -23,6 +23,7 @@ from powerflow.simulate.run import simulate
 from powerflow.simulate.world import World
 from tests.policy.views import assert_valid, make_view, views
 from tests.simulate.workloads import by_hand, job
+from tests.slow import examples
 
 
 class Weights:
@@ -186,7 +187,7 @@ def test_a_job_starts_on_its_fewest_gpus_and_others_keep_theirs() -> None:
     assert gpus_by_project(view, FairShare(Prices()).decide(view).gpus) == [7, 1]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(view=views(), random=st.randoms(use_true_random=False), shares=st.sampled_from([{}, {"a": 3.0}, {"b": 0.5}]))
 @pytest.mark.parametrize("rule", [lambda policy: policy, Hysteresis], ids=["alone", "hysteresis"])
 def test_no_job_waits_that_would_run_on_its_projects_share(
@@ -214,7 +215,7 @@ def test_no_job_waits_that_would_run_on_its_projects_share(
         assert (fewest[rows][waits] > gpus - answer.gpus[rows].sum()).all()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(st.integers(2, 3), st.integers(1, 4), st.sampled_from([1, 2, 3, 4, 8]), st.sampled_from([0.0, 30.0, 300.0]))
 def test_equals_never_take_gpus_from_each_other(projects: int, each: int, gpus: int, pause_s: float) -> None:
     jobs = [job(f"{p}-{k}", 300.0, gpus_max=1, project=f"p{p}") for p in range(projects) for k in range(each)]

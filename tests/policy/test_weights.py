@@ -17,6 +17,7 @@ from powerflow.policy.protocol import Policy, View
 from powerflow.scheduler.rules.fair_share import FairShare
 from powerflow.scheduler.rules.hysteresis import Hysteresis
 from tests.policy.views import given_gpus, make_view, views
+from tests.slow import examples
 
 WEIGHING: dict[str, Callable[[], Policy]] = {
     "prices": Prices,
@@ -48,7 +49,7 @@ def with_twin(view: View, random: Random, heavier: float, larger: float = 1.0) -
     return replace(view, jobs=jobs), row, len(jobs) - 1
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(view=views(), random=st.randoms(use_true_random=False), heavier=st.sampled_from([1.01, 1.5, 4.0, 1000.0]))
 @pytest.mark.parametrize("name", WEIGHING)
 def test_of_waiting_twins_the_heavier_gets_no_fewer_gpus(name: str, view: View, random: Random, heavier: float) -> None:
@@ -59,7 +60,7 @@ def test_of_waiting_twins_the_heavier_gets_no_fewer_gpus(name: str, view: View, 
     assert gpus[heavy] >= gpus[light]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(view=views(max_jobs=40, sizes_known=True), random=st.randoms(use_true_random=False))
 @pytest.mark.parametrize("heavier", [2.0, 4.0, 1000.0])
 def test_a_heavier_job_that_is_a_little_larger_is_not_served_after_its_twin(

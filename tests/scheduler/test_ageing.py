@@ -16,6 +16,7 @@ from powerflow.policy.registry import load
 from powerflow.scheduler.rules.ageing import PERIOD_S, Ageing
 from powerflow.simulate.run import simulate
 from tests.policy.views import assert_valid, make_view, views
+from tests.slow import examples
 
 PATIENCE_S, TURN_S = 3600.0, 600.0
 STEP_S = [[8.0, 4.0, 2.0, 1.0]]
@@ -54,7 +55,7 @@ def test_limits_must_make_sense() -> None:
             Ageing(Prices(), **wrong)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(views(), st.sampled_from(["prices", "fifo", "gandiva"]), st.floats(1.0, 1e5))
 def test_every_answer_can_be_carried_out(view: View, name: str, patience_s: float) -> None:
     policy = Ageing(load(name), patience_s=patience_s)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from powerflow.policy.protocol import Allocation
 from powerflow.scheduler.caps.fit import CapFit, Menu, drawn_w, fit, menu_of
 from tests.policy.views import make_view
+from tests.slow import examples
 
 IDLE_W = 50.0
 FAST, SLOW = 1, 0
@@ -157,7 +158,7 @@ def random_menus(draw: st.DrawFn, *, clocks: int = 4, most_jobs: int = 6, physic
 
 
 @given(st.lists(random_menus(), min_size=1, max_size=2), st.floats(0.0, 1.0))
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=examples(250), deadline=None)
 def test_never_above_the_limit_and_never_more_than_was_asked_for(menus: list[Menu], share: float) -> None:
     asked_w = sum(drawn_w(each) for each in menus)
     result = fit(menus, share * asked_w)
@@ -190,7 +191,7 @@ def _worth(each: Menu, gpus: list[int], clock: list[int]) -> tuple[float, float]
 
 
 @given(random_menus(clocks=3, most_jobs=4, physical=True), st.floats(0.0, 1.0))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_slowing_loses_at_most_one_step_against_the_best_choice_of_clocks(each: Menu, share: float) -> None:
     """So a higher cap is never worse by more than that: the best choice only gets better.
 

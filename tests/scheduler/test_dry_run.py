@@ -15,6 +15,7 @@ from powerflow.scheduler.events import Event, ManagedProjects, NodeDrained, Powe
 from powerflow.scheduler.rules.compose import with_rules
 from powerflow.scheduler.scheduler import Scheduler
 from tests.scheduler.situations import IDLE_W, SchedulerDriver, Told, submitted
+from tests.slow import examples
 
 CHANGES = st.one_of(
     st.floats(300.0, 3000.0).map(lambda watts: PowerCapSet(PowerCap(watts))),
@@ -34,7 +35,7 @@ def running(scheduler: Scheduler) -> dict[str, object]:
     }
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=examples(50))
 @given(jobs=st.lists(st.integers(1, 4), min_size=1, max_size=6), change=CHANGES)
 def test_what_is_said_is_what_happens(jobs: list[int], change: Event) -> None:
     driver = SchedulerDriver(with_rules(load("prices"), interval_s=60.0), interval_s=60.0)

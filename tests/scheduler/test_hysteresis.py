@@ -19,6 +19,7 @@ from powerflow.simulate.run import simulate
 from powerflow.simulate.world import World
 from tests.policy.views import assert_valid, make_view, views
 from tests.simulate.small import small_workload
+from tests.slow import examples
 
 #: Class 0: 8 GPU-seconds an iteration on any count. Class 1: a second GPU saves 5 %, more nothing.
 STEP_S = np.array([[8.0, 4.0, 2.0, 1.0], [8.0, 7.6, 7.6, 7.6]])
@@ -79,7 +80,7 @@ def test_limits_must_make_sense() -> None:
         Hysteresis(Prices(), share=0.0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(views(), st.sampled_from(["prices", "fifo", "srtf", "gandiva", "pollux", "afs"]))
 def test_every_answer_can_be_carried_out(view: View, name: str) -> None:
     policy = load(name)

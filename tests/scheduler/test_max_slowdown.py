@@ -15,6 +15,7 @@ from powerflow.policy.registry import load
 from powerflow.scheduler.rules.compose import with_rules
 from powerflow.scheduler.rules.max_slowdown import MaxSlowdown
 from tests.policy.views import assert_valid, make_view, views
+from tests.slow import examples
 
 CLOCKS_MHZ = (700.0, 1000.0, 1400.0)
 
@@ -38,7 +39,7 @@ def test_a_clock_that_may_be_too_slow_is_left_until_it_is_measured() -> None:
     assert slow.decide(dataclasses.replace(view, margin=unsure)).clock.tolist() == [2]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(views(), st.sampled_from([0.0, 0.1, 1.0]))
 def test_counts_stay_and_steps_are_slowed_no_more_than_allowed(view: View, share: float) -> None:
     jobs = view.jobs.copy()
@@ -54,7 +55,7 @@ def test_counts_stay_and_steps_are_slowed_no_more_than_allowed(view: View, share
     assert (chosen <= (1.0 + share) * step_s[:, -1] * (1 + 1e-6)).all()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(views(), st.data(), st.sampled_from(["prices", "greedy:1", "srtf+clock:0.5"]))
 def test_no_other_rule_chooses_a_clock_that_is_too_slow(view: View, data: st.DataObject, spec: str) -> None:
     """Hysteresis and NoPreempt choose clocks themselves for jobs whose GPUs they do not change."""

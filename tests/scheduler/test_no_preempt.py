@@ -16,13 +16,14 @@ from powerflow.scheduler.plan import Why
 from powerflow.scheduler.rules.compose import with_rules
 from tests.policy.views import make_view, views
 from tests.scheduler.situations import SchedulerDriver, submitted
+from tests.slow import examples
 
 
 def rigid(name: str, gpus: int) -> Submitted:
     return Submitted(Job(name, 0.0, "linear", 1e4, gpus, gpus, gpus, keeps=True), 1e4, 60.0)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(view=views(), data=st.data())
 def test_who_runs_and_keeps_is_never_stopped_or_rescaled(view: View, data: st.DataObject) -> None:
     rows = view.jobs.copy()

@@ -21,6 +21,7 @@ from powerflow.scheduler.rules.compose import with_rules
 from powerflow.scheduler.rules.protection import Protection, ahead_s
 from powerflow.simulate.run import simulate
 from tests.policy.views import assert_valid, make_view, views
+from tests.slow import examples
 
 #: Class 0: 8 GPU-seconds an iteration on any count, a quarter longer at half clock.
 STEP_S = np.array([[8.0, 4.0, 2.0, 1.0]])[:, :, None] * np.array([1.25, 1.0])
@@ -139,7 +140,7 @@ def test_nothing_protected_changes_nothing() -> None:
     assert (plain.clock == wrapped.clock).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(views(), st.sampled_from(["prices", "fifo", "srtf", "gandiva", "pollux"]), st.integers(0, 2**12 - 1))
 def test_every_answer_can_be_carried_out_and_serves_protected_jobs_first(view: View, name: str, chosen: int) -> None:
     policy = load(name)

@@ -48,6 +48,7 @@ from powerflow.scheduler.rules.compose import with_rules
 from powerflow.scheduler.scheduler import Scheduler
 from powerflow.testing.invariants import check
 from tests.scheduler.situations import IDLE_W, axes
+from tests.slow import examples
 
 POLICIES = sorted(BUILT_IN)
 OVERLAYS = ("", "", "", "+clock:0.7", "+zeus:0.5")
@@ -357,5 +358,5 @@ class AnythingHappens(RuleBasedStateMachine):
         self.events.append(PowerMetered(watts, np.array(slots, np.int64), job_w, steady))
 
 
-AnythingHappens.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+AnythingHappens.TestCase.settings = settings(max_examples=examples(150), stateful_step_count=40, deadline=None)
 TestAnythingHappens = AnythingHappens.TestCase

@@ -18,6 +18,7 @@ from powerflow.scheduler.sizes import learner
 from powerflow.scheduler.sizes.kernel import gittins_sizes, raise_by_active
 from powerflow.scheduler.sizes.learner import SizeLearner
 from tests.scheduler.situations import SchedulerDriver, job, submitted
+from tests.slow import examples
 
 COUNTS = np.array([1, 2, 4])
 #: Class 0: 8, 5, 4 s an iteration on 1, 2, 4 GPUs. Class 1 cannot run on one GPU. Class 2 can run on none.
@@ -94,7 +95,7 @@ def test_a_job_that_outlived_all_expectations_needs_as_much_again() -> None:
     assert gittins([10.0], [0.05], [1.0], 500.0) == 500.0
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 @example(seed=6785)  # 1.4 % of the jobs left are of the second component
 def test_the_index_against_a_sample(seed: int) -> None:
@@ -246,7 +247,7 @@ def test_jobs_that_are_alike_are_expected_to_be_alike() -> None:
     assert len({size[0], *size[18:]}) == 3
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), jobs=st.integers(1, 80))
 def test_sizes_are_positive_and_the_same_for_the_same_past(seed: int, jobs: int) -> None:
     answers = []

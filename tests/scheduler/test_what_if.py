@@ -20,6 +20,7 @@ from powerflow.scheduler.events import Cancelled, CostLearned, Event, ManagedPro
 from powerflow.scheduler.rules.compose import with_rules
 from powerflow.scheduler.scheduler import Scheduler
 from powerflow.scheduler.what_if import LIMITS, Insight, what_if
+from tests.slow import examples
 
 
 class SchedulerDriver:
@@ -153,7 +154,7 @@ def test_nobody_knows_it() -> None:
         SchedulerDriver().look("x")
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(
     jobs=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=5),
     price=st.sampled_from([0.0, 0.0005, 0.01]),

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from powerflow.simulate.bound.bound import Bound, bound
 from powerflow.simulate.bound.dual import ANY_POOL, DualValue, JobArrays, PoolCost, dual, group_jobs
 from tests.simulate.bound_instances import IDLE_W, crowd, jobs_of, one_gpu
+from tests.slow import examples
 
 
 def value_at(
@@ -114,7 +115,7 @@ def tiny(draw: st.DrawFn) -> tuple[JobArrays, list[PoolCost]]:
     return jobs, pools
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(tiny(), st.sampled_from([0.0, 0.002, 0.01]), st.data())
 def test_any_prices_bound_every_schedule(
     instance: tuple[JobArrays, list[PoolCost]], energy_price: float, data: st.DataObject

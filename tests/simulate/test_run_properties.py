@@ -20,7 +20,7 @@ from powerflow.simulate.run import Simulation, simulate
 from powerflow.simulate.workload.workload import Workload
 from powerflow.simulate.world import World
 from tests.simulate.workloads import Script, by_hand, bytes_of, from_trace, job, workloads
-from tests.slow import ALL
+from tests.slow import examples
 
 WORLDS = st.builds(
     World,
@@ -39,7 +39,7 @@ def _over_time(result: SimulationResult, column: str) -> float:
     return float((getattr(timeline, column) * (until - timeline.time_s)).sum())
 
 
-@settings(max_examples=100 if ALL else 40, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     workload=workloads(),
     policy=st.sampled_from(sorted(BUILT_IN)),
@@ -93,7 +93,7 @@ def test_everything_adds_up(
         assert jobs.finish_s[j] - jobs.start_s[j] >= each.iterations * fastest * (1 - 1e-9)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(workload=workloads(), policy=st.sampled_from(["prices", "srtf", "optimus"]), seed=st.integers(0, 99))
 def test_without_pauses_and_failures_work_is_conserved(workload: Workload, policy: str, seed: int) -> None:
     """Σ over a job's segments of length ÷ step time is its iterations, where every count fits one node."""

@@ -12,10 +12,13 @@ from powerflow.errors import InputError
 from powerflow.trace.formats import FORMATS
 from powerflow.trace.read import read_trace
 from powerflow.trace.record import Trace
+from tests.slow import ALL
 from tests.trace import examples
 
 NAMES = [known.name for known in FORMATS]
-fuzz = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fuzz = settings(
+    deadline=None, max_examples=60 if ALL else 24, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 NASTY = st.sampled_from(
     ["-1", "0", "nan", "inf", "-inf", "1e999", "9" * 5000, "", '"', '""', "|", ",", "\n", "\x00", "\ud7ff", "{", "]",
