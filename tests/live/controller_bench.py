@@ -126,6 +126,7 @@ class Bench:
         self.spec = parse_cluster(cluster)
         self.engine = NodesEngine({node.name: node.gpus for node in self.spec.nodes})
         self.steps_total = 40
+        self.turn_s = 0.5
         self.engine.play = lambda spec: self.engine.fake_rank(spec, self.steps_total)
         self.offset_s = 0.0  # of the wall clock against the engine's
         self.settings = ControllerSettings(save_s=1.0, **settings)
@@ -232,9 +233,9 @@ class Bench:
     def job(self, job_id: str) -> StoredJob:
         return self.store.job(job_id)
 
-    def turn(self, turns: int = 1, turn_s: float = 0.5) -> None:
+    def turn(self, turns: int = 1) -> None:
         for _ in range(turns):
-            self.engine.tick(turn_s)
+            self.engine.tick(self.turn_s)
             self.controller.turn()
 
     def until(self, done: Callable[[], bool], turns: int = 600) -> None:

@@ -21,8 +21,9 @@ JOB = {"rescale": "in-place", "gpus": "1..4", "batch": {"global": 64}}
 def go(bench: Bench, turns: int, turn_s: float = 0.5) -> None:
     """Turns of the loop, in which GPUs in use draw more at higher clocks."""
     pid, birth = own_identity()
+    bench.turn_s = turn_s
     for _ in range(turns):
-        bench.turn(turn_s=turn_s)
+        bench.turn()
         held = bench.gangs.holding()
         for gpu in bench.gpus:
             if (gpu.node, gpu.index) in held:
@@ -30,6 +31,7 @@ def go(bench: Bench, turns: int, turn_s: float = 0.5) -> None:
                 gpu.draw(100.0 + 200.0 * share**2, pid=pid, birth=birth)
             else:
                 gpu.rest(pid=pid, birth=birth)
+    bench.turn_s = 0.5
 
 
 def drawn_w(bench: Bench) -> float:
