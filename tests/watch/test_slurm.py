@@ -150,3 +150,18 @@ def test_host_lists() -> None:
 )
 def test_short_host_names(name: str, short: str) -> None:
     assert short_host(name) == short
+
+
+def test_a_job_with_parts_of_a_gpu_shares_it() -> None:
+    """As Slurm 22.05 tells shards; ``tres_alloc_str`` does not name them."""
+    look = read(
+        job(job_id=1, gres_detail=["shard:2(IDX:0)"]),
+        job(job_id=2, gres_detail=["shard:a100:2(IDX:0)"]),
+        job(job_id=3, gres_detail=["gpu:1(IDX:1),mps:50(IDX:2)"]),
+    )
+    assert [(each.gpu.number, each.shared) for each in look.holdings] == [
+        (0, True),
+        (0, True),
+        (1, False),
+        (2, True),
+    ]

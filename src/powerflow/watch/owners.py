@@ -71,6 +71,7 @@ class Holding:
         start_s, end_s: From when until when, Unix seconds; ``end_s`` is None while the job holds it.
         slack_s: How far the start may be off, seconds: Slurm cuts off fractions of a second.
         end_slack_s: How far the end may be off, seconds.
+        shared: True if other jobs may hold the GPU at the same time (shards, MPS).
     """
 
     job: str
@@ -79,6 +80,7 @@ class Holding:
     end_s: float | None
     slack_s: float = 1.0
     end_slack_s: float = 1.0
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)

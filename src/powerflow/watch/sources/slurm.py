@@ -31,6 +31,8 @@ _MOST_NODES = 100_000
 _CUT_S = 0.5
 
 _GPUS = re.compile(r"(?:gres[:/])?gpu(?::[^:()]+)?(?::(\d+))?\(IDX:([0-9,\-]+)\)")
+#: Parts of GPUs that jobs share: shards, and percent of MPS.
+_SHARES = re.compile(r"(?:gres[:/])?(?:shard|mps)(?::[^:()]+)?(?::(\d+))?\(IDX:([0-9,\-]+)\)")
 _HOST = re.compile(r"([^,\[\]]+)(?:\[([0-9,\-]+)\])?([^,\[\]]*)")
 #: States in which a job has its GPUs; Slurm gives them back before it leaves COMPLETING.
 _HOLDS = {"RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "SIGNALING", "STAGE_OUT", "STOPPED", "RESIZING"}
@@ -98,7 +100,7 @@ def read_jobs(text: str, now_s: float) -> OwnersLook:
         hidden += not known
         if gpus or job.end_s is not None:
             jobs[job.key] = job
-        holdings += [Holding(job.key, gpu, job.start_s, job.end_s) for gpu in gpus]
+        holdings += [Holding(job.key, gpu, job.start_s, job.end_s, shared=shared) for gpu, shared in gpus.items()]
     notes = []
     if unread:
         notes.append(f"Slurm: {unread} jobs could not be read")
@@ -107,16 +109,19 @@ def read_jobs(text: str, now_s: float) -> OwnersLook:
     return OwnersLook(now_s, jobs, holdings, notes, requeued_s=requeued_s)
 
 
-def _job(record: Mapping[str, Any]) -> tuple[WatchedJob | None, list[GpuAddress], bool]:
-    """Read one job; return it, its GPUs, and whether all its GPUs are known. None: it has no GPU now and had none."""
+def _job(record: Mapping[str, Any]) -> tuple[WatchedJob | None, Mapping[GpuAddress, bool], bool]:
+    """Read one job; return it, its GPUs, and whether all its GPUs are known. None: it has no GPU now and had none.
+
+    Of each GPU it is told whether other jobs may hold it, too.
+    """
     states = _states(record)
     start_s = _number(record.get("start_time"))
     holds, ended = bool(states & _HOLDS), bool(states & _ENDED)
     if not start_s or not (holds or ended):
-        return None, [], True
-    gpus, known = _gpus(record) if holds or record.get("gres_detail") else ([], True)
+        return None, {}, True
+    gpus, known = _gpus(record) if holds or record.get("gres_detail") else ({}, True)
     if holds and not gpus and known:
-        return None, [], True
+        return None, {}, True
     end_s = _number(record.get("end_time")) if ended or "COMPLETING" in states else 0.0
     job = WatchedJob(
         key=f"slurm:{int(record['job_id'])}@{int(start_s)}",
@@ -157,16 +162,20 @@ def _id(record: Mapping[str, Any]) -> str:
     return f"{array}_{int(task)}" if array and task is not None else str(int(record["job_id"]))
 
 
-def _gpus(record: Mapping[str, Any]) -> tuple[list[GpuAddress], bool]:
-    """Return the GPUs of a job, and whether all are known: Slurm tells them per node, in the order of its nodes."""
+def _gpus(record: Mapping[str, Any]) -> tuple[Mapping[GpuAddress, bool], bool]:
+    """Return the GPUs of a job, and whether all are known: Slurm tells them per node, in the order of its nodes.
+
+    Each GPU has True if the job has only a part of it.
+    """
     detail = [str(each) for each in record.get("gres_detail") or ()]
     nodes = [*hosts(str(record.get("nodes") or ""))]
-    found: list[GpuAddress] = []
+    found: dict[GpuAddress, bool] = {}
     known = True
     for node, words in zip(nodes, detail, strict=False):
         ranges = _GPUS.findall(words)
-        for _, numbers in ranges:
-            found += [GpuAddress(short_host(node), number) for number in numbers_in(numbers)]
+        for each, shared in ((ranges, False), (_SHARES.findall(words), True)):
+            for _, numbers in each:
+                found |= {GpuAddress(short_host(node), number): shared for number in numbers_in(numbers)}
         known &= bool(ranges) or "gpu" not in words
     wants = "gpu" in str(record.get("tres_alloc_str") or "") or any("gpu" in words for words in detail)
     return found, known and (bool(found) or not wants) and (not detail or len(detail) == len(nodes))
@@ -223,4 +232,5 @@ class Slurm:
                 raise
             note = "Slurm hides jobs and nodes (PrivateData): who holds the other GPUs is not known; run this as a user"
             return replace(look, notes=[*look.notes, f"{note} who may see them"], complete=False)
-        return replace(look, hidden=hidden_gpus(nodes, {each.gpu for each in look.holdings}))
+        whole = {each.gpu for each in look.holdings if not each.shared}  # nodes tell parts by themselves
+        return replace(look, hidden=hidden_gpus(nodes, whole))
