@@ -72,8 +72,16 @@ def test_a_wrong_rule_is_refused(text: str) -> None:
 
 
 def test_jobs_that_share_a_gpu_are_named() -> None:
-    look = looked(job(1, "0"), job(2, "0"), job(3, "1"))
-    assert [bool(each.why_not) for each in look.jobs.values()] == [True, True, False]
+    look = looked(job(1, "0"), job(2, "0"), job(3, "1"), job(4, "", gres_detail=["shard:2(IDX:2)"], tres_alloc_str=""))
+    assert [bool(each.why_not) for each in look.jobs.values()] == [True, True, False, True]
+
+
+def test_of_a_job_that_is_being_ended_it_is_not_known_yet_how() -> None:
+    """Slurm 22.05 has one word for the state, and this one hides the others."""
+    look = looked(job(1, "0", "COMPLETING", end_time=int(NOW_S) - 1))
+    assert (look.jobs, look.ended, set(look.ending)) == ({}, {}, {f"slurm:1@{NOW_S - 100:.0f}"})
+    again = looked(job(2, "0", restart_cnt=1, submit_time=int(NOW_S) - 130))
+    assert again.requeued_s == {"slurm:2": NOW_S - 129.5}
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ class ExternalBench(Bench):
         self.works: dict[Place, Work] = {}
         self.running: dict[str, ExternalJob] = {}
         self.ended: dict[str, ExternalEnd] = {}
+        self.requeued_s: dict[str, float] = {}
         super().__init__(directory, cluster, **settings)
 
     def start(self) -> None:
@@ -58,9 +59,10 @@ class ExternalBench(Bench):
         controller.power.power_w = self.power_w  # type: ignore[method-assign]
         self.door = ExternalDoor(self.store, controller.tell, controller.notices, "Slurm", LIMIT)
 
-    def look(self) -> None:
+    def look(self, ending: Collection[str] = ()) -> None:
         """Let the controller hear what the other scheduler says."""
-        self.door.take(ExternalLook(dict(self.running), dict(self.ended)), self.now_s)
+        look = ExternalLook(dict(self.running), dict(self.ended), (), ending, dict(self.requeued_s))
+        self.door.take(look, self.now_s)
 
     @property
     def now_s(self) -> float:

@@ -337,3 +337,83 @@ def test_its_users_cannot_act_on_it_here(slurm: ExternalBench) -> None:
 def test_nobody_can_submit_such_a_job() -> None:
     with pytest.raises(ValueError, match="rescale is external, which no job can ask for"):
         JobSpec.model_validate({"run": "python train.py", "rescale": "external"})
+
+
+def test_a_gpu_that_changes_hands_at_once_has_a_clock_again(slurm: ExternalBench) -> None:
+    first = slurm.begin(1, {0: (0, 1)})
+    slurm.look()
+    slurm.turn(6)
+    slurm.end(first, JobState.CANCELLED)
+    second = slurm.begin(2, {0: (0,)})
+    slurm.look()
+    slurm.turn(10)
+    assert slurm.job(slurm.id(first)).state is JobState.CANCELLED
+    assert slurm.job(slurm.id(second)).state is JobState.RUNNING
+    assert slurm.clocks.set_mhz.keys() == {slurm.gpus[0].uuid}
+
+
+def test_a_requeued_job_is_two_runs_and_the_second_has_a_clock_at_once(slurm: ExternalBench) -> None:
+    first = slurm.begin(7, {0: (0,)})
+    slurm.look()
+    slurm.turn(6)
+    del slurm.running[first]
+    slurm.turn(20)
+    slurm.requeued_s["slurm:7"] = slurm.now_s - 1.0
+    second = slurm.begin(7, {0: (1,)}, submitted_s=slurm.now_s - 1.5)
+    slurm.look()
+    slurm.turn(10)
+    ended = slurm.job(slurm.id(first))
+    assert (ended.state, ended.exit) == (JobState.CANCELLED, "Slurm: REQUEUED")
+    assert slurm.job(slurm.id(second)).state is JobState.RUNNING
+    assert slurm.clocks.set_mhz.keys() == {slurm.gpus[1].uuid}
+    del slurm.running[second]  # a look without it is not another requeue
+    slurm.look()
+    slurm.turn(2)
+    assert slurm.job(slurm.id(second)).state is JobState.RUNNING
+
+
+def test_a_job_that_is_being_ended_stays_until_it_is_told_how(slurm: ExternalBench) -> None:
+    key = slurm.begin(1, {0: (0,)})
+    slurm.look()
+    slurm.turn(6)
+    job = slurm.running.pop(key)
+    for _ in range(4):
+        slurm.look(ending={key})
+        slurm.turn(4)
+    assert slurm.job(slurm.id(key)).state is JobState.RUNNING
+    slurm.running[key] = job
+    slurm.end(key)
+    slurm.look()
+    slurm.turn(4)
+    assert slurm.job(slurm.id(key)).state is JobState.COMPLETED
+
+
+def test_a_job_waits_for_a_gpu_that_another_one_still_holds(slurm: ExternalBench) -> None:
+    first = slurm.begin(1, {0: (0,)})
+    slurm.look()
+    slurm.turn(6)
+    second = slurm.begin(2, {0: (0,)})  # Slurm has not told the end of the first one
+    del slurm.running[first]
+    slurm.look()
+    slurm.turn(10)
+    held_by = f"its clocks are not set: some of its GPUs still count as those of job {slurm.id(first)}"
+    assert slurm.controller.jobs[slurm.id(second)].reason == held_by
+    slurm.look()
+    slurm.turn(10)
+    assert slurm.job(slurm.id(first)).state is JobState.COMPLETED
+    assert slurm.job(slurm.id(second)).state is JobState.RUNNING
+
+
+def test_a_job_that_gives_a_gpu_away_keeps_its_clock_on_the_other_one(slurm: ExternalBench) -> None:
+    key = slurm.begin(1, {0: (0, 1)})
+    slurm.look()
+    slurm.turn(6)
+    node = slurm.spec.nodes[0].name
+    slurm.running[key] = replace(slurm.running[key], gpus={node: (0,)})
+    other = slurm.begin(2, {0: (1,)})
+    for _ in range(3):
+        slurm.look()
+        slurm.turn(20)
+    placements = {each: slurm.controller.jobs[slurm.id(each)].placement for each in (key, other)}
+    assert placements == {key: ((node, (0,)),), other: ((node, (1,)),)}
+    assert slurm.clocks.set_mhz.keys() == {slurm.gpus[0].uuid, slurm.gpus[1].uuid}

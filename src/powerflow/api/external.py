@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 from powerflow.api.records import JobState
 
@@ -60,8 +60,13 @@ class ExternalLook:
         jobs: The jobs that hold GPUs now, by key.
         ended: Jobs that have ended a short while ago, by key; the scheduler forgets them after some time.
         notes: What could not be told, one line each.
+        ending: Keys of jobs that are being ended, while it is not told how they end.
+        requeued_s: When the earlier run of a job has ended that runs again, or waits to, Unix seconds; by the job's key
+            up to its ``@``.
     """
 
     jobs: Mapping[str, ExternalJob]
     ended: Mapping[str, ExternalEnd]
     notes: tuple[str, ...] = ()
+    ending: Collection[str] = ()
+    requeued_s: Mapping[str, float] = field(default_factory=dict)

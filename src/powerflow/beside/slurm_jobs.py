@@ -17,6 +17,8 @@ from powerflow.watch.owners import OwnersLook, WatchedJob
 _OPT_OUT = re.compile(r"(?:^|[\s,;])powerflow:off(?:$|[\s,;])")
 #: Slurm's states of jobs that did what they should, and of jobs that somebody ended.
 _WELL, _CANCELLED = frozenset({"COMPLETED"}), frozenset({"CANCELLED", "PREEMPTED", "REVOKED", "DEADLINE"})
+#: Until Slurm 23.02, this word hides how a job ends until its Epilog has run.
+_ENDING = "COMPLETING"
 _FIELDS: Mapping[str, Callable[[WatchedJob], str]] = {
     "partition": lambda job: job.partition,
     "account": lambda job: job.account,
@@ -62,7 +64,8 @@ class SlurmRules:
 def external_look(look: OwnersLook, rules: SlurmRules) -> ExternalLook:
     """Return what Slurm says as a look for the controller.
 
-    The clocks of a job that shares a GPU with another job cannot be set, because a GPU has one clock.
+    The clocks of a job that shares a GPU with another job, or may have to (shards, MPS), cannot be set, because a
+    GPU has one clock.
     """
     gpus: dict[str, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
     holders: dict[tuple[str, int], set[str]] = defaultdict(set)
@@ -71,13 +74,16 @@ def external_look(look: OwnersLook, rules: SlurmRules) -> ExternalLook:
             gpus[each.job][each.gpu.node].add(each.gpu.number)
             holders[each.gpu].add(each.job)
     sharing = {job for jobs in holders.values() if len(jobs) > 1 for job in jobs}
+    sharing |= {each.job for each in look.holdings if each.shared and each.end_s is None}
     running = {
         key: _running(look.jobs[key], of_job, rules, shares=key in sharing)
         for key, of_job in gpus.items()
         if key in look.jobs
     }
-    ended = {key: _end(job, look.time_s) for key, job in look.jobs.items() if job.end_s is not None}
-    return ExternalLook(running, {key: end for key, end in ended.items() if key not in running}, tuple(look.notes))
+    over = {key: job for key, job in look.jobs.items() if job.end_s is not None and key not in running}
+    ending = frozenset(key for key, job in over.items() if job.state == _ENDING)
+    ended = {key: _end(job, look.time_s) for key, job in over.items() if key not in ending}
+    return ExternalLook(running, ended, tuple(look.notes), ending, look.requeued_s)
 
 
 def _running(job: WatchedJob, gpus: Mapping[str, set[int]], rules: SlurmRules, *, shares: bool) -> ExternalJob:
@@ -90,7 +96,7 @@ def _running(job: WatchedJob, gpus: Mapping[str, set[int]], rules: SlurmRules, *
         submitted_s=job.start_s if job.submitted_s is None else min(job.submitted_s, job.start_s),
         started_s=job.start_s,
         gpus={host: tuple(sorted(numbers)) for host, numbers in sorted(gpus.items())},
-        why_not="it shares GPUs with other jobs" if shares else "",
+        why_not="it shares GPUs with other jobs, or may have to" if shares else "",
         protected=rules.protects(job),
         untouched=_OPT_OUT.search(job.comment) is not None,
     )

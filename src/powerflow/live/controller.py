@@ -288,6 +288,7 @@ class Controller:
         self._guarded("gang events", self._gang_events.take_all, now_s)
         self._guarded("ends", self._gang_events.finish, now_s)
         self._table.let_go(frozenset(self.gangs.holding().values()))
+        self._guarded("jobs of another scheduler", self._external.try_again, now_s)
         self._guarded("starts", self._admission.admit, now_s)
         self._guarded("meters", self._measurement.measure, now_s)
         self._guarded("work", self._external.count_work, now_s)

@@ -6,6 +6,7 @@ plans for it under the same budgets, caps and stages. But its GPUs are given. Po
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -30,6 +31,8 @@ _MOST_CHARS = 128
 UNKNOWN = "unknown"
 #: Looks in a row in which a job is missing before it counts as ended, if its scheduler does not say how it ended.
 _MISSING = 2
+#: Moments of one submission differ by less than this: Slurm cuts off fractions of a second.
+_SAME_S = 1.0
 
 
 class ExternalDoor:
@@ -57,10 +60,13 @@ class ExternalDoor:
             StoreError: The store cannot be used. The next look makes up for it.
         """
         active = {job.spec.run: job for job in self._store.active() if job.spec.external}
-        for key in active.keys() - look.jobs.keys():  # first: others may have their GPUs by now
-            if (end := look.ended.get(key) or self._missed(key, now_s)) is not None:
+        gone = active.keys() - look.jobs.keys() - set(look.ending)
+        for key in gone:  # first: others may have their GPUs by now
+            if (
+                end := look.ended.get(key) or self._requeued(active[key], look) or self._missed(key, now_s)
+            ) is not None:
                 self._tell(ExternalEnded(active[key].id, end))
-        self._missing = {key: times for key, times in self._missing.items() if key in active and key not in look.jobs}
+        self._missing = {key: times for key, times in self._missing.items() if key in gone}
         for key, job in look.jobs.items():
             spec = spec_of(job, self._max_slowdown)
             known = active.get(key)
@@ -71,6 +77,13 @@ class ExternalDoor:
             if not known.state.ended:
                 self._tell(ExternalSeen(known.id, job))
         self._notices.show("external", "; ".join(look.notes))
+
+    def _requeued(self, job: StoredJob, look: ExternalLook) -> ExternalEnd | None:
+        """Return the end of a run whose job was submitted anew after it; None if it was not."""
+        again_s = look.requeued_s.get(job.spec.run.partition("@")[0], -math.inf)
+        if again_s <= job.submitted_s + _SAME_S:
+            return None
+        return ExternalEnd(JobState.CANCELLED, f"{self._scheduler}: REQUEUED", again_s)
 
     def _missed(self, key: str, now_s: float) -> ExternalEnd | None:
         """Return the end of a job that is missing, once it was missing for long enough."""

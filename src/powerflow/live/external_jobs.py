@@ -27,6 +27,8 @@ class ExternalJobs:
     def __init__(self, context: LoopContext, gang_events: GangEvents, step_learning: StepLearning) -> None:
         self._table, self._store, self._power = context.table, context.store, context.power
         self._scheduler, self._gang_events, self._step_learning = context.scheduler, gang_events, step_learning
+        self._gangs = context.gangs
+        self._held_up: dict[str, ExternalJob] = {}  # by job: its GPUs count as those of another job
         self._counts: dict[str, WorkCount] = {}  # by job
         self._top_s: dict[str, float] = {}  # when the speed of each job at the highest clock was last measured
 
@@ -43,6 +45,9 @@ class ExternalJobs:
         if placement and placement == job.placement:
             return
         why_not = seen.why_not or self._why_not(job, placement)
+        if not why_not and (holder := self._holder(job, placement)):
+            self._held_up[job_id] = seen
+            why_not = f"some of its GPUs still count as those of job {holder}"
         if job.placement:
             self._table.vacate(job, f"its clocks are not set any more: {why_not or 'it has other GPUs'}")
         elif why_not:
@@ -66,10 +71,31 @@ class ExternalJobs:
                 return f"node {node} is drained, or does not answer"
         for node, gpu in sorted(mine & out.keys()):
             return f"GPU {gpu} of {node} is out of service: {out[node, gpu]}"
-        for other in self._table.jobs.values():
-            if other is not job and mine & {(node, gpu) for node, gpus in other.placement for gpu in gpus}:
-                return f"some of its GPUs still count as those of job {other.id}"
         return ""
+
+    def _holder(self, job: ActiveJob, placement: Placement) -> str:
+        """Return another job that has one of these GPUs, or whose rank has one; "" if there is none.
+
+        A job that has failed or was cancelled is completing until its ranks have ended.
+        """
+        mine = {(node, gpu) for node, gpus in placement for gpu in gpus}
+        for place, holder in self._gangs.holding().items():
+            if place in mine and holder != job.id:
+                return holder
+        for other in (*self._table.jobs.values(), *self._table.completing.values()):
+            if other is not job and mine & {(node, gpu) for node, gpus in other.placement for gpu in gpus}:
+                return other.id
+        return ""
+
+    def try_again(self, now_s: float) -> None:
+        """Take over the jobs whose GPUs counted as those of another job, as soon as these are free.
+
+        The other scheduler tells the end of one job and the begin of the next at once.
+        """
+        held_up, self._held_up = self._held_up, {}
+        for job_id, seen in held_up.items():
+            if job_id in self._table.jobs:
+                self.seen(job_id, seen)
 
     def count_work(self, now_s: float) -> None:
         """Count the work of the jobs of which readings have come, and learn from it how fast they are.
