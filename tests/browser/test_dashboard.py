@@ -100,6 +100,16 @@ def test_a_person_signs_in_comes_where_they_wanted_and_signs_out(page: Any, site
     page.wait_for_selector("#token")
 
 
+def test_an_owner_cancels_a_job_only_after_a_second_click(page: Any, site: Site) -> None:
+    job = submit(site, "resnet")
+    sign_in(page, site, "user", f"/jobs/{job}")
+    button = page.locator(".acts button", has_text=f"Cancel job {job}")
+    assert not button.is_visible()
+    page.locator(".acts summary", has_text="Cancel").press("Enter")
+    button.click()
+    page.wait_for_selector(".s-cancelled")
+
+
 def test_hostile_names_are_texts_on_every_page_also_after_a_change(page: Any, site: Site) -> None:
     job, long = submit(site, HOSTILE), submit(site, "x" * 128)
     site.cluster.run(job)

@@ -120,11 +120,12 @@ def test_a_budget_ends_in_the_time_zone_in_which_it_was_set() -> None:
 def test_a_running_job_says_how_far_it_is_and_when_it_ends() -> None:
     job = replace(
         JOB, gpus=2, gpus_asked="1..4", clock_mhz=1410.0, clock_read_mhz=1395.0, power_w=520.0, energy_j=7.2e4,
-        progress=0.4999, eta_s=TOP.time_s + 5400, emulated=True,
+        progress=0.4999, eta_s=TOP.time_s + 5400, emulated=True, local_batch=32, accumulation=2,
     )  # fmt: skip
     (row,) = running_rows([job], TOP.time_s, EN)
     assert (row.gpus, row.clock, row.power, row.energy) == ("2 of 1..4", "1395 MHz", "520 Wᵉ", "0.02 kWhᵉ")
     assert (row.progress_said, row.when) == ("49\u202f%", "in 1.5 h"), "a job is not at 50 % before it is"
+    assert row.batch == "32 × 2"
     assert row.when_at == "2026-09-21T15:43:20Z"
     assert not waiting_rows([job], TOP.time_s, EN)
 

@@ -190,6 +190,39 @@ def test_the_cookie_of_another_controller_is_not_taken(api: Api) -> None:
     assert "<bdi>vera</bdi>" in api.http.get("/", headers={"Cookie": both}).text
 
 
+# --- what a person may do -----------------------------------------------------------------------------------------
+
+
+def test_the_owner_of_a_job_holds_releases_and_cancels_it_on_its_page(api: Api, browser: httpx.Client) -> None:
+    job = api.submit()
+    for act, state in (("hold", "held"), ("release", "queued"), ("cancel", "cancelled")):
+        assert f'action="/jobs/{job}/{act}"' in browser.get(f"/jobs/{job}").text
+        answer = post(browser, f"/jobs/{job}/{act}")
+        assert (answer.status_code, answer.headers["location"]) == (303, f"/jobs/{job}")
+        assert api.get(f"/api/v1/jobs/{job}").json()["record"]["state"] == state
+    assert 'action="/jobs/' not in browser.get(f"/jobs/{job}").text, "it has ended"
+    assert post(browser, f"/jobs/{job}/release").status_code == 409
+
+
+@pytest.mark.parametrize(("role", "status"), [("viewer", 403), ("other", 403), ("operator", 303)])
+def test_others_can_do_nothing_with_it_but_operators(api: Api, role: str, status: int) -> None:
+    job = api.submit()
+    with signed_in(api, role) as browser:
+        offered = f'action="/jobs/{job}/cancel"' in browser.get(f"/jobs/{job}").text
+        answer = post(browser, f"/jobs/{job}/cancel")
+    assert (offered, answer.status_code) == (status == 303, status)
+    assert answer.headers.get("content-type", "text/html; charset=utf-8").startswith("text/html")
+
+
+def test_nothing_is_done_for_another_site_for_nobody_or_by_a_link(api: Api, browser: httpx.Client) -> None:
+    job = api.submit()
+    assert post(browser, f"/jobs/{job}/cancel", site="cross-site").status_code == 403
+    assert browser.get(f"/jobs/{job}/cancel").status_code == 405
+    assert post(api.http, f"/jobs/{job}/cancel").status_code == 401
+    assert api.get(f"/api/v1/jobs/{job}").json()["record"]["state"] == "queued"
+    assert post(browser, "/jobs/99/cancel").status_code == 404
+
+
 # --- pages --------------------------------------------------------------------------------------------------------
 
 

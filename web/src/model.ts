@@ -34,6 +34,7 @@ export interface Row {
   colour: number;
   gpus: string;
   clock: string;
+  batch: string;
   power: string;
   energy: string;
   progress?: number;

@@ -175,6 +175,7 @@ class Running extends RowPart {
         <Status row={row} />
         <td>{row.gpus}</td>
         <td>{row.clock}</td>
+        <td>{row.batch}</td>
         <td>{this.text("power")}</td>
         <td>{this.text("energy")}</td>
         <td>
@@ -228,7 +229,7 @@ function JobTable({ id, rows, more, w }: { id: "running" | "waiting"; rows: Rows
   const first = [head(w, "head_id"), head(w, "head_name", "text"), head(w, "head_state", "text")];
   const heads =
     id === "running"
-      ? ["head_gpus", "head_clock", "head_power", "head_energy", "head_progress", "head_step", "head_ends"].map((key) => head(w, key))
+      ? ["head_gpus", "head_clock", "head_batch", "head_power", "head_energy", "head_progress", "head_step", "head_ends"].map((key) => head(w, key))
       : ["head_asked", "head_submitted", "head_energy"].map((key) => head(w, key));
   const last = head(w, id === "running" ? "head_why" : "head_waits", "text");
   const Part = id === "running" ? Running : Waiting;

@@ -22,6 +22,7 @@ class JobRow:
     Attributes:
         colour: Number of the job's colour in the map; 0 if it has no GPUs.
         state: queued, running, held or completing; ``state_said`` in words.
+        batch: Samples of one pass of each rank, and passes of a step if there are several: 32 × 2.
         progress: Share of its work that is done, 0 to 1; None if this is not known.
         when: For a running job when it ends, for others when it was submitted; ``when_at`` for machines.
         why: Why it has what it has, or why it waits.
@@ -35,6 +36,7 @@ class JobRow:
     colour: int
     gpus: str
     clock: str
+    batch: str
     power: str
     energy: str
     progress: float | None
@@ -90,6 +92,7 @@ def _row(job: JobRecord, power: str, energy: str, step: str, now_s: float, words
         colour=colour_of(job.id) if job.gpus else 0,
         gpus=gpus_of(job, words),
         clock=megahertz(job.clock_read_mhz or job.clock_mhz),
+        batch=batch_of(job),
         power=power + (mark if job.power_w is not None else ""),
         energy=energy + mark,
         progress=progress,
@@ -99,6 +102,14 @@ def _row(job: JobRecord, power: str, energy: str, step: str, now_s: float, words
         when_at=machine_time(at_s),
         why=job.exit or job.reason,
     )
+
+
+def batch_of(job: JobRecord) -> str:
+    """Return the local batch of a job, and its passes of a step if there are several; a dash if this is not known."""
+    if job.local_batch is None:
+        return units.NOTHING
+    several = job.accumulation is not None and job.accumulation > 1
+    return f"{job.local_batch} × {job.accumulation}" if several else str(job.local_batch)
 
 
 def owner_of(job: JobRecord) -> str:

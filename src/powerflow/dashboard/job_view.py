@@ -10,9 +10,9 @@ from powerflow.api.cluster_api import ClusterApi
 from powerflow.api.decisions import DecisionRecord, Explanation, JobOption
 from powerflow.api.job_detail import JobDetail
 from powerflow.api.pages import RecordFilter
-from powerflow.api.records import EventRecord, NodeAway, NotFound
+from powerflow.api.records import Caller, EventRecord, JobRecord, JobState, NodeAway, NotFound, Role
 from powerflow.dashboard.cluster_map import colour_of
-from powerflow.dashboard.job_rows import gpus_of, owner_of, state_of
+from powerflow.dashboard.job_rows import batch_of, gpus_of, owner_of, state_of
 from powerflow.dashboard.shown import instant, joules, megahertz, moment, watts
 from powerflow.look.key_figure import KeyFigure
 from powerflow.scheduler.plan import Otherwise, gpus_said
@@ -41,6 +41,7 @@ class JobView:
         otherwise: What would change this, and what the job would have then.
         options, decisions, story: Tables.
         decisions_more: A sentence if there are more decisions; or "".
+        acts: What its viewer may do with it now: cancel, hold or release.
         log, log_said: The last lines of its log, and what they are, or why there are none.
     """
 
@@ -62,9 +63,10 @@ class JobView:
     story: Lines
     log: str
     log_said: str
+    acts: Sequence[str]
 
 
-def job_view(cluster: ClusterApi, job_id: str, now_s: float, words: Mapping[str, str]) -> JobView:
+def job_view(cluster: ClusterApi, job_id: str, now_s: float, caller: Caller, words: Mapping[str, str]) -> JobView:
     """Ask a cluster for everything about a job, and return what the page shows of it.
 
     Raises:
@@ -94,7 +96,17 @@ def job_view(cluster: ClusterApi, job_id: str, now_s: float, words: Mapping[str,
         story=_story(events, words),
         log=log,
         log_said=log_said,
+        acts=_acts(job, caller),
     )
+
+
+def _acts(job: JobRecord, caller: Caller) -> list[str]:
+    """Return what a caller may do with a job. The cluster checks this again when it is done."""
+    if job.state.ended or not (
+        caller.role is Role.OPERATOR or (caller.role.suffices(Role.USER) and caller.user == job.user)
+    ):
+        return []
+    return ["release" if job.state is JobState.HELD else "hold", "cancel"]
 
 
 def _keys(detail: JobDetail, words: Mapping[str, str]) -> list[KeyFigure]:
@@ -102,6 +114,8 @@ def _keys(detail: JobDetail, words: Mapping[str, str]) -> list[KeyFigure]:
     keys = [KeyFigure(gpus_of(job, words), f"{words['head_gpus']} {job.gpu_type or ''}".rstrip())]
     if job.gpus:
         keys.append(KeyFigure(megahertz(job.clock_read_mhz or job.clock_mhz), words["head_clock"]))
+        if job.local_batch is not None:
+            keys.append(KeyFigure(batch_of(job), words["head_batch"]))
         keys.append(KeyFigure(watts(job.power_w, job.emulated), words["head_power"]))
     keys.append(KeyFigure(joules(job.energy_j, job.emulated), words["head_energy"]))
     if job.progress is not None:

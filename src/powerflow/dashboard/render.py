@@ -36,7 +36,7 @@ def job_page(cluster: ClusterApi, job_id: str, now_s: float, caller: Caller, lan
     Raises:
         NotFound: There is no such job.
     """
-    return _page("job.html.j2", language, caller=caller, view=job_view(cluster, job_id, now_s, words(language)))
+    return _page("job.html.j2", language, caller=caller, view=job_view(cluster, job_id, now_s, caller, words(language)))
 
 
 def sign_in_page(to: str, language: str, *, refused: bool = False) -> str:

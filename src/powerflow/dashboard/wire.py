@@ -19,6 +19,9 @@ State = Mapping[str, Any]
 #: Words that only the server needs begin with one of these.
 _NOT_SENT = (
     "job_",
+    "act_",
+    "sure_",
+    "do_",
     "sign_",
     "saved",
     "budget_",

@@ -39,7 +39,7 @@ from powerflow.service.jobs import job_routes
 from powerflow.service.metrics import exposition
 from powerflow.service.middleware import RequestGuard
 from powerflow.service.openapi import document
-from powerflow.service.pages import LIVE, PAGES, SIGN_IN, SIGN_OUT, page_files, page_routes, problem_shown
+from powerflow.service.pages import LIVE, PAGES, SHOWN, SIGN_IN, page_files, page_routes, problem_shown
 from powerflow.service.peers import Network
 from powerflow.service.problem import MEDIA_TYPE, Problem, of_error, of_invalid, problem
 from powerflow.service.refused import RefusedTokens
@@ -62,8 +62,8 @@ HEALTH = f"{PREFIX}/health"
 EVENTS = f"{PREFIX}{ops.EVENTS.path}"
 METRICS = "/metrics"
 
-#: Methods of the paths of forms.
-_FORMS = {SIGN_IN: ["GET", "HEAD", "POST"], SIGN_OUT: ["POST"]}
+#: Methods of the path of the form for a token, which is shown and sent.
+_FORMS = {SIGN_IN: ["GET", "HEAD", "POST"]}
 #: How often a request that waits for events looks for them.
 _LOOK_S = 0.25
 
@@ -257,8 +257,9 @@ def _methods(request: Request) -> list[str]:
 
     It names only the methods of the first route that has this path.
     """
-    if request.url.path in _FORMS:
-        return _FORMS[request.url.path]
+    path = request.url.path
+    if PAGES.fullmatch(path):
+        return _FORMS.get(path) or (["GET", "HEAD"] if SHOWN.fullmatch(path) else ["POST"])
     paths = request.app.openapi()["paths"]
     for path, operations in paths.items():
         if re.fullmatch(re.sub(r"{\w+}", "[^/]+", path), request.url.path):

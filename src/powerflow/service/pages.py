@@ -14,7 +14,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response, Stream
 from starlette.routing import Route
 
 from powerflow.api.cluster_api import ClusterApi
-from powerflow.api.records import Caller
+from powerflow.api.records import Caller, Forbidden, Role
 from powerflow.dashboard.assets import STATIC, assets
 from powerflow.dashboard.language import LANGUAGES, preferred
 from powerflow.dashboard.render import cluster_page, continue_page, job_page, problem_page, sign_in_page
@@ -32,10 +32,12 @@ from powerflow.service.refused import RefusedTokens
 from powerflow.service.tokens import Tokens
 
 SIGN_IN, SIGN_OUT, LIVE = "/sign-in", "/sign-out", "/live"
+#: What a person may do with a job, by its page.
+_ACTS = ("cancel", "hold", "release")
 #: Paths that show something; a person may be led there after the sign-in.
 SHOWN = re.compile(r"/|/jobs/[A-Za-z0-9._-]{1,64}")
 #: Paths of pages: without a valid token, these show the form for it.
-PAGES = re.compile(rf"{SHOWN.pattern}|{SIGN_IN}|{SIGN_OUT}")
+PAGES = re.compile(rf"{SHOWN.pattern}|/jobs/[A-Za-z0-9._-]{{1,64}}/(?:{'|'.join(_ACTS)})|{SIGN_IN}|{SIGN_OUT}")
 #: Seconds for which a browser may keep a file of a page: its path changes with its content.
 _KEPT_S = 31_536_000
 
@@ -81,6 +83,7 @@ def page_routes(cluster: ClusterApi, tokens: Tokens, refused: RefusedTokens) -> 
         Route("/", _shows(_cluster)),
         Route(LIVE, stream),
         Route("/jobs/{job_id}", _shows(_job)),
+        *(Route(f"/jobs/{{job_id}}/{act}", _does(act), methods=["POST"]) for act in _ACTS),
         Route(SIGN_IN, sign_in, methods=["GET", "POST"]),
         Route(SIGN_OUT, sign_out, methods=["POST"]),
         Route(f"{STATIC}{{name}}", _file),
@@ -117,6 +120,25 @@ def _shows(page: _Page) -> Callable[[Request], object]:
                 return _html(continue_page(request.url.path, _language(request)), 200)
             return _form(request, request.url.path)
         return _html(await run_in_threadpool(page, request.app.state.cluster, request, caller, _language(request)), 200)
+
+    return answer
+
+
+def _does(act: str) -> Callable[[Request], object]:
+    """Return a function that does something with a job, and leads back to its page.
+
+    The guard has refused requests that another site has caused.
+    """
+
+    async def answer(request: Request) -> Response:
+        caller: Caller | None = request.state.caller
+        job_id, cluster = request.path_params["job_id"], request.app.state.cluster
+        if caller is None:
+            return _form(request, f"/jobs/{job_id}")
+        if not caller.role.suffices(Role.USER):
+            raise Forbidden(f"{caller.user} has the role {caller.role}", fix=f"this request needs the role {Role.USER}")
+        await run_in_threadpool(getattr(cluster, act), job_id, caller)
+        return _to(f"/jobs/{job_id}")
 
     return answer
 
