@@ -90,10 +90,13 @@ def test_input_output_and_the_exit_code_are_passed_on(
     assert len(echoes.closed) == 1
 
 
-def test_a_rank_that_ends_is_said(shell: Shell, echoes: EchoShells, keys: Keys) -> None:
-    echoes.code = None
+@pytest.mark.parametrize(("code", "exits", "did"), [(None, 137, "has ended"), (-15, 143, "was told to end")])
+def test_a_rank_that_ends_is_said(
+    shell: Shell, echoes: EchoShells, keys: Keys, code: int | None, exits: int, did: str
+) -> None:
+    echoes.code, shell.cluster.told_to_end = code, did == "was told to end"
     keys.end()
-    assert shell("exec", "1", code=137) == "powerflow: rank 1.1.0 has ended, and this shell with it\n"
+    assert shell("exec", "1", code=exits) == f"powerflow: rank 1.1.0 {did}, and this shell with it\n"
 
 
 def test_what_cannot_be_opened_is_one_line(shell: Shell, echoes: EchoShells, keys: Keys) -> None:

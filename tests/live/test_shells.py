@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -220,6 +221,22 @@ def test_what_ended_with_its_rank_says_so(bench: Bench, echoes: EchoShells) -> N
     assert told(bench)[-1][2]["why"] == "its rank has ended"
 
 
+def test_what_ended_because_its_job_was_told_to_end_says_so(bench: Bench, echoes: EchoShells) -> None:
+    """SIGTERM goes to the rank and to its shells. Somebody else may send it, too."""
+    job = running(bench)
+    by_hand, with_job = opened(bench, job), opened(bench, job)
+    echoes.code = -signal.SIGTERM
+    echoes.echoes[by_hand.id].ends = echoes.echoes[with_job.id].ends = True
+    piece = output(bench, by_hand)
+    assert (piece.ended, piece.code, piece.why) == (True, -signal.SIGTERM, "")
+    bench.service.cancel(job, ADA)
+    piece = output(bench, with_job)
+    assert (piece.ended, piece.code) == (True, -signal.SIGTERM)
+    assert piece.why == f"rank {job}.1.0 was told to end, and this shell with it"
+    bench.turn()
+    assert [fields["why"] for _, _, fields in told(bench)[-2:]] == ["ended by signal 15", "its rank was told to end"]
+
+
 def test_what_its_node_has_forgotten_has_ended(bench: Bench, echoes: EchoShells) -> None:
     job = running(bench)
     shell = opened(bench, job)
@@ -230,6 +247,11 @@ def test_what_its_node_has_forgotten_has_ended(bench: Bench, echoes: EchoShells)
         output(bench, shell)
     bench.turn()
     assert "has hung it up" in told(bench)[-1][2]["why"]
+    shell = opened(bench, job)
+    del echoes.echoes[shell.id]
+    bench.service.cancel(job, ADA)
+    with pytest.raises(NotFound, match=f"the shell has ended: rank {job}.1.0 was told to end"):
+        output(bench, shell)
 
 
 def test_a_user_who_has_gone_is_hung_up_and_it_is_told(

@@ -85,7 +85,12 @@ class EchoShells:
 
 
 class FakeUserShells(ABC):
-    """The shells of the users of a cluster without a cluster; ``shells`` opens them."""
+    """The shells of the users of a cluster without a cluster; ``shells`` opens them.
+
+    ``told_to_end``: all ranks were told to end.
+    """
+
+    told_to_end = False
 
     def __init__(self) -> None:
         self.shells: Shells = EchoShells()
@@ -113,7 +118,10 @@ class FakeUserShells(ABC):
     ) -> ShellPiece:
         self._shell(job_id, shell, caller)
         piece = await _asked(self.shells.read(shell, after, wait_s))
-        why = f"rank {job_id}.1.0 has ended, and this shell with it" if piece.ended and piece.code is None else ""
+        why = ""
+        if piece.ended and (self.told_to_end or piece.code is None):
+            how = "was told to end" if self.told_to_end else "has ended"
+            why = f"rank {job_id}.1.0 {how}, and this shell with it"
         return ShellPiece(piece.number, as_text(piece.out), as_text(piece.err), piece.ended, piece.code, why)
 
     async def shell_input(self, job_id: str, shell: str, given: ShellInput, caller: Caller) -> ShellTaken:

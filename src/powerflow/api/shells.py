@@ -75,7 +75,7 @@ class ShellPiece:
         out, err: What the command wrote to stdout and stderr, in base64; a terminal has only `out`.
         ended: True if nothing follows.
         code: Exit code of the command; −N if signal N ended it. None if it has not ended, or was ended with its rank.
-        why: Why it has ended without an exit code.
+        why: Why it has ended, if its rank has ended or was told to end; otherwise "".
     """
 
     number: int

@@ -11,6 +11,7 @@ through `Shells`. The controller's loop calls `look`, which asks no node.
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 import time
 from collections import Counter
@@ -35,6 +36,7 @@ from powerflow.engine.shells import SILENT_S, NoShell, Shells, ShellSpec, Termin
 from powerflow.errors import InputError
 from powerflow.gangs.manager import Gangs
 from powerflow.live.running_rank import running_rank
+from powerflow.store.database import StoreError
 from powerflow.store.store import Store
 
 #: Most shells of a job at the same time.
@@ -107,11 +109,12 @@ class UserShells:
         try:
             piece = await shells.read(shell, after, wait_s)
         except EngineError as error:
-            raise self._failed(mine, error) from error
+            raise await self._failed(mine, error) from error
+        why = ""
         if piece.ended:
-            self._ended(shell, _how(piece.code))
-        with_rank = piece.ended and piece.code is None
-        why = f"rank {mine.record.rank} has ended, and this shell with it" if with_rank else ""
+            its_rank = await self._what_its_rank_did(mine.record, piece.code)
+            self._ended(shell, f"its rank {its_rank}" if its_rank else _how(piece.code))
+            why = f"rank {mine.record.rank} {its_rank}, and this shell with it" if its_rank else ""
         return ShellPiece(piece.number, as_text(piece.out), as_text(piece.err), piece.ended, piece.code, why)
 
     async def input(self, job_id: str, shell: str, given: ShellInput, caller: Caller) -> ShellTaken:
@@ -121,7 +124,7 @@ class UserShells:
         try:
             return ShellTaken(await shells.write(shell, given.offset, data, end=given.end, wait_s=INPUT_S))
         except EngineError as error:
-            raise self._failed(mine, error) from error
+            raise await self._failed(mine, error) from error
 
     async def resize(self, job_id: str, shell: str, size: ShellSize, caller: Caller) -> ShellRecord:
         """Change the size of a shell's terminal."""
@@ -129,7 +132,7 @@ class UserShells:
         try:
             await shells.resize(shell, size.rows, size.columns)
         except EngineError as error:
-            raise self._failed(mine, error) from error
+            raise await self._failed(mine, error) from error
         return mine.record
 
     async def close(self, job_id: str, shell: str, caller: Caller) -> ShellRecord:
@@ -211,6 +214,26 @@ class UserShells:
                 raise
         return record
 
+    async def _what_its_rank_did(self, shell: ShellRecord, code: int | None) -> str:
+        """Return what a shell's rank did, if the shell has ended because of it; otherwise "".
+
+        A job that is told to end gets SIGTERM, and its shells with it.
+        """
+        if code is None:
+            return "has ended"
+        to_end = code == -signal.SIGTERM and await asyncio.to_thread(self._is_told_to_end, shell)
+        return "was told to end" if to_end else ""
+
+    def _is_told_to_end(self, shell: ShellRecord) -> bool:
+        """Return True if a shell's rank shall not run any more; False if this is not known."""
+        try:
+            running_rank(self._gangs, self._store.job(shell.job_id), shell.rank)
+        except (Refused, NotFound):
+            return True
+        except (NodeAway, StoreError):
+            pass
+        return False
+
     def _own(self, job_id: str, shell: str, caller: Caller) -> tuple[UserShell, Shells]:
         """Return a shell of a caller, who has asked for it now."""
         mine, shells = self._shells.get(shell), self._engine.shells
@@ -221,13 +244,16 @@ class UserShells:
         mine.asked_s = time.monotonic()
         return mine, shells
 
-    def _failed(self, mine: UserShell, error: EngineError) -> Exception:
+    async def _failed(self, mine: UserShell, error: EngineError) -> Exception:
         """Return the error to answer with, after a node has answered with one."""
         if error.retry:
             return NodeAway(str(error))
         if not isinstance(error, NoShell):
             return InputError(str(error))
-        why = f"node {mine.record.node} has hung it up: its agent was started again, or has not heard of its user"
+        if await asyncio.to_thread(self._is_told_to_end, mine.record):
+            why = f"rank {mine.record.rank} was told to end, and this shell with it"
+        else:
+            why = f"node {mine.record.node} has hung it up: its agent was started again, or has not heard of its user"
         self._ended(mine.record.id, why)
         self.forget(mine.record.id)
         return NotFound(f"the shell has ended: {why}")
@@ -267,8 +293,7 @@ def _end(row: dict[str, str], now_s: float, why: str) -> AuditRecord:
 
 
 def _how(code: int | None) -> str:
-    if code is None:
-        return "its rank has ended"
+    assert code is not None  # otherwise its rank has ended
     return f"exit code {code}" if code >= 0 else f"ended by signal {-code}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from contextlib import ExitStack
 from typing import Annotated
@@ -17,8 +18,8 @@ from powerflow.cli.cluster.controller_command import Job, asks
 from powerflow.cli.cluster.shell_client import ShellClient
 from powerflow.errors import InputError
 
-#: Exit code of a command that was ended with its rank, by SIGKILL.
-_ENDED_WITH_RANK = 128 + 9
+#: How a command ended that was killed with its rank.
+_KILLED = -signal.SIGKILL
 
 
 @asks
@@ -53,9 +54,11 @@ def execute(
             if terminal.size() != (ours.rows, ours.columns):
                 client.size_changed()
         last = _run(client, on_terminal=ours is not None)
-    if last.code is None:
-        raise InputError(last.why, exit_code=_ENDED_WITH_RANK)
-    raise typer.Exit(last.code if last.code >= 0 else 128 - last.code)
+    code = _KILLED if last.code is None else last.code
+    code = code if code >= 0 else 128 - code
+    if last.why:
+        raise InputError(last.why, exit_code=code)
+    raise typer.Exit(code)
 
 
 def _run(client: ShellClient, *, on_terminal: bool) -> ShellPiece:
@@ -65,7 +68,7 @@ def _run(client: ShellClient, *, on_terminal: bool) -> ShellPiece:
         last = client.run()
         return last
     finally:
-        if on_terminal and (last is None or last.code is None):
+        if on_terminal and (last is None or last.why):
             sys.stderr.write("\r\n")
             sys.stderr.flush()
 
