@@ -52,7 +52,7 @@ def test_the_log_tells_in_json_lines_what_happened_to_jobs(tmp_path: Path) -> No
     assert [line for line in said if line.startswith("powerflow: ") and not line.endswith(" s")] == [
         "powerflow: opens the store",
         "powerflow: starts the agent of this machine",
-        "powerflow: takes over the jobs that run",
+        "powerflow: takes the store, and the jobs that run",
     ]
     lines = [json.loads(line) for line in said if not line.startswith("powerflow: ")]
     told = [line["event"] for line in lines]

@@ -163,6 +163,7 @@ def test_options_for_sbatch_in_a_script_are_not_read_and_this_is_said(
     shell("submit", "--", "bash", "-e", "train.sh", notes=[note])
     note = "./train.sh: lines with #SBATCH are not read: give --time for -t (line 3); "
     note += "no option is like --partition (line 7)"
+    (tmp_path / "train.sh").chmod(0o755)
     shell("submit", "-J", "x", "-G", "2", "-A", "vision", "--", "./train.sh", notes=[note])
     (tmp_path / "train.sh").write_text("#!/bin/bash\n#SBATCH -J x\n")
     shell("submit", "-J", "x", "--", "bash", "train.sh", notes=[])

@@ -162,6 +162,16 @@ def test_a_script_that_never_joins_and_a_python_without_torch_are_noted(tmp_path
     assert missing == f"{bare} has no torch and no powerflow: activate the environment that has, or give --no-env"
 
 
+@pytest.mark.parametrize(
+    ("run", "why"),
+    [("nosuchprogram --x", "there is no such program"), ("./data.csv", "it is not executable"), ("sh -c true", "")],
+)
+def test_a_program_that_cannot_be_started_is_noted(tmp_path: Path, run: str, why: str) -> None:
+    (tmp_path / "data.csv").touch()
+    said = hints(JobSpec(run=run, directory=str(tmp_path)), {"PATH": os.defpath})
+    assert [line.partition(": ")[2].partition(";")[0] for line in said] == ([why] if why else [])
+
+
 def test_a_python_that_has_all_is_not_noted(tmp_path: Path) -> None:
     (tmp_path / "elastic.py").write_text("from powerflow import elastic\n")
     spec = JobSpec(run="python elastic.py", rescale="in-place", directory=str(tmp_path))

@@ -188,7 +188,8 @@ def _invoke(argv: Sequence[str]) -> int:
             print(message, file=sys.stderr)
             return USAGE
         asked = getattr(getattr(error, "ctx", None), "command_path", "powerflow")
-        return _complain(f"{message.rstrip('.')}; see {asked} --help", error.exit_code)
+        end = " " if message.endswith("?") else "; "  # it asks which command was meant
+        return _complain(f"{message.rstrip('.')}{end}see {asked} --help", error.exit_code)
     return 0
 
 

@@ -64,7 +64,7 @@ def run_controller(
     from powerflow.service.token_audit import TokenAudit
 
     controller = live.controller
-    with phase("takes over the jobs that run"):
+    with phase("takes the store, and the jobs that run"):
         renewed = live.start()
     if renewed:
         live.log.info("agent renewed", what="an agent of another version was replaced; its ranks continue")

@@ -47,6 +47,8 @@ def events(
         print_json("events", {"events": found, "after": after})
         return
     _print(found, json)
+    if not (found or follow):
+        note("no event matches")
     lasting = controller.following(note)
     while follow:
         page = lasting.ask(ops.EVENTS, after=after, limit=PAGE, wait_s=_WAIT_S, **only)

@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,7 @@ def hints(spec: JobSpec, variables: Mapping[str, str]) -> list[str]:
     if note := sbatch_note(spec):
         found.append(note)
     words = [] if is_shell(spec.run) else shlex.split(spec.run)
+    found += _no_program(words, variables, spec.directory or os.curdir)
     if spec.rescale != "in-place" or len(words) < 2 or words[0] not in ("python", "python3"):
         return found
     script = Path(spec.directory or os.curdir) / words[1]
@@ -49,6 +50,17 @@ def hints(spec: JobSpec, variables: Mapping[str, str]) -> list[str]:
     if missing := _missing(words[0], variables):
         found.append(missing)
     return found
+
+
+def _no_program(words: Sequence[str], variables: Mapping[str, str], directory: str) -> list[str]:
+    """Return a line if the program of a command is not found; instead of ``python`` PowerFlow has its own."""
+    if not words or words[0] in ("python", "python3"):
+        return []
+    program = os.path.join(directory, words[0]) if "/" in words[0] else words[0]
+    if shutil.which(program, path=variables.get("PATH")) is not None:
+        return []
+    why = "it is not executable" if os.path.exists(program) else "there is no such program"
+    return [f"{words[0]} cannot be started from here: {why}; the job fails if this is so on the cluster, too"]
 
 
 def unwritable(spec: JobSpec) -> list[str]:

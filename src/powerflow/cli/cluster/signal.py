@@ -116,7 +116,8 @@ def _text(path: str) -> str:
         return Path(path).read_text("utf-8")
     except OSError as error:
         fix = "give a CSV file, an address that begins with http, or a number"
-        raise InputError(f"cannot be read ({error.strerror})", where=path, fix=fix) from error
+        code = 3 if isinstance(error, FileNotFoundError) else 2
+        raise InputError(f"cannot be read ({error.strerror})", where=path, fix=fix, exit_code=code) from error
     except UnicodeDecodeError as error:
         raise InputError("is not text in UTF-8", where=path) from error
 

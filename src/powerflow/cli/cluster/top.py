@@ -27,7 +27,7 @@ _EVERY_S, _JOB_EVERY_S = 2.0, 4.0
 @asks
 def top(
     controller: ControllerClient,
-    once: Annotated[bool, typer.Option("--once", "-1", help="Print a table once, also on a terminal.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print a table once, also on a terminal.")] = False,
     json: Json = False,
     watch: Watch = None,
 ) -> None:
