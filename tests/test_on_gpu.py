@@ -36,7 +36,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
 
 def test_all_sections_run_and_say_where_they_come_from(made: tuple[Path, dict[str, Any]]) -> None:
     _, record = made
-    assert list(record["sections"]) == ["driver", "load", "serve", "elastic", "rescale", "profile"]
+    assert list(record["sections"]) == ["driver", "load", "work", "serve", "elastic", "rescale", "profile"]
     origin = record["provenance"]
     assert origin["fake"] is True
     assert origin["card"] == "NVIDIA A100-SXM4-80GB"
@@ -51,6 +51,13 @@ def test_the_driver_and_a_known_load_are_metered(made: tuple[Path, dict[str, Any
     assert load["sampled"]["mean_w"] == pytest.approx(300.0, rel=0.1)
     assert load["metered_j"] >= 0.95 * load["sampled"]["counter_j"] > 0
     assert load["sampled"]["locked_mhz"] is None
+
+
+def test_what_the_card_counts_of_its_work_is_noted(made: tuple[Path, dict[str, Any]]) -> None:
+    work = made[1]["sections"]["work"]["result"]
+    assert work["products"]["counted_s"] > 0
+    assert work["products"]["busy_gigacycles_a_second"] > work["idle"]["busy_gigacycles_a_second"] == 0
+    assert set(work["copies"]) >= {"dram_share", "tensor_gigacycles_a_second", "bytes_each", "times_a_second"}
 
 
 def test_a_job_goes_from_submission_to_joules_and_no_clock_is_set(made: tuple[Path, dict[str, Any]]) -> None:

@@ -39,6 +39,7 @@ class Section(NamedTuple):
 SECTIONS: Mapping[str, Section] = {
     "driver": Section(_READING, 45.0),
     "load": Section((*_READING, "torch"), 45.0),
+    "work": Section((*_READING, "torch"), 45.0),
     "serve": Section((*_READING, *_SERVING), 90.0),
     "elastic": Section((*_READING, *_SERVING), 85.0),
     "rescale": Section(("numpy", "torch"), 85.0),
