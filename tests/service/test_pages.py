@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from powerflow.api.records import Role
+from powerflow.dashboard.assets import assets
 from powerflow.service.browser import cookie_name, cookie_of
 from powerflow.service.server import ApiServer
 from powerflow.service.tokens import create_token, revoke_tokens
@@ -268,6 +269,18 @@ def test_the_page_of_the_cluster_shows_what_runs_and_why_others_wait(api: Api, b
     assert "no right to set clocks on n2" in page
     assert "−20\u202f%" in page, "9e8 J became 7.2e8 J in the simulation"
     assert "Modelled, not metered" in page
+
+
+def test_without_the_live_page_s_script_the_page_says_so_and_is_whole(
+    browser: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after an installation that could not reach npm's registry."""
+    found = {name: asset for name, asset in assets().items() if not name.startswith("live.")}
+    monkeypatch.setattr("powerflow.dashboard.render.assets", lambda: found)
+    page = browser.get("/").text
+    assert "This installation has no live view" in page
+    assert "<script" not in page
+    assert 'id="waiting"' in page
 
 
 def test_a_page_is_in_the_language_that_the_browser_prefers(api: Api, browser: httpx.Client) -> None:

@@ -279,7 +279,7 @@ export function Map({ now }: { now: State }) {
       <h2 id="map">{w.map}</h2>
       {now.order.length ? (
         <>
-          <div class="nodes">
+          <div class="nodes" tabIndex={0} role="group" aria-labelledby="map">
             {now.order.map((name) => (
               <NodePart key={name} name={name} one={now.nodes[name]!} words={w} />
             ))}
