@@ -44,6 +44,6 @@ $(STAMP): pyproject.toml constraints.txt hatch_build.py $(wildcard web/*.json we
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "PowerFlow needs Python 3.11 or newer; say which with: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev,torch,nvidia,postgres,ray]'
-	$(BIN)/python -m compileall -qq -j 0 -x '/(ray|plotly|pip|setuptools|mypy)/' $(VENV)/lib src || true
+	$(BIN)/python -m compileall -qq -j 0 -x '/(ray|plotly|pip|setuptools|mypy|mypyc|narwhals|networkx|graphql|tests|testing|_inductor)/' $(VENV)/lib src || true
 	@test -e src/powerflow/dashboard/static/live.js || echo "PowerFlow is installed without the live page of its dashboard: npm's registry was not reached. All else works; python hatch_build.py says why."
 	touch $(STAMP)
