@@ -53,6 +53,16 @@ def test_power_of_the_moment_counts_at_once(job: ActiveJob) -> None:
     assert seen.power_w == 210.0
 
 
+def test_a_timing_that_begins_again_does_not_replace_the_one_before_at_once(job: ActiveJob) -> None:
+    """The log was read late: one step seems to take half of its time, and the job would seem to end in half of it."""
+    timed(job, trained(0, 0.0), TABLE, AXES, 705.0, now_s=100.0)
+    timed(job, trained(20, 20.0), TABLE, AXES, 705.0, now_s=120.0)
+    timed(job, trained(21, 20.5), TABLE, AXES, 705.0, now_s=120.5)
+    assert job.step_time_s == 1.0
+    timed(job, trained(26, 32.5), TABLE, AXES, 705.0, now_s=132.5)
+    assert job.step_time_s == pytest.approx(12.5 / 6), "by now, steps really take longer"
+
+
 def test_each_repeated_trial_takes_as_many_steps(job: ActiveJob) -> None:
     job.explore((705.0, 705.0, 1410.0))
     timed(job, trained(0, 0.0), TABLE, AXES, 705.0, now_s=100.0)

@@ -16,6 +16,8 @@ from powerflow.live.jobs.cost_learning import CostLearning
 #: Steps in one configuration that make a measurement, and the least seconds that they must take.
 STEPS = 20
 SECONDS = 1.0
+#: Seconds after which a repeated timing replaces the one before: steps of a log are read only twice a second.
+STEADY_S = 10.0
 #: Without trials, each repeated measurement needs twice as many steps as the one before, up to this many doublings.
 DOUBLINGS = 12
 
@@ -60,7 +62,8 @@ def timed(
     if not LEAST_STEP_S <= seconds / count <= MOST_S:  # a log that counts something else than steps
         job.window = None
         return None
-    job.step_time_s = seconds / count
+    if window.repeats == 0 or count >= steps or seconds >= STEADY_S:  # else the last timing of this tells more
+        job.step_time_s = seconds / count
     doubled = 0 if job.explore_mhz else min(window.repeats, DOUBLINGS)  # each repeated trial takes the same steps
     if count < steps << doubled or seconds < seconds_least:
         return None
