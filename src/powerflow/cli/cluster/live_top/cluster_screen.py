@@ -28,14 +28,16 @@ from powerflow.units import duration
 
 #: Seconds between two looks for an answer, and after which an answer is called old, beyond the usual interval.
 _LOOK_S, _LATE_S = 0.25, 3.0
-#: Most budgets and notices that the head shows; on a terminal of few lines, one of each.
-_MOST, _FEW_LINES = 3, 30
+#: Most budgets and notices that the head shows; on a terminal of few lines one of each, on a smaller one no notices
+#: and two lines.
+_MOST, _FEW_LINES, _LEAST_LINES = 3, 30, 18
 
 
 class ClusterScreen(Screen[None]):
     """Screen with the cluster; `TopApp` describes the arguments."""
 
     CSS = """
+    ClusterScreen { overflow: hidden; }
     ClusterScreen Static { height: auto; }
     #stale { color: $error; }
     #why { color: $text-muted; max-height: 2; }
@@ -190,6 +192,8 @@ class ClusterScreen(Screen[None]):
         lines = head_lines(found.top, found.nodes, found.budgets[:most])
         if found.top.emulated:
             lines[-1].append(f" · {EMULATED}", style="dim italic")
+        tiny = self.size.height < _LEAST_LINES
+        lines = lines[:2] if tiny else lines
         self._head.update(Group(*(_short(each, width) for each in lines)))
         notices = notice_lines(found.top)
         if not self._shows_notices:
@@ -198,7 +202,7 @@ class ClusterScreen(Screen[None]):
                 notices = [*notices[: most - 1], Text(more, "yellow")]
             notices = [_short(each, width) for each in notices]
         self._notices.update(Group(*notices))
-        self._notices.display = bool(notices)
+        self._notices.display = bool(notices) and (self._shows_notices or not tiny)
 
     def _jobs(self) -> Sequence[JobRecord]:
         def words(job: JobRecord) -> str:
@@ -252,4 +256,5 @@ def _place(row: GpuRow) -> str:
 def _short(text: Text, width: int) -> Text:
     shown = text.copy()
     shown.truncate(width, overflow="ellipsis")
+    shown.no_wrap = True
     return shown
