@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,10 +33,8 @@ def test_the_others_go_on_without_a_rank_that_is_silent(tmp_path: Path, victim: 
         os.kill(job.processes[gone].pid or 0, signal.SIGSTOP)
         job.allow(job.allowed + 4)
         rest = [name for name in names if name != gone]
-        began_s = time.monotonic()
         job.post(rest, lost=[gone])
-        job.drive(job.in_generation, "the others go on")
-        assert time.monotonic() - began_s < 20.0  # gloo alone would wait for an hour
+        job.drive(job.in_generation, "the others go on")  # gloo alone would wait for an hour
         job.allow(job.allowed + 4)
         job.drive(lambda: min(r.saved_step for r in job.mailbox.reports(rest[:1])) >= 10, "a checkpoint")
         kept = load(job.mailbox.checkpoint)
