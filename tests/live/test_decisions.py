@@ -7,7 +7,9 @@ from typing import Any
 from powerflow.api.decisions import DecisionRecord
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.records import JobState
+from powerflow.live.governance.predictions import predictions
 from powerflow.live.plan_executor import long_said
+from powerflow.store.models import DecisionOutcome
 from powerflow.store.store import Store
 from tests.store.specs import submit
 
@@ -55,6 +57,32 @@ def test_outcomes_are_the_first_word_on_each_completed_job(store: Store) -> None
     assert (found[other].predicted, found[other].would) == (None, None)
     assert [outcome.job_id for outcome in store.decisions.outcomes(0.0, ["vision"])] == [done]
     assert store.decisions.outcomes(101.0) == []
+    assert [outcome.job_id for outcome in store.decisions.outcomes(0.0, until_s=100.1, user="ada")] == [done, other]
+    assert store.decisions.outcomes(0.0, until_s=100.0) == []
+    assert store.decisions.outcomes(0.0, user="bob") == []
+
+
+def test_predictions_are_compared_with_what_jobs_took() -> None:
+    """Of three jobs, one has no prediction, one no interval, and of one it is known what PowerFlow would have done."""
+    within: dict[str, Any] = {"jct_low_s": 80.0, "jct_high_s": 99.0, "energy_low_j": 5.0, "energy_high_j": 9.0}
+    said = told("1", 1.0, jct_s=90.0, energy_j=8.0, **within)
+    would = told("1", 1.0, would=True, jct_s=60.0, energy_j=6.0)
+    plain = told("2", 1.0, jct_s=50.0, energy_j=4.0)
+    outcomes = [
+        DecisionOutcome("1", "", 95.0, 10.0, said, would),
+        DecisionOutcome("2", "", 50.0, 4.0, plain, None),
+        DecisionOutcome("3", "", 50.0, 7.0, None, None),
+    ]
+    found = predictions(outcomes, 0.0, 1.0)
+    assert (found.completed, found.predicted, found.predicted_j, found.used_j) == (3, 2, 12.0, 14.0)
+    assert (found.judged, found.within_time, found.within_energy) == (1, 1.0, 0.0)
+    assert (found.compared, found.asked_j, found.would_j, found.asked_jct_s, found.would_jct_s) == (
+        1,
+        8.0,
+        6.0,
+        90.0,
+        60.0,
+    )
 
 
 def test_a_decision_that_takes_long_is_said_with_its_time() -> None:

@@ -18,8 +18,11 @@ def accounts(
     for job in jobs:
         groups.setdefault(job.id if by == "job" else getattr(job, by) or "–", []).append(job)
     found = [_account(name, groups[name], by, tariff) for name in sorted(groups)]
-    idle = Account("idle", 0, 0.0, 3.6e6, None)
-    total = Account("total", sum(a.jobs for a in found), 0.0, sum(a.energy_j for a in found) + 3.6e6, None)
+    kwh = None if tariff is None else tariff.value
+    idle = Account("idle", 0, 0.0, 3.6e6, None, kwh)
+    total_j = sum(a.energy_j for a in found) + 3.6e6
+    cost = None if tariff is None else total_j / 3.6e6 * tariff.value
+    total = Account("total", sum(a.jobs for a in found), 0.0, total_j, None, cost)
     return Accounts(since_s, until_s, by, [*found, idle, total], (), tariff.currency if tariff else "")
 
 
@@ -27,9 +30,10 @@ def _account(name: str, own: list[JobRecord], by: str, tariff: SignalRecord | No
     ended = [job.ended_s - job.submitted_s for job in own if job.ended_s is not None]
     jct_s, used_j = sum(ended) / len(ended) if ended else None, sum(job.energy_j for job in own)
     cost = None if tariff is None else used_j / 3.6e6 * tariff.value
-    of_job: dict[str, Any] = (
-        {"job_name": own[0].name, "user": own[0].user, "state": own[0].state} if by == "job" else {}
-    )
+    of_job: dict[str, Any] = {}
+    if by == "job":
+        fields = ("user", "state", "project", "submitted_s", "ended_s")
+        of_job = {"job_name": own[0].name} | {name: getattr(own[0], name) for name in fields}
     return Account(name, len(own), 3600.0 * len(own), used_j, jct_s, cost, **of_job)
 
 

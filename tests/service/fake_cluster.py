@@ -17,6 +17,7 @@ from powerflow.api.job_detail import JobDetail
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.logs import JobLogs, LogChunk
 from powerflow.api.pages import ALL_JOBS, EVERYTHING, JobFilter, NumberedPage, Page, RecordFilter
+from powerflow.api.predictions import PredictionsRecord
 from powerflow.api.recent import ClusterSample
 from powerflow.api.records import (
     Caller,
@@ -58,6 +59,8 @@ class FakeCluster(FakeGovernance, FakeUserShells):
         FakeUserShells.__init__(self)
         self._events: list[EventRecord] = []
         self._nodes = dict.fromkeys(("n1", "n2"), "up")
+        #: What jobs took, compared with predictions.
+        self.predicted: PredictionsRecord | None = None
         #: Energy counters of GPUs by node and number, joules.
         self.counters_j: dict[tuple[str, int], float] = {}
 
@@ -322,6 +325,12 @@ class FakeCluster(FakeGovernance, FakeUserShells):
     def accounts(self, *, since_s: float, until_s: float, by: str) -> Accounts:
         with self._open():
             return accounts(self._jobs.values(), since_s, until_s, by, self._signals.get("tariff"))
+
+    def predictions(
+        self, *, since_s: float, until_s: float, project: str | None = None, user: str | None = None
+    ) -> PredictionsRecord:
+        with self._open():
+            return self.predicted or PredictionsRecord(since_s, until_s, 0, 0, 0.0, 0.0, 0, None, None, 0, *[0.0] * 4)
 
     def healthy(self) -> Mapping[str, Any]:
         with self._lock:

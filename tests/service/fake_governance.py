@@ -44,6 +44,7 @@ class FakeGovernance(ABC):
         self._caps: list[CapRecord] = []
         self._audit: list[AuditRecord] = []
         self._modes = {"": (Stage.ENFORCE, "")}
+        self.estimated: SavingsRecord | None = SavingsRecord(now_s, 3, 120, 5000.0, 9e8, 4000.0, 7.2e8)
         self._budgets: dict[str, BudgetRecord] = {}
         self._shares: dict[str, ShareRecord] = {}
         self._signals: dict[Kind, SignalRecord] = {}
@@ -99,7 +100,7 @@ class FakeGovernance(ABC):
             return [StageRecord(project, stage, by, self.now_s) for project, (stage, by) in self._modes.items()]
 
     def savings(self) -> SavingsRecord | None:
-        return SavingsRecord(self.now_s, 3, 120, 5000.0, 9e8, 4000.0, 7.2e8)
+        return self.estimated
 
     def set_stage(self, order: StageOrder, caller: Caller) -> Sequence[StageRecord]:
         with self._open():

@@ -40,6 +40,7 @@ CONFIG = SchemathesisConfig.from_dict({"checks": {"negative_data_rejection": {"e
 #: cap has either watts or a share; a zone is one of those there are; a signal is one of three things.
 BEYOND = {
     "GET /api/v1/accounts": [positive_data_acceptance],
+    "GET /api/v1/predictions": [positive_data_acceptance],
     "GET /api/v1/history": [positive_data_acceptance],
     "POST /api/v1/jobs": [positive_data_acceptance],
     "POST /api/v1/jobs/{job_id}/update": [positive_data_acceptance],

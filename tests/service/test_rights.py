@@ -25,7 +25,7 @@ NODE_WRITES = [
     ("/api/v1/nodes/n1/resume", None),
 ]
 READS = [JOBS, f"{JOBS}/1", f"{JOBS}/1/explain", f"{JOBS}/1/log"]
-READS += [f"/api/v1/{name}" for name in ("events", "nodes", "top", "accounts")]
+READS += [f"/api/v1/{name}" for name in ("events", "nodes", "top", "accounts", "predictions")]
 
 
 @pytest.mark.parametrize(("path", "body"), [*WRITES, *NODE_WRITES])

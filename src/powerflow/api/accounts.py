@@ -16,7 +16,7 @@ class Account:
     """GPU time and energy charged to a user, a project or a job in a time window.
 
     ``fair_share`` is the share of a project, if operators have set any shares (`ShareRecord`). The account of a job has
-    also the job's name, its user and its state.
+    also the job's name, user, project and state, and when it was submitted and ended (None: it has not ended).
 
     ``idle`` and ``total`` are accounts, too. ``cost`` (in the tariff's currency) is None without a tariff, and
     ``co2_g`` (in grams) is None without a carbon signal. Both are computed hour by hour.
@@ -33,6 +33,9 @@ class Account:
     job_name: str | None = None
     user: str | None = None
     state: JobState | None = None
+    project: str | None = None
+    submitted_s: float | None = None
+    ended_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from powerflow.api.job_detail import JobDetail
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.logs import JobLogs, LogChunk
 from powerflow.api.pages import ALL_JOBS, EVERYTHING, JobFilter, NumberedPage, Page, RecordFilter
+from powerflow.api.predictions import PredictionsRecord
 from powerflow.api.recent import ClusterSample
 from powerflow.api.records import Caller, EventRecord, JobRecord, NodeRecord, Top
 from powerflow.api.shells import ShellInput, ShellOrder, ShellPiece, ShellRecord, ShellSize, ShellTaken
@@ -183,6 +184,11 @@ class ClusterApi(Protocol):
 
     def accounts(self, *, since_s: float, until_s: float, by: str) -> Accounts:
         """Show how much energy each user, project or job (`by`) was charged in a time window."""
+
+    def predictions(
+        self, *, since_s: float, until_s: float, project: str | None = None, user: str | None = None
+    ) -> PredictionsRecord:
+        """Compare what jobs that completed in a time window took with what was predicted when they got GPUs."""
 
     def stages(self) -> Sequence[StageRecord]:
         """List rollout stages and the results of the jobs in them.

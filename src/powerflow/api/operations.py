@@ -20,6 +20,7 @@ from powerflow.api.records import EventRecord, Identity, JobRecord, NodeRecord, 
 if TYPE_CHECKING:
     from powerflow.api.governance import AuditRecord, BudgetRecord, CapCsv, CapRecord, ShareRecord, SignalRecord
     from powerflow.api.job_detail import JobDetail
+    from powerflow.api.predictions import PredictionsRecord
     from powerflow.api.recent import ClusterSample
     from powerflow.api.shells import ShellPiece, ShellRecord, ShellTaken
     from powerflow.api.stages import StageList
@@ -99,6 +100,9 @@ DECLARE_OFF = Operation("declare_off", "POST", "/nodes/{name}/declare-off", Node
 EVENTS = Operation("events", "GET", "/events", NumberedPage[EventRecord])
 RECENT: Operation[Items[ClusterSample]] = Operation("recent", "GET", "/recent", "recent:ClusterSample", pages=Items)
 ACCOUNTS = Operation("accounts", "GET", "/accounts", Accounts)
+PREDICTIONS: Operation[PredictionsRecord] = Operation(
+    "predictions", "GET", "/predictions", "predictions:PredictionsRecord"
+)
 
 STAGES: Operation[StageList] = Operation("modes", "GET", "/modes", "stages:StageList")
 SET_STAGE: Operation[StageList] = Operation("set_mode", "POST", "/modes", "stages:StageList", Role.OPERATOR)

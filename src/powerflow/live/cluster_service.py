@@ -36,6 +36,7 @@ from powerflow.api.job_detail import JobDetail
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.logs import JobLogs, LogChunk
 from powerflow.api.pages import ALL_JOBS, EVERYTHING, JobFilter, NumberedPage, Page, RecordFilter
+from powerflow.api.predictions import PredictionsRecord
 from powerflow.api.recent import ClusterSample
 from powerflow.api.records import Caller, EventRecord, JobRecord, NodeRecord, NotFound, Refused, Top
 from powerflow.api.shells import ShellInput, ShellOrder, ShellPiece, ShellRecord, ShellSize, ShellTaken
@@ -53,6 +54,7 @@ from powerflow.live.consequences import Consequences, sure_of
 from powerflow.live.controller import Controller
 from powerflow.live.ended import ended_jobs
 from powerflow.live.explanation import explain
+from powerflow.live.governance.predictions import predictions
 from powerflow.live.job_changes import JobChanges
 from powerflow.live.job_checks import JobChecks, refuse_external
 from powerflow.live.job_logs import LogPart, job_log, job_logs
@@ -352,6 +354,14 @@ class ClusterService(ClusterApi):
             items, notes = priced(items, self._store.charges.hourly(since_s, until_s, by), signals)
         tariff = self._signals.tariff()
         return Accounts(since_s, until_s, by, items, notes, tariff.currency if tariff else "")
+
+    @override
+    def predictions(
+        self, *, since_s: float, until_s: float, project: str | None = None, user: str | None = None
+    ) -> PredictionsRecord:
+        projects = None if project is None else [project]
+        outcomes = self._store.decisions.outcomes(since_s, projects, until_s=until_s, user=user)
+        return predictions(outcomes, since_s, until_s)
 
     @override
     def healthy(self) -> Mapping[str, Any]:

@@ -26,6 +26,7 @@ from powerflow.api.cluster_api import ClusterApi
 from powerflow.api.governance import DrainOrder, OffReason
 from powerflow.api.operations import PREFIX
 from powerflow.api.pages import Items, NumberedPage
+from powerflow.api.predictions import PredictionsRecord
 from powerflow.api.recent import ClusterSample
 from powerflow.api.records import (
     EventRecord,
@@ -49,6 +50,7 @@ from powerflow.service.schemas import (
     Health,
     Latest,
     Limit,
+    NameQuery,
     NodeName,
     Only,
     Since,
@@ -200,6 +202,17 @@ def _cluster() -> APIRouter:
         by: Annotated[str, Query(pattern="^(user|project|job)$")] = "user",
     ) -> Accounts:
         return cluster.accounts(since_s=since_s, until_s=window_end(since_s, until_s), by=by)
+
+    @serves(router, ops.PREDICTIONS)
+    def predictions(
+        cluster: FromCluster,
+        since_s: Since = 0.0,
+        until_s: Until = None,
+        project: NameQuery = None,
+        user: NameQuery = None,
+    ) -> PredictionsRecord:
+        until = window_end(since_s, until_s)
+        return cluster.predictions(since_s=since_s, until_s=until, project=project, user=user)
 
     return router
 

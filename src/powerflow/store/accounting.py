@@ -107,7 +107,7 @@ class Charges:
 
         The window is widened to whole hours. An account's ``jobs`` is the number of jobs with charges in the window.
         Its ``mean_jct_s`` is the mean completion time of those of them that have completed. Accounts of jobs have the
-        jobs' names, users and states.
+        jobs' names, users, projects, states and times.
 
         Args:
             since_s, until_s: The window, in Unix seconds.
@@ -174,10 +174,20 @@ def _name(by: str) -> ColumnElement[Any]:
 
 
 def _names(connection: Connection, inside: ColumnElement[bool]) -> dict[str, dict[str, Any]]:
-    """Return the name, user and state of each job with charges in a window, by job id."""
+    """Return the name, user, project, state and times of each job with charges in a window, by job id."""
     query = select(jobs).where(jobs.c.id.in_(select(charges.c.job_id).where(inside)))
-    found = map(mappers.job_of, connection.execute(query).mappings())
-    return {job.id: {"job_name": job.name, "user": job.user, "state": job.state} for job in found}
+    found: dict[str, dict[str, Any]] = {}
+    for row in connection.execute(query).mappings():
+        job = mappers.job_of(row)
+        found[job.id] = {
+            "job_name": job.name,
+            "user": job.user,
+            "state": job.state,
+            "project": row["project"],  # as the accounts of projects have it, also where the spec cannot be read
+            "submitted_s": job.submitted_s,
+            "ended_s": job.ended_s,
+        }
+    return found
 
 
 def _inside(since_s: float, until_s: float) -> ColumnElement[bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from sqlalchemy import delete, func, insert, select
@@ -63,16 +64,29 @@ class Decisions:
         with self._database.write_claimed() as connection:
             return int(connection.execute(delete(decisions).where(decisions.c.job_id.in_(old))).rowcount)
 
-    def outcomes(self, since_s: float, projects: Sequence[str] | None = None) -> list[DecisionOutcome]:
-        """Return the jobs completed since a time, oldest first, each with the first prediction of its completion time.
+    def outcomes(
+        self,
+        since_s: float,
+        projects: Sequence[str] | None = None,
+        *,
+        until_s: float = math.inf,
+        user: str | None = None,
+    ) -> list[DecisionOutcome]:
+        """Return the jobs completed in a window, oldest first, each with the first prediction of its completion time.
 
         Args:
-            since_s: The time, in Unix seconds.
+            since_s: Start of the window, in Unix seconds.
             projects: Only jobs of these projects; None for jobs of all projects.
+            until_s: End of the window, in Unix seconds; a job that completed at this very time is not in it.
+            user: Only jobs of this user; None for jobs of all users.
         """
         ended = (jobs.c.state == JobState.COMPLETED.value) & (jobs.c.ended_s >= since_s)
         if projects is not None:
             ended &= jobs.c.project.in_(projects)
+        if user is not None:
+            ended &= jobs.c.user == user
+        if until_s < math.inf:
+            ended &= jobs.c.ended_s < until_s
         predicts = decisions.c.jct_s.is_not(None) & (decisions.c.gpus > 0)
         first = select(func.min(decisions.c.number).label("number")).join(jobs, jobs.c.id == decisions.c.job_id)
         numbers = first.where(ended, predicts).group_by(decisions.c.job_id, decisions.c.would).subquery()

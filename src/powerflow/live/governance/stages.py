@@ -14,13 +14,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from powerflow.api.governance import AuditRecord
+from powerflow.api.predictions import PredictionsRecord
 from powerflow.api.records import Caller
 from powerflow.api.stages import Stage, StageOrder, StageRecord
 from powerflow.errors import InputError
+from powerflow.live.governance.predictions import predictions
 from powerflow.scheduler.calibration import Calibration
 from powerflow.scheduler.canary import CanaryWatch, Usual, usually
 from powerflow.scheduler.events import ManagedProjects
-from powerflow.store.models import DecisionOutcome
 from powerflow.store.store import Store
 from powerflow.units import DAY_S
 
@@ -217,7 +218,7 @@ class Stages:
             by=stored.by,
             set_s=stored.set_s or None,
             why=stored.why,
-            **_came(outcomes),
+            **_came(predictions(outcomes, since_s, now_s)),
         )
 
 
@@ -226,28 +227,16 @@ def _managed(known: Mapping[str, StoredStage]) -> ManagedProjects:
     return ManagedProjects(known[OTHERS].stage.acts, by_name)
 
 
-def _came(outcomes: Sequence[DecisionOutcome]) -> dict[str, Any]:
-    """Compare what jobs took with what was predicted, and with what the policy would have done."""
-    told = [(o, o.predicted) for o in outcomes if o.predicted is not None]
-    judged = [
-        (
-            p.jct_low_s <= o.jct_s <= (p.jct_high_s or 0.0),
-            p.energy_low_j <= o.energy_j <= (p.energy_high_j or 0.0),
-        )
-        for o, p in told
-        if p.jct_low_s is not None and p.energy_low_j is not None
-    ]
-    both = [(o.predicted, o.would) for o in outcomes if o.predicted is not None and o.would is not None]
-    as_is_j = sum(p.energy_j or 0.0 for p, _ in both)
-    as_is_s = sum(p.jct_s or 0.0 for p, _ in both)
+def _came(found: PredictionsRecord) -> dict[str, Any]:
+    """Return the fields of a `StageRecord` that say how the jobs did."""
     return {
-        "ended": len(outcomes),
-        "judged": len(judged),
-        "within_time": sum(time for time, _ in judged) / len(judged) if judged else None,
-        "within_energy": sum(energy for _, energy in judged) / len(judged) if judged else None,
-        "compared": len(both),
-        "energy_change": sum(w.energy_j or 0.0 for _, w in both) / as_is_j - 1.0 if as_is_j else None,
-        "jct_change": sum(w.jct_s or 0.0 for _, w in both) / as_is_s - 1.0 if as_is_s else None,
+        "ended": found.completed,
+        "judged": found.judged,
+        "within_time": found.within_time,
+        "within_energy": found.within_energy,
+        "compared": found.compared,
+        "energy_change": found.would_j / found.asked_j - 1.0 if found.asked_j else None,
+        "jct_change": found.would_jct_s / found.asked_jct_s - 1.0 if found.asked_jct_s else None,
     }
 
 
