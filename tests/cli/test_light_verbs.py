@@ -17,7 +17,16 @@ HEAVY += ("importlib.metadata", "powerflow.api.job_spec", "powerflow.api.cluster
 HEAVY += ("textual",)
 LINES = ("events", "audit", "logs 1", "queue --json", "cap show --json", "--version", "-h", "queue -h", "cap show -h")
 TABLES: tuple[str, ...] = ("top", "queue --all", "describe 1", "explain 1", "explain 1 --history", "history", "acct")
-TABLES += ("node list", "mode", "budget show", "budget forecast", "cap show", "share show", "signal show")
+TABLES += (
+    "node list",
+    "mode",
+    "budget show",
+    "budget forecast",
+    "cap show",
+    "share show",
+    "signal show",
+    "report --period 2025-11",
+)
 
 PROGRAM = """
 import contextlib, io, sys

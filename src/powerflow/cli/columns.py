@@ -6,7 +6,7 @@ import csv
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TextIO, TypeVar
 
 from powerflow.cli.options import split
 from powerflow.cli.sanitize import cell, line
@@ -94,8 +94,13 @@ def ranges(numbers: Iterable[int]) -> str:
 
 
 def print_csv(rows: Sequence[Row], columns: Sequence[Column[Row]], *, header: bool) -> None:
-    """Print records as CSV, one line each. Unknown values are empty; texts are harmless (`sanitize.cell`)."""
-    out = csv.writer(sys.stdout, lineterminator="\n")
+    """Print records as CSV (see `write_csv`)."""
+    write_csv(sys.stdout, rows, columns, header=header)
+
+
+def write_csv(to: TextIO, rows: Sequence[Row], columns: Sequence[Column[Row]], *, header: bool = True) -> None:
+    """Write records as CSV, one line each. Unknown values are empty; texts are harmless (`sanitize.cell`)."""
+    out = csv.writer(to, lineterminator="\n")
     if header:
         out.writerow([column.name for column in columns])
     for row in rows:

@@ -80,6 +80,9 @@ COMMANDS = (
     Command("release", "release", "Let held jobs run again.", "cluster.jobs", JOBS),
     Command("top", "top", "Show the present state of the cluster.", "cluster.top", STATE),
     Command("acct", "acct", "Show energy charged to users, projects and jobs.", "cluster.acct", STATE),
+    Command(
+        "report", "report", "Sum up a month: energy, money, CO2 and jobs, as a page and CSV.", "cluster.report", STATE
+    ),
     Command("events", "events", "List what happened.", "cluster.events", STATE),
     Command("audit", "audit", "List who changed what, when and from where.", "cluster.audit", STATE),
     Command("node", "app", "List, drain and resume nodes, or declare them off.", "cluster.node", STATE),

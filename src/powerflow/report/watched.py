@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 from powerflow.look.key_figure import KeyFigure
 from powerflow.report.html import page
+from powerflow.report.page_table import PageTable
 from powerflow.units import energy, fixed, percent
 from powerflow.watch.summary import UseLine, WatchSummary
 
@@ -19,24 +19,6 @@ _FACTS = {
     "lower clocks": "Only the time in which the multiprocessors are active grows when their clock falls. Power above "
     "idle falls at least like the clock, and at most like its third power. Both together bound the change.",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class PageTable:
-    """A table of the page.
-
-    Attributes:
-        title, words: Its title, and what is said of it; ``words`` may be "".
-        heads: Heads of its columns.
-        texts: For each column, True if it holds text, which stands on the left.
-        lines: Cells of each line; the first one names the line.
-    """
-
-    title: str
-    words: str
-    heads: Sequence[str]
-    texts: Sequence[bool]
-    lines: Sequence[Sequence[str]]
 
 
 def render_watched(summary: WatchSummary, tables: Sequence[PageTable]) -> str:

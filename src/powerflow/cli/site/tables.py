@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from powerflow.cli.cluster.job_table import mark
 from powerflow.cli.columns import Column, ranges
-from powerflow.report.watched import PageTable
+from powerflow.report.page_table import PageTable
 from powerflow.units import HOUR_S, NOTHING, elapsed, energy_column, fixed, number_column, percent, power_column
 from powerflow.watch.grouping import GroupBy
 from powerflow.watch.summary import DEAREST
