@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from powerflow.api.records import Role
+from powerflow.api.job_spec import JobSpec
+from powerflow.api.records import Caller, Role
 from tests.browser.conftest import Site, keep, sign_in
 from tests.service.serving import TOKENS
 
@@ -14,9 +15,6 @@ HOSTILE = '<script>document.title="owned"</script>"\'><img src=x onerror=\'docum
 
 
 def submit(site: Site, name: str) -> str:
-    from powerflow.api.job_spec import JobSpec
-    from powerflow.api.records import Caller
-
     return site.cluster.submit(JobSpec(run="true", name=name), Caller("ada", Role.USER))[0].id
 
 
@@ -137,6 +135,28 @@ def test_a_link_of_another_site_is_followed_with_the_cookie(page: Any, site: Sit
     page.evaluate(f"location.href = '{site.url}/jobs/{job}'")
     page.wait_for_selector("h1.job")
     assert "resnet" in page.inner_text("h1")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_barrier_on_any_page(chromium: Any, site: Site, scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    job = submit(site, "resnet")
+    site.cluster.run(job, gpus=2, progress=0.3, eta_s=site.cluster.now_s + 99)
+    site.cluster.write(job, "step 1\n")
+    site.cluster.declare_off("n1", Caller("ops", Role.OPERATOR), "fan is loud")
+    submit(site, "bert")
+    # axe is a script of its own, which the pages' policy would rightly block
+    context = chromium.new_context(viewport={"width": 1280, "height": 900}, color_scheme=scheme, bypass_csp=True)
+    page = context.new_page()
+    page.goto(site.url + "/sign-in")
+    found = {"/sign-in": axe.run(page).response["violations"]}
+    sign_in(page, site, "operator")
+    for path in ("/", f"/jobs/{job}", "/jobs/77"):
+        page.goto(site.url + path)
+        page.wait_for_selector(".on" if path == "/" else "h1")
+        found[path] = axe.run(page).response["violations"]
+    context.close()
+    assert [(path, each["id"]) for path, broken in found.items() for each in broken] == []
 
 
 def test_dark_and_japanese(chromium: Any, site: Site) -> None:
