@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from powerflow.kernel import array_kernel, kernel
+from tests.cli.serving import with_tables
 
 
 def run(program: str, *arguments: object) -> str:
@@ -39,7 +40,7 @@ print("numba" in sys.modules, "alembic" in sys.modules, "scipy" in sys.modules)
 
 
 def test_a_controller_of_no_jobs_loads_no_compiler(tmp_path: Path) -> None:
-    assert run(IDLE, tmp_path / "state").splitlines()[-1] == "False False False"
+    assert run(IDLE, with_tables(tmp_path / "state")).splitlines()[-1] == "False False False"
 
 
 FIRST = """

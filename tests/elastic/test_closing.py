@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
-#: Its last exchange is DDP's own, of a buffer; so the thread of gloo has a tensor to free that Python knows.
-_CLOSE = """
 import faulthandler
-faulthandler.dump_traceback_later(60, exit=True)
 
 import torch
 from torch import nn
@@ -16,21 +10,28 @@ from torch._C._distributed_c10d import HashStore
 from torch.nn.parallel import DistributedDataParallel
 
 from powerflow.elastic import group
+from tests.processes import CONTEXT
 
-torch.set_num_threads(1)
-for _ in range(60):
-    group.form(HashStore(), 0, 1, cuda=False)
-    model = nn.Sequential(nn.Linear(4, 4))
-    model.register_buffer("counter", torch.zeros(1))
-    parallel = DistributedDataParallel(model, init_sync=False)
-    parallel(torch.zeros(1, 4))
-    group.close()
-    del parallel  # the last but one that holds the group; it was the last, and hung within 20 rounds
-print("closed")
-"""
+
+def _form_and_close() -> None:
+    """Form a group and close it, again and again.
+
+    The last exchange is DDP's own, of a buffer; so the thread of gloo has a tensor to free that Python knows.
+    """
+    faulthandler.dump_traceback_later(60, exit=True)
+    torch.set_num_threads(1)
+    for _ in range(60):
+        group.form(HashStore(), 0, 1, cuda=False)
+        model = nn.Sequential(nn.Linear(4, 4))
+        model.register_buffer("counter", torch.zeros(1))
+        parallel = DistributedDataParallel(model, init_sync=False)
+        parallel(torch.zeros(1, 4))
+        group.close()
+        del parallel  # the last but one that holds the group; it was the last, and hung within 20 rounds
 
 
 def test_a_group_is_closed_while_its_threads_free_tensors() -> None:
-    done = subprocess.run([sys.executable, "-c", _CLOSE], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout == "closed\n"
+    process = CONTEXT.Process(target=_form_and_close)
+    process.start()
+    process.join()
+    assert process.exitcode == 0

@@ -9,18 +9,24 @@ import pytest
 
 from tests.elastic.proofs import check
 from tests.elastic.supervisor import Supervisor
+from tests.slow import ALL, slow
 
 
-@pytest.mark.parametrize("victim", [0, 1])
 @pytest.mark.parametrize(
-    "fault",
+    ("fault", "victim"),
     [
-        "forward:5",
-        "all-reduce:5",
-        "all-reduce:12",  # the last step of an epoch: some may be in the next one when others must repeat it
-        "after-all-reduce:13",  # between two epochs
-        "forward:51",  # the last step of all
-        "finish:0",  # all trained, but perhaps not everywhere
+        ("forward:5", 0),
+        pytest.param("forward:5", 1, marks=slow),
+        pytest.param("all-reduce:5", 0, marks=slow),
+        ("all-reduce:5", 1),
+        ("all-reduce:12", 0),  # the last step of an epoch: some may be in the next one when others must repeat it
+        pytest.param("all-reduce:12", 1, marks=slow),
+        pytest.param("after-all-reduce:13", 0, marks=slow),  # between two epochs
+        ("after-all-reduce:13", 1),
+        pytest.param("forward:51", 0, marks=slow),  # the last step of all
+        ("forward:51", 1),
+        ("finish:0", 0),  # all trained, but perhaps not everywhere
+        ("finish:0", 1),
     ],
 )
 def test_killed_in_training(tmp_path: Path, fault: str, victim: int) -> None:
@@ -112,8 +118,8 @@ def test_killed_while_saving_beside_survivors(tmp_path: Path, at: int) -> None:
 def test_killed_at_any_moment(tmp_path: Path) -> None:
     """Kills from outside, whenever; the gang is brought back to three each time."""
     rng = random.Random(11)
-    kills = 12
-    with Supervisor(tmp_path, epochs=10, local_batch_max=2) as job:
+    kills = 12 if ALL else 5
+    with Supervisor(tmp_path, epochs=10 if ALL else 5, local_batch_max=2) as job:
         job.start(3)
         for _ in range(kills):
             job.allow(job.allowed + rng.randrange(1, 6))

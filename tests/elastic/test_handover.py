@@ -18,6 +18,7 @@ from powerflow.elastic.handover import Way, share
 from powerflow.elastic.state import Training
 from powerflow.elastic.training.sampling import Position
 from tests.processes import CONTEXT
+from tests.slow import slow
 
 
 class Odd:
@@ -73,8 +74,22 @@ def _rank(
     group.close()
 
 
-@pytest.mark.parametrize("cuda", [None, 1])
-@pytest.mark.parametrize("joined", [{0: 7}, {2: 7}, {0: 7, 1: 7}, {0: 6, 2: 7}, {}], ids=str)
+@pytest.mark.parametrize(
+    ("joined", "cuda"),
+    [
+        ({0: 7}, None),
+        ({2: 7}, None),
+        pytest.param({0: 7, 1: 7}, None, marks=slow),
+        ({0: 6, 2: 7}, None),
+        ({}, None),
+        ({0: 7}, 1),
+        pytest.param({2: 7}, 1, marks=slow),
+        ({0: 7, 1: 7}, 1),
+        pytest.param({0: 6, 2: 7}, 1, marks=slow),
+        pytest.param({}, 1, marks=slow),
+    ],
+    ids=str,
+)
 def test_those_who_lack_the_state_get_it_whole(tmp_path: Path, joined: dict[int, int], cuda: int | None) -> None:
     """Steps by rank of those who have the state; with {} all begin, and take the state of the first.
 

@@ -12,15 +12,16 @@ from powerflow.elastic.training import streams
 from tests.elastic.proofs import check
 from tests.elastic.supervisor import Supervisor
 from tests.elastic.test_streams import begin, draw, own_numbers
+from tests.slow import ALL
 
 
-def test_twenty_random_rescales(tmp_path: Path) -> None:
+def test_random_rescales(tmp_path: Path) -> None:
     rng = random.Random(5)
-    with Supervisor(tmp_path, epochs=12, local_batch_max=3) as job:
+    with Supervisor(tmp_path, epochs=12 if ALL else 6, local_batch_max=3) as job:
         members = job.launch(1)
         job.rescale(members)
         sizes = [1]
-        for _ in range(20):
+        for _ in range(20 if ALL else 8):
             size = rng.choice([n for n in (1, 2, 3, 4) if n != sizes[-1]])
             keep = members[:size] if rng.random() < 0.7 else members[-size:]  # at times the leader goes
             members = keep + job.launch(size - len(keep))
