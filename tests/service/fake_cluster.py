@@ -409,6 +409,7 @@ class FakeCluster(FakeGovernance, FakeUserShells):
                 power_w=GPU_W if i < len(held) else IDLE_W,
                 clock_mhz=CLOCK_MHZ if i < len(held) else 210.0,
                 locked_mhz=CLOCK_MHZ if i < len(held) else None,
+                asked_mhz=CLOCK_MHZ if i < len(held) else None,
                 utilisation=0.97 if i < len(held) else 0.0,
                 energy_j=self.counters_j.get((name, i)),
                 power_limit_w=400.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from powerflow.api.governance import (
     SignalRecord,
     audited,
 )
+from powerflow.api.loop_figures import CapReading, DurationCounts, LoopFigures
 from powerflow.api.pages import EVERYTHING, NumberedPage, RecordFilter
 from powerflow.api.records import Caller, EventRecord, JobRecord, NotFound
 from powerflow.api.stages import SavingsRecord, Stage, StageOrder, StageRecord
@@ -94,6 +96,11 @@ class FakeGovernance(ABC):
             over = [replace(cap, state="lifted", end_s=self.now_s) for cap in mine]
             self._caps = [next((o for o in over if o.number == cap.number), cap) for cap in self._caps]
             return over
+
+    def loop_figures(self) -> LoopFigures:
+        with self._open():
+            caps = [CapReading(cap.scope, cap.watts, cap.power_w) for cap in self._caps if cap.state == "in force"]
+            return LoopFigures(DurationCounts((0.01, 1.0, math.inf), (90, 8, 2), 7.5), {"A100": 0.64}, caps)
 
     def stages(self) -> Sequence[StageRecord]:
         with self._open():

@@ -6,7 +6,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from powerflow.api.governance import BudgetOrder, SignalOrder
+from powerflow.api.governance import BudgetOrder, CapOrder, DrainOrder, SignalOrder
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.records import Caller, Role
 from powerflow.service.server import ApiServer
@@ -25,11 +25,16 @@ def cluster() -> FakeCluster:
     cluster.run("1", gpus=2, step_time_s=0.112, progress=0.25, energy_j=5000.0)
     cluster.set_budget(BudgetOrder(3.6e9, "day", "UTC", "vision"), Caller("ops", Role.OPERATOR))
     cluster.set_signal(SignalOrder("carbon", constant=360.0), Caller("ops", Role.OPERATOR))
+    cluster.set_cap(CapOrder(watts=6e4, scope="rack:rack-0"), Caller("ops", Role.OPERATOR))
     return cluster
 
 
 @pytest.fixture
 def samples(cluster: FakeCluster) -> Samples:
+    return scraped(cluster)
+
+
+def scraped(cluster: FakeCluster) -> Samples:
     with ApiServer(service(cluster)) as server:
         answer = httpx.get(f"{server.url}/metrics", headers=bearer("viewer"), trust_env=False)
     assert answer.status_code == 200
@@ -47,6 +52,11 @@ def one(samples: Samples, metric: str, /, **labels: str) -> float:
     return matches[0]
 
 
+def gpus(samples: Samples) -> dict[str, float]:
+    """How many GPUs are in each state."""
+    return {dict(held)["state"]: value for held, value in samples["powerflow_gpus"].items()}
+
+
 def test_joules_of_jobs_and_idle_are_what_was_metered(samples: Samples, cluster: FakeCluster) -> None:
     metered = sum(samples["powerflow_energy_joules_total"].values())
     assert metered == cluster.top().energy_j
@@ -57,18 +67,43 @@ def test_joules_of_jobs_and_idle_are_what_was_metered(samples: Samples, cluster:
 
 def test_units_are_base_units(samples: Samples) -> None:
     assert one(samples, "powerflow_gpu_clock_hertz", node="n1", gpu="0") == 1.11e9
-    assert one(samples, "powerflow_job_clock_hertz", job="1") == 1.11e9
-    assert one(samples, "powerflow_job_step_seconds", job="1") == 0.112
-    assert one(samples, "powerflow_job_progress_ratio", job="1") == 0.25
+    assert one(samples, "powerflow_job_clock_hertz", job_id="1") == 1.11e9
+    assert one(samples, "powerflow_job_step_seconds", job_id="1") == 0.112
+    assert one(samples, "powerflow_job_progress_ratio", job_id="1") == 0.25
     assert one(samples, "powerflow_decision_seconds") == 0.013
 
 
 def test_counts(samples: Samples) -> None:
     states = ("queued", "running", "held", "completing")
     assert [one(samples, "powerflow_jobs", state=state) for state in states] == [1, 1, 0, 0]
-    assert [one(samples, "powerflow_gpus", state=state) for state in ("busy", "free")] == [2, 6]
+    assert gpus(samples) == {"busy": 2, "free": 6, "out_of_service": 0, "node_not_up": 0}
     assert one(samples, "powerflow_healthy") == 1
     assert one(samples, "powerflow_build_info", version="1.2.3") == 1
+
+
+def test_each_gpu_is_in_one_state(cluster: FakeCluster) -> None:
+    cluster.drain("n2", DrainOrder(), Caller("ops", Role.OPERATOR))
+    assert gpus(scraped(cluster)) == {"busy": 2, "free": 2, "out_of_service": 0, "node_not_up": 4}
+
+
+def test_gpus_tell_who_holds_them_and_which_clock_was_asked(samples: Samples) -> None:
+    assert [one(samples, "powerflow_gpu_busy", node="n1", gpu=str(gpu)) for gpu in range(4)] == [1, 1, 0, 0]
+    assert one(samples, "powerflow_gpu_asked_clock_hertz", node="n1", gpu="1") == 1.11e9
+    assert not any(dict(held)["gpu"] == "3" for held in samples["powerflow_gpu_asked_clock_hertz"])
+
+
+def test_prices_and_caps(samples: Samples) -> None:
+    assert one(samples, "powerflow_energy_price_seconds_per_joule") == 0.002
+    assert one(samples, "powerflow_gpu_price", gpu_type="A100") == 0.64
+    assert one(samples, "powerflow_cap_watts", scope="rack:rack-0", emulated="true") == 6e4
+    assert one(samples, "powerflow_cap_power_watts", scope="rack:rack-0") == 400.0
+
+
+def test_each_bucket_of_the_turns_counts_all_shorter_ones(samples: Samples) -> None:
+    buckets = {bound: one(samples, "powerflow_turn_seconds_bucket", le=bound) for bound in ("0.01", "1.0", "+Inf")}
+    assert buckets == {"0.01": 90, "1.0": 98, "+Inf": 100}
+    assert one(samples, "powerflow_turn_seconds_count") == 100
+    assert one(samples, "powerflow_turn_seconds_sum") == 7.5
 
 
 def test_budgets_and_signals(samples: Samples) -> None:

@@ -24,6 +24,7 @@ from powerflow.api.job_change import JobChange, JobsOrder
 from powerflow.api.job_detail import JobDetail
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.logs import JobLogs, LogChunk
+from powerflow.api.loop_figures import LoopFigures
 from powerflow.api.pages import ALL_JOBS, EVERYTHING, JobFilter, NumberedPage, Page, RecordFilter
 from powerflow.api.predictions import PredictionsRecord
 from powerflow.api.recent import ClusterSample
@@ -270,3 +271,6 @@ class ClusterApi(Protocol):
 
     def healthy(self) -> Mapping[str, Any]:
         """Report if the controller's main loop runs (``ok``), and how many seconds ago its last round ended."""
+
+    def loop_figures(self) -> LoopFigures:
+        """Show what only metrics tell of the main loop: how long its turns take, GPU prices, power under caps."""

@@ -35,6 +35,7 @@ from powerflow.api.job_change import JobChange, JobsOrder
 from powerflow.api.job_detail import JobDetail
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.logs import JobLogs, LogChunk
+from powerflow.api.loop_figures import LoopFigures
 from powerflow.api.pages import ALL_JOBS, EVERYTHING, JobFilter, NumberedPage, Page, RecordFilter
 from powerflow.api.predictions import PredictionsRecord
 from powerflow.api.recent import ClusterSample
@@ -367,6 +368,11 @@ class ClusterService(ClusterApi):
     def healthy(self) -> Mapping[str, Any]:
         since_s = self._controller.clock() - self._controller.turned_s
         return {"ok": since_s < self._controller.settings.lease_s / 3, "since_turn_s": since_s}
+
+    @override
+    def loop_figures(self) -> LoopFigures:
+        step = self._controller.governance_step
+        return LoopFigures(self._controller.turn_times.counted, step.gpu_prices, step.cap_readings)
 
     # -- inside ---------------------------------------------------------------------------------------------------
 

@@ -45,6 +45,7 @@ from powerflow.live.recent import RecentSamples
 from powerflow.live.recovery import LOGS_KEPT, adopt, recall
 from powerflow.live.shells import UserShells
 from powerflow.live.step_learning import StepLearning
+from powerflow.live.turn_times import TurnTimes
 from powerflow.live.wall_clock import SchedulerTime, WallClock, moved
 from powerflow.scheduler.scheduler import Scheduler
 from powerflow.store.database import LostClaim, StoreError
@@ -75,7 +76,7 @@ class Controller:
         notices: Messages for operators.
         shells: Shells that users have opened beside ranks.
         recent: What the cluster drew in the last hours, and what GPUs and joules were worth.
-        turned_s: When the last turn ended.
+        turned_s, turn_times: When the last turn ended, and how long turns took.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class Controller:
         self.snapshot: Mapping[str, ActiveJob] = {}
         self.completing: Mapping[str, ActiveJob] = {}
         self.notices, self.shells = Notices(), UserShells(store, engine, gangs, self.clock)
-        self.turned_s, self.recent = 0.0, RecentSamples()
+        self.turned_s, self.recent, self.turn_times = 0.0, RecentSamples(), TurnTimes()
         self._log = log
         self._scheduler_time, self._table = SchedulerTime(), JobTable(store, power, learning, settings.pause_s)
         self.jobs = self._table.jobs
@@ -191,8 +192,7 @@ class Controller:
         self._running = True
         while not stop.is_set():
             self._bell.clear()
-            wait_s = self.turn()
-            self._bell.wait(wait_s)
+            self._bell.wait(self.turn_times.timed(self.turn))
         self._running = False
         watcher.join(5.0)
 

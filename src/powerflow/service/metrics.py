@@ -2,26 +2,36 @@
 
 Units are base units: joules, watts, seconds, hertz, ratios. A value that comes from emulated GPUs has the label
 ``emulated="true"``. Jobs that have ended have no metrics of their own. Their joules are part of
-``powerflow_energy_joules_total``; ``powerflow acct`` shows the joules of each job.
+``powerflow_energy_joules_total``; ``powerflow acct`` shows the joules of each job. No label is named ``job`` or
+``instance``: Prometheus gives these names to what it scrapes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from math import isinf
 from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from powerflow.api.cluster_api import ClusterApi
 from powerflow.api.governance import BudgetRecord, SignalRecord
+from powerflow.api.loop_figures import CapReading, DurationCounts, LoopFigures
 from powerflow.api.records import JobRecord, JobState, NodeRecord, Top
 from powerflow.units import J_PER_KWH
 
 _HERTZ_PER_MHZ = 1e6
-_JOB = ("job", "name", "user", "project", "emulated")
+_JOB = ("job_id", "name", "user", "project", "emulated")
 _GPU = ("node", "gpu", "gpu_type", "emulated")
 
 
@@ -40,13 +50,17 @@ class _Cluster(Collector):
         self._version = version
 
     def collect(self) -> Iterable[Metric]:
-        top = self._cluster.top()
+        top, nodes, figures = self._cluster.top(), self._cluster.nodes(), self._cluster.loop_figures()
         yield InfoMetricFamily("powerflow_build", "Version of PowerFlow.", {"version": self._version})
         yield from _controller(self._cluster.healthy())
+        yield _turns(figures.turns)
         yield from _cluster(top)
+        yield from _prices(top, figures)
+        yield from _caps(figures.caps, _word(top.emulated))
         yield from _budgets(self._cluster.budgets())
         yield from _signals(self._cluster.signals())
-        yield from _nodes(self._cluster.nodes())
+        yield _gpu_states(nodes)
+        yield from _nodes(nodes)
         yield from _jobs([job for job in top.jobs if job.state is JobState.RUNNING])
 
 
@@ -71,17 +85,45 @@ def _cluster(top: Top) -> Iterator[Metric]:
     power.add_metric(("jobs", emulated), top.jobs_power_w)
     power.add_metric(("idle", emulated), top.power_w - top.jobs_power_w)
     yield power
-    gpus = GaugeMetricFamily("powerflow_gpus", "GPUs, by whether jobs hold them.", labels=("state",))
-    gpus.add_metric(("busy",), top.gpus_busy)
-    gpus.add_metric(("free",), top.gpus - top.gpus_busy)
-    yield gpus
     jobs = GaugeMetricFamily("powerflow_jobs", "Jobs that have not ended.", labels=("state",))
     counts = {"queued": top.queued, "running": top.running, "held": top.held, "completing": top.completing}
     for state, count in counts.items():
         jobs.add_metric((state,), count)
     yield jobs
-    yield _plain("powerflow_energy_price_seconds_per_joule", "Price of energy that decisions use.", top.energy_price)
     yield _plain("powerflow_notices", "Notices for operators; powerflow top lists them.", len(top.notices))
+
+
+def _turns(turns: DurationCounts) -> HistogramMetricFamily:
+    """Return how long the turns of the controller took, as a histogram: each bucket also counts all shorter turns."""
+    totals = zip(turns.bounds_s, accumulate(turns.counts), strict=True)
+    buckets = [("+Inf" if isinf(bound_s) else str(bound_s), float(total)) for bound_s, total in totals]
+    return HistogramMetricFamily(
+        "powerflow_turn_seconds", "Duration of a turn of the controller's main loop.", buckets, turns.sum_s
+    )
+
+
+def _prices(top: Top, figures: LoopFigures) -> Iterator[Metric]:
+    yield _plain("powerflow_energy_price_seconds_per_joule", "Price of energy that decisions use.", top.energy_price)
+    price = GaugeMetricFamily(
+        "powerflow_gpu_price",
+        "Worth of one more GPU in the last decision: weighted seconds of completion time per second.",
+        labels=("gpu_type",),
+    )
+    for gpu_type, value in figures.gpu_prices.items():
+        price.add_metric((gpu_type,), value)
+    yield price
+
+
+def _caps(caps: Sequence[CapReading], emulated: str) -> Iterator[Metric]:
+    labels = ("scope", "emulated")
+    allowed = GaugeMetricFamily(
+        "powerflow_cap_watts", "Power that caps allow a part of the cluster now, with their ramps.", labels=labels
+    )
+    drawn = GaugeMetricFamily("powerflow_cap_power_watts", "Power of the GPUs under a cap.", labels=labels)
+    for cap in caps:
+        allowed.add_metric((cap.scope, emulated), cap.allowed_w)
+        drawn.add_metric((cap.scope, emulated), cap.power_w)
+    yield from (allowed, drawn)
 
 
 def _budgets(budgets: Sequence[BudgetRecord]) -> Iterator[Metric]:
@@ -113,11 +155,28 @@ def _signals(signals: Sequence[SignalRecord]) -> Iterator[Metric]:
     yield value
 
 
+def _gpu_states(nodes: Sequence[NodeRecord]) -> GaugeMetricFamily:
+    """Return how many GPUs are in which state; each GPU counts once."""
+    count = dict.fromkeys(("busy", "free", "out_of_service", "node_not_up"), 0)
+    for node in nodes:
+        for gpu in node.gpus:
+            unused = "node_not_up" if node.state != "up" else "out_of_service" if gpu.out else "free"
+            count["busy" if gpu.job_id is not None else unused] += 1
+    gpus = GaugeMetricFamily(
+        "powerflow_gpus", "GPUs: held by jobs (busy), free, or why they are not used.", labels=("state",)
+    )
+    for state, number in count.items():
+        gpus.add_metric((state,), number)
+    return gpus
+
+
 def _nodes(nodes: Sequence[NodeRecord]) -> Iterator[Metric]:
     states = GaugeMetricFamily("powerflow_node", "1 for the state a node is in.", labels=("node", "state"))
     watts = GaugeMetricFamily("powerflow_gpu_power_watts", "Power of a GPU.", labels=_GPU)
     clock = GaugeMetricFamily("powerflow_gpu_clock_hertz", "Clock at which a GPU runs.", labels=_GPU)
     locked = GaugeMetricFamily("powerflow_gpu_locked_clock_hertz", "Clock to which a GPU is locked.", labels=_GPU)
+    asked = GaugeMetricFamily("powerflow_gpu_asked_clock_hertz", "Clock that PowerFlow asks of a GPU.", labels=_GPU)
+    busy = GaugeMetricFamily("powerflow_gpu_busy", "1 while a job holds a GPU, otherwise 0.", labels=_GPU)
     used = GaugeMetricFamily("powerflow_gpu_utilisation_ratio", "Share of time in which a GPU computes.", labels=_GPU)
     for node in nodes:
         states.add_metric((node.name, node.state), 1.0)
@@ -126,8 +185,10 @@ def _nodes(nodes: Sequence[NodeRecord]) -> Iterator[Metric]:
             _add(watts, labels, gpu.power_w)
             _add(clock, labels, gpu.clock_mhz, _HERTZ_PER_MHZ)
             _add(locked, labels, gpu.locked_mhz, _HERTZ_PER_MHZ)
+            _add(asked, labels, gpu.asked_mhz, _HERTZ_PER_MHZ)
+            _add(busy, labels, float(gpu.job_id is not None))
             _add(used, labels, gpu.utilisation)
-    yield from (states, watts, clock, locked, used)
+    yield from (states, watts, clock, locked, asked, busy, used)
 
 
 def _jobs(running: Sequence[JobRecord]) -> Iterator[Metric]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from powerflow.api.governance import AuditRecord, CapOrder, CapRecord, audited
+from powerflow.api.loop_figures import CapReading
 from powerflow.api.records import Caller, NotFound, Refused
 from powerflow.cluster.spec import Node
 from powerflow.errors import InputError
@@ -67,7 +68,7 @@ class StoredCap:
 class Caps:
     """Keep all power caps of one cluster.
 
-    Only the controller's loop may call `news` and `note`; any thread may call the rest.
+    Only the controller's loop may call `news`, `readings` and `note`; any thread may call the rest.
 
     Args:
         store: Keeps the caps.
@@ -189,6 +190,19 @@ class Caps:
             if now_s >= cap.start_s - WITHIN_S and not _over(cap, now_s, WITHIN_S):
                 scope = named_scope(cap.scope, present)
                 self._records.note(cap.number, now_s, self._drawn_w(scope), allowed_w(scope))
+
+    def readings(self, allowed_w: Callable[[Scope], float]) -> Sequence[CapReading]:
+        """Return the power of each part of the cluster for which caps set a limit now, and this limit.
+
+        Args:
+            allowed_w: Returns the watts that are allowed for a part of the cluster; inf for no limit.
+        """
+        present = self._nodes()
+        names = dict.fromkeys(cap.scope for cap in self._told.values())
+        limits = [(scope, allowed_w(scope)) for scope in (named_scope(name, present) for name in names)]
+        return tuple(
+            CapReading(scope.name, limit_w, self._drawn_w(scope)) for scope, limit_w in limits if math.isfinite(limit_w)
+        )
 
     def ahead(self, now_s: float) -> Sequence[StoredCap]:
         """Return the power caps that are in force or announced."""

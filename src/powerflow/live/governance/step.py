@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from powerflow.api.loop_figures import CapReading
 from powerflow.api.stages import Stage
 from powerflow.live.context import LoopContext
 from powerflow.live.governance.budgets import LiveBudgets
@@ -18,6 +19,7 @@ from powerflow.live.governance.stages import Stages
 from powerflow.live.jobs.active_job import ActiveJob
 from powerflow.live.jobs.decision_log import DecisionLog
 from powerflow.scheduler.canary import held_back
+from powerflow.scheduler.cap import Scope
 from powerflow.scheduler.events import Event
 from powerflow.scheduler.plan import Plan, Wish
 
@@ -40,6 +42,8 @@ class GovernanceStep:
 
     Attributes:
         cap_w, watt_price: Power limit in watts (inf: none) and what a watt was worth, in the last plan.
+        gpu_prices: Price of a GPU in the last decision, by GPU type.
+        cap_readings: Power of each part of the cluster for which a cap sets a limit, and that limit, in the last turn.
         notices: Messages of the last plan about power caps.
         steps: Actions of each turn. If an action fails for now, the next turn repeats it.
     """
@@ -49,6 +53,8 @@ class GovernanceStep:
         self._store, self._log, self._scheduler_time = context.store, context.log, context.scheduler_time
         self._outcomes: deque[tuple[str, Mapping[str, float]]] = deque()  # of completed jobs, for canaries
         self.cap_w, self.watt_price = math.inf, 0.0
+        self.gpu_prices: Mapping[str, float] = {}
+        self.cap_readings: Sequence[CapReading] = ()
         self.notices: tuple[str, ...] = ()
         self.steps = (self._signals, self._budget, self._warn, self._watch_canaries, self._replay, self._record)
 
@@ -119,6 +125,8 @@ class GovernanceStep:
         """Log what a plan decides for each job. Write the plan to the job table before this call."""
         stages, decision_log, jobs = self._parts.stages, self._parts.decision_log, self._table.jobs
         self.cap_w, self.watt_price, self.notices = plan.cap_w, plan.watt_price, tuple(plan.notices)
+        if not plan.early:  # an early plan prices the free GPUs alone
+            self.gpu_prices = plan.gpu_price
         self._parts.budgets.decided(self._scheduler.limited)
         for job in jobs.values():
             if self._scheduler.caps or not self.acts(job):
@@ -194,4 +202,9 @@ class GovernanceStep:
     def _record(self, now_s: float) -> None:
         """Record the watts that are drawn and the watts that are allowed under power caps."""
         limit_w, at_s = self._scheduler.caps.limit_w, self._scheduler_time.scheduler(now_s)
-        self._parts.caps.note(now_s, lambda scope: limit_w(scope, at_s, at_s))
+
+        def allowed_w(scope: Scope) -> float:
+            return limit_w(scope, at_s, at_s)
+
+        self.cap_readings = self._parts.caps.readings(allowed_w)
+        self._parts.caps.note(now_s, allowed_w)
