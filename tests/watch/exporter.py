@@ -134,7 +134,6 @@ def running_prometheus(
         every_ms: Time between two scrapes, milliseconds.
         labels: Labels that Prometheus gives to all targets, in YAML: ``pod: exporter-1, namespace: monitoring``.
     """
-    assert PROMETHEUS is not None
     jobs = [
         f"- {{job_name: {job}, static_configs:"
         f" [{{targets: {[f'127.0.0.1:{port}' for port in ports]}, labels: {{{labels}}}}}]}}"
@@ -142,6 +141,15 @@ def running_prometheus(
     ]
     config = folder / "prometheus.yml"
     config.write_text(_CONFIG.format(every_ms=every_ms, jobs="\n".join(jobs)))
+    with prometheus_with(config) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def prometheus_with(config: Path) -> Iterator[str]:
+    """Run a Prometheus of its own with a configuration, beside which it keeps its data; yield its address."""
+    assert PROMETHEUS is not None
+    folder = config.parent
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [
