@@ -143,7 +143,7 @@ def period_report(
 
 def completed_in(job: Account, period: ReportPeriod) -> bool:
     """Return True if a job completed in a period."""
-    ended = job.ended_s is not None and period.since_s <= job.ended_s <= period.until_s
+    ended = job.ended_s is not None and period.since_s <= job.ended_s < period.until_s
     return ended and job.state is JobState.COMPLETED
 
 
