@@ -98,6 +98,12 @@ def test_an_array_that_has_ended_leaves_nothing_to_cancel(shell: Shell) -> None:
     assert "no active job of ada matches" in shell("cancel", "--array", "1", code=3)
 
 
+def test_a_name_that_an_array_has_is_refused_with_the_way_to_name_it(shell: Shell) -> None:
+    shell("submit", "--array", "0-1", "-J", "sweep", "--", "true")
+    said = shell("cancel", "sweep", code=2)
+    assert "give the number of one: 2, 1; cancel, hold and release take all of them by --array 1" in said
+
+
 def test_a_dependency_takes_names(shell: Shell) -> None:
     """The name of an array stands for the array; that of an active job comes before that of one that has ended."""
     shell("submit", "-J", "prepare", "--", "true")

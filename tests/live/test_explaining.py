@@ -9,6 +9,7 @@ import pytest
 
 from powerflow.api.records import JobState
 from powerflow.live.context import LoopContext
+from powerflow.live.explanation import _decided_at
 from powerflow.scheduler.plan import Otherwise
 from powerflow.scheduler.what_if import Insight
 from tests.live.controller_bench import ADA, Bench
@@ -99,6 +100,17 @@ def test_a_batch_that_is_not_the_stated_one_is_told_once(bench: Bench) -> None:
     told = [event for event in bench.store.events(limit=1000).items if event.kind == "batch misstated"]
     assert [event.job_id for event in told] == [wrong]
     assert told[0].text.startswith("a step has 64 samples, but batch.global is 512")
+
+
+@pytest.mark.parametrize(
+    ("free_s", "interval_s", "starts_s"),
+    [(90.0, 60.0, 100.0), (100.0, 60.0, 100.0), (101.0, 60.0, 160.0), (220.0, 60.0, 220.0), (101.0, 0.0, 101.0)],
+)
+def test_a_job_starts_at_the_first_decision_at_which_there_is_room(
+    free_s: float, interval_s: float, starts_s: float
+) -> None:
+    """The next decision is at 100 s."""
+    assert _decided_at(free_s, 100.0, interval_s) == starts_s
 
 
 def test_top_says_when_what_fell_free_will_be_used(bench: Bench) -> None:

@@ -62,13 +62,24 @@ def explain(controller: Controller, stored: StoredJob, *, completing: bool = Fal
     insight = controller.inquire(partial(_insight, job.id, job.why))
     if insight is not None:
         start_s, due_s = insight.start_s, controller.next_decision_s
-        if start_s is not None and math.isfinite(due_s):  # before it, no running job makes room
-            start_s = max(start_s, due_s)
+        if start_s is not None and math.isfinite(due_s):
+            start_s = _decided_at(start_s, due_s, scheduler.interval_s)
         said = replace(said, binds=insight.binds, otherwise=insight.otherwise, start_s=start_s, limits_known=True)
         if insight.binds and job.why in WAITS and LIMITS[job.why] != insight.binds:  # much may have changed since then
             said = replace(said, sentence=f"waits for {WAITED_FOR.get(insight.binds, 'GPUs')}")
     said = replace(said, sentence=said.sentence + ENDING) if completing else said
     return _with_forecast(said, controller, job, pool.gpu_type, best)
+
+
+def _decided_at(free_s: float, due_s: float, interval_s: float) -> float:
+    """Return when a job starts for which there is room from ``free_s`` on: at the first decision then.
+
+    The next decision is at ``due_s``, further ones ``interval_s`` apart. GPUs that fall free between two decisions are
+    given to waiting jobs at the second.
+    """
+    if free_s <= due_s or interval_s <= 0.0:
+        return max(free_s, due_s)
+    return due_s + math.ceil((free_s - due_s) / interval_s) * interval_s
 
 
 def _insight(job_id: str, why: str, context: LoopContext, now_s: float) -> Insight | None:

@@ -150,7 +150,12 @@ class ControllerClient:
             raise InputError(f"no {what} has the number or the name {name!r}", fix=_LISTED, exit_code=3)
         if len(numbers) > 1:
             some = ", ".join(numbers[:_NAMED]) + (" and others" if len(numbers) > _NAMED else "")
-            raise InputError(f"{len(numbers)} {what}s have the name {name!r}", fix=f"give the number of one: {some}")
+            arrays = {job.array_id for job in alike}
+            whole = ""
+            if what == "job" and len(arrays) == 1 and None not in arrays:
+                whole = f"; cancel, hold and release take all of them by --array {arrays.pop()}"
+            fix = f"give the number of one: {some}{whole}"
+            raise InputError(f"{len(numbers)} {what}s have the name {name!r}", fix=fix)
         return numbers[0]
 
     def _named(self, name: str) -> list[JobRecord]:
