@@ -29,12 +29,14 @@ class FakeNotes:
     def __init__(self) -> None:
         self.now: dict[str, Told] = {}
         self.lines: list[str] = []
+        self._seen: object = None
 
     def notices(self) -> list[str]:
         return self.lines
 
     def changed(self) -> bool:
-        return True
+        before, self._seen = self._seen, (dict(self.now), list(self.lines))
+        return before != self._seen
 
     def look(self) -> Mapping[str, Told]:
         return dict(self.now)
@@ -133,5 +135,17 @@ def test_the_note_of_a_later_start_ends_it_too(tmp_path: Path) -> None:
     notes.now = {"4711": Told(10.0)}
     engine.wait(0.0)
     notes.now = {"4711": Told(90.0)}  # it was requeued, and runs again
+    engine.wait(0.0)
+    assert states(engine) == {"7.1.0": RankState.EXITED}
+
+
+def test_it_ends_with_a_note_that_was_there_before_it(tmp_path: Path) -> None:
+    notes = FakeNotes()
+    notes.now = {"4711": Told(10.0)}
+    engine = ranks(tmp_path, notes)
+    engine.wait(0.0)
+    engine.launch(external())
+    engine.wait(0.0)
+    notes.now = {}
     engine.wait(0.0)
     assert states(engine) == {"7.1.0": RankState.EXITED}

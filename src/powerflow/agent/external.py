@@ -212,7 +212,13 @@ class ExternalRanks:
 
         A rank is not ended before a note of its job was there: perhaps the hooks are not installed.
         """
-        if self._notes is None or not self._notes.changed():
+        if self._notes is None:
+            return
+        with self._guard:  # the note of a job is mostly there before its rank, and does not change until its end
+            unnoted = any(
+                each.number and each.noted_s is None and each.status.state.may_run for each in self._held.values()
+            )
+        if not self._notes.changed() and not unnoted:
             return
         notes, lines = self._notes.look(), frozenset(self._notes.notices())
         for line in sorted(lines - self._told):
