@@ -59,7 +59,7 @@ class ExternalJobs:
     def _why_not(self, job: ActiveJob, placement: Placement) -> str:
         """Return why a job cannot be taken over on these GPUs now; "" if it can."""
         if not placement:
-            return "PowerFlow has no agent for some of its GPUs"
+            return "PowerFlow has no agent for some of its GPUs, or is not sure of their numbers"
         pool = self._scheduler.pools.get(type_held(placement, self._scheduler.pools) or "")
         if pool is None:
             return "its GPUs are of several types"
@@ -166,15 +166,21 @@ def placement_of(gpus: Mapping[str, tuple[int, ...]], known: Mapping[Place, Clus
 
 
 def _by_number(known: Mapping[Place, ClusterGpu]) -> dict[tuple[str, int], Place]:
-    """Return the place of each GPU by the short name of its machine or its node, and its number there."""
-    found: dict[tuple[str, int], Place] = {}
+    """Return the place of each GPU by the short name of its node or its machine, and its number there.
+
+    A name and number that fit several GPUs are left out (two hosts may differ in their domains only; a machine with
+    several nodes of emulated GPUs has several GPUs with one number), and so are all GPUs of a machine on which a GPU is
+    missing: its driver may count without it, and the other scheduler with it.
+    """
+    unsure = {gpu.machine for gpu in known.values() if gpu.driver_index is None and not gpu.emulated}
+    by_node: dict[tuple[str, int], list[Place]] = {}
     by_machine: dict[tuple[str, int], list[Place]] = {}
     for place, gpu in known.items():
-        number = gpu.index if gpu.driver_index is None else gpu.driver_index
-        found[_short(gpu.node), number] = place
-        by_machine.setdefault((_short(gpu.machine), number), []).append(place)
-    # a machine with several nodes of emulated GPUs has several GPUs with one number
-    return {key: of[0] for key, of in by_machine.items() if len(of) == 1} | found
+        if gpu.machine not in unsure:
+            number = gpu.index if gpu.driver_index is None else gpu.driver_index
+            by_node.setdefault((_short(gpu.node), number), []).append(place)
+            by_machine.setdefault((_short(gpu.machine), number), []).append(place)
+    return {key: of[0] for key, of in (by_machine | by_node).items() if len(of) == 1}
 
 
 def _short(host: str) -> str:
