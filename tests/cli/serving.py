@@ -16,3 +16,14 @@ def with_tables(state: Path) -> Path:
     state.mkdir(mode=0o700)
     shutil.copyfile(made_database(), state / "powerflow.db")
     return state
+
+
+#: The program ``powerflow`` beside Slurm, which it asks every ``every_s`` seconds; ``more`` is done before.
+BESIDE = """
+import functools, os
+os.environ["POWERFLOW_PRELOAD"] = ""
+from powerflow.beside import poller
+poller.Poller = functools.partial(poller.Poller, every_s={every_s})
+{more}
+import powerflow.__main__
+"""

@@ -18,21 +18,17 @@ import pytest
 
 from powerflow.cli.main import main
 from tests.agent.own import end_agent
+from tests.cli.serving import BESIDE
 from tests.device.fake_nvml import Machine, build
 
 pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
 
 #: On a machine that is busy with other things.
 MOST_S = 120.0
-#: The command, which asks Slurm more often than every half minute.
-PROGRAM = """
-import functools, os
-os.environ["POWERFLOW_PRELOAD"] = ""
-from powerflow.beside import poller
+#: A squeue that hangs counts as silent after a second.
+IMPATIENT = """
 from powerflow.watch.sources import slurm
-poller.Poller = functools.partial(poller.Poller, every_s=0.3)
 slurm.ask_slurm = functools.partial(slurm.ask_slurm, timeout_s=1.0)
-import powerflow.__main__
 """
 #: Runs the file ``squeue.sh``, which a test replaces.
 SQUEUE = '#!/bin/sh\nexec sh "$(dirname "$0")/squeue.sh"\n'
@@ -88,7 +84,16 @@ class Site:
         self.process = self.start()
 
     def start(self) -> subprocess.Popen[str]:
-        words = [sys.executable, "-c", PROGRAM, "serve", "--state-dir", str(self.state), "--port", "0"]
+        words = [
+            sys.executable,
+            "-c",
+            BESIDE.format(every_s=0.3, more=IMPATIENT),
+            "serve",
+            "--state-dir",
+            str(self.state),
+            "--port",
+            "0",
+        ]
         env = {**self.machine.env, "POWERFLOW_STATE": str(self.state)}
         words += ["--interval", "0.5", "--lambda", "0.05", "--beside", "slurm", "--protect", "partition=urgent"]
         with self.log.open("a") as log:
