@@ -104,7 +104,7 @@ def test_savings_are_told_with_what_is_known_of_them(november: Shell) -> None:
     told = " ".join(november.json(*ARGV)["savings"])
     assert "4 jobs ran as their owners asked" in told
     assert "their energy by -20.0\u202f% and their completion times by -10.0\u202f%" in told
-    assert "1 kWh in all; they used 1.5 kWh (+50.0\u202f%)" in told
+    assert "1 kWh in all; they used 1.5 kWhᵉ (+50.0\u202f%)" in told
     assert "Of 10 jobs with 80 % intervals, 70\u202f% were inside by energy and 90\u202f% by completion time" in told
     for made_s, shown in ((NOVEMBER_S + 1.0, True), (DECEMBER_S + 6 * 86_400.0, True), (NOVEMBER_S - 1.0, False)):
         cluster.estimated = SavingsRecord(made_s, 3, 120, 5000.0, 9e8, 4000.0, 7.2e8)

@@ -81,7 +81,8 @@ def savings(report: PeriodReport, language: Language) -> Iterator[str]:
     if not made.predicted:
         yield text("no_predictions", language)
         return
-    kwh = {"predicted_kwh": units.kwh(made.predicted_j), "used_kwh": units.kwh(made.used_j)}
+    used = units.kwh(made.used_j) + "ᵉ" * report.emulated
+    kwh = {"predicted_kwh": units.kwh(made.predicted_j), "used_kwh": used}
     change = _change(made.used_j, made.predicted_j, language)
     yield text("predicted", language, predicted=made.predicted, completed=made.completed, change=change, **kwh)
     if made.within_energy is not None and made.within_time is not None:
