@@ -212,7 +212,7 @@ def test_the_document_is_openapi_3_1_with_examples_and_every_error(api: Api) -> 
     document = api.http.get("/api/v1/openapi.json").json()
     assert document["openapi"].startswith("3.1")
     operations = [(path, op) for path, methods in document["paths"].items() for op in methods.values()]
-    assert len(operations) == 42
+    assert len(operations) == 44
     for path, operation in operations:
         good = [r for status, r in operation["responses"].items() if status.startswith("2")]
         assert all("example" in r["content"]["application/json"] for r in good), path
