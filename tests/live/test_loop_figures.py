@@ -63,6 +63,12 @@ def test_power_under_a_cap_is_compared_with_what_its_ramp_allows(bench: Bench) -
     while bench.controller.clock() < now_s + 61.0:
         bench.turn()
     assert [cap.allowed_w for cap in bench.service.loop_figures().caps] == [1000.0]
+    bench.service.lift_cap("cluster", ROOT)
+    lifted_s = bench.controller.clock()
+    bench.turn(10)
+    (cap,) = bench.service.loop_figures().caps
+    rise_s = bench.controller.clock() - lifted_s
+    assert cap.allowed_w == pytest.approx(1000.0 + 10.0 * rise_s, abs=10.0), "power rises on the ramp, too"
 
 
 def test_a_cap_without_a_ramp_is_gone_once_it_is_lifted(bench: Bench) -> None:

@@ -238,6 +238,16 @@ def test_a_lifted_cap_gives_back_what_it_took() -> None:
     assert driver.at(20.0, PowerCapLifted("rack:none")).ignored == ["there is no power cap on rack:none"]
 
 
+def test_after_a_lift_power_rises_on_the_ramp_above_what_was_drawn_before() -> None:
+    driver = SchedulerDriver(Told({0: (4, 1)}))  # an idle cluster: 400 W
+    driver.at(0.0, PowerCapSet(PowerCap(700.0, start_s=0.0, ramp_w_per_s=2.0)))
+    driver.at(100.0, PowerCapLifted("cluster"))
+    limit_w = driver.scheduler.caps.limit_w
+    assert [limit_w(CLUSTER, s, s) for s in (100.0, 150.0, 400.0)] == [700.0, 800.0, 1300.0]
+    driver.at(200.0, submitted("a"))
+    assert [limit_w(CLUSTER, s, s) for s in (200.0, 400.0)] == [900.0, 1300.0]
+
+
 def test_after_the_end_nothing_draws_more_than_before() -> None:
     driver = SchedulerDriver(Told({0: (4, 1)}))
     driver.at(0.0, submitted("a"))

@@ -160,7 +160,7 @@ class CapBook:
             self._note(now_s, self._expected_w(CLUSTER))
         for held in self._held.values():
             cap = held.cap
-            if math.isnan(held.baseline_w):
+            if math.isnan(held.baseline_w) and now_s < cap.end_s:  # not after a lift
                 whole = cap.scope.nodes is None
                 before_w = max(w for _, w in self._drawn) if whole else self._expected_w(cap.scope)
                 if now_s >= cap.due_s or cap.least_w(now_s, now_s + STEP_S, math.nan) < before_w:
