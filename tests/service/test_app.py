@@ -174,7 +174,9 @@ def test_stopping_does_not_wait_for_those_who_wait() -> None:
     server.start()
     url = f"{server.url}/api/v1/events?wait_s=30"
     waiting = threading.Thread(
-        target=lambda: answers.append(httpx.get(url, headers=bearer("user"), timeout=60, trust_env=False).status_code)
+        target=lambda: answers.append(
+            httpx.get(url, headers=bearer("user"), timeout=60, trust_env=False, verify=False).status_code
+        )
     )
     waiting.start()
     assert asked.wait(30)

@@ -21,6 +21,7 @@ from powerflow.api.records import Caller, Role
 from powerflow.service.app import OPENAPI
 from tests.service.fake_cluster import FakeCluster
 from tests.service.serving import bearer, service
+from tests.slow import ALL
 
 
 def _cluster() -> FakeCluster:
@@ -48,7 +49,9 @@ BEYOND = {
     "POST /api/v1/budgets": [positive_data_acceptance],
     "POST /api/v1/signals": [positive_data_acceptance],
 }
-BOUNDED = settings(max_examples=2, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+BOUNDED = settings(
+    max_examples=5 if ALL else 1, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+)
 
 
 @pytest.fixture

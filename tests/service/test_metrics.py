@@ -36,7 +36,7 @@ def samples(cluster: FakeCluster) -> Samples:
 
 def scraped(cluster: FakeCluster) -> Samples:
     with ApiServer(service(cluster)) as server:
-        answer = httpx.get(f"{server.url}/metrics", headers=bearer("viewer"), trust_env=False)
+        answer = httpx.get(f"{server.url}/metrics", headers=bearer("viewer"), trust_env=False, verify=False)
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain; version=")
     found: Samples = {}
@@ -124,9 +124,9 @@ def test_names_are_escaped(samples: Samples) -> None:
 
 def test_open_metrics_need_no_token(cluster: FakeCluster) -> None:
     with ApiServer(service(cluster, open_metrics=True)) as server:
-        assert httpx.get(f"{server.url}/metrics", trust_env=False).status_code == 200
+        assert httpx.get(f"{server.url}/metrics", trust_env=False, verify=False).status_code == 200
         accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
-        answer = httpx.get(f"{server.url}/metrics", headers=accept, trust_env=False)
+        answer = httpx.get(f"{server.url}/metrics", headers=accept, trust_env=False, verify=False)
         assert answer.headers["content-type"].startswith("application/openmetrics-text")
         assert answer.text.endswith("# EOF\n")
-        assert httpx.get(f"{server.url}/api/v1/top", trust_env=False).status_code == 401
+        assert httpx.get(f"{server.url}/api/v1/top", trust_env=False, verify=False).status_code == 401

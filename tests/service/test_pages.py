@@ -24,7 +24,7 @@ HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 @contextmanager
 def signed_in(api: Api, role: str = "user") -> Iterator[httpx.Client]:
     """A browser whose user has signed in with the form."""
-    with httpx.Client(base_url=api.http.base_url, trust_env=False, timeout=30) as browser:
+    with httpx.Client(base_url=api.http.base_url, trust_env=False, verify=False, timeout=30) as browser:
         answer = post(browser, "/sign-in", token=f"pf_{role}")
         assert answer.status_code == 303, answer.text
         yield browser
@@ -110,7 +110,10 @@ def test_a_revoked_token_ends_the_session_at_once(tmp_path_factory: pytest.TempP
     path = tmp_path_factory.mktemp("state") / "tokens.json"
     token = create_token(path, "ada", Role.USER)
     app = build_app(FakeCluster(), Tokens.load(path), version="1", log=json_lines(io.StringIO()))
-    with ApiServer(app) as server, httpx.Client(base_url=server.url, trust_env=False, timeout=30) as browser:
+    with (
+        ApiServer(app) as server,
+        httpx.Client(base_url=server.url, trust_env=False, verify=False, timeout=30) as browser,
+    ):
         post(browser, "/sign-in", token=token)
         assert browser.get("/").status_code == 200
         revoke_tokens(path, "ada")
@@ -125,7 +128,10 @@ def test_failed_attempts_are_counted_for_the_audit_and_a_first_visit_is_none() -
 
     refused = RefusedTokens()
     app = build_app(FakeCluster(), Tokens([]), version="1", log=json_lines(io.StringIO()), refused=refused)
-    with ApiServer(app) as server, httpx.Client(base_url=server.url, trust_env=False, timeout=30) as browser:
+    with (
+        ApiServer(app) as server,
+        httpx.Client(base_url=server.url, trust_env=False, verify=False, timeout=30) as browser,
+    ):
         browser.get("/")
         assert refused.take(0.0) == ()
         post(browser, "/sign-in", token="pf_guess")
@@ -329,5 +335,8 @@ def test_head_answers_as_get_without_the_page(browser: httpx.Client) -> None:
 
 
 def test_a_service_for_all_hosts_shows_the_form_under_any_name() -> None:
-    with ApiServer(service(FakeCluster(), hosts=None)) as server, httpx.Client(trust_env=False, timeout=30) as http:
+    with (
+        ApiServer(service(FakeCluster(), hosts=None)) as server,
+        httpx.Client(trust_env=False, verify=False, timeout=30) as http,
+    ):
         assert http.get(server.url, headers={"Host": "cluster.example"}).status_code == 401

@@ -101,17 +101,19 @@ def test_requests_are_logged_without_tokens_and_queries(api: Api) -> None:
 def test_requests_are_logged_only_on_demand_but_failures_always() -> None:
     log, cluster = io.StringIO(), FakeCluster()
     with ApiServer(service(cluster, log=log)) as server:
-        httpx.get(f"{server.url}{JOBS}", headers=bearer("user"), trust_env=False)
+        httpx.get(f"{server.url}{JOBS}", headers=bearer("user"), trust_env=False, verify=False)
         assert log.getvalue() == ""
         cluster.broken = ZeroDivisionError("a bug")
-        httpx.get(f"{server.url}{JOBS}", headers=bearer("user"), trust_env=False)
+        httpx.get(f"{server.url}{JOBS}", headers=bearer("user"), trust_env=False, verify=False)
     assert "request failed" in log.getvalue()
 
 
 def test_no_token_is_known_where_there_are_none() -> None:
     app = build_app(FakeCluster(), Tokens([]), version="1", log=json_lines(io.StringIO()))
     with ApiServer(app) as server:
-        assert httpx.get(f"{server.url}{JOBS}", headers=bearer("user"), trust_env=False).status_code == 401
+        assert (
+            httpx.get(f"{server.url}{JOBS}", headers=bearer("user"), trust_env=False, verify=False).status_code == 401
+        )
 
 
 def test_a_port_that_is_taken_is_said_so() -> None:
@@ -158,7 +160,7 @@ def test_a_forwarded_address_is_believed_from_a_named_proxy_only(proxies: tuple[
 
     with (
         ApiServer(service(Cluster(), proxies=trusted_proxies(proxies))) as server,
-        httpx.Client(base_url=server.url, trust_env=False, timeout=30) as http,
+        httpx.Client(base_url=server.url, trust_env=False, verify=False, timeout=30) as http,
     ):
         assert http.post(JOBS, json={"run": "true"}, headers=bearer("user")).status_code == 201
         forged = {"X-Forwarded-For": "8.8.8.8, 203.0.113.66", "X-Forwarded-Proto": "https"}
@@ -182,11 +184,16 @@ def test_a_user_has_a_bounded_number_of_requests_here_and_others_are_answered_me
 
         def ask(role: str = "user") -> httpx.Response:
             return httpx.post(
-                f"{server.url}{JOBS}", json={"run": "true"}, headers=bearer(role), trust_env=False, timeout=60
+                f"{server.url}{JOBS}",
+                json={"run": "true"},
+                headers=bearer(role),
+                trust_env=False,
+                verify=False,
+                timeout=60,
             )
 
         def jobs(role: str) -> httpx.Response:
-            return httpx.get(f"{server.url}{JOBS}", headers=bearer(role), trust_env=False, timeout=60)
+            return httpx.get(f"{server.url}{JOBS}", headers=bearer(role), trust_env=False, verify=False, timeout=60)
 
         threads = [threading.Thread(target=lambda: answers.append(ask())) for _ in range(INSIDE + 4)]
         for thread in threads:

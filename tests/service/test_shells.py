@@ -72,7 +72,10 @@ def test_those_who_wait_hold_up_nobody_else(api: Api, shell: str) -> None:
 def test_stopping_does_not_wait_for_those_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shells, "_LOOK_S", 0.05)
     cluster = FakeCluster()
-    with ApiServer(service(cluster)) as server, httpx.Client(base_url=server.url, trust_env=False, timeout=60) as http:
+    with (
+        ApiServer(service(cluster)) as server,
+        httpx.Client(base_url=server.url, trust_env=False, verify=False, timeout=60) as http,
+    ):
         http.headers.update(bearer("user"))
         job = http.post("/api/v1/jobs", json={"run": "true"}).json()["id"]
         cluster.run(job)
