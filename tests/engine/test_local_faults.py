@@ -18,6 +18,7 @@ from powerflow.osutil.processes import boot_id, start_ticks
 from powerflow.testing.engine_conformance import ended, status_of, until, whole_log
 from powerflow.testing.engine_conformance_process import alive
 from tests.engine.conftest import LocalPlace
+from tests.slow import ALL
 
 PATIENCE_S = 60.0
 
@@ -98,7 +99,7 @@ def test_who_waits_is_told_that_the_fork_server_died(place: LocalPlace) -> None:
 
 def test_a_fork_server_killed_again_and_again_under_load(place: LocalPlace, tmp_path: Path) -> None:
     """Each rank notes its start: exactly one note for each launch that was acknowledged, at most one for any other."""
-    engine, notes, count = place(), tmp_path / "notes", 36
+    engine, notes, count = place(), tmp_path / "notes", 36 if ALL else 18
     notes.mkdir()
     seed = random.Random(7)
     failures: list[BaseException] = []

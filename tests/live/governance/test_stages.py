@@ -16,6 +16,7 @@ from tests.gangs.fake_rank import FakeRank
 from tests.live.controller_bench import ADA, ROOT, Bench
 from tests.live.governance.test_budgets import past_job, run_for
 from tests.live.governance.test_caps import JOB
+from tests.slow import slow
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_one_command_forward_and_back_audited(bench: Bench) -> None:
     ]
 
 
-@pytest.mark.parametrize("stage", ["observe", "replay", "shadow"])
+@pytest.mark.parametrize("stage", ["observe", pytest.param("replay", marks=slow), "shadow"])
 def test_where_nobody_acts_jobs_run_as_asked_and_nothing_is_touched(bench: Bench, stage: str) -> None:
     mode(bench, stage)
     bench.steps_total = 25
