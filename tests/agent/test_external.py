@@ -139,12 +139,26 @@ def test_the_note_of_a_later_start_ends_it_too(tmp_path: Path) -> None:
     assert states(engine) == {"7.1.0": RankState.EXITED}
 
 
-def test_it_ends_with_a_note_that_was_there_before_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("looks", [0, 1])
+def test_it_ends_with_a_note_that_was_there_before_it(tmp_path: Path, looks: int) -> None:
     notes = FakeNotes()
     notes.now = {"4711": Told(10.0)}
     engine = ranks(tmp_path, notes)
     engine.wait(0.0)
     engine.launch(external())
+    for _ in range(looks):
+        engine.wait(0.0)
+    notes.now = {}
+    engine.wait(0.0)
+    assert states(engine) == {"7.1.0": RankState.EXITED}
+
+
+def test_it_ends_with_a_note_that_comes_a_moment_later(tmp_path: Path) -> None:
+    notes = FakeNotes()
+    engine = ranks(tmp_path, notes)
+    engine.launch(external())
+    engine.wait(0.0)
+    notes.now = {"4711": Told(10.0)}
     engine.wait(0.0)
     notes.now = {}
     engine.wait(0.0)

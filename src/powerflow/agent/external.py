@@ -103,6 +103,7 @@ class ExternalRanks:
         self._boot = boot_id() if boot is None else boot
         self.shares_mailboxes, self.shells = engine.shares_mailboxes, engine.shells
         self._guard = threading.Lock()
+        self._reading = threading.Lock()  # of the notes
         self._changed = threading.Event()
         kept = read_json(path)
         kept = kept if kept is not None and kept.get("format") == FORMAT else {"boot": "", "ranks": [], "fences": {}}
@@ -116,14 +117,16 @@ class ExternalRanks:
         """Start a rank, or hold GPUs for an external one. See `Engine.launch`."""
         if spec.command:
             return self._engine.launch(spec)
+        found = _OF_SLURM.fullmatch(spec.env.get(EXTERNAL_JOB, ""))
+        number = found[1] if found else ""
+        notes = self._read_notes() if number else {}
         with self._guard:
             if spec.name.epoch < self._fences.get(spec.name.gang, spec.name.epoch):
                 raise Fenced(f"{spec.name}: a later placement of this job was launched")
             if (known := self._held.get(spec.name)) is not None:
                 return known.status
             status = RankStatus(spec.name, spec.node, RankState.RUNNING, 0, None, self._clock(), math.nan)
-            found = _OF_SLURM.fullmatch(spec.env.get(EXTERNAL_JOB, ""))
-            self._keep({**self._held, spec.name: _Held(status, found[1] if found else "")})
+            self._keep({**self._held, spec.name: self._judged(_Held(status, number), notes.get(number))})
         return status
 
     def launch_all(self, specs: Sequence[RankSpec]) -> Sequence[RankStatus]:
@@ -218,16 +221,25 @@ class ExternalRanks:
             unnoted = any(
                 each.number and each.noted_s is None and each.status.state.may_run for each in self._held.values()
             )
-        if not self._notes.changed() and not unnoted:
+        with self._reading:
+            news = self._notes.changed()
+        if not news and not unnoted:
             return
-        notes, lines = self._notes.look(), frozenset(self._notes.notices())
-        for line in sorted(lines - self._told):
-            self._tell(line)
-        self._told = lines
+        notes = self._read_notes()
         with self._guard:
             now = {name: self._judged(held, notes.get(held.number)) for name, held in self._held.items()}
             if now != self._held:
                 self._keep(now)
+
+    def _read_notes(self) -> Mapping[str, Note]:
+        if self._notes is None:
+            return {}
+        with self._reading:
+            notes, lines = self._notes.look(), frozenset(self._notes.notices())
+            for line in sorted(lines - self._told):
+                self._tell(line)
+            self._told = lines
+        return notes
 
     def _judged(self, held: _Held, note: Note | None) -> _Held:
         if not held.number or not held.status.state.may_run:

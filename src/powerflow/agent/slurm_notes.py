@@ -84,7 +84,7 @@ class _Ignored(Exception):
 
 
 class SlurmNotes:
-    """The notes of Slurm's Prolog on this machine. Only one thread may use it.
+    """The notes of Slurm's Prolog on this machine. Only one thread may use it at a time.
 
     The folder may be missing, and may appear later. A note whose Epilog did not run (slurmd was killed, say) stays
     until the machine is started again: compare notes with ``squeue`` from time to time.
