@@ -47,7 +47,7 @@ while [ ! -e /run/home/end.$SLURM_JOB_ID ]; do sleep 0.2; done
 IDLE_W, BUSY_W, TOP_MHZ = 60.0, 400.0, 1410.0
 #: Seconds for which a clock outlives the last word of its controller.
 LEASE_S = 30.0
-#: Seconds after the Epilog of a job in which its clocks must have gone back; a look at squeue may take longer to tell it.
+#: Seconds after the Epilog of a job in which its clocks must have gone back; a look at squeue mostly comes later.
 BACK_S = 3.0
 #: Seconds by which a clock may go back later than its lease ends, on a machine that is busy with other things.
 LATE_S = 10.0
