@@ -162,13 +162,13 @@ def test_a_canary_whose_jobs_miss_their_predictions_twice_goes_back(bench: Bench
     """Its ranks take four times as long as before, from one day to the next."""
     mode(bench, "shadow", "vision")
     bench.steps_total = 40
-    for _ in range(30):
+    for _ in range(16):
         bench.submit(**JOB, project="vision")
     bench.turn()
     bench.until(lambda: not bench.controller.jobs, turns=1600)
     mode(bench, "canary", "vision")
     bench.engine.play = lambda spec: Slow(bench.engine.fake_rank(spec, bench.steps_total), 4)
-    for _ in range(30):
+    for _ in range(20):
         bench.submit(**JOB, project="vision")
     for _ in range(3000):
         bench.turn()
