@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from powerflow.agent.devices import NodeDevices
-from powerflow.agent.work import GAP_S, Work, WorkCounters
+from powerflow.agent.work import GAP_S, GpuWork, WorkCounters
 from powerflow.device.protocol import Activity, Reading
 from powerflow.engine.devices import counters_of
 from tests.agent.cards import NAN, Card
@@ -29,14 +29,14 @@ def reading(
     return Reading(time_s, 300.0, 0.0, clock_mhz, None, used, activity=activity)
 
 
-def work(*readings: Reading) -> Work:
+def work(*readings: Reading) -> GpuWork:
     counters = WorkCounters()
     for each in readings:
         counters.take(GPU, each)
     return counters.of(GPU)
 
 
-def as_tuple(found: Work) -> tuple[float, float, float, float]:
+def as_tuple(found: GpuWork) -> tuple[float, float, float, float]:
     return found.busy, found.tensor, found.dram, found.counted_s
 
 
@@ -174,7 +174,7 @@ def test_a_machine_counts_each_reading_once_whoever_asked_for_it(tmp_path: Path)
     devices.turn()  # sets the clock of A and reads it
     passes(0.5)
     devices.turn()
-    found = {uuid: Work(*counters_of(row)) for uuid, row in devices.report()["gpus"].items()}
+    found = {uuid: GpuWork(*counters_of(row)) for uuid, row in devices.report()["gpus"].items()}
     # A: 1.5 s at 1410 MHz, 0.25 s at the mean of 1410 and 705, and 0.5 s at 705
     busy = 1.5 * 1.41 + 0.25 * 1.0575 + 0.5 * 0.705
     assert as_tuple(found["A"]) == exactly(busy, busy / 2, 2.25 / 4, 2.25)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from powerflow.agent.work import Work
+from powerflow.agent.work import GpuWork
 from powerflow.api.external import ExternalEnd, ExternalJob, ExternalLook
 from powerflow.api.records import JobState
 from powerflow.device.meter import MeanPower
@@ -45,7 +45,7 @@ class ExternalBench(Bench):
 
     def __init__(self, directory: Path, cluster: str = "2x4:A100", **settings: Any) -> None:
         self.speeds: dict[Place, TrueSpeed] = {}
-        self.works: dict[Place, Work] = {}
+        self.works: dict[Place, GpuWork] = {}
         self.running: dict[str, ExternalJob] = {}
         self.ended: dict[str, ExternalEnd] = {}
         self.requeued_s: dict[str, float] = {}
@@ -135,10 +135,10 @@ class ExternalBench(Bench):
     def work(self, seconds: float) -> None:
         """Let the GPUs work for some seconds at their present clocks."""
         for place, speed in self.speeds.items():
-            mhz, done = self.mhz(place), self.works.get(place, Work(0.0, 0.0, float("nan"), 0.0))
+            mhz, done = self.mhz(place), self.works.get(place, GpuWork(0.0, 0.0, float("nan"), 0.0))
             busy = seconds * mhz / 1e3
             tensor = speed.tensor * speed.gigacycles * seconds / speed.step_s(mhz)
-            self.works[place] = Work(done.busy + busy, done.tensor + tensor, float("nan"), done.counted_s + seconds)
+            self.works[place] = GpuWork(done.busy + busy, done.tensor + tensor, float("nan"), done.counted_s + seconds)
 
     def long(self, seconds: float, each: Callable[[], None] = lambda: None, step_s: float = 20.0) -> None:
         """Let time pass in larger steps than turns."""

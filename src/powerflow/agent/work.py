@@ -35,7 +35,7 @@ GIGACYCLES = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class GpuWork:
     """Work of one GPU since its first reading. Only the difference between two of these means something.
 
     Attributes:
@@ -138,10 +138,10 @@ class WorkCounters:
             counted = self._counted.setdefault(uuid, _Counted(reading))
             counted.add(reading)
 
-    def of(self, uuid: str) -> Work:
+    def of(self, uuid: str) -> GpuWork:
         """Return the work of a GPU so far. For a GPU without a reading nothing is known, and no second is counted."""
         with self._guard:
             counted = self._counted.get(uuid)
             if counted is None:
-                return Work(0.0, math.nan, math.nan, 0.0)
-            return Work(counted.busy, counted.tensor.value, counted.dram.value, counted.counted_s)
+                return GpuWork(0.0, math.nan, math.nan, 0.0)
+            return GpuWork(counted.busy, counted.tensor.value, counted.dram.value, counted.counted_s)

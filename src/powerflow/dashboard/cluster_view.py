@@ -11,7 +11,7 @@ from powerflow.api.records import JobState, Top
 from powerflow.api.stages import SavingsRecord
 from powerflow.dashboard.cluster_map import NodeTile, node_tiles
 from powerflow.dashboard.gauges import Gauge, budget_gauges, power_gauge
-from powerflow.dashboard.job_rows import MOST_ROWS, JobRow, running_rows, waiting_rows
+from powerflow.dashboard.job_rows import MOST_ROWS, JobLine, running_rows, waiting_rows
 from powerflow.dashboard.shown import moment
 from powerflow.look.key_figure import KeyFigure
 
@@ -40,8 +40,8 @@ class ClusterView:
     keys: Sequence[KeyFigure]
     policy: str
     nodes: Sequence[NodeTile]
-    running: Sequence[JobRow]
-    waiting: Sequence[JobRow]
+    running: Sequence[JobLine]
+    waiting: Sequence[JobLine]
     running_more: str
     waiting_more: str
     saved: str

@@ -16,7 +16,7 @@ MOST_ROWS = 200
 
 
 @dataclass(frozen=True, slots=True)
-class JobRow:
+class JobLine:
     """One job, as the tables of the dashboard show it.
 
     Attributes:
@@ -52,12 +52,12 @@ def state_of(job: JobRecord) -> str:
     return "completing" if job.completing else job.state.value
 
 
-def running_rows(jobs: Sequence[JobRecord], now_s: float, words: Mapping[str, str]) -> list[JobRow]:
+def running_rows(jobs: Sequence[JobRecord], now_s: float, words: Mapping[str, str]) -> list[JobLine]:
     """Return lines for the jobs that have processes, at most `MOST_ROWS`."""
     return _rows([job for job in jobs if _has_processes(job)][:MOST_ROWS], now_s, words)
 
 
-def waiting_rows(jobs: Sequence[JobRecord], now_s: float, words: Mapping[str, str]) -> list[JobRow]:
+def waiting_rows(jobs: Sequence[JobRecord], now_s: float, words: Mapping[str, str]) -> list[JobLine]:
     """Return lines for the jobs that are queued or held and have no processes, at most `MOST_ROWS`."""
     return _rows([job for job in jobs if not _has_processes(job)][:MOST_ROWS], now_s, words)
 
@@ -66,7 +66,7 @@ def _has_processes(job: JobRecord) -> bool:
     return job.state is JobState.RUNNING or job.completing
 
 
-def _rows(jobs: Sequence[JobRecord], now_s: float, words: Mapping[str, str]) -> list[JobRow]:
+def _rows(jobs: Sequence[JobRecord], now_s: float, words: Mapping[str, str]) -> list[JobLine]:
     """Return a line for each job. A column has one unit, so that its numbers can be compared."""
     powers = units.power_column([job.power_w for job in jobs])
     energies = units.energy_column([job.energy_j for job in jobs])
@@ -77,13 +77,13 @@ def _rows(jobs: Sequence[JobRecord], now_s: float, words: Mapping[str, str]) -> 
     ]
 
 
-def _row(job: JobRecord, power: str, energy: str, step: str, now_s: float, words: Mapping[str, str]) -> JobRow:
+def _row(job: JobRecord, power: str, energy: str, step: str, now_s: float, words: Mapping[str, str]) -> JobLine:
     state = state_of(job)
     at_s = job.eta_s if _has_processes(job) else job.submitted_s
     known = job.progress is not None and math.isfinite(job.progress)
     progress = math.floor(job.progress * 100) / 100 if job.progress is not None and known else None
     mark = MARK if job.emulated else ""
-    return JobRow(
+    return JobLine(
         id=job.id,
         name=job.name,
         owner=owner_of(job),

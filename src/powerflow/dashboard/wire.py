@@ -13,7 +13,7 @@ from typing import Any
 from powerflow.dashboard.assets import assets
 from powerflow.dashboard.cluster_map import NodeTile
 from powerflow.dashboard.cluster_view import ClusterView
-from powerflow.dashboard.job_rows import JobRow
+from powerflow.dashboard.job_rows import JobLine
 
 State = Mapping[str, Any]
 #: Words that only the server needs begin with one of these.
@@ -91,7 +91,7 @@ def _node(node: NodeTile) -> dict[str, Any]:
     }
 
 
-def _rows(rows: Sequence[JobRow]) -> dict[str, Any]:
+def _rows(rows: Sequence[JobLine]) -> dict[str, Any]:
     return {
         "order": [row.id for row in rows],
         "by": {row.id: {key: value for key, value in asdict(row).items() if key != "id"} for row in rows},

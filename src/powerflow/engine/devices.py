@@ -161,7 +161,7 @@ def gpu_row(
         strangers: Processes on the GPU that belong to no rank, in words.
         rank: Name of the rank that has the GPU; "" if none has it.
         clock: ``asked_mhz`` (None if no clock is asked for), ``holds`` and ``strays``, see `ClockKeeper`.
-        work: Counters of the GPU's work, as `powerflow.agent.work.Work` has them; empty if there are none.
+        work: Counters of the GPU's work, as `powerflow.agent.work.GpuWork` has them; empty if there are none.
     """
     return {
         "reading": None if reading is None else reading_row(reading),

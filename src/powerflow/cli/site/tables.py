@@ -88,7 +88,7 @@ def _with_doubt(text: str, value: float | None, low: float | None, high: float |
 
 
 @dataclass(frozen=True, slots=True)
-class Section(Generic[Row]):
+class TableSection(Generic[Row]):
     """A table of what was watched, for the terminal and for the page.
 
     Attributes:
@@ -103,14 +103,14 @@ class Section(Generic[Row]):
     words: str = ""
 
 
-def sections(summary: WatchSummary) -> list[Section[Any]]:
+def sections(summary: WatchSummary) -> list[TableSection[Any]]:
     """Return the tables of a summary."""
     by_job = summary.by is GroupBy.JOB
     others = [summary.nobody, *([summary.unknown] * (summary.unknown.measured_s > 0))]
     lines = [*summary.lines, summary.total, *others]
     partly = "* readings for a part of the held time only: that part's energy"
-    found: list[Section[Any]] = [
-        Section(
+    found: list[TableSection[Any]] = [
+        TableSection(
             f"Energy by {summary.by.value}",
             lines,
             _use_columns(summary, jobs=by_job),
@@ -118,18 +118,18 @@ def sections(summary: WatchSummary) -> list[Section[Any]]:
         )
     ]
     if not by_job and summary.dearest:
-        found.append(Section("Jobs with the most energy", summary.dearest, _use_columns(summary, jobs=True)))
+        found.append(TableSection("Jobs with the most energy", summary.dearest, _use_columns(summary, jobs=True)))
     if summary.rooms:
         more = len(summary.rooms) - DEAREST
         words = "modelled from their activity, not measured at the lower clock: a reason to try"
         words += f"; {more} more jobs with less energy are in --json" if more > 0 else ""
         found.append(
-            Section("Jobs whose clock could go down", summary.rooms[:DEAREST], _room_columns(summary.rooms), words)
+            TableSection("Jobs whose clock could go down", summary.rooms[:DEAREST], _room_columns(summary.rooms), words)
         )
     return found
 
 
-def page_table(section: Section[Any]) -> PageTable:
+def page_table(section: TableSection[Any]) -> PageTable:
     """Return a table as a page shows it, with all its columns."""
     cells = [[text.plain for text in column.texts(section.rows)] for column in section.columns]
     heads = [column.name for column in section.columns]

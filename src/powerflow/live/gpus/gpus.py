@@ -9,7 +9,7 @@ import contextlib
 import math
 from collections.abc import Collection, Mapping, Sequence
 
-from powerflow.agent.work import Work
+from powerflow.agent.work import GpuWork
 from powerflow.api.governance import AuditRecord
 from powerflow.api.records import NotFound
 from powerflow.cost.catalogue import gpu_type
@@ -257,9 +257,9 @@ class ClusterGpus:
         """Return the jobs on these GPUs."""
         return self._seen.jobs_on(self._news)
 
-    def work(self, place: Place) -> Work | None:
+    def work(self, place: Place) -> GpuWork | None:
         """Return the work that a GPU has done, as its machine counts it; None if it does not."""
-        return Work(*counters) if (counters := counters_of(self._machines.row(place) or {})) else None
+        return GpuWork(*counters) if (counters := counters_of(self._machines.row(place) or {})) else None
 
     def strangers(self, place: Place) -> tuple[str, ...]:
         """Return the processes on a GPU that belong to no job, in words."""

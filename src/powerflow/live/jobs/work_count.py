@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import reduce
 
-from powerflow.agent.work import Work
+from powerflow.agent.work import GpuWork
 from powerflow.device.protocol import Place
 
 #: Seconds for which a job is looked at before its counter is chosen.
@@ -41,7 +41,7 @@ class Counter(StrEnum):
 #: Steps that one unit of each counter makes; 1e9 cycles, or a second of the peak traffic. So a busy GPU does some ten
 #: steps a second, enough to time them to a part in a thousand.
 _STEPS = {Counter.TENSOR: 100.0, Counter.MEMORY: 100.0, Counter.CYCLES: 20.0}
-_OF: Mapping[Counter, Callable[[Work], float]] = {
+_OF: Mapping[Counter, Callable[[GpuWork], float]] = {
     Counter.TENSOR: lambda work: work.tensor,
     Counter.MEMORY: lambda work: work.dram,
     Counter.CYCLES: lambda work: work.busy,
@@ -64,10 +64,10 @@ class WorkCount:
     generation: int = 1
     timed_steps: float = 0.0
     timed_s: float = 0.0
-    _last: dict[Place, Work] = field(default_factory=dict)
-    _probe: Work = field(default_factory=lambda: Work(0.0, 0.0, 0.0, 0.0))
+    _last: dict[Place, GpuWork] = field(default_factory=dict)
+    _probe: GpuWork = field(default_factory=lambda: GpuWork(0.0, 0.0, 0.0, 0.0))
 
-    def add(self, now: Mapping[Place, Work]) -> None:
+    def add(self, now: Mapping[Place, GpuWork]) -> None:
         """Take in the counters of all GPUs of the job.
 
         Args:
@@ -90,8 +90,8 @@ class WorkCount:
             self.timed_s += passed.counted_s
 
 
-def _since(before: Work, now: Work) -> Work:
-    return Work(
+def _since(before: GpuWork, now: GpuWork) -> GpuWork:
+    return GpuWork(
         now.busy - before.busy,
         now.tensor - before.tensor,
         now.dram - before.dram,
@@ -99,18 +99,18 @@ def _since(before: Work, now: Work) -> Work:
     )
 
 
-def _sum(one: Work, other: Work) -> Work:
-    return Work(
+def _sum(one: GpuWork, other: GpuWork) -> GpuWork:
+    return GpuWork(
         one.busy + other.busy, one.tensor + other.tensor, one.dram + other.dram, one.counted_s + other.counted_s
     )
 
 
-def _mean(parts: Sequence[Work]) -> Work:
+def _mean(parts: Sequence[GpuWork]) -> GpuWork:
     total, count = reduce(_sum, parts), len(parts)
-    return Work(total.busy / count, total.tensor / count, total.dram / count, total.counted_s / count)
+    return GpuWork(total.busy / count, total.tensor / count, total.dram / count, total.counted_s / count)
 
 
-def _chosen(work: Work) -> Counter:
+def _chosen(work: GpuWork) -> Counter:
     """Return the counter to use for a job that has done this work."""
     if work.tensor >= LEAST_SHARE * work.busy:
         return Counter.TENSOR
