@@ -126,13 +126,14 @@ class GpuService:
                 self._log.warning("GPU out of service", gpu=name, why=why)
                 self._table.emit(GpuFailed(node, number))
                 self._unsaid.append(("gpu out", f"{name} is out of service: {why}", place))
-                self._send_away(place, f"{name} is out of service ({why}); the job continues on other GPUs")
+                self._send_away(place, f"{name} is out of service ({why})")
             else:
                 self._log.info("GPU in service again", gpu=name)
                 self._table.emit(GpuRecovered(node, number))
                 self._unsaid.append(("gpu back", f"{name} is in service again; it was out: {why}", place))
 
-    def _send_away(self, place: Place, reason: str) -> None:
+    def _send_away(self, place: Place, why: str) -> None:
         for job in self._table.jobs.values():
             if any(node == place[0] and place[1] in numbers for node, numbers in job.placement):
-                self._table.vacate(job, reason)
+                follows = "its clocks are not set any more" if job.spec.external else "the job continues on other GPUs"
+                self._table.vacate(job, f"{why}; {follows}")
