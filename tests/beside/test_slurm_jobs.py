@@ -79,7 +79,7 @@ def test_jobs_that_share_a_gpu_are_named() -> None:
 def test_of_a_job_that_is_being_ended_it_is_not_known_yet_how() -> None:
     """Slurm 22.05 has one word for the state, and this one hides the others."""
     look = looked(job(1, "0", "COMPLETING", end_time=int(NOW_S) - 1))
-    assert (look.jobs, look.ended, set(look.ending)) == ({}, {}, {f"slurm:1@{NOW_S - 100:.0f}"})
+    assert (look.jobs, look.ended, set(look.running)) == ({}, {}, {f"slurm:1@{NOW_S - 100:.0f}"})
     again = looked(job(2, "0", restart_cnt=1, submit_time=int(NOW_S) - 130))
     assert again.requeued_s == {"slurm:2": NOW_S - 129.5}
 

@@ -24,7 +24,7 @@ SCREENSHOTS = "POWERFLOW_SCREENSHOTS"
 PATIENCE_MS = 60_000
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # Playwright's event loop runs in this thread meanwhile: other tests have their own
 def chromium() -> Iterator[Any]:
     """Debian's Chromium, which Playwright drives."""
     path = shutil.which("chromium") or shutil.which("chromium-browser")

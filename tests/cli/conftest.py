@@ -10,10 +10,17 @@ from typing import Any
 import pytest
 
 from powerflow.api.records import JobState
+from powerflow.kernel import _Later
 from powerflow.service.server import ApiServer
 from tests.cli.shell import ADA, Shell
 from tests.service.fake_cluster import FakeCluster
 from tests.service.serving import service
+
+
+@pytest.fixture(autouse=True)
+def _own_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ``powerflow serve`` in this process makes all its kernels patient: not those of later tests."""
+    monkeypatch.setattr(_Later, "patience_s", _Later.patience_s)
 
 
 @pytest.fixture

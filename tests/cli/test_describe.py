@@ -24,16 +24,16 @@ def test_describe_shows_each_key_of_a_job(shell: Shell) -> None:
     given += ("--between-steps", "2h", "--checkpoint-dir", "/ck", "--checkpoint-every", "10m", "--grace", "40s")
     given += ("--retries", "3", "--array", "4", "--dependency", "after:1", "--env", "A=b", "-o", "none")
     shell("submit", "--run", "true")
-    shell("submit", *given, "--directory", "/data", "--", "./train", "x")
+    shell("submit", *given, "--directory", "/data", "--", "true", "x")
     said = dict(line.split("  ", 1) for line in shell("describe", "2").splitlines() if "  " in line)
     found = {name: text.strip() for name, text in said.items()}
     assert found["asked for"] == "A100:1..2 GPUs · high priority · rescale in-place"
-    assert (found["command"], found["directory"], found["array"]) == ("./train x", "/data", "4")
+    assert (found["command"], found["directory"], found["array"]) == ("true x", "/data", "4")
     assert (found["dependency"], found["environment"], found["model"]) == ("after:1", "A=b", "resnet50")
     assert (found["time limit"], found["between steps"]) == ("at most 12 h", "at most 2 h")
     assert (found["memory"], found["CPUs"]) == ("at most 16 GiB for each process", "at most 1.5 for each process")
     assert found["batch"] == "4,096 samples a step, at most 16 at once on a GPU"
-    assert found["slowdown"].replace("\u202f", " ") == "at most 10 %, to save energy"
+    assert found["slower"].replace("\u202f", " ") == "at most 10 %, to save energy"
     assert found["checkpoint"] == "in /ck · every 10 min · 40 s to save it before the job is ended"
     assert (found["steps"], found["step pattern"], found["retries"]) == ("0 of 2,000", "at (?P<step>.)", "at most 3")
 

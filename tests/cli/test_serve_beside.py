@@ -25,10 +25,12 @@ pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
 
 #: On a machine that is busy with other things.
 MOST_S = 120.0
-#: A squeue that hangs counts as silent after a second.
+#: A squeue that hangs counts as silent after a second, and a job that is not listed has ended soon.
 IMPATIENT = """
+from powerflow.live import external_door
 from powerflow.watch.sources import slurm
 slurm.ask_slurm = functools.partial(slurm.ask_slurm, timeout_s=1.0)
+external_door.MISSING_S = 0.5
 """
 #: Runs the file ``squeue.sh``, which a test replaces.
 SQUEUE = '#!/bin/sh\nexec sh "$(dirname "$0")/squeue.sh"\n'
@@ -233,6 +235,7 @@ def test_its_owner_is_sent_to_slurm(site: Site, tmp_path: Path) -> None:
     [
         ("echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1", "Unable to contact"),
         ("echo '<html>'", "its answer is no list of jobs"),
+        ("""echo '{"jobs": [], "errors": [{"error": "slurmctld is down"}]}'""", "squeue says slurmctld is down"),
         ("exec sleep 100", "squeue did not answer in 1 s"),
     ],
 )
@@ -256,6 +259,7 @@ def test_a_slurm_that_fails_shows_one_notice_and_changes_nothing(site: Site, scr
         (("--beside", "slurm", "--protect", "qos=high"), "--protect: 'qos=high' does not say which jobs"),
         (("--beside", "slurm", "--max-slowdown", "x"), "--max-slowdown: 'x' is no share"),
         (("--protect", "partition=urgent"), "--protect: is for jobs of another scheduler"),
+        (("--max-slowdown", "10%"), "--max-slowdown: is for jobs of another scheduler"),
         (("--beside", "pbs"), "pbs"),
     ],
 )

@@ -48,6 +48,7 @@ class ExternalBench(Bench):
         self.works: dict[Place, GpuWork] = {}
         self.running: dict[str, ExternalJob] = {}
         self.ended: dict[str, ExternalEnd] = {}
+        self.unplaced: set[str] = set()  # jobs that run, and of which no GPU is told
         self.requeued_s: dict[str, float] = {}
         super().__init__(directory, cluster, **settings)
 
@@ -61,7 +62,8 @@ class ExternalBench(Bench):
 
     def look(self, ending: Collection[str] = ()) -> None:
         """Let the controller hear what the other scheduler says."""
-        look = ExternalLook(dict(self.running), dict(self.ended), (), ending, dict(self.requeued_s))
+        unsure = {*ending, *self.unplaced}
+        look = ExternalLook(dict(self.running), dict(self.ended), (), unsure, dict(self.requeued_s))
         self.door.take(look, self.now_s)
 
     @property

@@ -12,6 +12,7 @@ from powerflow.api.governance import CapOrder, DrainOrder
 from powerflow.api.job_spec import JobSpec
 from powerflow.api.records import JobState, NotSure, Refused
 from powerflow.api.stages import Stage, StageOrder
+from powerflow.live.external_door import MISSING_S
 from tests.live.controller_bench import ADA, ROOT
 from tests.live.external_bench import LIMIT, ExternalBench, TrueSpeed
 
@@ -68,17 +69,62 @@ def test_a_job_ends_as_its_scheduler_says(slurm: ExternalBench, state: JobState,
     assert not slurm.gangs.holding()
 
 
-def test_a_job_that_is_not_listed_any_more_ends_at_the_second_look(slurm: ExternalBench) -> None:
+def test_a_job_that_is_not_listed_any_more_ends_after_some_time(slurm: ExternalBench) -> None:
     key = slurm.begin(1, {0: (0,)})
     slurm.look()
     slurm.turn(4)
-    del slurm.running[key]
+    gone = slurm.running.pop(key)
+    slurm.look()
+    slurm.long(MISSING_S - 30.0)
     slurm.look()
     slurm.turn(2)
     assert slurm.job(slurm.id(key)).state is JobState.RUNNING
+    slurm.long(60.0)
     slurm.look()
     slurm.turn(2)
-    assert "does not list it any more" in slurm.job(slurm.id(key)).exit
+    ended = slurm.job(slurm.id(key))
+    assert "does not list it any more" in ended.exit
+    assert not slurm.clocks.set_mhz
+    slurm.running[key] = gone  # it was only hidden
+    slurm.look()
+    slurm.turn(4)
+    (again,) = slurm.controller.jobs.values()
+    assert (again.id != ended.id, again.spec.run) == (True, key)
+    assert len(slurm.clocks.set_mhz) == 1
+    slurm.look()
+    slurm.turn(2)
+    assert slurm.controller.jobs.keys() == {again.id}
+
+
+def test_a_job_whose_gpus_are_not_told_for_a_while_goes_on(slurm: ExternalBench) -> None:
+    key = slurm.begin(1, {0: (0,)})
+    slurm.look()
+    slurm.turn(4)
+    job = slurm.running.pop(key)
+    slurm.unplaced.add(key)
+    for _ in range(3):
+        slurm.look()
+        slurm.long(MISSING_S)
+    assert slurm.job(slurm.id(key)).state is JobState.RUNNING
+    slurm.unplaced.clear()
+    slurm.running[key] = job
+    slurm.look()
+    slurm.turn(2)
+    assert slurm.job(slurm.id(key)).state is JobState.RUNNING
+    assert len(slurm.clocks.set_mhz) == 1
+
+
+def test_a_protected_job_runs_at_the_highest_clock_and_throws_no_canary_back(slurm: ExternalBench) -> None:
+    slurm.service.set_stage(StageOrder(Stage.CANARY), ROOT)
+    key = slurm.begin(1, {0: (0,)}, BOUND_BY_MEMORY, protected=True, submitted_s=slurm.now_s - 5 * 3600.0)
+    slurm.look()
+    slurm.long(1200.0)
+    assert slurm.mhz((slurm.spec.nodes[0].name, 0)) == float(slurm.axes["A100"].clocks_mhz[-1])
+    slurm.service.set_cap(CapOrder(watts=620.0), ROOT)
+    slurm.long(300.0)
+    assert slurm.power_w() <= 620.0
+    assert slurm.controller.governance.stages.stage_of("vision") is Stage.CANARY
+    assert slurm.controller.jobs[slurm.id(key)].placement
 
 
 def test_a_silent_scheduler_changes_nothing(slurm: ExternalBench) -> None:
@@ -152,18 +198,14 @@ def test_gpus_that_change_hands_between_two_looks_have_the_new_owner(slurm: Exte
     assert len(slurm.clocks.set_mhz) == 2
 
 
-def test_gpus_of_a_job_whose_end_is_not_known_yet_are_waited_for(slurm: ExternalBench) -> None:
+def test_a_job_has_ended_if_another_one_has_its_gpus(slurm: ExternalBench) -> None:
     first = slurm.begin(1, {0: (0,)})
     slurm.look()
     slurm.turn(6)
     del slurm.running[first]
     second = slurm.begin(2, {0: (0,)})
     slurm.look()
-    slurm.turn(4)
-    assert "still count as those of job" in slurm.controller.jobs[slurm.id(second)].reason
-    for _ in range(2):
-        slurm.look()
-        slurm.turn(4)
+    slurm.turn(6)
     assert slurm.controller.jobs[slurm.id(second)].placement
     assert slurm.controller.jobs.keys() == {slurm.id(second)}
 
@@ -261,7 +303,7 @@ def test_a_cap_that_clocks_cannot_keep_stops_no_job(slurm: ExternalBench) -> Non
     lowest = float(slurm.axes["A100"].clocks_mhz[0])
     assert [slurm.mhz((slurm.spec.nodes[0].name, gpu)) for gpu in range(4)] == [lowest] * 4
     assert all(slurm.controller.jobs[slurm.id(key)].known for key in keys)
-    assert any("run at their lowest clocks" in line for line in slurm.controller.governance_step.notices)
+    assert any("which cannot be stopped" in line for line in slurm.controller.governance_step.notices)
 
 
 def test_a_job_on_gpus_without_an_agent_waits_and_says_why(slurm: ExternalBench) -> None:

@@ -60,7 +60,7 @@ class ExternalLook:
         jobs: The jobs that hold GPUs now, by key.
         ended: Jobs that have ended a short while ago, by key; the scheduler forgets them after some time.
         notes: What could not be told, one line each.
-        ending: Keys of jobs that are being ended, while it is not told how they end.
+        running: Keys of further jobs that run or are being ended, while it is not told on which GPUs, or how they end.
         requeued_s: When the earlier run of a job has ended that runs again, or waits to, Unix seconds; by the job's key
             up to its ``@``.
     """
@@ -68,5 +68,5 @@ class ExternalLook:
     jobs: Mapping[str, ExternalJob]
     ended: Mapping[str, ExternalEnd]
     notes: tuple[str, ...] = ()
-    ending: Collection[str] = ()
+    running: Collection[str] = ()
     requeued_s: Mapping[str, float] = field(default_factory=dict)

@@ -14,7 +14,7 @@ from powerflow.errors import InputError
 from powerflow.watch.owners import OwnersLook, WatchedJob
 
 #: A job whose comment has this word is left alone: ``#SBATCH --comment=powerflow:off``.
-_OPT_OUT = re.compile(r"(?:^|[\s,;])powerflow:off(?:$|[\s,;])")
+_OPT_OUT = re.compile(r"(?:^|[\s,;])powerflow:\s*off(?:$|[\s,;])", re.IGNORECASE)
 #: Slurm's states of jobs that did what they should, and of jobs that somebody ended.
 _WELL, _CANCELLED = frozenset({"COMPLETED"}), frozenset({"CANCELLED", "PREEMPTED", "REVOKED", "DEADLINE"})
 #: Until Slurm 23.02, this word hides how a job ends until its Epilog has run.
@@ -83,7 +83,13 @@ def external_look(look: OwnersLook, rules: SlurmRules) -> ExternalLook:
     over = {key: job for key, job in look.jobs.items() if job.end_s is not None and key not in running}
     ending = frozenset(key for key, job in over.items() if job.state == _ENDING)
     ended = {key: _end(job, look.time_s) for key, job in over.items() if key not in ending}
-    return ExternalLook(running, ended, tuple(look.notes), ending, look.requeued_s)
+    notes = list(look.notes)
+    if look.hidden or not look.complete:
+        hidden = f"{len(look.hidden)} GPUs of jobs" if look.hidden else "jobs"
+        notes.append(
+            f"Slurm hides {hidden} from this user (PrivateData): no clock is set there, and nothing is metered"
+        )
+    return ExternalLook(running, ended, tuple(notes), ending | set(look.unplaced) - running.keys(), look.requeued_s)
 
 
 def _running(job: WatchedJob, gpus: Mapping[str, set[int]], rules: SlurmRules, *, shares: bool) -> ExternalJob:

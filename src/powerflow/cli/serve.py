@@ -121,8 +121,9 @@ def serve(
         ),
     ] = None,
     max_slowdown: Annotated[
-        str, typer.Option(help="Most by which jobs of the other scheduler may become slower, with --beside.")
-    ] = "5%",
+        str | None,
+        typer.Option(help="Most by which jobs of the other scheduler may become slower, with --beside. Default: 5%."),
+    ] = None,
     protect: Annotated[
         list[str] | None,
         typer.Option(
@@ -176,13 +177,13 @@ def serve(
     poller = _poller(beside, max_slowdown, protect or ())
     kind, listens = _engine(engine, emulate, agents, ray_address, ray_emulate)
     proxies = trusted_proxies(trusted_proxy or ())
-    be_patient(PLAIN_S)
     hide_memory()  # if this process is not root, jobs run as the same user
     if store and any(store in word for word in sys.argv) and ":" in store.partition("://")[2].rpartition("@")[0]:
         what = "every user of this machine can read the store's password in the arguments of this process"
         print(f"powerflow: {what}: set {STORE_URL} instead", file=sys.stderr, flush=True)
     directory = state_dir or load().state_dir
     os.umask(0o022)  # users must be able to read what the controller writes for their ranks
+    be_patient(PLAIN_S)
     with ExitStack() as undo:
         taken = undo.enter_context(take_port(host, port))  # before anything is started
         live = build(
@@ -240,7 +241,9 @@ def serve(
             live.close()
 
 
-def _poller(beside: Beside | None, max_slowdown: str, protect: Sequence[str]) -> Callable[[LiveCluster], Poller] | None:
+def _poller(
+    beside: Beside | None, max_slowdown: str | None, protect: Sequence[str]
+) -> Callable[[LiveCluster], Poller] | None:
     """Return a function that makes what asks the other scheduler for its jobs; None if there is none.
 
     Raises:
@@ -254,13 +257,15 @@ def _poller(beside: Beside | None, max_slowdown: str, protect: Sequence[str]) ->
     from powerflow.watch.sources.slurm import Slurm
 
     try:
-        most = Energy.model_validate({"max_slowdown": max_slowdown}).max_slowdown
+        given = 0.0 if max_slowdown == "0" else max_slowdown or "5%"
+        most = Energy.model_validate({"max_slowdown": given}).max_slowdown
         assert most is not None
     except ValueError:
         raise InputError(f"{max_slowdown!r} is no share", where="--max-slowdown", fix="write 5% or 0.05") from None
     if beside is None:
-        if protect:
-            raise InputError("is for jobs of another scheduler", where="--protect", fix="give --beside slurm, too")
+        for option, value in (("--protect", protect), ("--max-slowdown", max_slowdown)):
+            if value:
+                raise InputError("is for jobs of another scheduler", where=option, fix="give --beside slurm, too")
         return None
     rules, slurm = SlurmRules([read_protected(text) for text in protect]), Slurm()
 

@@ -100,6 +100,8 @@ class ClusterSettings:
     controller: ControllerSettings = field(default_factory=ControllerSettings)
 
 
+#: Clocks to choose from; and where nothing but the clock can be chosen, within a few percent of the highest.
+CLOCKS, CLOCKS_ALONE = 7, 25
 #: Setting in the store: number of the last controller that gave orders to machines.
 TERM = "term"
 
@@ -199,7 +201,8 @@ def build(settings: ClusterSettings, log: Any, phase: Phase = _silent) -> LiveCl
         joins = kind is not EngineKind.LOCAL
         if settings.costs is not None and not set(settings.costs.types()) & set(spec.pools()):
             log.warning("costs of other GPUs", what=f"{settings.costs.source} has {settings.costs.names()}")
-        axes = {name: _axes(name, nodes, joins=joins) for name, nodes in spec.pools().items()}
+        clocks = CLOCKS_ALONE if settings.beside else CLOCKS
+        axes = {name: _axes(name, nodes, joins=joins, clocks=clocks) for name, nodes in spec.pools().items()}
         idle_w = {name: gpu_type(name).idle_w for name in axes}
         scheduler = Scheduler(spec, axes, idle_w, policy, energy_price=settings.energy_price, interval_s=interval_s)
         as_user = fabric.runs_as_users
@@ -260,7 +263,7 @@ def _is_apart(settings: ClusterSettings) -> bool:
     return settings.engine is EngineKind.AGENTS or settings.ray_address is not None
 
 
-def _axes(name: str, nodes: Sequence[Node], *, joins: bool = False) -> Axes:
+def _axes(name: str, nodes: Sequence[Node], *, joins: bool = False, clocks: int = CLOCKS) -> Axes:
     """Return the GPU counts and the clocks that jobs may have on one GPU type.
 
     The counts are powers of two, whole nodes, and each count up to 16 or up to a node.
@@ -268,6 +271,7 @@ def _axes(name: str, nodes: Sequence[Node], *, joins: bool = False) -> Axes:
     Args:
         name: Name of the GPU type.
         nodes: Nodes with such GPUs.
+        clocks: How many clocks there are.
         joins: True if nodes may join later. Then there are counts for twice as many nodes, within 8 to 32 more.
     """
     total, per_node = sum(node.gpus for node in nodes), max(node.gpus for node in nodes)
@@ -275,7 +279,7 @@ def _axes(name: str, nodes: Sequence[Node], *, joins: bool = False) -> Axes:
         total += min(max(total, 8 * per_node), 32 * per_node)
     counts = {1 << i for i in range(total.bit_length()) if 1 << i <= total}
     counts |= set(range(1, min(total, max(per_node, 16)) + 1)) | set(range(per_node, total + 1, per_node))
-    return axes_for(name, per_node, sorted(counts))
+    return axes_for(name, per_node, sorted(counts), clocks)
 
 
 def _may_run(as_user: bool) -> Callable[[str, str | None], str]:

@@ -221,6 +221,7 @@ class ClusterService(ClusterApi):
     @override
     def drain(self, node: str, order: DrainOrder, caller: Caller) -> NodeRecord:
         self._check_node(node)
+        self._checks.check_may_move()
         sure_of(order.sure, partial(self._consequences.of_drain, node))
         return self._set_node(node, caller, "drained", order.reason)
 

@@ -55,7 +55,8 @@ def explain(controller: Controller, stored: StoredJob, *, completing: bool = Fal
     if job.explore_mhz:
         sentence += f" (tries clocks: {', '.join(f'{mhz:.0f}' for mhz in dict.fromkeys(job.explore_mhz))} MHz)"
     said = Explanation(job.id, sentence, job.why, job.decided_s, job.gpu_price, price, now, others)
-    said = replace(said, measured=measured(job, prices))
+    if not job.spec.external:  # its steps are counted work, which means nothing to its owner
+        said = replace(said, measured=measured(job, prices))
     if fair := find_wrapper(scheduler.policies[pool.gpu_type], FairShare):
         due_gpus = fair.due_gpus.get(job.spec.project)
         said = replace(said, fair_share=controller.governance.shares.of(job.spec.project), due_gpus=due_gpus)

@@ -29,8 +29,11 @@ _NOT_SHOWN = re.compile(r"[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u
 _MOST_CHARS = 128
 #: Owner of a job whose owner is not known.
 UNKNOWN = "unknown"
-#: Looks in a row in which a job is missing before it counts as ended, if its scheduler does not say how it ended.
-_MISSING = 2
+#: Seconds for which a job is missing before it counts as ended, if its scheduler does not say how it ended. Slurm tells
+#: the ends of the last five minutes (``MinJobAge``), so such a job may as well be hidden for a while.
+MISSING_S = 600.0
+#: How often one job may be missing for so long, and come back.
+_MOST_AGAIN = 100
 #: Moments of one submission differ by less than this: Slurm cuts off fractions of a second.
 _SAME_S = 1.0
 
@@ -51,7 +54,9 @@ class ExternalDoor:
     ) -> None:
         self._store, self._tell, self._notices = store, tell, notices
         self._scheduler, self._max_slowdown = scheduler, max_slowdown
-        self._missing: dict[str, int] = {}  # by key: for how many looks in a row
+        self._missing_s: dict[str, float] = {}  # by key: since when it is missing
+        self._gpus: dict[str, frozenset[tuple[str, int]]] = {}  # by key: those that it had at the last look
+        self._missing_words = f"ended: {scheduler} does not list it any more, and does not say how it ended"
 
     def take(self, look: ExternalLook, now_s: float) -> None:
         """Take in all that the other scheduler says at one moment (Unix seconds).
@@ -60,18 +65,19 @@ class ExternalDoor:
             StoreError: The store cannot be used. The next look makes up for it.
         """
         active = {job.spec.run: job for job in self._store.active() if job.spec.external}
-        gone = active.keys() - look.jobs.keys() - set(look.ending)
+        gone = active.keys() - look.jobs.keys() - set(look.running)
         for key in gone:  # first: others may have their GPUs by now
-            if (
-                end := look.ended.get(key) or self._requeued(active[key], look) or self._missed(key, now_s)
-            ) is not None:
+            end = look.ended.get(key) or self._requeued(active[key], look) or self._missed(key, look, now_s)
+            if end is not None:
                 self._tell(ExternalEnded(active[key].id, end))
-        self._missing = {key: times for key, times in self._missing.items() if key in gone}
+        self._missing_s = {key: since_s for key, since_s in self._missing_s.items() if key in gone}
+        self._gpus = {key: self._gpus[key] for key in self._gpus.keys() & self._missing_s.keys()}
+        self._gpus |= {key: _addresses(job) for key, job in look.jobs.items()}
         for key, job in look.jobs.items():
             spec = spec_of(job, self._max_slowdown)
             known = active.get(key)
             if known is None:
-                known, _ = self._store.submit(spec, job.user or UNKNOWN, job.submitted_s, key=key)
+                known = self._enter(job, spec)
             elif known.spec != spec:
                 self._change(known, spec, now_s)
             if not known.state.ended:
@@ -85,13 +91,26 @@ class ExternalDoor:
             return None
         return ExternalEnd(JobState.CANCELLED, f"{self._scheduler}: REQUEUED", again_s)
 
-    def _missed(self, key: str, now_s: float) -> ExternalEnd | None:
-        """Return the end of a job that is missing, once it was missing for long enough."""
-        self._missing[key] = self._missing.get(key, 0) + 1
-        if self._missing[key] < _MISSING:
+    def _enter(self, job: ExternalJob, spec: JobSpec) -> StoredJob:
+        """Store a job that is not active, and return it.
+
+        A job that counted as ended only because it was missing, and is there again, gets a new record.
+        """
+        for again in range(_MOST_AGAIN):
+            key = f"{job.key}#{again}" if again else job.key
+            with suppress(Refused):  # what the site wants of it has changed since it ended
+                known, _ = self._store.submit(spec, job.user or UNKNOWN, job.submitted_s, key=key)
+                if not (known.state.ended and known.exit == self._missing_words):
+                    return known
+        return known
+
+    def _missed(self, key: str, look: ExternalLook, now_s: float) -> ExternalEnd | None:
+        """Return the end of a job that is missing, once it was missing for long enough, or others have its GPUs."""
+        mine = self._gpus.get(key, frozenset())
+        others = any(mine & _addresses(job) for job in look.jobs.values())
+        if now_s - self._missing_s.setdefault(key, now_s) < MISSING_S and not others:
             return None
-        text = f"ended: {self._scheduler} does not list it any more, and does not say how it ended"
-        return ExternalEnd(JobState.COMPLETED, text, now_s)
+        return ExternalEnd(JobState.COMPLETED, self._missing_words, self._missing_s[key])
 
     def _change(self, job: StoredJob, spec: JobSpec, now_s: float) -> None:
         """Give a job another specification, because its comment, or what the site wants, has changed."""
@@ -104,6 +123,11 @@ class ExternalDoor:
     def unheard(self, why: str) -> None:
         """Tell operators that the other scheduler does not answer. Its jobs stay as they were."""
         self._notices.show("external", f"{self._scheduler} does not answer; its jobs count as unchanged: {why}")
+
+
+def _addresses(job: ExternalJob) -> frozenset[tuple[str, int]]:
+    """Return the GPUs of a job, each with its host."""
+    return frozenset((host, number) for host, numbers in job.gpus.items() for number in numbers)
 
 
 def spec_of(job: ExternalJob, max_slowdown: float) -> JobSpec:

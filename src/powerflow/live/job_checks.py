@@ -73,6 +73,16 @@ class JobChecks:
             except NotFound:
                 raise Refused(f"dependency: there is no job {need.job_id}") from None
 
+    def check_may_move(self) -> None:
+        """Check that PowerFlow may move jobs away from a node.
+
+        Raises:
+            Refused: Another scheduler gives the GPUs out.
+        """
+        if self._beside:
+            what = f"{self._beside} gives out the GPUs, so PowerFlow cannot empty a node"
+            raise Refused(what, fix=f"drain the node in {self._beside}")
+
     def check_crowd(self, user: str, spec: JobSpec) -> None:
         """Check that a user may have one more job, or array of jobs: each takes time in every turn of the loop.
 

@@ -96,6 +96,7 @@ class OwnersLook:
         requeued_s: When the earlier run of a job that runs again, or waits to, has ended, Unix seconds, by the key of
             the job without its start: ``slurm:4711``.
         hidden: GPUs of jobs that the asking user may not see.
+        unplaced: Keys of jobs that run, and of whose GPUs not all are told.
         complete: False if jobs that the user may not see can hold any GPU that no job of this look holds.
     """
 
@@ -106,6 +107,7 @@ class OwnersLook:
     since_s: float | None = None
     requeued_s: Mapping[str, float] = field(default_factory=dict)
     hidden: Collection[GpuAddress] = ()
+    unplaced: Collection[str] = ()
     complete: bool = True
 
 

@@ -248,7 +248,7 @@ class ActiveJob:
         had = bool(self.placement)
         if had:
             self.epoch, self.placement, self.clock_mhz = self.epoch + 1, (), 0.0
-        self.training, self.window, self.explore_mhz, self.reason = False, None, (), reason
+        self.training, self.window, self.explore_mhz, self.reason, self.why = False, None, (), reason, ""
         return had
 
     def recovered(self, intent: Intent, placement: Placement, gpu_type: str) -> None:
@@ -392,7 +392,8 @@ def scheduler_job(job_id: str, spec: JobSpec, kind: JobClass, submit_s: float, i
         weight=WEIGHTS[spec.priority],
         project=spec.project,
         gpu_type=gpus.gpu_type,
-        protected=spec.priority == "protected",
+        # counted work leaves out pauses and what was before: no promise of a time of completion can be kept by it
+        protected=spec.priority == "protected" and not spec.external,
         max_slowdown=math.inf if most is None else most,
         keeps=spec.rescale in ("none", "external"),
         given=spec.external,

@@ -218,7 +218,7 @@ class Enforcer:
                 given = any((d.view.jobs["given"] & (d.answer.gpus > 0)).any() for _, d in asked)
                 why = "jobs of unmanaged projects run" if unmanaged else "all jobs are paused"
                 if given and not unmanaged:
-                    why = "jobs of another scheduler run at their lowest clocks"
+                    why = "jobs of another scheduler run, which cannot be stopped"
                 capped.notices.append(
                     f"power cap on {scope.name}: {limit_w:.0f} W are allowed, "
                     f"{drawn_w:.0f} W are believed to be drawn: {why}"

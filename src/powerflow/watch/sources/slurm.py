@@ -83,7 +83,10 @@ def read_jobs(text: str, now_s: float) -> OwnersLook:
         raise InputError(
             "its answer is no list of jobs in JSON", where="Slurm", fix="Slurm 21.08 or newer is needed"
         ) from None
+    if errors := document.get("errors"):
+        raise InputError(f"squeue says {_said(errors)}", where="Slurm", exit_code=5)
     jobs: dict[str, WatchedJob] = {}
+    unplaced: list[str] = []
     holdings: list[Holding] = []
     requeued_s: dict[str, float] = {}
     unread = hidden = 0
@@ -98,6 +101,8 @@ def read_jobs(text: str, now_s: float) -> OwnersLook:
         if job is None:
             continue
         hidden += not known
+        if not known and job.end_s is None:
+            unplaced.append(job.key)
         if gpus or job.end_s is not None:
             jobs[job.key] = job
         holdings += [Holding(job.key, gpu, job.start_s, job.end_s, shared=shared) for gpu, shared in gpus.items()]
@@ -106,7 +111,17 @@ def read_jobs(text: str, now_s: float) -> OwnersLook:
         notes.append(f"Slurm: {unread} jobs could not be read")
     if hidden:
         notes.append(f"Slurm: {hidden} jobs hold GPUs whose numbers it does not tell (IDX); their energy is nobody's")
-    return OwnersLook(now_s, jobs, holdings, notes, requeued_s=requeued_s)
+    return OwnersLook(now_s, jobs, holdings, notes, requeued_s=requeued_s, unplaced=unplaced)
+
+
+def _said(errors: object) -> str:
+    """Return the errors in an answer of Slurm in words; its exit code may be 0 all the same."""
+    listed = errors if isinstance(errors, list) else [errors]
+    words = [
+        str(each.get("error") or each.get("description") or each) if isinstance(each, Mapping) else str(each)
+        for each in listed
+    ]
+    return " ".join("; ".join(words).split())[:200]
 
 
 def _job(record: Mapping[str, Any]) -> tuple[WatchedJob | None, Mapping[GpuAddress, bool], bool]:
