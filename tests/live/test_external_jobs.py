@@ -434,12 +434,14 @@ def test_a_job_waits_for_a_gpu_that_another_one_still_holds(slurm: ExternalBench
     first = slurm.begin(1, {0: (0,)})
     slurm.look()
     slurm.turn(6)
-    second = slurm.begin(2, {0: (0,)})  # Slurm has not told the end of the first one
+    slurm.restart()  # the next controller does not know which GPUs Slurm had told of the first one
+    second = slurm.begin(2, {0: (0,)})  # Slurm does not tell the end of the first one
     del slurm.running[first]
     slurm.look()
     slurm.turn(10)
     held_by = f"its clocks are not set: some of its GPUs still count as those of job {slurm.id(first)}"
     assert slurm.controller.jobs[slurm.id(second)].reason == held_by
+    slurm.long(MISSING_S)
     slurm.look()
     slurm.turn(10)
     assert slurm.job(slurm.id(first)).state is JobState.COMPLETED
