@@ -19,17 +19,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from powerflow.agent.engine_layer import EngineLayer
 from powerflow.engine.cluster.rows import status_from_row, status_row
 from powerflow.engine.protocol import (
     Engine,
     EngineError,
-    EngineNode,
     Fenced,
     RankName,
     RankSpec,
     RankState,
     RankStatus,
-    launch_each,
 )
 from powerflow.osutil.files import read_json, replace_json
 from powerflow.osutil.processes import boot_id
@@ -74,7 +73,7 @@ class _Held:
         return {"status": status_row(self.status), "number": self.number, "noted_s": self.noted_s}
 
 
-class ExternalRanks:
+class ExternalRanks(EngineLayer):
     """Engine that adds external ranks to those of another engine. Any thread may use it.
 
     The external ranks are kept in a file, so that they outlive this process. They end with the machine's boot.
@@ -98,10 +97,10 @@ class ExternalRanks:
         boot: str | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._engine, self._path, self._notes, self._clock = engine, path, notes, clock
+        super().__init__(engine)
+        self._path, self._notes, self._clock = path, notes, clock
         self._tell, self._told = tell, frozenset[str]()
         self._boot = boot_id() if boot is None else boot
-        self.shares_mailboxes, self.shells = engine.shares_mailboxes, engine.shells
         self._guard = threading.Lock()
         self._reading = threading.Lock()  # of the notes
         self._changed = threading.Event()
@@ -128,10 +127,6 @@ class ExternalRanks:
             status = RankStatus(spec.name, spec.node, RankState.RUNNING, 0, None, self._clock(), math.nan)
             self._keep({**self._held, spec.name: self._judged(_Held(status, number), notes.get(number))})
         return status
-
-    def launch_all(self, specs: Sequence[RankSpec]) -> Sequence[RankStatus]:
-        """Start ranks one after another. See `Engine.launch_all`."""
-        return launch_each(self.launch, specs)
 
     def ranks(self) -> Sequence[RankStatus]:
         """Return the status of every rank."""
@@ -185,30 +180,6 @@ class ExternalRanks:
     def check(self, spec: RankSpec) -> str:
         """Return why a rank cannot run on its node as its spec says; "" if nothing is known against it."""
         return self._engine.check(spec) if spec.command else ""
-
-    def nodes(self) -> Sequence[EngineNode]:
-        """Return all nodes of this engine."""
-        return self._engine.nodes()
-
-    def limits(self) -> frozenset[str]:
-        """Return the limits that this engine can enforce."""
-        return self._engine.limits()
-
-    def declare_off(self, node: str) -> None:
-        """Accept an operator's word that a node is off. See `Engine.declare_off`."""
-        self._engine.declare_off(node)
-
-    def notices(self) -> Sequence[str]:
-        """Return what operators should know about the nodes. See `Engine.notices`."""
-        return self._engine.notices()
-
-    def post(self, gang: str, file: str, text: str) -> None:
-        """Pass a file of a job's mailbox on. See `Engine.post`."""
-        self._engine.post(gang, file, text)
-
-    def close(self) -> None:
-        """Disconnect from the engine; all ranks keep their GPUs."""
-        self._engine.close()
 
     def _see_notes(self) -> None:
         """End the ranks of jobs whose note is gone, or is the note of a later start of the same job.
