@@ -9,6 +9,7 @@ import pytest
 
 from powerflow.gangs import log_matcher
 from tests.live.controller_bench import Bench
+from tests.live.external_bench import DEAR, ExternalBench
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -22,5 +23,12 @@ def _patient_matcher() -> Iterator[None]:
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
     bench = Bench(tmp_path)
+    yield bench
+    bench.close()
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> Iterator[ExternalBench]:
+    bench = ExternalBench(tmp_path, energy_price=DEAR)
     yield bench
     bench.close()

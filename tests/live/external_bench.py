@@ -40,6 +40,13 @@ class TrueSpeed:
         return self.step_s(mhz) / self.step_s(top_mhz) - 1.0
 
 
+#: A job that waits for memory in most of a step, and one that only computes.
+BOUND_BY_MEMORY = TrueSpeed(0.09, 0.0141, tensor=0.3)
+BOUND_BY_CLOCK = TrueSpeed(0.0, 0.141, tensor=0.6)
+#: Seconds a joule: energy is dear.
+DEAR = 0.01
+
+
 class ExternalBench(Bench):
     """Two nodes whose GPUs another scheduler gives out."""
 
