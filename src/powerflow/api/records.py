@@ -120,7 +120,7 @@ class JobRecord:
         energy_per_step_now_j: Energy of an iteration now: ``power_w`` times ``step_time_s``. None while the job does
             not train.
         local_batch, accumulation: Samples of one pass of each rank, and passes of a step: as the ranks report them, or
-            as a script is told; None if this is not known.
+            as PowerFlow gives them to a script; None if unknown.
         eta_s: When the job is expected to end; the same as `Explanation.end_s`.
         exit: How the job ended, in plain words; "" if it has not ended.
         failures: How often the job has failed.

@@ -232,7 +232,7 @@ def _without_steps(record: JobRecord) -> JobRecord:
 
 
 def _rank_batch(job: ActiveJob) -> RankBatch | None:
-    """Return the work of each rank in a step: as ranks report it, or as a script is told; None if it is not known."""
+    """Return the work of each rank in a step, as ranks report it or as PowerFlow gives it to a script; else None."""
     if job.local_batch:
         return RankBatch(job.local_batch, job.accumulation)
     asked = job.spec.batch

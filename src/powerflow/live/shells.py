@@ -217,7 +217,7 @@ class UserShells:
     async def _what_its_rank_did(self, shell: ShellRecord, code: int | None) -> str:
         """Return what a shell's rank did, if the shell has ended because of it; otherwise "".
 
-        A job that is told to end gets SIGTERM, and its shells with it.
+        A job that must end gets SIGTERM, and so do its shells.
         """
         if code is None:
             return "has ended"

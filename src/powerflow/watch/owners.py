@@ -92,7 +92,7 @@ class OwnersLook:
         jobs: Jobs that hold GPUs, and jobs that held some a short while ago, by key.
         holdings: Which GPUs they hold or held.
         notes: What could not be told, for the user.
-        since_s: From this moment on it is told who held what, Unix seconds; None: only ``time_s`` is told.
+        since_s: The source says who held what from this moment on, Unix seconds; None: only for ``time_s``.
         requeued_s: When the earlier run of a job that runs again, or waits to, has ended, Unix seconds, by the key of
             the job without its start: ``slurm:4711``.
         hidden: GPUs of jobs that the asking user may not see.
