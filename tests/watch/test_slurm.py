@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from powerflow.errors import InputError
-from powerflow.watch.owners import GpuAddress, short_host
+from powerflow.osutil.host_names import short_host
+from powerflow.watch.owners import GpuAddress
 from powerflow.watch.sources.slurm import ask_slurm, hosts, read_jobs
 
 

@@ -15,6 +15,7 @@ from powerflow.live.gpus.wanted import type_held
 from powerflow.live.jobs.active_job import ActiveJob
 from powerflow.live.jobs.work_count import WorkCount
 from powerflow.live.step_learning import StepLearning
+from powerflow.osutil.host_names import short_host
 from powerflow.store.models import Placement
 
 #: Seconds after which a job's speed at the highest clock is measured again.
@@ -178,10 +179,6 @@ def _by_number(known: Mapping[Place, ClusterGpu]) -> dict[tuple[str, int], Place
     for place, gpu in known.items():
         if gpu.machine not in unsure:
             number = gpu.index if gpu.driver_index is None else gpu.driver_index
-            by_node.setdefault((_short(gpu.node), number), []).append(place)
-            by_machine.setdefault((_short(gpu.machine), number), []).append(place)
+            by_node.setdefault((short_host(gpu.node), number), []).append(place)
+            by_machine.setdefault((short_host(gpu.machine), number), []).append(place)
     return {key: of[0] for key, of in (by_machine | by_node).items() if len(of) == 1}
-
-
-def _short(host: str) -> str:
-    return host.partition(".")[0].lower()

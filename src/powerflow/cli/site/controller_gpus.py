@@ -16,8 +16,9 @@ from powerflow.api import operations as ops
 from powerflow.api.records import GpuRecord, JobRecord, JobState, NodeRecord
 from powerflow.cli.cluster.client import ControllerClient
 from powerflow.errors import InputError
+from powerflow.osutil.host_names import short_host
 from powerflow.units import duration
-from powerflow.watch.owners import GpuAddress, Holding, OwnersLook, WatchedJob, short_host
+from powerflow.watch.owners import GpuAddress, Holding, OwnersLook, WatchedJob
 from powerflow.watch.readings import Card, Readings
 from powerflow.watch.series import GpuSeries, series_of
 

@@ -24,7 +24,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from powerflow.watch.owners import short_host
+from powerflow.osutil.host_names import short_host
 
 
 class Exporter(NamedTuple):

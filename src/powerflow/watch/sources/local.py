@@ -11,7 +11,8 @@ from powerflow.arrays import FloatArray
 from powerflow.device.nvml import discover
 from powerflow.device.protocol import DeviceError, Reading
 from powerflow.errors import InputError
-from powerflow.watch.owners import GpuAddress, short_host
+from powerflow.osutil.host_names import short_host
+from powerflow.watch.owners import GpuAddress
 from powerflow.watch.readings import Card, Readings
 from powerflow.watch.series import series_of
 

@@ -17,7 +17,8 @@ from dataclasses import replace
 from typing import Any
 
 from powerflow.errors import InputError
-from powerflow.watch.owners import GpuAddress, Holding, OwnersLook, WatchedJob, short_host
+from powerflow.osutil.host_names import short_host
+from powerflow.watch.owners import GpuAddress, Holding, OwnersLook, WatchedJob
 from powerflow.watch.sources.slurm_private import CONFIG, CONFIG_S, NODES, hidden_gpus, hidden_kinds, numbers_in
 
 #: The request. ``SLURM_BITSTR_LEN=0`` keeps numbers of array tasks whole.

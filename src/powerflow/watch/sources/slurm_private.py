@@ -12,7 +12,8 @@ import itertools
 import re
 from collections.abc import Collection, Iterator
 
-from powerflow.watch.owners import GpuAddress, short_host
+from powerflow.osutil.host_names import short_host
+from powerflow.watch.owners import GpuAddress
 
 #: The request that tells what is hidden from users.
 CONFIG = ("scontrol", "show", "config")

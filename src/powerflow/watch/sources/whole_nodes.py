@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from powerflow.osutil.host_names import short_host
 from powerflow.trace.record import Trace, TraceJob
-from powerflow.watch.owners import GpuAddress, Holding, OwnersLook, WatchedJob, short_host
+from powerflow.watch.owners import GpuAddress, Holding, OwnersLook, WatchedJob
 from powerflow.watch.readings import Readings
 from powerflow.watch.sources.slurm import hosts
 
